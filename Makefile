@@ -1,0 +1,48 @@
+# Everything here sets itself up: Python 3.11 or newer, make and a C compiler are enough.
+#   make demo   trains, evaluates and quantizes a network, and shows what came out
+#   make test   the whole test suite, on both supported stacks
+#   make check  format, lint and the fast tests
+PYTHON ?= python3
+# tensorflow-addons' stack needs Python 3.9, 3.10 or 3.11.
+LEGACY_PYTHON ?= $(firstword $(foreach v,3.11 3.10 3.9,$(shell command -v python$(v))))
+DATA ?= digits
+OUT ?= demo-out
+PIP = pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-newest test-jax test-legacy check lint clean
+
+demo: .venv/ready
+	.venv/bin/python examples/demo.py --data=$(DATA) --out=$(OUT)
+
+test: lint test-newest test-jax test-legacy
+
+test-newest: .venv/ready
+	.venv/bin/python -m pytest
+
+test-jax: .venv/ready
+	KERAS_BACKEND=jax .venv/bin/python -m pytest tests/keras_effnet -m "not slow"
+
+test-legacy: .venv-legacy/ready
+	.venv-legacy/bin/python -m pytest tests/keras_effnet tests/tpu_train -m "not slow"
+
+check: lint
+	.venv/bin/python -m pytest -m "not slow"
+
+lint: .venv/ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+
+.venv/ready: setup.py requirements/newest.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,test]"
+	touch $@
+
+.venv-legacy/ready: setup.py requirements/legacy.txt
+	@test -n "$(LEGACY_PYTHON)" || { echo "The TensorFlow 2.15 stack needs Python 3.9, 3.10 or 3.11: install one, or name it with make LEGACY_PYTHON=..."; exit 1; }
+	$(LEGACY_PYTHON) -m venv .venv-legacy
+	.venv-legacy/bin/$(PIP) -c requirements/legacy.txt -e ".[addons]" pytest scikit-learn
+	touch $@
+
+clean:
+	rm -rf .venv .venv-legacy build *.egg-info

@@ -1,0 +1,78 @@
+"""EfficientNet for Keras: V1 (B0-B8, L2), V2 (B0-B3, S, M, L, XL) and Lite0-4, out of one table,
+one plan, one builder.
+
+>>> import keras_effnet
+>>> model = keras_effnet.EfficientNetV2M(weights=None)
+>>> model.count_params()
+54431388
+
+Importing this package does not import Keras; building the first model does.
+"""
+
+from keras_effnet.api import (
+    EfficientNetB0,
+    EfficientNetB1,
+    EfficientNetB2,
+    EfficientNetB3,
+    EfficientNetB4,
+    EfficientNetB5,
+    EfficientNetB6,
+    EfficientNetB7,
+    EfficientNetB8,
+    EfficientNetL2,
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    EfficientNetLite3,
+    EfficientNetLite4,
+    EfficientNetV2B0,
+    EfficientNetV2B1,
+    EfficientNetV2B2,
+    EfficientNetV2B3,
+    EfficientNetV2L,
+    EfficientNetV2M,
+    EfficientNetV2S,
+    EfficientNetV2XL,
+    create_model,
+)
+from keras_effnet.cost import Cost, cost
+from keras_effnet.plan import Block, Plan, plan
+from keras_effnet.variants import VARIANTS, Stage, Variant, list_models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VARIANTS",
+    "Block",
+    "Cost",
+    "EfficientNetB0",
+    "EfficientNetB1",
+    "EfficientNetB2",
+    "EfficientNetB3",
+    "EfficientNetB4",
+    "EfficientNetB5",
+    "EfficientNetB6",
+    "EfficientNetB7",
+    "EfficientNetB8",
+    "EfficientNetL2",
+    "EfficientNetLite0",
+    "EfficientNetLite1",
+    "EfficientNetLite2",
+    "EfficientNetLite3",
+    "EfficientNetLite4",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2L",
+    "EfficientNetV2M",
+    "EfficientNetV2S",
+    "EfficientNetV2XL",
+    "Plan",
+    "Stage",
+    "Variant",
+    "cost",
+    "create_model",
+    "list_models",
+    "plan",
+]

@@ -1,0 +1,169 @@
+"""Plan -> keras.Model: walks the plan, layer by layer, with stock layers only. Nothing is derived
+here.
+
+Layers are named as in keras.applications, which is how people know them and how weights are found.
+Differences on purpose: one ``normalization`` layer with its constants in the configuration (never
+in the weights), ``padding="same"`` instead of a padding computed from the static size (which is
+wrong where a size turns odd), a ``drop`` layer in every residual block and a ``top_dropout`` even
+at rate 0 (so that the graph does not depend on the rates), and a classifier that computes in
+float32 under every mixed-precision policy.
+"""
+
+import keras
+from keras import layers
+
+# The official initialisers. Configurations, not objects: each layer must draw its own numbers.
+_CONV_INIT = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
+}
+_DENSE_INIT = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 1.0 / 3.0, "mode": "fan_out", "distribution": "uniform"},
+}
+
+
+def build(
+    plan,
+    *,
+    include_top,
+    inputs,
+    pooling,
+    classes,
+    classifier_activation,
+    include_preprocessing,
+    name,
+):
+    """A functional ``keras.Model`` of the plan, randomly initialised, from `inputs` (a 4-D Keras
+    tensor of images).
+    """
+    axis = -1 if keras.backend.image_data_format() == "channels_last" else 1
+    net = _Layers(plan, axis)
+
+    x = inputs
+    if include_preprocessing:
+        x = _normalization(plan.normalization, channels=inputs.shape[axis], axis=axis)(x)
+    x = net.conv_bn(x, "stem_conv", "stem_bn", plan.stem_filters, kernel_size=3, stride=2)
+    x = net.activation(x, "stem_activation")
+    for block in plan.blocks:
+        x = net.block(x, block)
+    x = net.conv_bn(x, "top_conv", "top_bn", plan.head_filters)
+    x = net.activation(x, "top_activation")
+
+    if include_top or pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
+    if include_top:
+        x = layers.Dropout(plan.dropout_rate, name="top_dropout")(x)
+        x = layers.Dense(
+            classes,
+            activation=classifier_activation,
+            kernel_initializer=_DENSE_INIT,
+            dtype="float32",  # a float16 softmax over 1000 classes loses the small ones
+            name="predictions",
+        )(x)
+    sources = keras.utils.get_source_inputs(inputs)
+    # one input stands alone: Keras warns when a model of a list of one is called with a tensor
+    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+
+
+class _Layers:
+    """The layers of one plan: its activation, batch norm and channel axis, named by whoever
+    calls.
+    """
+
+    def __init__(self, plan, axis):
+        self.plan, self.axis = plan, axis
+
+    def activation(self, x, name):
+        return layers.Activation(self.plan.activation, name=name)(x)
+
+    def batch_norm(self, x, name):
+        p = self.plan
+        return layers.BatchNormalization(
+            axis=self.axis, momentum=p.bn_momentum, epsilon=p.bn_epsilon, name=name
+        )(x)
+
+    def conv_bn(self, x, conv_name, bn_name, filters, kernel_size=1, stride=1):
+        x = layers.Conv2D(
+            filters,
+            kernel_size,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=_CONV_INIT,
+            name=conv_name,
+        )(x)
+        return self.batch_norm(x, bn_name)
+
+    def block(self, inputs, b):
+        """One (Fused-)MBConv block of the plan."""
+        x = inputs
+        fused = b.op == "fused"
+        if b.expands:
+            size, stride = (b.kernel_size, b.stride) if fused else (1, 1)
+            x = self.conv_bn(
+                x, f"{b.name}_expand_conv", f"{b.name}_expand_bn", b.expand_filters, size, stride
+            )
+            x = self.activation(x, f"{b.name}_expand_activation")
+        if not fused:
+            x = layers.DepthwiseConv2D(
+                b.kernel_size,
+                strides=b.stride,
+                padding="same",
+                use_bias=False,
+                depthwise_initializer=_CONV_INIT,
+                name=f"{b.name}_{self.plan.depthwise_name}",
+            )(x)
+            x = self.batch_norm(x, f"{b.name}_bn")
+            x = self.activation(x, f"{b.name}_activation")
+        if b.se_filters:
+            x = self.squeeze_excite(x, b)
+        project_is_spatial = fused and not b.expands
+        size, stride = (b.kernel_size, b.stride) if project_is_spatial else (1, 1)
+        x = self.conv_bn(
+            x, f"{b.name}_project_conv", f"{b.name}_project_bn", b.out_filters, size, stride
+        )
+        if project_is_spatial:
+            x = self.activation(x, f"{b.name}_project_activation")
+        if b.residual:
+            x = layers.Dropout(b.drop_rate, noise_shape=(None, 1, 1, 1), name=f"{b.name}_drop")(x)
+            # the shortcut first: Keras walks a network recursively, first inputs first, and through
+            # the branches L2 and XL are deeper than Python's recursion limit
+            x = layers.Add(name=f"{b.name}_add")([inputs, x])
+        return x
+
+    def squeeze_excite(self, x, b):
+        shape = (b.expand_filters, 1, 1) if self.axis == 1 else (1, 1, b.expand_filters)
+        se = layers.GlobalAveragePooling2D(name=f"{b.name}_se_squeeze")(x)
+        se = layers.Reshape(shape, name=f"{b.name}_se_reshape")(se)
+        for filters, activation, part in (
+            (b.se_filters, self.plan.activation, "reduce"),
+            (b.expand_filters, "sigmoid", "expand"),
+        ):
+            se = layers.Conv2D(
+                filters,
+                1,
+                padding="same",
+                activation=activation,
+                kernel_initializer=_CONV_INIT,
+                name=f"{b.name}_se_{part}",
+            )(se)
+        return layers.Multiply(name=f"{b.name}_se_excite")([x, se])
+
+
+def _normalization(constants, channels, axis):
+    """The first layer: pixels in [0, 255] to the network's range. Other channel counts take the RGB
+    constants' mean.
+    """
+    mean, std = constants.mean, constants.std
+    if channels != 3:
+        mean, std = (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
+    return layers.Normalization(
+        axis=axis,
+        mean=list(mean),
+        variance=[s * s for s in std],
+        dtype="float32",  # in bfloat16 the mean itself would be off by 0.2 grey levels
+        name="normalization",
+    )

@@ -1,0 +1,201 @@
+"""The papers' tables: every EfficientNet that this package builds, one row each. No Keras, no
+TensorFlow.
+
+A row holds only what the papers and the official code state; whatever follows from it (block
+counts, channel counts, drop rates, layer names) is worked out by :mod:`keras_effnet.plan`.
+
+Sources: EfficientNet (arXiv 1905.11946, tensorflow/tpu models/official/efficientnet),
+EfficientNet-Lite (models/official/efficientnet/lite), EfficientNetV2 (arXiv 2104.00298,
+google/automl efficientnetv2).
+"""
+
+import difflib
+import fnmatch
+from dataclasses import dataclass, replace
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of equal blocks before compound scaling; only its first block has the stride and the
+    channel change.
+    """
+
+    op: str  # "mbconv" | "fused"
+    kernel_size: int
+    stride: int
+    expand_ratio: int
+    filters: int
+    repeats: int
+    se_ratio: float  # of the block's *input* filters; 0 for none
+
+
+@dataclass(frozen=True)
+class Family:
+    """What all variants of one generation share."""
+
+    name: str
+    activation: str
+    bn_momentum: float
+    round_limit: (
+        float  # a rounded filter count below this share of the scaled one goes up by 8; 0 for never
+    )
+    fixed_ends: bool  # stem and head filters, first and last stage's repeats are not scaled
+    depthwise_name: str  # keras.applications' layer name
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What the network's first layer subtracts and divides by, per RGB channel, for pixels in [0,
+    255].
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published network: its family, its unscaled stages, and the numbers that scale them."""
+
+    name: str
+    family: Family
+    stages: tuple[Stage, ...]
+    stem_filters: int
+    width: float
+    depth: float
+    image_size: int  # pixels a side at evaluation
+    dropout_rate: float  # before the classifier
+    top1: Optional[float]  # per cent on ImageNet-1k, trained on ImageNet-1k alone
+    normalization: Normalization
+    head_filters: int = 1280
+    drop_path_rate: float = 0.2
+    bn_epsilon: float = 1e-3
+
+
+#                name    activation  bn     limit  fixed  depthwise
+V1 = Family("v1", "swish", 0.99, 0.9, False, "dwconv")
+V2 = Family("v2", "swish", 0.9, 0.0, False, "dwconv2")
+LITE = Family("lite", "relu6", 0.99, 0.9, True, "dwconv")
+
+_IMAGENET = Normalization(
+    (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+)  # torch's mean and std, times 255
+_CENTRE_128 = Normalization((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
+_CENTRE_127 = Normalization((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+
+# fmt: off
+_V1 = (  #   op       k  s  e    c   n  se
+    Stage("mbconv",   3, 1, 1,   16, 1, 0.25),
+    Stage("mbconv",   3, 2, 6,   24, 2, 0.25),
+    Stage("mbconv",   5, 2, 6,   40, 2, 0.25),
+    Stage("mbconv",   3, 2, 6,   80, 3, 0.25),
+    Stage("mbconv",   5, 1, 6,  112, 3, 0.25),
+    Stage("mbconv",   5, 2, 6,  192, 4, 0.25),
+    Stage("mbconv",   3, 1, 6,  320, 1, 0.25),
+)
+_LITE = tuple(replace(stage, se_ratio=0.0) for stage in _V1)
+_V2_BASE = (
+    Stage("fused",    3, 1, 1,   16, 1, 0.0),
+    Stage("fused",    3, 2, 4,   32, 2, 0.0),
+    Stage("fused",    3, 2, 4,   48, 2, 0.0),
+    Stage("mbconv",   3, 2, 4,   96, 3, 0.25),
+    Stage("mbconv",   3, 1, 6,  112, 5, 0.25),
+    Stage("mbconv",   3, 2, 6,  192, 8, 0.25),
+)
+_V2_S = (
+    Stage("fused",    3, 1, 1,   24,  2, 0.0),
+    Stage("fused",    3, 2, 4,   48,  4, 0.0),
+    Stage("fused",    3, 2, 4,   64,  4, 0.0),
+    Stage("mbconv",   3, 2, 4,  128,  6, 0.25),
+    Stage("mbconv",   3, 1, 6,  160,  9, 0.25),
+    Stage("mbconv",   3, 2, 6,  256, 15, 0.25),
+)
+_V2_M = (
+    Stage("fused",    3, 1, 1,   24,  3, 0.0),
+    Stage("fused",    3, 2, 4,   48,  5, 0.0),
+    Stage("fused",    3, 2, 4,   80,  5, 0.0),
+    Stage("mbconv",   3, 2, 4,  160,  7, 0.25),
+    Stage("mbconv",   3, 1, 6,  176, 14, 0.25),
+    Stage("mbconv",   3, 2, 6,  304, 18, 0.25),
+    Stage("mbconv",   3, 1, 6,  512,  5, 0.25),
+)
+_V2_L = (
+    Stage("fused",    3, 1, 1,   32,  4, 0.0),
+    Stage("fused",    3, 2, 4,   64,  7, 0.0),
+    Stage("fused",    3, 2, 4,   96,  7, 0.0),
+    Stage("mbconv",   3, 2, 4,  192, 10, 0.25),
+    Stage("mbconv",   3, 1, 6,  224, 19, 0.25),
+    Stage("mbconv",   3, 2, 6,  384, 25, 0.25),
+    Stage("mbconv",   3, 1, 6,  640,  7, 0.25),
+)
+_V2_XL = (
+    Stage("fused",    3, 1, 1,   32,  4, 0.0),
+    Stage("fused",    3, 2, 4,   64,  8, 0.0),
+    Stage("fused",    3, 2, 4,   96,  8, 0.0),
+    Stage("mbconv",   3, 2, 4,  192, 16, 0.25),
+    Stage("mbconv",   3, 1, 6,  256, 24, 0.25),
+    Stage("mbconv",   3, 2, 6,  512, 32, 0.25),
+    Stage("mbconv",   3, 1, 6,  640,  8, 0.25),
+)
+
+# top-1: V1 the "AutoAugment" row of the official README (B8 and L2: nothing published without extra
+# data or AdvProp); Lite its README's float32 column; V2 google/automl's README, ImageNet-1k only
+# (XL was released after ImageNet-21k only).
+VARIANTS = {v.name: v for v in (
+    #        name                 family stages    stem width depth size dropout top1  normalization
+    Variant("efficientnet-b0",    V1,    _V1,      32,  1.0,  1.0,  224, 0.2,   77.1, _IMAGENET),
+    Variant("efficientnet-b1",    V1,    _V1,      32,  1.0,  1.1,  240, 0.2,   79.1, _IMAGENET),
+    Variant("efficientnet-b2",    V1,    _V1,      32,  1.1,  1.2,  260, 0.3,   80.1, _IMAGENET),
+    Variant("efficientnet-b3",    V1,    _V1,      32,  1.2,  1.4,  300, 0.3,   81.6, _IMAGENET),
+    Variant("efficientnet-b4",    V1,    _V1,      32,  1.4,  1.8,  380, 0.4,   82.9, _IMAGENET),
+    Variant("efficientnet-b5",    V1,    _V1,      32,  1.6,  2.2,  456, 0.4,   83.6, _IMAGENET),
+    Variant("efficientnet-b6",    V1,    _V1,      32,  1.8,  2.6,  528, 0.5,   84.0, _IMAGENET),
+    Variant("efficientnet-b7",    V1,    _V1,      32,  2.0,  3.1,  600, 0.5,   84.3, _IMAGENET),
+    Variant("efficientnet-b8",    V1,    _V1,      32,  2.2,  3.6,  672, 0.5,   None, _IMAGENET),
+    Variant("efficientnet-l2",    V1,    _V1,      32,  4.3,  5.3,  800, 0.5,   None, _IMAGENET),
+    Variant("efficientnet-lite0", LITE,  _LITE,    32,  1.0,  1.0,  224, 0.2,   75.1, _CENTRE_127),
+    Variant("efficientnet-lite1", LITE,  _LITE,    32,  1.0,  1.1,  240, 0.2,   76.7, _CENTRE_127),
+    Variant("efficientnet-lite2", LITE,  _LITE,    32,  1.1,  1.2,  260, 0.3,   77.6, _CENTRE_127),
+    Variant("efficientnet-lite3", LITE,  _LITE,    32,  1.2,  1.4,  280, 0.3,   79.8, _CENTRE_127),
+    Variant("efficientnet-lite4", LITE,  _LITE,    32,  1.4,  1.8,  300, 0.3,   81.5, _CENTRE_127),
+    Variant("efficientnetv2-b0",  V2,    _V2_BASE, 32,  1.0,  1.0,  224, 0.2,   78.7, _IMAGENET),
+    Variant("efficientnetv2-b1",  V2,    _V2_BASE, 32,  1.0,  1.1,  240, 0.2,   79.8, _IMAGENET),
+    Variant("efficientnetv2-b2",  V2,    _V2_BASE, 32,  1.1,  1.2,  260, 0.3,   80.5, _IMAGENET),
+    Variant("efficientnetv2-b3",  V2,    _V2_BASE, 32,  1.2,  1.4,  300, 0.3,   82.1, _IMAGENET),
+    Variant("efficientnetv2-s",   V2,    _V2_S,    24,  1.0,  1.0,  384, 0.2,   83.9, _CENTRE_128),
+    Variant("efficientnetv2-m",   V2,    _V2_M,    24,  1.0,  1.0,  480, 0.3,   85.2, _CENTRE_128),
+    Variant("efficientnetv2-l",   V2,    _V2_L,    32,  1.0,  1.0,  480, 0.4,   85.7, _CENTRE_128),
+    Variant("efficientnetv2-xl",  V2,    _V2_XL,   32,  1.0,  1.0,  512, 0.4,   None, _CENTRE_128),
+)}
+# fmt: on
+
+
+def list_models(pattern="*"):
+    """Names of all variants that match a shell pattern, in the table's order.
+
+    >>> list_models("*v2-b*")
+    ['efficientnetv2-b0', 'efficientnetv2-b1', 'efficientnetv2-b2', 'efficientnetv2-b3']
+    """
+    return [name for name in VARIANTS if fnmatch.fnmatchcase(name, pattern)]
+
+
+def find_variant(name):
+    """The :class:`Variant` of that exact name; raises ``ValueError`` with the nearest names
+    otherwise.
+    """
+    if name in VARIANTS:
+        return VARIANTS[name]
+    raise ValueError(unknown("model", name, VARIANTS))
+
+
+def unknown(what, name, known):
+    """The message for a name that is not among `known`: what came, the nearest ones, what is
+    accepted.
+
+    >>> unknown("weights", "imagenett", ["imagenet"])
+    "Unknown weights 'imagenett'. Did you mean 'imagenet'? Known: imagenet"
+    """
+    near = difflib.get_close_matches(str(name).lower(), list(known), n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"Unknown {what} {name!r}.{hint} Known: {', '.join(known)}"

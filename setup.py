@@ -1,0 +1,70 @@
+"""Packaging: three packages, three commands. Versions that were tested stand in requirements/."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "keras_effnet" / "__init__.py").read_text()
+).group(1)
+
+setup(
+    name="keras_effnet",
+    version=VERSION,
+    description="EfficientNet V1, V2 and Lite for Keras: networks, TPU training, int8 for phones",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["keras_effnet*", "tpu_train*", "tflite*"]),
+    python_requires=">=3.9",
+    install_requires=[
+        "tensorflow>=2.15",
+        "keras>=2.15",
+        "keras-cv>=0.9",
+        "absl-py",
+        "h5py",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "tqdm",
+    ],
+    extras_require={
+        # Quantization; the quantizer pins the runtime, so both are pinned here.
+        "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0"],
+        # The TensorFlow build for a TPU VM. Colab has its own: see the README.
+        "tpu": ["tensorflow-tpu==2.19.1; sys_platform == 'linux' and python_version < '3.13'"],
+        # The last stack that tensorflow-addons imports on: Python 3.9 to 3.11.
+        "addons": [
+            "tensorflow==2.15.1",
+            "keras==2.15.0",
+            "tensorflow-addons==0.23.0",
+            "tensorflow-metadata==1.15.0",
+            "numpy<2",
+        ],
+        "test": [
+            "ipykernel",
+            "jax",
+            "nbclient",
+            "nbformat",
+            "pre-commit",
+            "pytest",
+            "ruff",
+            "scikit-learn",
+        ],
+        "docs": ["scikit-learn"],
+    },
+    entry_points={
+        "console_scripts": [
+            "effnet = keras_effnet.cli:main",
+            "effnet-train = tpu_train.cli.train:main",
+            "effnet-tflite = tflite.cli:main",
+        ]
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,48 @@
+import importlib.util
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ai_edge_litert", reason="the tflite extra is not installed")
+pytest.importorskip("sklearn")
+tf = pytest.importorskip("tensorflow")
+
+DEMO = pathlib.Path(__file__).parent.parent.parent / "examples" / "demo.py"
+
+
+@pytest.fixture
+def demo():
+    spec = importlib.util.spec_from_file_location("demo", DEMO)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_the_demo_on_a_folder_of_photos_leaves_all_that_it_promises(demo, tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for name, shade in (("dark", 40), ("light", 180)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(30):
+            image = (shade + random.integers(0, 40, (70, 90, 3))).astype(np.uint8)
+            path = str(tmp_path / "photos" / name / f"{i}.jpg")
+            tf.io.write_file(path, tf.io.encode_jpeg(image))
+    (tmp_path / "photos" / "dark" / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")
+    out = tmp_path / "out"
+    arguments = [f"--data={tmp_path / 'photos'}", f"--out={out}", "--device=cpu", "--epochs=6"]
+    assert demo.main(arguments) == 0
+    said = capsys.readouterr().out
+    for words in ("skipped, cannot be decoded", "bad.jpg", "held-out top-1", "agreement", "in all"):
+        assert words in said
+    for name in ("model.keras", "model_int8.tflite", "curves.png", "predictions.png", "labels.txt"):
+        assert (out / name).stat().st_size > 0
+    assert json.loads((out / "model_int8.tflite.json").read_text())["mode"] == "int8"
+
+
+def test_data_that_is_not_there_is_one_line(demo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["demo"])
+    assert demo.main([f"--data={tmp_path / 'nowhere'}", "--device=cpu"]) == 2
+    assert "is not there" in capsys.readouterr().err

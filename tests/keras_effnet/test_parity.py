@@ -1,0 +1,184 @@
+"""Our networks and keras.applications', with the same weights: the same answers, under the same
+names, through the same signatures."""
+
+import dataclasses
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+import keras_effnet
+from keras_effnet.api import create_model
+from keras_effnet.plan import plan
+from keras_effnet.variants import V1, VARIANTS
+
+SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
+    f"efficientnetv2-{s.lower()}": f"EfficientNetV2{s}"
+    for s in ("B0", "B1", "B2", "B3", "S", "M", "L")
+}
+FAST = ("efficientnet-b0", "efficientnetv2-b0")
+SPEEDS = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SHARED]
+ODD = (65, 97)  # keras.applications' V1 is right at odd sizes only when built for them
+
+# Layers without weights that one side alone has.
+THEIRS_ALONE = re.compile(
+    r"rescaling(_\d+)?"  # ours normalises in one layer
+    r"|normalization(_\d+)?"  # theirs counts up through a session; ours is plain "normalization"
+    r"|stem_conv_pad|block\d[a-z]_dwconv_pad"  # V1 pads by hand
+)
+OURS_ALONE = re.compile(
+    r"normalization"
+    r"|block1a_drop"  # rate 0: theirs leaves the layer out, and the graph depends on the rate
+)
+
+
+def _numbers(tensor):
+    return np.array(tensor)
+
+
+def _close(have, want, what):
+    off = np.abs(_numbers(have) - _numbers(want)).max()
+    assert off <= 1e-5, f"{what}: max|diff| {off:.2e}"
+
+
+def _assert_same_layers(ours, theirs, v1):
+    inputs = {layer.name for m in (ours, theirs) for layer in m.layers[:1]}
+    have = {layer.name for layer in ours.layers} - inputs
+    want = {layer.name for layer in theirs.layers} - inputs
+    assert [n for n in have - want if not OURS_ALONE.fullmatch(n)] == []
+    assert [n for n in want - have if not THEIRS_ALONE.fullmatch(n)] == []
+    for name in have & want:
+        mine, other = ours.get_layer(name), theirs.get_layer(name)
+        assert type(mine).__name__ == type(other).__name__, name
+        if not name.startswith("normalization"):
+            assert [w.shape for w in mine.weights] == [w.shape for w in other.weights], name
+        if type(mine).__name__ == "BatchNormalization":
+            assert (mine.momentum, mine.epsilon) == (other.momentum, other.epsilon), name
+        if v1 and name.endswith("_drop"):  # V2's are wrong there: see test_plan
+            assert mine.rate == pytest.approx(other.rate, abs=1e-12), name
+
+    def order(model):
+        return [m.name for m in model.layers if m.weights and "normalization" not in m.name[:13]]
+
+    assert order(ours) == order(theirs)  # files are read in this order too
+
+
+@pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
+@pytest.mark.parametrize("name", SPEEDS)
+def test_logits_features_and_names_equal_keras_applications(
+    keras, name, zoo, images, tame, copy_by_name
+):
+    theirs = getattr(keras.applications, SHARED[name])(
+        weights=None, input_shape=(*ODD, 3), classifier_activation=None
+    )
+    tame(theirs)
+    both = keras.Model(theirs.input, [theirs.get_layer("top_activation").output, theirs.output])
+    x = images(*ODD)
+    want_features, want_logits = (_numbers(t) for t in both(x))
+    assert 0.05 < np.abs(want_logits).max() < 50  # else 1e-5 says nothing
+    assert np.abs(want_logits[0] - want_logits[1]).max() > 1e-4  # nor if the image did not matter
+
+    build = getattr(keras_effnet, SHARED[name])
+    ours = build(weights=None, input_shape=(None, None, 3), classifier_activation=None)
+    assert ours.count_params() == zoo[name]["total"]
+    _assert_same_layers(ours, theirs, v1=VARIANTS[name].family is V1)
+    copy_by_name(theirs, ours)
+    _close(ours(x), want_logits, "logits")
+    del ours
+
+    headless = build(weights=None, include_top=False)
+    assert headless.count_params() == zoo[name]["notop"]
+    assert headless.layers[-1].name == "top_activation"
+    copy_by_name(theirs, headless)
+    features = headless(x)
+    assert tuple(features.shape) == (2, 3, 4, zoo[name]["head"])
+    scale = max(1.0, np.abs(want_features).max())
+    _close(_numbers(features) / scale, want_features / scale, "features")
+
+
+@pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
+def test_a_dynamic_network_gives_exactly_the_static_answer(keras, images, tame):
+    """75 px turns odd on the way down: 75, 38, 19, 10, 5, 3."""
+    name = "efficientnet-b0"
+    dynamic = create_model(name, input_shape=(None, None, 3), classifier_activation=None)
+    static = create_model(name, input_shape=(75, 75, 3), classifier_activation=None)
+    tame(dynamic)
+    static.set_weights(dynamic.get_weights())
+    np.testing.assert_array_equal(_numbers(dynamic(images(75))), _numbers(static(images(75))))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 67)])
+def test_small_variants_equal_keras_applications_own_builder(
+    keras, small, size, images, tame, copy_by_name, by_applications
+):
+    theirs = by_applications(small, (*size, 3), classes=5)
+    tame(theirs)
+    ours = create_model(small, classes=5, classifier_activation=None, input_shape=(None, None, 3))
+    _assert_same_layers(ours, theirs, v1=small.family is V1)
+    copy_by_name(theirs, ours)
+    want = _numbers(theirs(images(*size)))
+    assert np.abs(want).max() > 0.05
+    _close(ours(images(*size)), want, "logits")
+
+
+def test_small_variants_with_128_centred_pixels_equal_theirs(
+    keras, small, images, tame, copy_by_name, by_applications
+):
+    """V2 S, M, L; theirs decides by the name's last part."""
+    if small.family is V1:
+        pytest.skip("V1 has one normalisation")
+    row = VARIANTS["efficientnetv2-s"].normalization
+    variant = dataclasses.replace(small, normalization=row)
+    theirs = by_applications(variant, (64, 64, 3), classes=5, name="small-v2-s")
+    tame(theirs)
+    ours = create_model(variant, classes=5, classifier_activation=None)
+    copy_by_name(theirs, ours)
+    _close(ours(images(64)), theirs(images(64)), "logits")
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_signatures_are_keras_applications(keras, name):
+    """Names, order, kinds and defaults; what is ours alone is keyword-only, behind."""
+    theirs = inspect.signature(getattr(keras.applications, SHARED[name])).parameters.values()
+    ours = list(inspect.signature(getattr(keras_effnet, SHARED[name])).parameters.values())
+    shared = [p for p in theirs if p.kind is not p.VAR_KEYWORD]  # Keras 2.15's V1 takes **kwargs
+
+    def said(parameters):
+        return [(p.name, p.kind, p.default) for p in parameters]
+
+    assert said(ours[: len(shared)]) == said(shared)
+    rest = ours[len(shared) :]
+    if keras.__version__.startswith("2."):  # before `name`
+        assert rest.pop(0).name == "name"
+    additions = {"drop_path_rate", "dropout_rate"}
+    additions |= {"include_preprocessing"} if VARIANTS[name].family is V1 else set()
+    assert {p.name for p in rest} == additions
+    assert {p.kind for p in rest} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_the_other_variants_have_the_same_signatures():
+    v1 = inspect.signature(keras_effnet.EfficientNetB0).parameters
+    v2 = inspect.signature(keras_effnet.EfficientNetV2B0).parameters
+    for function, like, name in (
+        ("EfficientNetB8", v1, "efficientnetb8"),
+        ("EfficientNetL2", v1, "efficientnetl2"),
+        *((f"EfficientNetLite{i}", v1, f"efficientnet-lite{i}") for i in range(5)),
+        ("EfficientNetV2XL", v2, "efficientnetv2-xl"),
+    ):
+        have = inspect.signature(getattr(keras_effnet, function)).parameters
+        assert list(have) == list(like)
+        assert have["name"].default == name
+
+
+def test_every_function_is_public_named_and_documented():
+    functions = {**SHARED, "efficientnet-b8": "EfficientNetB8", "efficientnet-l2": "EfficientNetL2"}
+    functions |= {f"efficientnet-lite{i}": f"EfficientNetLite{i}" for i in range(5)}
+    functions["efficientnetv2-xl"] = "EfficientNetV2XL"
+    assert set(functions) == set(VARIANTS)
+    for variant, name in functions.items():
+        function = getattr(keras_effnet, name)
+        assert name in keras_effnet.__all__
+        assert function.__name__ == name
+        assert f"{plan(variant).image_size}" in function.__doc__ or "px" not in function.__doc__
+        assert "include_top" in function.__doc__

@@ -1,0 +1,76 @@
+import pytest
+
+from keras_effnet.variants import VARIANTS, find_variant, list_models, unknown
+
+
+def test_every_variant_of_the_papers_is_there_and_no_other(zoo):
+    assert set(VARIANTS) == set(zoo)
+    assert len(VARIANTS) == 23
+
+
+def test_rows_state_the_published_scaling(zoo):
+    for name, facts in zoo.items():
+        v = VARIANTS[name]
+        have = (v.family.name, v.width, v.depth, v.image_size, v.dropout_rate, v.drop_path_rate)
+        want = [facts[k] for k in ("family", "width", "depth", "image_size", "dropout")] + [0.2]
+        assert have == tuple(want), name
+
+
+def test_depth_is_not_width():
+    """Tables that confuse the two go round; B2 does not show it, B3 to B7 do."""
+    assert [VARIANTS[f"efficientnet-b{i}"].depth for i in range(8)] == [
+        1.0, 1.1, 1.2, 1.4, 1.8, 2.2, 2.6, 3.1,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "momentum", "activation", "depthwise"),
+    [
+        ("v1", 0.99, "swish", "dwconv"),
+        ("v2", 0.9, "swish", "dwconv2"),
+        ("lite", 0.99, "relu6", "dwconv"),
+    ],
+)
+def test_families_differ_in_batch_norm_activation_and_names(
+    family, momentum, activation, depthwise
+):
+    rows = [v for v in VARIANTS.values() if v.family.name == family]
+    assert rows
+    for v in rows:
+        f = v.family
+        assert (f.bn_momentum, f.activation, f.depthwise_name) == (momentum, activation, depthwise)
+        assert v.bn_epsilon == 1e-3
+
+
+def test_only_lite_has_no_squeeze_and_excite_in_mbconv():
+    for v in VARIANTS.values():
+        ratios = {s.se_ratio for s in v.stages if s.op == "mbconv"}
+        assert ratios == ({0.0} if v.family.name == "lite" else {0.25})
+        assert {s.se_ratio for s in v.stages if s.op == "fused"} <= {0.0}
+
+
+def test_list_models_takes_a_shell_pattern_and_keeps_the_tables_order():
+    assert list_models() == list(VARIANTS)
+    assert list_models("*-l*") == [
+        "efficientnet-l2", *[f"efficientnet-lite{i}" for i in range(5)], "efficientnetv2-l",
+    ]  # fmt: skip
+    assert list_models("nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("typo", "nearest"),
+    [
+        ("efficientnetb3", "'efficientnet-b3'"),
+        ("EfficientNetV2-M", "'efficientnetv2-m'"),
+        ("efficientnet-light0", "'efficientnet-lite0'"),
+    ],
+)
+def test_an_unknown_model_names_the_nearest(typo, nearest):
+    with pytest.raises(ValueError, match="Did you mean") as error:
+        find_variant(typo)
+    assert nearest in str(error.value)
+    assert "efficientnetv2-xl" in str(error.value)  # and all that there are
+
+
+def test_a_name_like_no_other_gets_no_guess():
+    assert "Did you mean" not in unknown("model", "resnet50", VARIANTS)

@@ -1,0 +1,46 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import tflite
+from tflite import graph
+
+
+def _cifar10(folder, pattern, count):
+    """(images, labels) out of the shards of a split."""
+    shards = sorted(str(path) for path in folder.glob(pattern))
+    if not shards:
+        pytest.skip(f"{folder} has no {pattern}")
+    images, labels = [], []
+    for record in tf.data.TFRecordDataset(shards).take(count):
+        features = tf.train.Example.FromString(record.numpy()).features.feature
+        jpeg = features["image/encoded"].bytes_list.value[0]
+        images.append(np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
+        labels.append(features["image/class/label"].int64_list.value[0] - 1)  # counted from 1
+    return np.stack(images), np.array(labels)
+
+
+@pytest.mark.slow
+def test_a_trained_network_keeps_its_answers_in_int8(shared, capsys):
+    path = shared / "models" / "efficientnetv2-b0_cifar10_64.keras"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    data = shared / "data" / "cifar10"
+    made = tflite.convert(
+        tflite.load_keras(path),
+        calibration=_cifar10(data, "train-*", 256)[0],
+        verification=_cifar10(data, "validation-*", 1000),
+    )
+    report = made.report
+    with capsys.disabled():
+        print(f"\n{made.plan}\n\n{report}\n")
+    assert report.float32.top1 > 0.8
+    assert report.agreement >= 0.97
+    assert report.int8.top1 > report.float32.top1 - 0.015
+    assert report.int8.fully_accelerated
+    assert report.size_ratio > 3.2
+    assert graph.misaligned_buffers(made.tflite) == 0
+    assert set(report.int8.float_ops) == {"MUL", "SUB"}  # normalisation; it ends in logits

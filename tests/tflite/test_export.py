@@ -1,0 +1,140 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tflite
+from tflite import export, litert
+
+
+def test_batch_is_one_and_the_signature_has_names(float_content):
+    made = litert.interpreter(float_content)
+    assert made.get_input_details()[0]["shape_signature"].tolist() == [1, 32, 32, 3]
+    assert made.get_signature_list() == {
+        "serving_default": {"inputs": ["images"], "outputs": ["scores"]}
+    }
+
+
+def test_answers_are_the_models(model, float_content, images):
+    got = litert.scores(litert.interpreter(float_content), images)
+    np.testing.assert_allclose(got, model(images.astype("float32"), training=False), atol=1e-6)
+
+
+def test_an_open_size_is_given_by_image_size(tiny, build):
+    content = tflite.float_tflite(build(tiny, input_shape=(None, None, 3)), image_size=(40, 48))
+    made = litert.interpreter(content)
+    assert made.get_input_details()[0]["shape"].tolist() == [1, 40, 48, 3]
+
+
+def test_an_open_size_without_image_size_is_an_error(tiny, build):
+    with pytest.raises(ValueError, match=r"takes any image size.*give image_size"):
+        tflite.float_tflite(build(tiny, input_shape=(None, None, 3)))
+
+
+@pytest.mark.parametrize("size", [64, 0, -3, 32.5, (32, 32, 3), (32, 64)])
+def test_an_image_size_that_does_not_fit_is_an_error(model, size):
+    with pytest.raises(ValueError, match="image_size"):
+        tflite.float_tflite(model, image_size=size)
+
+
+def test_a_model_without_classifier_is_an_error(tiny, build):
+    with pytest.raises(ValueError, match=r"\(batch, classes\).*include_top=True"):
+        tflite.float_tflite(build(tiny, include_top=False))
+
+
+def test_grey_images_are_an_error(tiny, build):
+    with pytest.raises(ValueError, match=r"\(32, 32, 1\).*RGB"):
+        tflite.float_tflite(build(tiny, input_shape=(32, 32, 1)))
+
+
+def test_another_backend_is_an_error(model, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match=r"runs on jax.*KERAS_BACKEND=tensorflow"):
+        tflite.float_tflite(model)
+
+
+def test_any_keras_classifier_converts():
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    tflite.float_tflite(model)  # checks itself
+
+
+def test_a_model_without_shapes_is_an_error():
+    with pytest.raises(ValueError, match="give a functional model"):
+        tflite.float_tflite(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def test_a_model_with_its_input_in_a_list_or_a_dictionary_converts():
+    image = keras.Input((16, 16, 3), name="image")
+    scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(image))
+    tflite.float_tflite(keras.Model([image], [scores]))
+    tflite.float_tflite(keras.Model({"image": image}, {"scores": scores}))
+
+
+def test_mixed_precision_is_exported_as_float32(tiny):
+    import keras_effnet
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = keras_effnet.create_model(tiny, classes=10, input_shape=(32, 32, 3))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
+    content = tflite.float_tflite(model)
+    assert {op.dtype for op in tflite.read_ops(content)} == {"FLOAT32"}
+
+
+def test_a_model_of_two_replicas_converts(tiny):
+    import keras_effnet
+
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = keras_effnet.create_model(tiny, classes=10, input_shape=(32, 32, 3))
+    tflite.float_tflite(model)
+
+
+def test_a_file_without_weights_is_refused(model):
+    """What from_concrete_functions silently writes of a Keras 3 model."""
+    if not hasattr(keras, "Variable"):
+        pytest.skip("Keras 2: that way is right there")
+    serve = tf.function(lambda images: model(images, training=False)).get_concrete_function(
+        tf.TensorSpec((1, 32, 32, 3), tf.float32)
+    )
+    with litert.native_log_hidden():
+        content = tf.lite.TFLiteConverter.from_concrete_functions([serve], model).convert()
+    with pytest.raises(tflite.ConversionError, match="READ_VARIABLE"):
+        export.check_float(content, model, (32, 32, 3))
+
+
+def test_a_file_of_half_the_weights_is_refused(tiny, build, float_content):
+    wide = build(tiny, classes=400)
+    with pytest.raises(tflite.ConversionError, match="weights are missing"):
+        export.check_float(float_content, wide, (32, 32, 3))
+
+
+def test_a_file_with_other_answers_is_refused(tiny, build, logits_content):
+    with pytest.raises(tflite.ConversionError, match=r"differs from the model by"):
+        export.check_float(logits_content, build(tiny), (32, 32, 3))
+
+
+def test_a_diverged_model_is_refused(tiny):
+    import keras_effnet
+
+    model = keras_effnet.create_model(tiny, classes=10, input_shape=(32, 32, 3))
+    model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+    with pytest.raises(tflite.ConversionError, match="nan"):
+        tflite.float_tflite(model)
+
+
+def test_a_model_file_that_cannot_be_loaded_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="is not a file"):
+        tflite.load_keras(tmp_path / "none.keras")
+    (tmp_path / "broken.keras").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match=r"Keras cannot load .*broken\.keras"):
+        tflite.load_keras(tmp_path / "broken.keras")

@@ -1,0 +1,75 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tpu_train.cli.train import chosen_recipe, define, main, parse
+from tpu_train.recipes import RECIPES, Recipe
+
+
+def test_every_field_of_a_recipe_is_a_flag_with_its_type():
+    values = define()
+    for field in dataclasses.fields(Recipe):
+        if field.name not in ("name", "source"):
+            assert field.name in values
+            assert values[field.name].value is None
+
+
+def test_flags_change_single_numbers_of_the_row():
+    values = parse(["x", "--recipe=digits", "--epochs=3.5", "--noflip", "--model=efficientnet-b0"])
+    recipe = chosen_recipe(values)
+    changed = {
+        f.name
+        for f in dataclasses.fields(recipe)
+        if getattr(recipe, f.name) != getattr(RECIPES["digits"], f.name)
+    }
+    assert changed == {"epochs", "model"}
+    assert recipe.epochs == 3.5
+
+
+def test_show_prints_recipe_and_phases_and_trains_nothing(capsys, tmp_path):
+    assert main(["--recipe=digits", "--show", "--examples=1198", f"--workdir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "image_size_last" in out
+    assert "phase          steps  image size" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
+        (["--recipe=photo"], "Did you mean 'photos'"),
+        (["--epochs=many"], "epochs"),
+        (["--model=efficientnet-b99"], "Did you mean 'efficientnet-b"),
+        (["photos"], "'photos' is no flag"),
+        ([], "--data is missing"),
+        (["--data=somewhere"], "--workdir is missing"),
+        (["--data=nowhere", "--workdir=w", "--device=cpu"], "'nowhere' is not there"),
+        (["--data=nowhere", "--workdir=w", "--device=cp"], "Did you mean 'cpu'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_line_trains_on_a_file(tiny_recipe, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(RECIPES, "tiny", tiny_recipe)
+    random = np.random.default_rng(0)
+    data = tmp_path / "data.npz"
+    np.savez(
+        data, images=random.integers(0, 255, (20, 9, 9, 3), np.uint8), labels=np.arange(20) % 2
+    )
+    arguments = ["--recipe=tiny", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
+    assert main([*arguments, "--epochs=1", "--phases=1"]) == 0
+    assert "held-out accuracy" in capsys.readouterr().out
+    assert (tmp_path / "w" / "model.keras").is_file()
+    assert main(arguments) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main([*arguments, "--learning_rate=1e30", "--clip_norm=0", "--overwrite"]) == 1
+    assert "The loss is" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tpu_train.devices import make_strategy
+from tpu_train.train import TrainingError, train
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def run(source, tiny_recipe, tmp_path):
+    def run(device="cpu", workdir="run", **changes):
+        recipe = dataclasses.replace(tiny_recipe, **changes)
+        with open(tmp_path / "log", "w") as stream:
+            return train(
+                recipe, source, source, tmp_path / workdir, make_strategy(device), stream=stream
+            )
+
+    return run
+
+
+def weights(result):
+    return keras.saving.load_model(result.model_path, compile=False).get_weights()
+
+
+def test_one_device_and_two_give_the_same_weights_with_everything_on(run):
+    one, two = run("cpu", "one"), run("cpu:2", "two")
+    for a, b in zip(weights(one), weights(two)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(one.phases, two.phases):
+        assert a.accuracy == b.accuracy
+        assert a.loss == pytest.approx(b.loss, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(run):
+    one, again, other = run(workdir="a"), run(workdir="b"), run(workdir="c", seed=1)
+    for a, b in zip(weights(one), weights(again)):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(weights(one)[0], weights(other)[0])
+
+
+def test_a_network_learns_what_can_be_learnt(run):
+    noise = ("magnitude_first", "magnitude_last", "mixup_first", "mixup_last", "drop_path_rate")
+    result = run(epochs=60, phases=1, learning_rate=0.1, ema_decay=0.9, **dict.fromkeys(noise, 0))
+    assert result.accuracy >= 0.9
+
+
+def test_a_run_leaves_what_it_promises(run, tmp_path, source):
+    result = run()
+    assert sorted(os.listdir(tmp_path / "run")) == [
+        *("curves.png", "labels.txt", "metrics.jsonl", "model.keras", "recipe.json", "tensorboard"),
+    ]
+    assert pathlib.Path(result.labels_path).read_text() == "a\nb\nc\nd\n"
+    records = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
+    steps = [r for r in records if "loss" in r]
+    assert [r["step"] for r in steps] == [3, 6, 9, 12]  # two phases of 6 steps, 3 a host call
+    assert [r["image_size"] for r in records if "seconds" in r] == [32, 40]
+    told = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert told["recipe"]["model"] == "tiny"
+    assert told["training_images"] == source.examples
+    assert "phase 2/2, 40 px: 6 steps in" in (tmp_path / "log").read_text()
+
+
+def test_the_exported_model_loads_without_this_project_and_reaches_the_said_accuracy(
+    run, tmp_path, source
+):
+    result = run(epochs=8)
+    images = np.stack([source.read(i).numpy() for i in range(source.examples)])
+    np.savez(tmp_path / "images.npz", images=images, labels=source.labels)
+    code = f"""
+import keras, numpy as np, sys, tensorflow as tf
+model = keras.saving.load_model({result.model_path!r})
+data = np.load({str(tmp_path / "images.npz")!r})
+pixels = tf.round(tf.image.resize(data["images"], model.input_shape[1:3]))
+scores = model.predict(pixels, verbose=0)
+assert not [m for m in sys.modules if m.split(".")[0] in ("keras_effnet", "tpu_train")]
+assert abs(scores.sum(1) - 1).max() < 1e-5, "softmax inside"
+print((scores.argmax(1) == data["labels"]).mean())
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert float(out.stdout.split()[-1]) == pytest.approx(result.accuracy, abs=1e-9)
+
+
+def test_bfloat16_trains_and_exports_float32(run):
+    result = run(precision="bfloat16", phases=1, epochs=2)
+    assert all(w.dtype == np.float32 for w in weights(result))
+    model = keras.saving.load_model(result.model_path, compile=False)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_advice(run):
+    with pytest.raises(TrainingError, match="lower --learning_rate"):
+        run(learning_rate=1e30, clip_norm=0.0, warmup_epochs=0)
+
+
+def test_a_batch_that_does_not_divide_says_which_would(run):
+    with pytest.raises(ValueError, match=r"batch_size 7 does not divide over 2.*try 4 or 8"):
+        run("cpu:2", batch_size=7)
+
+
+def test_a_workdir_with_a_run_in_it_is_not_overwritten_by_accident(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.keras").write_text("mine")
+    with pytest.raises(ValueError, match="holds a run already"):
+        run()
+    assert (tmp_path / "run" / "model.keras").read_text() == "mine"
+
+
+def test_a_workdir_that_cannot_be_written_is_refused_before_anything_slow(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written to"):
+        run(workdir="file/run")
+
+
+_WORKER = """
+import dataclasses, json, sys
+sys.path[:0] = [{root!r}]
+from tpu_train.devices import make_strategy
+strategy = make_strategy("auto")
+import numpy as np
+from keras_effnet.variants import VARIANTS
+from tests.conftest import TINY
+VARIANTS["tiny"] = TINY
+from tpu_train.data import open_data
+from tpu_train.recipes import Recipe
+from tpu_train.train import train
+recipe = Recipe(**json.loads({recipe!r}))
+training, evaluation = open_data({data!r}, holdout=0.5, seed=0)
+train(recipe, training, evaluation, {workdir!r}, strategy)
+"""
+
+
+def _free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_two_workers_over_tf_config_give_the_weights_of_one(source, tiny_recipe, tmp_path):
+    images = np.stack([source.read(i).numpy() for i in range(source.examples)])
+    data = str(tmp_path / "data.npz")
+    np.savez(data, images=images, labels=source.labels)
+    recipe = json.dumps(dataclasses.asdict(tiny_recipe))
+    workers = [f"127.0.0.1:{port}" for port in _free_ports(2)]
+
+    def start(workdir, config):
+        code = _WORKER.format(
+            root=str(ROOT), recipe=recipe, data=data, workdir=str(tmp_path / workdir)
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+        environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if config:
+            environment["TF_CONFIG"] = json.dumps(config)
+        code = code.replace("from tests.conftest import TINY", _tiny_source())
+        return subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
+        )
+
+    two = [
+        start("two", {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}})
+        for i in range(2)
+    ]
+    for worker in two:
+        _, errors = worker.communicate(timeout=400)
+        assert worker.returncode == 0, errors[-3000:]
+    one = start("one", None)
+    _, errors = one.communicate(timeout=400)
+    assert one.returncode == 0, errors[-3000:]
+
+    got, expected = (
+        keras.saving.load_model(tmp_path / w / "model.keras", compile=False).get_weights()
+        for w in ("two", "one")
+    )
+    for a, b in zip(got, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _tiny_source():
+    """The TINY variant as code: a worker is a process of its own, without pytest's conftest."""
+    text = (ROOT / "tests" / "conftest.py").read_text()
+    start = text.index("TINY = Variant(")
+    body = text[start : text.index("\n)\n", start) + 3]
+    return f"from keras_effnet.variants import V2, Normalization, Stage, Variant\n{body}"

@@ -1,0 +1,171 @@
+"""A .tflite file as a graph: what is in it, and the changes to it that no converter makes.
+
+Whatever is written here has 16-byte aligned buffers, which Python's own writer of the format does
+not do; the runtime copies misaligned weights at every start. Whatever is read here may have its
+buffers behind the flatbuffer, as ai-edge-quantizer writes them from 256 KiB up: a plain read and
+write of such a file loses the weights without a word.
+"""
+
+import collections
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite.litert import flatbuffer_tools
+
+_ALIGNMENT = 16  # of a buffer, as the schema's force_align says
+
+
+class ConversionError(RuntimeError):
+    """A converter's product is not the model that it was made from; no file of it is written."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator: its type, its first output tensor, and that tensor's number type."""
+
+    name: str
+    output: str
+    dtype: str  # "FLOAT32" | "INT8" | ...
+
+
+def read_ops(model):
+    """The ops of a .tflite in bytes, in the order of execution, as a tuple of :class:`Op`."""
+    tools = flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(model)
+    graph = tree.subgraphs[0]
+    rows = []
+    for op in graph.operators:
+        output = graph.tensors[op.outputs[0]]
+        code = tree.operatorCodes[op.opcodeIndex]
+        name = tools.opcode_to_name(tree, op.opcodeIndex)
+        if code.customCode:
+            name = code.customCode.decode()
+        rows.append(Op(name, output.name.decode(), tools.type_to_name(output.type)))
+    return tuple(rows)
+
+
+def census(ops):
+    """{op name: how many}, the most frequent first.
+
+    >>> census([Op("ADD", "a", "INT8"), Op("MUL", "b", "INT8"), Op("MUL", "c", "FLOAT32")])
+    {'MUL': 2, 'ADD': 1}
+    """
+    counts = collections.Counter(op.name for op in ops)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def activations(model):
+    """{name: index} of the float32 tensors of a .tflite in bytes that depend on the image: its
+    input and what its ops write, no weights.
+    """
+    tools = flatbuffer_tools()
+    graph = tools.read_model_from_bytearray(model).subgraphs[0]
+    indices = [*graph.inputs, *(i for op in graph.operators for i in op.outputs)]
+    return {
+        graph.tensors[i].name.decode(): int(i)
+        for i in indices
+        if graph.tensors[i].type == tools.TensorType.FLOAT32
+    }
+
+
+def uint8_input(model):
+    """Bytes of a .tflite that takes uint8 pixels where it took the same values as float32: a
+    DEQUANTIZE op of scale 1 in front, and the input's name and place in every signature kept.
+
+    (A QUANTIZE from uint8 to int8 gives the same answers, but XNNPACK does not run that pair of
+    types; it runs this op, and the QUANTIZE to int8 that follows somewhere behind it.)
+
+    Raises ``ValueError`` unless the model has one float32 input.
+    """
+    tools = flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(model)
+    graph = tree.subgraphs[0]
+    types = [tools.type_to_name(graph.tensors[i].type) for i in graph.inputs]
+    if types != ["FLOAT32"]:
+        raise ValueError(f"the model has inputs {types}; uint8_input takes one FLOAT32 input")
+
+    inner_index, outer_index = int(graph.inputs[0]), len(graph.tensors)
+    inner = graph.tensors[inner_index]
+    outer = copy.deepcopy(inner)
+    outer.type = tools.TensorType.UINT8
+    outer.quantization = tools.QuantizationParametersT()
+    outer.quantization.scale = np.array([1.0], np.float32)
+    outer.quantization.zeroPoint = np.array([0], np.int64)
+    inner.name = inner.name + b"_float"
+    graph.tensors.append(outer)
+
+    step = tools.OperatorT()
+    step.opcodeIndex = _opcode(tree, tools, tools.BuiltinOperator.DEQUANTIZE)
+    step.inputs, step.outputs = [outer_index], [inner_index]
+    graph.operators.insert(0, step)
+    graph.inputs = [outer_index]
+    for signature in tree.signatureDefs or []:
+        for tensor in signature.inputs:
+            if tensor.tensorIndex == inner_index:
+                tensor.tensorIndex = outer_index
+    return write(tree)
+
+
+def quantization(model):
+    """(dtype, scale, zero point) of the input and of the output of a .tflite in bytes; scale 0 for
+    float.
+    """
+    tools = flatbuffer_tools()
+    graph = tools.read_model_from_bytearray(model).subgraphs[0]
+
+    def describe(index):
+        tensor = graph.tensors[index]
+        q = tensor.quantization
+        if q is None or q.scale is None or len(q.scale) == 0:
+            return tools.type_to_name(tensor.type), 0.0, 0
+        return tools.type_to_name(tensor.type), float(q.scale[0]), int(q.zeroPoint[0])
+
+    return describe(graph.inputs[0]), describe(graph.outputs[0])
+
+
+def write(tree):
+    """Bytes of a ``ModelT``, every buffer at a multiple of 16 bytes. The tree is used up."""
+    tools = flatbuffer_tools()
+
+    class Aligned(tools.BufferT):
+        def Pack(self, builder):  # noqa: N802
+            if self.data is None or len(self.data) == 0:
+                return super().Pack(builder)
+            data = bytes(self.data)
+            builder.StartVector(1, len(data), _ALIGNMENT)
+            builder.head -= len(data)
+            builder.Bytes[builder.head : builder.head + len(data)] = data
+            vector = builder.EndVector()
+            builder.StartObject(3)
+            builder.PrependUOffsetTRelativeSlot(0, vector, 0)
+            return builder.EndObject()
+
+    tree.buffers = [Aligned(data=buffer.data) for buffer in tree.buffers]
+    return bytes(tools.convert_object_to_bytearray(tree))
+
+
+def misaligned_buffers(model):
+    """How many buffers of a .tflite in bytes do not start at a multiple of 16 bytes."""
+    tree = flatbuffer_tools().Model.GetRootAs(model, 0)
+    count = 0
+    for index in range(tree.BuffersLength()):
+        buffer = tree.Buffers(index)
+        if buffer.Offset():
+            count += buffer.Offset() % _ALIGNMENT != 0
+        elif buffer.DataLength():
+            start = buffer._tab.Vector(buffer._tab.Offset(4))
+            count += start % _ALIGNMENT != 0
+    return count
+
+
+def _opcode(tree, tools, builtin):
+    for index, code in enumerate(tree.operatorCodes):
+        if tools.get_builtin_code_from_operator_code(code) == builtin:
+            return index
+    code = tools.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin  # both: old readers know the second
+    code.version = 1
+    tree.operatorCodes.append(code)
+    return len(tree.operatorCodes) - 1

@@ -1,0 +1,233 @@
+"""Images for calibration and verification: from a folder, an .npz file or an array, in the form
+that a phone gives them to the model: uint8 RGB, stretched bilinearly to the model's size.
+
+The stretch is MediaPipe's (``cv2.resize`` with INTER_LINEAR: no crop, no antialias), to within one
+grey level; and ``tf.image.resize``'s. EXIF rotation is ignored, as in training. No TensorFlow.
+"""
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_effnet.variants import unknown
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")  # as in training
+_SPLITS = {"train", "training", "validation", "val", "test"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images as the model takes them, and what is known about them."""
+
+    images: np.ndarray  # uint8 (n, height, width, 3)
+    labels: "np.ndarray | None"  # int64 (n,), in [0, classes)
+    class_names: "tuple[str, ...] | None"  # of a folder of class folders
+    skipped: "tuple[str, ...]"  # files that could not be decoded
+    source: str  # for reports: "photos/ (512 of 2,000 images, 10 classes)"
+
+
+def load_images(source, image_size, *, class_names=None, limit=None, max_corrupt=10):
+    """An :class:`ImageSet` of uint8 images (n, height, width, 3), always in the same order.
+
+    Args:
+        source: a folder of images, or of one folder a class (sorted names are the classes); an
+            .npz file with ``images`` and, if known, ``labels``; an array (n, height, width, 1 or 3)
+            with values in [0, 255]; or a pair (images, labels).
+        image_size: (height, width) to stretch to.
+        class_names: the model's classes in order; class folders are looked up among them.
+        limit: at most so many images, spread evenly over the whole (all classes of a folder).
+        max_corrupt: so many files that cannot be decoded are skipped, and named; one more raises.
+
+    Raises:
+        ValueError: no images, values already scaled to [0, 1] or beyond [0, 255], another shape,
+            labels that do not fit, too many corrupt files.
+    """
+    height, width = image_size[:2]
+    if limit is not None and limit < 1:
+        raise ValueError(f"a limit of {limit} images leaves none: give 1 or more, or None")
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        if os.path.isdir(path):
+            return _from_folder(path, height, width, class_names, limit, max_corrupt)
+        if not path.endswith(".npz") or not os.path.isfile(path):
+            raise ValueError(
+                f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
+                "folder with one folder a class, or an .npz with `images` (and `labels`)"
+            )
+        images, labels = _read_npz(path)
+        name = path
+    else:
+        images, labels = source if isinstance(source, (tuple, list)) else (source, None)
+        name = "array"
+    return _from_arrays(name, images, labels, height, width, limit)
+
+
+def resize(image, height, width):
+    """An image (h, w, channels), uint8, stretched to uint8 (height, width, channels): bilinear,
+    half-pixel centres, no antialias.
+
+    >>> resize(np.array([[[0], [100]]], np.uint8), 1, 4)[0, :, 0].tolist()
+    [0, 25, 75, 100]
+    """
+    out = image
+    for axis, size in ((0, height), (1, width)):
+        have = image.shape[axis]
+        if have == size:
+            continue
+        at = np.clip((np.arange(size) + 0.5) * (have / size) - 0.5, 0, have - 1)
+        low = at.astype(np.int64)
+        share = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        high = np.minimum(low + 1, have - 1)
+        out = out.take(low, axis) * (1 - share) + out.take(high, axis) * share
+    return out if out is image else np.rint(out).astype(np.uint8)
+
+
+def _spread(count, limit):
+    """Indices of at most `limit` of `count` things, evenly apart."""
+    if limit is None or count <= limit:
+        return np.arange(count)
+    return np.arange(limit) * count // limit
+
+
+def _describe(name, used, total, classes=None):
+    of = f"{used:,} of {total:,} images" if used < total else f"{used:,} images"
+    return f"{name} ({of}{f', {classes} classes' if classes else ''})"
+
+
+def _from_folder(folder, height, width, class_names, limit, max_corrupt):
+    paths, names = _find(folder)
+    labels = None
+    if names is not None:
+        classes = tuple(sorted(set(names))) if class_names is None else tuple(class_names)
+        for name in names:
+            if name not in classes:
+                raise ValueError(f"{folder}: {unknown('class folder', name, classes)}")
+        labels = np.array([classes.index(name) for name in names])
+    chosen = _spread(len(paths), limit)
+
+    images, kept, skipped = [], [], []
+    for index in chosen:
+        try:
+            images.append(resize(_decode(paths[index]), height, width))
+            kept.append(index)
+        except _CORRUPT as error:
+            skipped.append(paths[index])
+            if len(skipped) > max_corrupt:
+                raise ValueError(
+                    f"More than {max_corrupt} images cannot be decoded, so something is wrong with "
+                    f"the data: {', '.join(skipped)} ({error}). Repair or remove them, or raise "
+                    "max_corrupt"
+                ) from error
+    if not images:
+        raise ValueError(f"{folder}: none of its {len(chosen)} images can be decoded")
+    return ImageSet(
+        np.stack(images),
+        None if labels is None else labels[kept],
+        None if names is None else tuple(sorted(set(names))),
+        tuple(skipped),
+        _describe(folder, len(images), len(paths), names and len(set(names))),
+    )
+
+
+def _find(folder):
+    """Sorted image paths, and the class folder of each or None for a flat folder."""
+    entries = sorted(e for e in os.listdir(folder) if not e.startswith("."))
+    flat = [os.path.join(folder, e) for e in entries if e.lower().endswith(IMAGE_ENDINGS)]
+    paths, names = [], []
+    for entry in entries:
+        found = sorted(
+            os.path.join(root, file)
+            for root, _, files in os.walk(os.path.join(folder, entry))
+            for file in files
+            if file.lower().endswith(IMAGE_ENDINGS) and not file.startswith(".")
+        )
+        paths += found
+        names += [entry] * len(found)
+    if flat and paths:
+        raise ValueError(
+            f"{folder} has images of its own ({os.path.basename(flat[0])}) and folders of images "
+            f"({names[0]}): give a flat folder, or one folder a class and nothing beside"
+        )
+    if not flat and not paths:
+        raise ValueError(
+            f"{folder} has no images: it needs {'/'.join(IMAGE_ENDINGS)} files, or one folder a "
+            "class with such files"
+        )
+    if paths and set(names) <= _SPLITS:
+        raise ValueError(
+            f"{folder} has the folders {', '.join(sorted(set(names)))}, which are splits and not "
+            f"classes: give one of them, e.g. {os.path.join(folder, names[0])}"
+        )
+    return (flat, None) if flat else (paths, names)
+
+
+# Pillow raises these for files that are truncated, of another format, or absurdly large.
+_CORRUPT = (OSError, SyntaxError, ValueError)
+
+
+def _decode(path):
+    """uint8 (height, width, 3)."""
+    from PIL import Image  # here: reading arrays takes no Pillow
+
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"{image.mode} pixels, more than 8 bits")
+            return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read_npz(path):
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz file (truncated, or of another format)")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
+    if "images" not in arrays:
+        raise ValueError(
+            f"{path} has the arrays {', '.join(arrays) or '(none)'}; it needs `images`, and "
+            "`labels` where they are known"
+        )
+    return arrays["images"], arrays.get("labels")
+
+
+def _from_arrays(name, images, labels, height, width, limit):
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.shape[0]:
+        raise ValueError(
+            f"{name}: images have shape {images.shape}; give (n, height, width, 3), n at least 1"
+        )
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"{name}: images are {images.dtype}; give numbers in [0, 255]")
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":
+            raise ValueError(
+                f"{name}: labels are {labels.dtype} {labels.shape} for {len(images)} images; give "
+                "one whole number an image"
+            )
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 255):  # also where one is nan
+        raise ValueError(f"{name}: values run from {low:g} to {high:g}; give pixels in [0, 255]")
+    if high <= 1:
+        raise ValueError(
+            f"{name}: values run from {low:g} to {high:g}, so they seem scaled to [0, 1]; give "
+            "pixels in [0, 255], the model scales them itself"
+        )
+    chosen = _spread(len(images), limit)
+    pixels = np.rint(images[chosen]).astype(np.uint8)
+    if pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    return ImageSet(
+        np.stack([resize(image, height, width) for image in pixels]),
+        None if labels is None else labels[chosen].astype(np.int64),
+        None,
+        (),
+        _describe(name, len(chosen), len(images)),
+    )

@@ -1,0 +1,1 @@
+"""Command lines of the trainer: flags only; what they start lives in the modules."""

@@ -1,0 +1,118 @@
+"""``effnet-train --recipe=photos --data=my_photos --workdir=run1``: flags, and nothing else."""
+
+import dataclasses
+import sys
+
+from absl import flags
+
+from tpu_train import phases, recipes
+
+_NOT_FLAGS = ("name", "source")  # of a recipe
+
+
+def main(argv=None):
+    """Trains, or shows a recipe; the exit status is 1 for a failed run, 2 for bad input."""
+    argv = sys.argv if argv is None else ["effnet-train", *argv]
+    try:
+        values = parse(argv)
+        if values is None:
+            return 0
+        recipe = chosen_recipe(values)
+        if values.show:
+            print(recipes.show(recipe))
+            print()
+            print(phases.show(phases.phases(recipe, values.examples)))
+            print(f"for {values.examples} training images (--examples=...)")
+            return 0
+        for what in ("data", "workdir"):
+            if not getattr(values, what):
+                raise ValueError(f"--{what} is missing; see effnet-train --help")
+        return _train(recipe, values)
+    except (flags.Error, ValueError) as error:
+        print(f"effnet-train: {error}", file=sys.stderr)
+        return 2
+
+
+def define():
+    """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
+    values = flags.FlagValues()
+    own = {"flag_values": values}
+    flags.DEFINE_string("recipe", "photos", f"a row: {', '.join(recipes.RECIPES)}", **own)
+    flags.DEFINE_string("data", None, "folder of class folders, or an .npz file", **own)
+    flags.DEFINE_string("workdir", None, "where model, curves and metrics go", **own)
+    flags.DEFINE_string(
+        "device", "auto", "auto, tpu[:name], gpu[:count], cpu[:count] or multi-worker", **own
+    )
+    flags.DEFINE_float("holdout", 0.2, "share of each class held out for evaluation", **own)
+    flags.DEFINE_integer("max_corrupt", 10, "images that may be undecodable and are skipped", **own)
+    flags.DEFINE_boolean("overwrite", False, "replace a run in workdir", **own)
+    flags.DEFINE_boolean("show", False, "print the recipe and its phases, train nothing", **own)
+    flags.DEFINE_integer("examples", 10_000, "training images that --show reckons with", **own)
+    flags.DEFINE_boolean("help", False, "print this", short_name="h", **own)
+    define_one = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_boolean,
+    }
+    for field in dataclasses.fields(recipes.Recipe):
+        if field.name not in _NOT_FLAGS:
+            define_one[field.type](field.name, None, f"(recipe) {field.metadata['help']}", **own)
+    return values
+
+
+def parse(argv):
+    """The flags of a command line; None after printing the help. Raises ``flags.Error``."""
+    values = define()
+    rest = values(argv)[1:]
+    if values.help:
+        print("Trains an EfficientNet with progressive learning.\n")
+        print("  effnet-train --recipe=photos --data=my_photos --workdir=run1\n")
+        print("Flags marked (recipe) change one number of the recipe; --show prints them all.")
+        print(values.get_help())
+        return None
+    if rest:
+        raise flags.Error(f"{rest[0]!r} is no flag: write --flag=value")
+    return values
+
+
+def chosen_recipe(values):
+    """The row that --recipe names, with the numbers that other flags change."""
+    recipe = recipes.find_recipe(values.recipe)
+    changes = {
+        field.name: values[field.name].value
+        for field in dataclasses.fields(recipe)
+        if field.name not in _NOT_FLAGS and values[field.name].value is not None
+    }
+    recipe = dataclasses.replace(recipe, **changes)
+    recipes.check(recipe)
+    return recipe
+
+
+def _train(recipe, values):
+    from tpu_train.data import open_data  # here, so that --show and --help do not wait
+    from tpu_train.devices import make_strategy
+    from tpu_train.train import TrainingError, train
+
+    strategy = make_strategy(values.device)  # before any other TensorFlow call
+    training, evaluation = open_data(
+        values.data, holdout=values.holdout, seed=recipe.seed, max_corrupt=values.max_corrupt
+    )
+    for path in training.skipped:
+        print(f"skipped, cannot be decoded: {path}", file=sys.stderr)
+    try:
+        result = train(
+            recipe, training, evaluation, values.workdir, strategy, overwrite=values.overwrite
+        )
+    except TrainingError as error:
+        print(f"effnet-train: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"held-out accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
+        f"model {result.model_path}, curves {result.curves_path}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""What a run tells while it goes: a bar a phase on a terminal, plain lines elsewhere, and files."""
+
+import json
+import os
+import sys
+import time
+
+import tensorflow as tf
+from tqdm import tqdm
+
+LINE_SECONDS = 10  # between plain lines
+
+
+class Progress:
+    """Writes ``metrics.jsonl`` and TensorBoard scalars to `workdir`, shows a run on `stream`."""
+
+    def __init__(self, workdir, stream=None):
+        self.stream = sys.stderr if stream is None else stream
+        path = os.path.join(workdir, "metrics.jsonl")
+        self.file = open(path, "w", buffering=1)  # noqa: SIM115 - until close()
+        self.board = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self.bar = None
+        self.said = 0.0
+
+    def close(self):
+        """Closes the files; the bar stays as it is."""
+        if self.bar:
+            self.bar.close()
+        self.file.close()
+        self.board.close()
+
+    def say(self, line):
+        """One line for people."""
+        print(line, file=self.stream, flush=True)
+
+    def begin(self, phase, phases, batch_size):
+        """A phase starts."""
+        title = f"phase {phase.number}/{phases}, {phase.image_size} px"
+        total = (phase.end_step - phase.first_step) * batch_size
+        if self.stream.isatty():
+            self.bar = tqdm(
+                total=total, desc=title, unit="img", unit_scale=True, file=self.stream, leave=True
+            )
+        else:
+            self.say(f"{title}: steps {phase.first_step} to {phase.end_step - 1}, tracing")
+            self.said = time.monotonic()
+        self.title, self.total, self.done, self.began = title, total, 0, time.monotonic()
+
+    def step(self, record, images):
+        """Some steps are done: `record` has their means, `images` how many images they took."""
+        self._write(record)
+        self.done += images
+        figures = f"loss {record['loss']:.3f}, accuracy {record['accuracy']:.1%}"
+        if self.bar is not None:
+            self.bar.set_postfix_str(figures, refresh=False)
+            self.bar.update(images)
+        elif time.monotonic() - self.said > LINE_SECONDS or self.done == self.total:
+            self.said = time.monotonic()
+            left = (self.said - self.began) * (self.total - self.done) / self.done
+            self.say(
+                f"{self.title}: {self.done}/{self.total} images, {figures}, "
+                f"{record['images_per_second']:.0f} images/s, {left:.0f} s left in this phase"
+            )
+
+    def end(self, record):
+        """A phase is over: `record` has its evaluation."""
+        self._write(record)
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _write(self, record):
+        self.file.write(json.dumps(record) + "\n")
+        with self.board.as_default(step=record["step"]):
+            for name, value in record.items():
+                if name not in ("step", "phase"):
+                    tf.summary.scalar(name, value)

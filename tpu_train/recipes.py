@@ -1,0 +1,179 @@
+"""How a network is trained, as rows of numbers. Pure: no TensorFlow.
+
+Every field is a flag of ``effnet-train`` (``--epochs=30`` changes one number of a row), and every
+field is read: a test asserts it.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+
+from keras_effnet.variants import find_variant, unknown
+
+OPTIMIZERS = ("rmsprop", "sgd", "adamw")
+SCHEDULES = ("cosine", "exponential", "constant")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def _says(help_text):
+    return field(metadata={"help": help_text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train one network; ramps go from `_first` (first phase) to `_last`."""
+
+    name: str = _says("of the row")
+    source: str = _says("where the numbers come from")
+    model: str = _says("a name of `effnet models`")
+    epochs: float = _says("over the training images")
+    batch_size: int = _says("global: over all replicas")
+    # progressive learning
+    phases: int = _says("how many; image size and noise change between them")
+    image_size_first: int = _says("pixels a side in the first phase")
+    image_size_last: int = _says("pixels a side in the last phase")
+    image_size_eval: int = _says("pixels a side in evaluation and in the exported model")
+    magnitude_first: float = _says("RandAugment's magnitude (of 10) in the first phase; 0 for none")
+    magnitude_last: float = _says("RandAugment's magnitude in the last phase")
+    mixup_first: float = _says("mixup's alpha in the first phase; 0 for none")
+    mixup_last: float = _says("mixup's alpha in the last phase")
+    dropout_first: float = _says("dropout rate before the classifier in the first phase")
+    dropout_last: float = _says("dropout rate before the classifier in the last phase")
+    # noise that stays
+    drop_path_rate: float = _says("stochastic depth's rate at the last block")
+    randaugment_layers: int = _says("operations an image")
+    crop_area_min: float = _says("least share of the image in a random crop; 1 for the whole image")
+    flip: bool = _says("left-right, half of the images")
+    label_smoothing: float = _says("share of the label spread over all classes")
+    # optimisation
+    optimizer: str = _says("rmsprop (TensorFlow 1's, as the papers'), sgd or adamw")
+    learning_rate: float = _says("per 256 images of the batch")
+    schedule: str = _says("cosine, exponential or constant")
+    warmup_epochs: float = _says("of linear growth from 0")
+    decay_epochs: float = _says("exponential: times 0.97 every so many epochs")
+    weight_decay: float = _says("of kernels; L2 in the gradient, decoupled with adamw")
+    zero_head: bool = _says("the classifier starts at 0: for few classes, whose random one is wild")
+    clip_norm: float = _says("largest norm of the whole gradient; 0 for any")
+    ema_decay: float = _says("of the averaged weights")
+    # the machine
+    precision: str = _says("of the activations: float32 or bfloat16")
+    sync_batch_norm: bool = _says("batch norm's statistics over all replicas")
+    steps_per_loop: int = _says("steps between two looks at the figures")
+    seed: int = _says("of initial weights, order, augmentation and dropout")
+
+
+_DIGITS = Recipe(
+    name="digits",
+    source="this project: 1,797 handwritten digits of scikit-learn on two CPU cores in minutes",
+    model="efficientnetv2-b0",
+    epochs=12,
+    batch_size=64,
+    phases=3,
+    image_size_first=34,  # the last stage has 2x2 pixels from 33 on, and so learns all its weights
+    image_size_last=40,
+    image_size_eval=40,
+    magnitude_first=1,
+    magnitude_last=3,
+    mixup_first=0.0,
+    mixup_last=0.1,
+    dropout_first=0.0,
+    dropout_last=0.2,
+    drop_path_rate=0.05,
+    randaugment_layers=1,
+    crop_area_min=0.8,
+    flip=False,
+    label_smoothing=0.05,
+    optimizer="adamw",
+    learning_rate=8e-3,
+    schedule="cosine",
+    warmup_epochs=2,
+    decay_epochs=2.4,
+    weight_decay=0.02,
+    zero_head=True,
+    clip_norm=1.0,
+    ema_decay=0.98,
+    precision="float32",
+    sync_batch_norm=True,
+    steps_per_loop=10,
+    seed=0,
+)
+
+_PHOTOS = replace(
+    _DIGITS,
+    name="photos",
+    source="this project: a few thousand photos in class folders, from scratch, on any machine",
+    epochs=60,
+    phases=4,
+    image_size_first=64,
+    image_size_last=128,
+    image_size_eval=160,
+    magnitude_first=5,
+    magnitude_last=10,
+    mixup_last=0.2,
+    dropout_first=0.1,
+    dropout_last=0.3,
+    drop_path_rate=0.2,
+    randaugment_layers=2,
+    crop_area_min=0.25,
+    flip=True,
+    label_smoothing=0.1,
+    learning_rate=4e-3,
+    warmup_epochs=5,
+    weight_decay=0.05,
+    ema_decay=0.998,
+)
+
+RECIPES = {r.name: r for r in (_DIGITS, _PHOTOS)}
+
+
+def find_recipe(name):
+    """The :class:`Recipe` of that name; ``ValueError`` with the nearest names otherwise."""
+    if name in RECIPES:
+        return RECIPES[name]
+    raise ValueError(unknown("recipe", name, RECIPES))
+
+
+def check(recipe):
+    """Raises ``ValueError`` for a number of a recipe that cannot work, and says what can."""
+    find_variant(recipe.model)
+    for what, value, known in (
+        ("schedule", recipe.schedule, SCHEDULES),
+        ("precision", recipe.precision, PRECISIONS),
+        ("optimizer", recipe.optimizer, OPTIMIZERS),
+    ):
+        if value not in known:
+            raise ValueError(unknown(what, value, known))
+    for what in (
+        "epochs",
+        "batch_size",
+        "phases",
+        "learning_rate",
+        "decay_epochs",
+        "steps_per_loop",
+    ):
+        _at_least(recipe, what, 0, strictly=True)
+    for what in (
+        *("magnitude_first", "magnitude_last", "mixup_first", "mixup_last", "warmup_epochs"),
+        *("weight_decay", "clip_norm", "randaugment_layers"),
+    ):
+        _at_least(recipe, what, 0)
+    for what in ("image_size_first", "image_size_last", "image_size_eval"):
+        _at_least(recipe, what, 32)
+    for what in ("dropout_first", "dropout_last", "drop_path_rate", "label_smoothing", "ema_decay"):
+        if not 0 <= getattr(recipe, what) < 1:
+            raise ValueError(f"{what} {getattr(recipe, what)} is out of range: give one in [0, 1)")
+    if not 0 < recipe.crop_area_min <= 1:
+        raise ValueError(
+            f"crop_area_min {recipe.crop_area_min} is no share of an image: give one in (0, 1]"
+        )
+
+
+def _at_least(recipe, what, least, strictly=False):
+    value = getattr(recipe, what)
+    if value < least or (strictly and value == least):
+        raise ValueError(
+            f"{what} {value} cannot work: give {'more than' if strictly else 'at least'} {least}"
+        )
+
+
+def show(recipe):
+    """The recipe as aligned lines, one field each."""
+    return "\n".join(f"{f.name:<20} {getattr(recipe, f.name)}" for f in fields(recipe))
