@@ -28,6 +28,7 @@ setup(
         "matplotlib",
         "numpy",
         "pillow",
+        "tensorboard",  # TensorFlow 2.21 no longer brings it
         "tqdm",
     ],
     extras_require={

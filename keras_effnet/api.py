@@ -3,9 +3,12 @@
 """
 
 import numbers
+from dataclasses import replace
 
+from keras_effnet import weights as weight_files
 from keras_effnet.plan import plan
 from keras_effnet.variants import Variant, find_variant
+from keras_effnet.weight_sets import WeightSet, default_preprocessing
 
 # Below it the last stages have less than one pixel; keras.applications' limit too.
 MIN_IMAGE_SIZE = 32
@@ -20,19 +23,25 @@ _ARGUMENTS = """
 
     Args:
         include_top: whether to end in the classifier (average pooling, dropout, dense).
-        weights: None for random weights, "imagenet", or the path of a ``.keras``, ``.weights.h5``
-            or ``.h5`` file.
+        weights: None for random weights; a released set (``list_weights(variant)``, e.g.
+            "imagenet"); "auto" for the one with the best published top-1; or the path of a
+            ``.keras``, ``.weights.h5`` or ``.h5`` file. Another class count gets a new classifier
+            (with a warning), 21,843 and 1,001 classes are mapped to 1,000, and the stem is adapted
+            to other channel counts.
         input_tensor: a Keras tensor to build upon instead of a new input.
         input_shape: (height, width, channels); height and width may be None, also with the
-            classifier. Default: the variant's own size with it, (None, None, 3) without.
+            classifier. Default: the size that its weights were evaluated at with it, and any size
+            without.
         pooling: without the classifier: None for feature maps, "avg" or "max" for vectors.
         classes: width of the classifier.
         classifier_activation: "softmax", None for logits, or any Keras activation.
-        include_preprocessing: whether the model normalises pixels itself; without it, give what
-            `normalization` of the variant's row would make of them.
+        include_preprocessing: whether the model normalises pixels itself, as the weights need it;
+            without it, give what `normalization` of the weights' row would make of them.
         name: of the model; any.
         drop_path_rate: stochastic depth's rate at the last block (default: the variant's, 0.2).
         dropout_rate: before the classifier (default: the variant's).
+        preprocessing: a ``Preprocessing``, what ``preprocessing(model)`` shall say of the images
+            (default: what the weights say; then the variant's published evaluation).
 
     Returns:
         A functional ``keras.Model`` of stock layers.
@@ -40,6 +49,7 @@ _ARGUMENTS = """
     Raises:
         ValueError: an argument that cannot work, or weights that do not fit; says which, and what
             would.
+        DownloadError: weights that cannot be had, or are not the published ones.
     """
 
 
@@ -57,6 +67,7 @@ def create_model(
     name=None,
     drop_path_rate=None,
     dropout_rate=None,
+    preprocessing=None,
 ):
     """Builds any variant: `model` is a name of ``list_models()`` or a ``Variant`` of your own.
 
@@ -68,6 +79,9 @@ def create_model(
     """
     variant = model if isinstance(model, Variant) else find_variant(model)
     resolved = plan(variant, drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
+    source = weight_files.find(variant.name, weights)
+    said = source if isinstance(source, WeightSet) else weight_files.contract(source)
+    preprocessing = preprocessing or said.preprocessing or default_preprocessing(variant)
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling {pooling!r} is not known: give None, 'avg' or 'max'")
     if include_top and not (_is_count(classes) and classes >= 1):
@@ -78,12 +92,11 @@ def create_model(
     import keras  # here, so that tables and plans are read without waiting for a framework
 
     from keras_effnet.model import build
-    from keras_effnet.weights import find_weights, load_weights
 
     channels_last = keras.backend.image_data_format() == "channels_last"
     if input_tensor is None:
         if input_shape is None:
-            side = variant.image_size if include_top else None
+            side = preprocessing.image_size if include_top else None
             input_shape = (side, side, 3) if channels_last else (3, side, side)
         input_tensor = keras.Input(shape=_checked("input_shape", input_shape, channels_last))
     elif input_shape is not None:
@@ -97,19 +110,22 @@ def create_model(
         )
     else:
         _checked("input_tensor of shape", tuple(input_tensor.shape)[1:], channels_last)
-    path = find_weights(variant.name, weights, include_top=include_top, classes=classes)
+    path = source
+    if isinstance(source, WeightSet):
+        path = weight_files.fetch(source, resolved, include_top=include_top)
     network = build(
-        resolved,
+        replace(resolved, normalization=said.normalization or resolved.normalization),
         include_top=include_top,
         inputs=input_tensor,
         pooling=pooling,
         classes=int(classes) if include_top else None,
         classifier_activation=classifier_activation,
         include_preprocessing=include_preprocessing,
+        preprocessing=preprocessing,
         name=variant.name if name is None else name,
     )
     if path is not None:
-        load_weights(network, path)
+        weight_files.load(network, path)
     return network
 
 
@@ -160,6 +176,7 @@ def _v1(variant, function, default_name=None):
         include_preprocessing=True,
         drop_path_rate=None,
         dropout_rate=None,
+        preprocessing=None,
     ):
         return create_model(
             variant,
@@ -174,6 +191,7 @@ def _v1(variant, function, default_name=None):
             name=name,
             drop_path_rate=drop_path_rate,
             dropout_rate=dropout_rate,
+            preprocessing=preprocessing,
         )
 
     return _named(constructor, function, variant)
@@ -195,6 +213,7 @@ def _v2(variant, function):
         *,
         drop_path_rate=None,
         dropout_rate=None,
+        preprocessing=None,
     ):
         return create_model(
             variant,
@@ -209,6 +228,7 @@ def _v2(variant, function):
             name=name,
             drop_path_rate=drop_path_rate,
             dropout_rate=dropout_rate,
+            preprocessing=preprocessing,
         )
 
     return _named(constructor, function, variant)

@@ -4,9 +4,10 @@ here.
 Layers are named as in keras.applications, which is how people know them and how weights are found.
 Differences on purpose: one ``normalization`` layer with its constants in the configuration (never
 in the weights), ``padding="same"`` instead of a padding computed from the static size (which is
-wrong where a size turns odd), a ``drop`` layer in every residual block and a ``top_dropout`` even
-at rate 0 (so that the graph does not depend on the rates), and a classifier that computes in
-float32 under every mixed-precision policy.
+wrong where a size turns odd; a plan with symmetric padding gets ``_pad`` layers of a fixed width),
+a ``drop`` layer in every residual block and a ``top_dropout`` even at rate 0 (so that the graph
+does not depend on the rates), and a classifier that computes in float32 under every mixed-precision
+policy.
 """
 
 import keras
@@ -32,15 +33,19 @@ def build(
     classes,
     classifier_activation,
     include_preprocessing,
+    preprocessing,
     name,
 ):
     """A functional ``keras.Model`` of the plan, randomly initialised, from `inputs` (a 4-D Keras
     tensor of images).
+
+    The first layer does nothing; its name says how images are prepared (`preprocessing`), so that
+    every file of the model does.
     """
     axis = -1 if keras.backend.image_data_format() == "channels_last" else 1
     net = _Layers(plan, axis)
 
-    x = inputs
+    x = layers.Activation("linear", name=preprocessing.layer_name)(inputs)
     if include_preprocessing:
         x = _normalization(plan.normalization, channels=inputs.shape[axis], axis=axis)(x)
     x = net.conv_bn(x, "stem_conv", "stem_bn", plan.stem_filters, kernel_size=3, stride=2)
@@ -85,12 +90,19 @@ class _Layers:
             axis=self.axis, momentum=p.bn_momentum, epsilon=p.bn_epsilon, name=name
         )(x)
 
+    def padded(self, x, name, kernel_size, stride):
+        """`x`, and what a convolution of that name shall do about its border."""
+        if stride == 1 or self.plan.padding == "same":  # at stride 1 both are the same
+            return x, "same"
+        return layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x), "valid"
+
     def conv_bn(self, x, conv_name, bn_name, filters, kernel_size=1, stride=1):
+        x, padding = self.padded(x, conv_name, kernel_size, stride)
         x = layers.Conv2D(
             filters,
             kernel_size,
             strides=stride,
-            padding="same",
+            padding=padding,
             use_bias=False,
             kernel_initializer=_CONV_INIT,
             name=conv_name,
@@ -108,13 +120,15 @@ class _Layers:
             )
             x = self.activation(x, f"{b.name}_expand_activation")
         if not fused:
+            name = f"{b.name}_{self.plan.depthwise_name}"
+            x, padding = self.padded(x, name, b.kernel_size, b.stride)
             x = layers.DepthwiseConv2D(
                 b.kernel_size,
                 strides=b.stride,
-                padding="same",
+                padding=padding,
                 use_bias=False,
                 depthwise_initializer=_CONV_INIT,
-                name=f"{b.name}_{self.plan.depthwise_name}",
+                name=name,
             )(x)
             x = self.batch_norm(x, f"{b.name}_bn")
             x = self.activation(x, f"{b.name}_activation")

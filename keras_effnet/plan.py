@@ -49,6 +49,7 @@ class Plan:
     depthwise_name: str
     bn_momentum: float
     bn_epsilon: float
+    padding: str  # "same" | "symmetric"; the two differ in strided convolutions alone
     normalization: Normalization
 
     def __str__(self):
@@ -56,7 +57,8 @@ class Plan:
         lines = [
             f"{self.name}: {len(self.blocks)} blocks, {self.image_size} px, {self.activation}, "
             f"batch-norm momentum {self.bn_momentum} epsilon {self.bn_epsilon}, "
-            f"dropout {self.dropout_rate}",
+            f"dropout {self.dropout_rate}"
+            + ("" if self.padding == "same" else f", {self.padding} padding"),
             f"{'block':<10}{'op':<8}{'kernel':>6}{'stride':>7}{'in':>6}{'expand':>8}{'out':>6}"
             f"{'se':>5}{'drop':>8}  residual",
             f"{'stem':<10}{'conv':<8}{3:>6}{2:>7}{3:>6}{'':>8}{self.stem_filters:>6}",
@@ -124,6 +126,7 @@ def plan(variant, *, drop_path_rate=None, dropout_rate=None):
         depthwise_name=v.family.depthwise_name,
         bn_momentum=v.family.bn_momentum,
         bn_epsilon=v.bn_epsilon,
+        padding=_padding(v.padding),
         normalization=v.normalization,
     )
 
@@ -149,6 +152,12 @@ def _letter(j):
     TensorFlow scope past z.
     """
     return "z" * (j // 26) + chr(97 + j % 26)
+
+
+def _padding(padding):
+    if padding not in ("same", "symmetric"):
+        raise ValueError(f"padding {padding!r} is not known: give 'same' or 'symmetric'")
+    return padding
 
 
 def _rate(what, given, default):

@@ -71,6 +71,7 @@ class Variant:
     head_filters: int = 1280
     drop_path_rate: float = 0.2
     bn_epsilon: float = 1e-3
+    padding: str = "same"  # | "symmetric": as PyTorch pads, kernel_size // 2 on all sides
 
 
 #                name    activation  bn     limit  fixed  depthwise

@@ -1,90 +1,171 @@
-"""Weights: the released files as rows, and loading of any file into a model, by layer name, every
-shape checked.
+"""Weights into a model, by layer name, every shape checked: a released set, or any file.
+
+What a set needs of its images (:mod:`keras_effnet.weight_sets`) travels with it: files written here
+say it, and a model is built to it, so that a path gives the same answers as the set's name.
 """
 
 import collections
+import json
+import logging
 import os
+import pathlib
+import urllib.parse
+import warnings
 import zipfile
 from dataclasses import dataclass
+from typing import Optional
 
 import h5py
-import keras
+import numpy as np
 
-from keras_effnet.variants import unknown
+from keras_effnet import download
+from keras_effnet.cost import cost
+from keras_effnet.labels import label_map
+from keras_effnet.preprocess import Preprocessing, parse
+from keras_effnet.variants import Normalization, unknown
+from keras_effnet.weight_sets import WEIGHT_SETS, best_set, list_weights
+
+_LOG = logging.getLogger("keras_effnet")
+_ENDINGS = (".keras", ".weights.h5", ".h5")
+_CONTRACT = "keras_effnet"  # the attribute of an .h5 file that says what its images must be
 
 
 @dataclass(frozen=True)
-class WeightSet:
-    """The two files of one released weight set; md5 as the publisher gives it."""
+class Contract:
+    """What weights expect of an image; None where it is not known."""
 
-    url: str  # without ".h5" or "_notop.h5"
-    top_md5: str
-    notop_md5: str
-
-
-_V1 = "https://storage.googleapis.com/keras-applications/"
-_V2 = "https://storage.googleapis.com/tensorflow/keras-applications/efficientnet_v2/"
-
-# md5 of the file with the classifier and of the one without, from
-# keras/src/applications/efficientnet{,_v2}.py of Keras 3.15.
-_V1_MD5 = {
-    "efficientnet-b0": ("902e53a9f72be733fc0bcb005b3ebbac", "50bc09e76180e00e4465e1a485ddc09d"),
-    "efficientnet-b1": ("1d254153d4ab51201f1646940f018540", "74c4e6b3e1f6a1eea24c589628592432"),
-    "efficientnet-b2": ("b15cce36ff4dcbd00b6dd88e7857a6ad", "111f8e2ac8aa800a7a99e3239f7bfb39"),
-    "efficientnet-b3": ("ffd1fdc53d0ce67064dc6a9c7960ede0", "af6d107764bb5b1abb91932881670226"),
-    "efficientnet-b4": ("18c95ad55216b8f92d7e70b3a046e2fc", "ebc24e6d6c33eaebbd558eafbeedf1ba"),
-    "efficientnet-b5": ("ace28f2a6363774853a83a0b21b9421a", "38879255a25d3c92d5e44e04ae6cec6f"),
-    "efficientnet-b6": ("165f6e37dce68623721b423839de8be5", "9ecce42647a20130c1f39a5d4cb75743"),
-    "efficientnet-b7": ("8c03f828fec3ef71311cd463b6759d99", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
-}
-_V2_MD5 = {
-    "efficientnetv2-b0": ("21ecbf6da12460d5c40bb2f29ceb2188", "893217f2bb855e2983157299931e43ff"),
-    "efficientnetv2-b1": ("069f0534ff22adf035c89e2d9547a9dc", "0e80663031ca32d657f9caa404b6ec37"),
-    "efficientnetv2-b2": ("424e49f28180edbde1e94797771950a7", "1dfe2e7a5d45b6632553a8961ea609eb"),
-    "efficientnetv2-b3": ("1f1fc43bd98a6e4fd8fdfd551e02c7a0", "f6abf7b5849ac99a89b50dd3fd532856"),
-    "efficientnetv2-s": ("e1d88a8495beba45748fedd0cecbe016", "af0682fb74e8c54910f2d4393339c070"),
-    "efficientnetv2-m": ("a3bf6aa3276309f4fc6a34aa114c95cd", "1b8dc055df72dde80d614482840fe342"),
-    "efficientnetv2-l": ("27e6d408b53c7ebc868fefa357689935", "b0b66b5c863aef5b46e8608fe1711615"),
-}
-
-# (variant, set) -> files. "imagenet" is keras.applications' set: V1 trained with AutoAugment, V2
-# from scratch, both on ImageNet-1k alone.
-WEIGHT_SETS = {
-    **{(v, "imagenet"): WeightSet(_V1 + v.replace("-", ""), *md5) for v, md5 in _V1_MD5.items()},
-    **{(v, "imagenet"): WeightSet(_V2 + v, *md5) for v, md5 in _V2_MD5.items()},
-}
+    preprocessing: Optional[Preprocessing]
+    normalization: Optional[Normalization]
 
 
-def find_weights(variant, weights, *, include_top, classes):
-    """The path of a weights file: None stays None, a set is downloaded, a path must exist.
+def find(variant, weights):
+    """What `weights` means for a variant's name: None, a ``WeightSet``, or a path. Fetches
+    nothing.
 
-    Raises ``ValueError`` for an unknown set, a set whose classifier has another width, or a path
-    that is not there.
+    Raises ``ValueError`` for an unknown set and a path that is not there.
     """
     if weights is None:
         return None
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(f"weights {weights!r} is neither None, nor a set's name, nor a path")
     weights = os.fspath(weights)
-    row = WEIGHT_SETS.get((variant, weights))
-    if row is None:
-        if os.path.isfile(weights):
-            return weights
-        sets = [s for v, s in WEIGHT_SETS if v == variant]
-        known = unknown("weights", weights, sets) if sets else f"Unknown weights {weights!r}."
-        raise ValueError(
-            f"{known} ({variant} has {len(sets)} released sets here, and no file has that name.) "
-            "Give weights=None for random weights, or a path: .keras, .weights.h5 or .h5"
-        )
-    if include_top and classes != 1000:
-        raise ValueError(
-            f"weights={weights!r} has 1000 classes and classes={classes} was asked for: build with "
-            "include_top=False and put a classifier of your own on top, or take weights=None"
-        )
-    suffix, md5 = (".h5", row.top_md5) if include_top else ("_notop.h5", row.notop_md5)
-    return keras.utils.get_file(
-        os.path.basename(row.url) + suffix, row.url + suffix, cache_subdir="models", file_hash=md5
+    sets = list_weights(variant)
+    if weights == "auto" and sets:
+        row = best_set(variant)
+        _LOG.info("%s: weights='auto' takes %r", variant, row.name)
+        return row
+    if weights in sets:
+        return WEIGHT_SETS[variant, weights]
+    if os.path.isfile(weights):
+        return pathlib.Path(weights)
+    known = (
+        unknown("weights", weights, ["auto", *sets]) if sets else f"Unknown weights {weights!r}."
     )
+    raise ValueError(
+        f"{known} ({variant} has {len(sets)} released sets, and no file has that name.) "
+        "Give weights=None for random weights, or a path: .keras, .weights.h5 or .h5"
+    )
+
+
+def fetch(row, plan, *, include_top=True):
+    """The path of a released set's file, downloaded at the first time; archives of TensorFlow
+    checkpoints are converted at the first time (which takes TensorFlow).
+
+    `plan` is the variant's. Raises ``DownloadError`` when the file cannot be had or is not the
+    published one.
+    """
+    headless = row.notop_url is not None and not include_top
+    url, md5 = (row.notop_url, row.notop_md5) if headless else (row.url, row.md5)
+    folder = download.cache_folder()
+    if url.endswith(".h5"):  # where Keras itself would look for it
+        return download.fetch(url, folder / url.rsplit("/", 1)[-1], md5=md5)
+    archive = folder / "keras_effnet" / urllib.parse.urlsplit(url).path.lstrip("/")
+    converted = archive.with_name(archive.name.split(".")[0] + ".h5")
+    if not download.intact(converted):
+        archive = download.fetch(url, archive, md5=md5)
+        _convert(archive, converted, row, plan)
+    return converted
+
+
+def _convert(archive, converted, row, plan):
+    from keras_effnet.porting import checkpoint  # here: porting reads other projects' files
+
+    # weights, their averages, and the optimizer's slots, in float32; and the graph's definition
+    limit = 6 * 4 * cost(plan, classes=row.classes).parameters + (256 << 20)
+    with download.temporary_beside(converted) as folder:
+        download.unpack(archive, folder / "checkpoint", limit=limit)
+        found = sorted((folder / "checkpoint").rglob("*.index"))
+        if len(found) != 1:
+            raise ValueError(
+                f"{archive} holds {len(found)} checkpoints, one is expected: delete it and try "
+                "again"
+            )
+        stored = checkpoint.read(str(found[0].with_suffix("")), plan)
+        write(folder / "new.h5", stored, Contract(row.preprocessing, row.normalization))
+        os.replace(folder / "new.h5", converted)
+    download.record(converted)
+
+
+def contract(path):
+    """The :class:`Contract` that a file states: its own attribute, or a whole model's layers."""
+    if path is None:
+        return Contract(None, None)
+    path = os.fspath(path)
+    if path.endswith(".keras"):
+        try:
+            with zipfile.ZipFile(path) as file:
+                config = json.loads(file.read("config.json"))
+        except (zipfile.BadZipFile, KeyError, ValueError):
+            return Contract(None, None)  # read() says what is wrong with it
+        return _of_layers(config)
+    try:
+        with h5py.File(path, "r") as file:
+            if _CONTRACT in file.attrs:
+                said = json.loads(file.attrs[_CONTRACT])
+                return Contract(
+                    parse(said["preprocessing"]),
+                    Normalization(tuple(said["mean"]), tuple(said["std"])),
+                )
+            return _of_layers(json.loads(file.attrs.get("model_config", "{}")))
+    except OSError:
+        return Contract(None, None)
+
+
+def _of_layers(config):
+    """The contract in a model's configuration, however deep its layers are nested."""
+    preprocessing = normalization = None
+    todo = [config]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict):
+            name = item.get("name") or ""
+            preprocessing = (parse(name) if isinstance(name, str) else None) or preprocessing
+            if name == "normalization" and item.get("mean") and item.get("variance"):
+                mean, variance = (np.ravel(item[k]) for k in ("mean", "variance"))
+                if len(mean) == 3:
+                    normalization = Normalization(
+                        tuple(float(m) for m in mean),
+                        tuple(round(float(v) ** 0.5, 6) for v in variance),
+                    )
+            todo.extend(item.values())
+        elif isinstance(item, list):
+            todo.extend(item)
+    return Contract(preprocessing, normalization)
+
+
+def load(model, path):
+    """Loads a file into a model as ``create_model`` does: as :func:`load_weights`, but a classifier
+    of another class count and a stem of other channels are adapted.
+
+    - A classifier of 1,001 or 21,843 classes gives its columns for ImageNet's 1,000 to a model of
+      1,000 classes; where the counts differ otherwise, or the file has none, the model keeps its
+      random one, and a ``UserWarning`` says so. A model without one leaves it in the file.
+    - A stem for RGB gives a model of one channel the sum over RGB, and of n channels the RGB
+      kernels in turn, times 3 / n (as timm does): grey images then excite it as before.
+    """
+    stored = read(path, model)
+    adapted = _adapt_head(model, _adapt_stem(model, stored), path)
+    assign(model, adapted, path)
 
 
 def load_weights(model, path):
@@ -94,30 +175,138 @@ def load_weights(model, path):
     the model keeps its weights then. Normalisation constants in a file are ignored: they are data
     of the model, not weights.
     """
-    path = os.fspath(path)
-    stored = _read(path, model)
-    wanted = {layer.name: layer for layer in model.layers if layer.weights}
-    problems = [f"{name} is missing" for name in wanted if name not in stored]
-    problems += [f"{name} is left over" for name in stored if name not in wanted]
-    for name in wanted.keys() & stored.keys():
-        have, want = [a.shape for a in stored[name]], [tuple(w.shape) for w in wanted[name].weights]
-        if have != want:
-            problems.append(f"{name} has shapes {have}, not {want}")
+    assign(model, read(path, model), path)
+
+
+def assign(model, stored, source):
+    """Sets a model's weights from {layer name: arrays}, all or none; `source` is named in errors.
+
+    Raises ``ValueError`` that names every layer which is missing, left over or of another shape.
+    """
+    problems = _differences(model, stored)
     if problems:
         raise ValueError(
-            f"{path} does not fit {model.name}: {len(problems)} differences: "
-            + "; ".join(sorted(problems))
+            f"{source} does not fit {model.name}: {len(problems)} differences: "
+            + "; ".join(problems)
         )
-    for name, layer in wanted.items():
+    for name, layer in _weighted(model).items():
         layer.set_weights(stored[name])
 
 
-def _read(path, model):
-    """{layer name: arrays} of a file; `model` names the layers where the file does not."""
+def _weighted(model):
+    return {layer.name: layer for layer in model.layers if layer.weights}
+
+
+def _differences(model, stored):
+    wanted = _weighted(model)
+    problems = [f"{name} is missing" for name in wanted if name not in stored]
+    problems += [f"{name} is left over" for name in stored if name not in wanted]
+    for name in wanted.keys() & stored.keys():
+        have = [tuple(a.shape) for a in stored[name]]
+        want = [tuple(w.shape) for w in wanted[name].weights]
+        if have != want:
+            problems.append(f"{name} has shapes {have}, not {want}")
+    return sorted(problems)
+
+
+def _adapt_head(model, stored, path):
+    head = _weighted(model).get("predictions")
+    have = stored.get("predictions")
+    rest = {name: arrays for name, arrays in stored.items() if name != "predictions"}
+    if head is None:
+        return rest
+    want = [tuple(w.shape) for w in head.weights]
+    if have is not None and [a.shape for a in have] == want:
+        return stored
+    if have is not None and have[0].shape[:1] != want[0][:1]:
+        return stored  # another network's: assign() says so
+    classes = want[0][1]
+    index = label_map(have[0].shape[1]) if have is not None and classes == 1000 else None
+    if index is not None:
+        _LOG.info("%s: %d of its classes are ImageNet's 1,000", path, have[0].shape[1])
+        return {**rest, "predictions": _columns(have, index)}
+    if not _differences(model, {**stored, "predictions": head.get_weights()}):
+        why = "has no classifier" if have is None else f"has {have[0].shape[1]} classes"
+        warnings.warn(
+            f"{path} {why}: the classifier of {classes} classes starts at random, so train it "
+            "before you use it",
+            UserWarning,
+            stacklevel=4,
+        )
+        return {**rest, "predictions": head.get_weights()}
+    return stored
+
+
+def _columns(head, index):
+    """A classifier of the given columns; one that is -1 never wins."""
+    kernel, bias = head
+    index = np.array(index)
+    absent = index < 0
+    kernel, bias = kernel[:, index], bias[index]
+    kernel[:, absent] = 0
+    bias[absent] = bias[~absent].min() - 10
+    return [kernel, bias]
+
+
+def _adapt_stem(model, stored):
+    stem = _weighted(model).get("stem_conv")
+    have = stored.get("stem_conv")
+    if stem is None or have is None or have[0].ndim != 4:
+        return stored
+    kernel = have[0]
+    channels = tuple(stem.weights[0].shape)[2]
+    if kernel.shape[2] != 3 or channels == 3:
+        return stored
+    if channels == 1:
+        adapted = kernel.sum(axis=2, keepdims=True)
+    else:
+        adapted = kernel[:, :, np.arange(channels) % 3] * (3 / channels)
+    _LOG.info("%s: its stem takes %d channels, made of RGB's", model.name, channels)
+    return {**stored, "stem_conv": [adapted.astype(kernel.dtype), *have[1:]]}
+
+
+def write(path, stored, contract):
+    """Writes {layer name: arrays} as an ``.h5`` file of keras.applications' layout, with the
+    :class:`Contract` of its images.
+    """
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in stored]
+        file.attrs["backend"] = b"keras_effnet"
+        file.attrs[_CONTRACT] = json.dumps(
+            {
+                "preprocessing": contract.preprocessing.layer_name,
+                "mean": contract.normalization.mean,
+                "std": contract.normalization.std,
+            }
+        )
+        for name, arrays in stored.items():
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [b"%d" % i for i in range(len(arrays))]
+            for i, array in enumerate(arrays):
+                group.create_dataset(str(i), data=array)
+
+
+def read(path, model):
+    """{layer name: arrays} of a file, without normalisation constants; `model` names the layers
+    where the file does not.
+
+    Raises ``ValueError`` for a file that is truncated or of another format.
+    """
+    path = os.fspath(path)
+    if not path.endswith(_ENDINGS):
+        raise ValueError(
+            f"{path} does not end in {', '.join(_ENDINGS)}. Checkpoints of other projects are "
+            "converted first: effnet port --help"
+        )
     if path.endswith(".keras"):
         if not zipfile.is_zipfile(path):
             raise ValueError(f"{path} is not a .keras file (truncated, or of another format)")
-        source = keras.saving.load_model(path, compile=False)
+        import keras  # here: the tables of weights are read without a framework
+
+        try:
+            source = keras.saving.load_model(path, compile=False)  # safe mode: no code is run
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read as a .keras file: {error}") from error
         return {
             layer.name: layer.get_weights()
             for layer in source.layers
@@ -131,15 +320,23 @@ def _read(path, model):
         ) from error
     with file:
         root = file.get("model_weights", file)
-        if "layer_names" not in root.attrs:
-            return _read_numbered(root.get("layers", {}), model)
-        stored = {}
-        for name in map(_text, root.attrs["layer_names"]):
-            group = root[name]
-            arrays = [group[_text(w)][()] for w in group.attrs["weight_names"]]
-            if arrays and not _constant(name):
-                stored[name] = arrays
-        return stored
+        try:
+            if "layer_names" not in root.attrs:
+                return _read_numbered(root.get("layers", {}), model)
+            return _read_named(root)
+        except (OSError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged, or of another format: {error}") from error
+
+
+def _read_named(root):
+    """The legacy layout: a group a layer, its arrays in the order of an attribute."""
+    stored = {}
+    for name in map(_text, root.attrs["layer_names"]):
+        group = root[name]
+        arrays = [group[_text(w)][()] for w in group.attrs["weight_names"]]
+        if arrays and not _constant(name):
+            stored[name] = arrays
+    return stored
 
 
 # What Keras calls a class's layers in a ".weights.h5".

@@ -7,6 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 
+from keras_effnet.preprocess import preprocessing
 from keras_effnet.variants import unknown
 from tflite import graph
 from tflite.calibrate import calibrate, require_images
@@ -92,9 +93,21 @@ def convert(
     if mode == "float32" and calibration is not None:
         raise ValueError("mode 'float32' takes no calibration images; leave them out, or take int8")
 
+    try:
+        contract = preprocessing(model)
+    except ValueError:
+        contract = None  # of others' making: a phone's stretch
+    else:
+        say(f"Images: {contract}")
+
     def load(source, limit=None):
         found = load_images(
-            source, (height, width), class_names=class_names, limit=limit, max_corrupt=max_corrupt
+            source,
+            (height, width),
+            preprocessing=contract,
+            class_names=class_names,
+            limit=limit,
+            max_corrupt=max_corrupt,
         )
         labels = found.labels
         folders = found.class_names

@@ -1,17 +1,19 @@
 """Images for calibration and verification: from a folder, an .npz file or an array, in the form
-that a phone gives them to the model: uint8 RGB, stretched bilinearly to the model's size.
+that a phone gives them to the model: uint8 RGB, prepared as the model says, or else stretched.
 
-The stretch is MediaPipe's (``cv2.resize`` with INTER_LINEAR: no crop, no antialias), to within one
-grey level; and ``tf.image.resize``'s. EXIF rotation is ignored, as in training. No TensorFlow.
+A bilinear stretch is MediaPipe's (``cv2.resize`` with INTER_LINEAR: no crop, no antialias), to
+within one grey level; and ``tf.image.resize``'s. EXIF rotation is ignored, as in training. No
+TensorFlow.
 """
 
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from keras_effnet.preprocess import preprocess, resize
 from keras_effnet.variants import unknown
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")  # as in training
@@ -29,14 +31,18 @@ class ImageSet:
     source: str  # for reports: "photos/ (512 of 2,000 images, 10 classes)"
 
 
-def load_images(source, image_size, *, class_names=None, limit=None, max_corrupt=10):
+def load_images(
+    source, image_size, *, preprocessing=None, class_names=None, limit=None, max_corrupt=10
+):
     """An :class:`ImageSet` of uint8 images (n, height, width, 3), always in the same order.
 
     Args:
         source: a folder of images, or of one folder a class (sorted names are the classes); an
             .npz file with ``images`` and, if known, ``labels``; an array (n, height, width, 1 or 3)
             with values in [0, 255]; or a pair (images, labels).
-        image_size: (height, width) to stretch to.
+        image_size: (height, width) of the model.
+        preprocessing: a ``keras_effnet.Preprocessing``, how the model's images are cropped and
+            resized; None stretches them.
         class_names: the model's classes in order; class folders are looked up among them.
         limit: at most so many images, spread evenly over the whole (all classes of a folder).
         max_corrupt: so many files that cannot be decoded are skipped, and named; one more raises.
@@ -46,12 +52,16 @@ def load_images(source, image_size, *, class_names=None, limit=None, max_corrupt
             labels that do not fit, too many corrupt files.
     """
     height, width = image_size[:2]
+
+    def prepare(image):
+        return _prepared(image, height, width, preprocessing)
+
     if limit is not None and limit < 1:
         raise ValueError(f"a limit of {limit} images leaves none: give 1 or more, or None")
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         if os.path.isdir(path):
-            return _from_folder(path, height, width, class_names, limit, max_corrupt)
+            return _from_folder(path, prepare, class_names, limit, max_corrupt)
         if not path.endswith(".npz") or not os.path.isfile(path):
             raise ValueError(
                 f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
@@ -62,27 +72,14 @@ def load_images(source, image_size, *, class_names=None, limit=None, max_corrupt
     else:
         images, labels = source if isinstance(source, (tuple, list)) else (source, None)
         name = "array"
-    return _from_arrays(name, images, labels, height, width, limit)
+    return _from_arrays(name, images, labels, prepare, limit)
 
 
-def resize(image, height, width):
-    """An image (h, w, channels), uint8, stretched to uint8 (height, width, channels): bilinear,
-    half-pixel centres, no antialias.
-
-    >>> resize(np.array([[[0], [100]]], np.uint8), 1, 4)[0, :, 0].tolist()
-    [0, 25, 75, 100]
-    """
-    out = image
-    for axis, size in ((0, height), (1, width)):
-        have = image.shape[axis]
-        if have == size:
-            continue
-        at = np.clip((np.arange(size) + 0.5) * (have / size) - 0.5, 0, have - 1)
-        low = at.astype(np.int64)
-        share = (at - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        high = np.minimum(low + 1, have - 1)
-        out = out.take(low, axis) * (1 - share) + out.take(high, axis) * share
-    return out if out is image else np.rint(out).astype(np.uint8)
+def _prepared(image, height, width, contract):
+    """uint8 (height, width, 3), as the model's weights need it; stretched if they say nothing."""
+    if contract is None or height != width:
+        return resize(image, height, width)
+    return preprocess(image, replace(contract, image_size=height))
 
 
 def _spread(count, limit):
@@ -97,7 +94,7 @@ def _describe(name, used, total, classes=None):
     return f"{name} ({of}{f', {classes} classes' if classes else ''})"
 
 
-def _from_folder(folder, height, width, class_names, limit, max_corrupt):
+def _from_folder(folder, prepare, class_names, limit, max_corrupt):
     paths, names = _find(folder)
     labels = None
     if names is not None:
@@ -111,7 +108,7 @@ def _from_folder(folder, height, width, class_names, limit, max_corrupt):
     images, kept, skipped = [], [], []
     for index in chosen:
         try:
-            images.append(resize(_decode(paths[index]), height, width))
+            images.append(prepare(_decode(paths[index])))
             kept.append(index)
         except _CORRUPT as error:
             skipped.append(paths[index])
@@ -197,7 +194,7 @@ def _read_npz(path):
     return arrays["images"], arrays.get("labels")
 
 
-def _from_arrays(name, images, labels, height, width, limit):
+def _from_arrays(name, images, labels, prepare, limit):
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.shape[0]:
         raise ValueError(
@@ -225,7 +222,7 @@ def _from_arrays(name, images, labels, height, width, limit):
     if pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
     return ImageSet(
-        np.stack([resize(image, height, width) for image in pixels]),
+        np.stack([prepare(image) for image in pixels]),
         None if labels is None else labels[chosen].astype(np.int64),
         None,
         (),

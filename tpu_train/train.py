@@ -18,7 +18,8 @@ import keras
 import tensorflow as tf
 
 from keras_effnet.api import create_model
-from tpu_train import ema, noise, optimizer, recipes
+from keras_effnet.preprocess import Preprocessing
+from tpu_train import noise, optimizer, recipes
 from tpu_train.curves import plot_curves
 from tpu_train.data import training_batches
 from tpu_train.devices import describe
@@ -26,6 +27,7 @@ from tpu_train.evaluate import make_evaluation
 from tpu_train.phases import phases as make_phases
 from tpu_train.progress import Progress
 from tpu_train.schedule import learning_rate
+from tpu_train.step import State, graph_rewriting, traced_steps
 
 _FILES = ("model.keras", "labels.txt", "recipe.json", "metrics.jsonl", "curves.png", "tensorboard")
 
@@ -127,7 +129,7 @@ def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, s
         net, averaged = (
             noise.training_clone(network, sync_batch_norm=recipe.sync_batch_norm) for _ in range(2)
         )
-        state = _State.of(net, averaged, optimizer.OPTIMIZERS[recipe.optimizer])
+        state = State.of(net, averaged, optimizer.OPTIMIZERS[recipe.optimizer])
     evaluate = make_evaluation(
         strategy,
         {"averaged": averaged, "raw": net},
@@ -137,7 +139,7 @@ def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, s
     )
 
     results = []
-    with contextlib.closing(Progress(output, stream)) as progress, _graph_rewriting(strategy):
+    with contextlib.closing(Progress(output, stream)) as progress, graph_rewriting(strategy):
         _write_recipe(os.path.join(output, "recipe.json"), recipe, all_phases, training)
         progress.say(
             f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
@@ -161,47 +163,6 @@ def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, s
     return result
 
 
-@contextlib.contextmanager
-def _graph_rewriting(strategy):
-    """Off on a CPU, where it takes longer (18 s a phase for V2-B0) than it gives back (nothing)."""
-    before = tf.config.optimizer.get_experimental_options()
-    if "CPU" in strategy.extended.worker_devices[0].upper():
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
-
-
-@dataclass(frozen=True)
-class _State:
-    """The variables that a step changes, all of them plain tf.Variables of the strategy."""
-
-    rule: optimizer.Rule
-    trainable: list
-    decayed: list  # which of them have weight decay
-    slots: list
-    weights: list
-    averages: list
-
-    @classmethod
-    def of(cls, net, averaged, rule):
-        trainable = [_variable(v) for v in net.trainable_variables]
-        return cls(
-            rule=rule,
-            trainable=trainable,
-            decayed=[optimizer.decays(getattr(v, "path", v.name)) for v in net.trainable_variables],
-            slots=optimizer.create_slots(rule, trainable),
-            weights=[_variable(v) for v in net.weights],
-            averages=[_variable(v) for v in averaged.weights],
-        )
-
-
-def _variable(weight):
-    """The tf.Variable of a Keras weight: Keras 3 wraps it, Keras 2 does not."""
-    return weight if isinstance(weight, tf.Variable) else weight.value
-
-
 def _network(recipe, classes, *, classifier_activation, image_size=None):
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[recipe.precision]
     if classifier_activation:  # what is exported computes in float32
@@ -214,6 +175,7 @@ def _network(recipe, classes, *, classifier_activation, image_size=None):
             input_shape=(image_size, image_size, 3),
             classifier_activation=classifier_activation,
             drop_path_rate=recipe.drop_path_rate,
+            preprocessing=Preprocessing(recipe.image_size_eval, None, "bilinear"),  # as evaluated
         )
     finally:
         keras.mixed_precision.set_global_policy("float32")
@@ -246,7 +208,7 @@ def _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, p
             )
         )
     )
-    run_steps = _traced_steps(
+    run_steps = traced_steps(
         recipe, phase, len(training.classes), strategy, net, state, rate, batches
     )
     step = phase.first_step
@@ -296,95 +258,6 @@ def _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, p
         }
     )
     return result
-
-
-def _traced_steps(recipe, phase, classes, strategy, net, state, rate, batches):
-    """A traced function (iterator, first step, steps) -> sums of (loss, correct, gradient norm).
-
-    New for every phase: rates are read and shapes are fixed when it is traced.
-    """
-    replicas = strategy.num_replicas_in_sync
-
-    @tf.autograph.experimental.do_not_convert  # nothing to convert, and 900 updates to look at
-    def replica_step(batch, step):
-        context = tf.distribute.get_replica_context()
-        # Several workers' iterators forget the batch's size; every step has static shapes.
-        own = recipe.batch_size // replicas
-        batch = {k: tf.ensure_shape(v, [own, *v.shape[1:]]) for k, v in batch.items()}
-        seed = tf.random.experimental.stateless_fold_in(
-            tf.constant([recipe.seed, 0xD09], tf.int32), tf.cast(step, tf.int32)
-        )
-        images, targets = _mix(batch, classes, recipe.label_smoothing, phase.mixup > 0)
-        with (
-            noise.draw(seed, context.replica_id_in_sync_group, replicas),
-            tf.GradientTape() as tape,
-        ):
-            logits = tf.cast(net(images, training=True), tf.float32)
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            # Gradients are summed over the replicas, so that the loss is over the global batch.
-            loss = tf.reduce_sum(losses) / recipe.batch_size
-        gradients = context.all_reduce("SUM", tape.gradient(loss, state.trainable))
-        gradients, norm = optimizer.clip(gradients, recipe.clip_norm)
-        context.merge_call(update, args=(gradients, step))
-        best = tf.argmax(logits, -1, output_type=tf.int32)
-        correct = tf.reduce_sum(tf.cast(best == batch["label"], tf.float32))
-        return tf.stack([loss, correct, norm / replicas])
-
-    def update(strategy, gradients, step):
-        optimizer.apply(
-            strategy,
-            state.rule,
-            state.trainable,
-            gradients,
-            state.slots,
-            state.decayed,
-            rate(_first(strategy, step)),
-            _first(strategy, step),
-            recipe.weight_decay,
-        )
-        ema.update(
-            strategy, state.averages, state.weights, recipe.ema_decay, _first(strategy, step)
-        )
-
-    @tf.function(jit_compile=False)  # a TPU compiles what strategy.run takes; XLA on a CPU is slow
-    def run_steps(batches, first_step, steps):
-        sums = tf.zeros([3])
-        for i in tf.range(steps):
-            sums += strategy.reduce(
-                "SUM", strategy.run(replica_step, args=(next(batches), first_step + i)), axis=None
-            )
-        return sums
-
-    count = tf.TensorSpec([], tf.int64)
-    return run_steps.get_concrete_function(batches, count, count)
-
-
-def _first(strategy, value):
-    return strategy.experimental_local_results(value)[0]
-
-
-def _mix(batch, classes, smoothing, mixup):
-    """(images, soft labels), smoothed, and with `mixup` mixed with the neighbour in the batch."""
-    images = batch["image"]
-    targets = tf.one_hot(batch["label"], classes) * (1 - smoothing) + smoothing / classes
-    if not mixup:
-        return images, targets
-    images = tf.cast(images, tf.float32)
-    share = batch["mix"]
-    return (
-        _towards(images, _neighbour(images), share[:, None, None, None]),
-        _towards(targets, _neighbour(targets), share[:, None]),
-    )
-
-
-def _towards(own, other, share):
-    return share * own + (1 - share) * other
-
-
-def _neighbour(values):
-    """Each pair of a batch swapped."""
-    shape = values.shape
-    return tf.reshape(tf.reverse(tf.reshape(values, [-1, 2, *shape[1:]]), [1]), shape)
 
 
 def _line(r, phases):

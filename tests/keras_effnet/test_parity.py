@@ -29,6 +29,7 @@ THEIRS_ALONE = re.compile(
 )
 OURS_ALONE = re.compile(
     r"normalization"
+    r"|preprocessing_\w+(\.\w+)*"  # says how images are prepared, and does nothing
     r"|block1a_drop"  # rate 0: theirs leaves the layer out, and the graph depends on the rate
 )
 

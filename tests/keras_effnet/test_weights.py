@@ -1,6 +1,4 @@
 import dataclasses
-import hashlib
-import importlib
 import re
 
 import numpy as np
@@ -153,12 +151,26 @@ def test_an_hdf5_file_without_weights_is_refused(mine, tmp_path, refuses):
     refuses(mine, tmp_path / "x.h5", "stem_conv is missing")
 
 
+def test_another_kind_of_file_is_told_where_to_go(mine, tmp_path, refuses):
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    refuses(mine, tmp_path / "x.safetensors", "effnet port")
+
+
+def test_a_tampered_file_is_refused(mine, tmp_path, refuses, write_legacy_h5):
+    import h5py
+
+    write_legacy_h5(mine, tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["stem_conv"]
+    refuses(mine, tmp_path / "x.h5", "damaged")
+
+
 @pytest.mark.parametrize(
     ("variant", "weights", "said"),
     [
         ("efficientnet-b0", "imagenett", "Did you mean 'imagenet'"),
         ("efficientnet-b0", "nothing/here.h5", "no file has that name"),
-        ("efficientnet-l2", "imagenet", "0 released sets"),
+        ("efficientnet-l2", "imagenet", "2 released sets"),
         ("efficientnet-b0", True, "weights True is neither"),
         ("efficientnet-b0", 5, "weights 5 is neither"),
     ],
@@ -168,77 +180,72 @@ def test_unknown_weights_are_told_with_the_way_out(keras, variant, weights, said
         create_model(variant, weights=weights)
 
 
-def test_every_released_file_is_keras_applications_with_its_hash(keras):
-    from keras_effnet.weights import WEIGHT_SETS
-
-    assert len(WEIGHT_SETS) == 15
-    modules = {
-        v1: importlib.import_module("keras.src.applications.efficientnet" + ("" if v1 else "_v2"))
-        for v1 in (True, False)
-    }
-    for (variant, name), row in WEIGHT_SETS.items():
-        assert name == "imagenet"
-        v1 = "v2" not in variant
-        hashes = modules[v1].WEIGHTS_HASHES[variant[-2:]]
-        assert (row.top_md5, row.notop_md5) == tuple(hashes)
-        assert row.url == modules[v1].BASE_WEIGHTS_PATH + (
-            variant.replace("-", "") if v1 else variant
-        )
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_another_class_count_keeps_the_body_and_says_that_the_head_is_new(
+    mine, tiny, layout, tame, tmp_path, write_legacy_h5
+):
+    tame(mine)
+    path = _write(mine, tmp_path / layout, write_legacy_h5)
+    with pytest.warns(UserWarning, match=r"has 5 classes: the classifier of 7 classes starts at"):
+        other = create_model(tiny, classes=7, weights=path)
+    assert other.output_shape == (None, 7)
+    assert np.abs(other.get_layer("predictions").get_weights()[0]).max() > 0
+    for a, b in zip(other.get_weights()[:-2], mine.get_weights()[:-2]):
+        np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture
-def released(keras, tiny, tame, tmp_path, monkeypatch, write_legacy_h5):
-    """A weight set of the TINY variant on a file:// server, with an empty cache of its own."""
-    from keras_effnet.weights import WEIGHT_SETS, WeightSet
-
-    server = tmp_path / "server"
-    cache = tmp_path / "cache"
-    for folder in (server, cache):  # without its cache Keras would take /tmp/.keras instead
-        folder.mkdir()
-    whole, headless = create_model(tiny), create_model(tiny, include_top=False)
-    for model in (whole, headless):
-        tame(model)
-    write_legacy_h5(whole, server / "tiny.h5")
-    write_legacy_h5(headless, server / "tiny_notop.h5")
-    md5 = [hashlib.md5((server / f"tiny{s}.h5").read_bytes()).hexdigest() for s in ("", "_notop")]
-    monkeypatch.setitem(WEIGHT_SETS, ("tiny", "own"), WeightSet((server / "tiny").as_uri(), *md5))
-    get_file = keras.utils.get_file
-
-    def cached(*args, **kwargs):
-        return get_file(*args, cache_dir=str(cache), **kwargs)
-
-    monkeypatch.setattr(keras.utils, "get_file", cached)
-    return whole, headless, server
+def test_a_headless_file_gives_a_classifier_at_random_and_says_so(
+    tiny, tame, tmp_path, write_legacy_h5
+):
+    headless = create_model(tiny, include_top=False)
+    write_legacy_h5(headless, tmp_path / "x.h5")
+    with pytest.warns(UserWarning, match="has no classifier"):
+        create_model(tiny, classes=3, weights=tmp_path / "x.h5")
 
 
-def test_a_released_set_is_downloaded_checked_and_loaded(keras, released, tiny, images):
-    whole, headless, _ = released
-    x = images(32)
-    np.testing.assert_array_equal(
-        _numbers(create_model(tiny, weights="own")(x)), _numbers(whole(x))
+def test_a_headless_model_leaves_the_classifier_in_the_file(mine, tiny, tmp_path, write_legacy_h5):
+    write_legacy_h5(mine, tmp_path / "x.h5")
+    headless = create_model(tiny, include_top=False, weights=tmp_path / "x.h5")
+    for a, b in zip(headless.get_weights(), mine.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("stored", "index", "ours"), [(1001, 5, 4), (21843, 368, 1)])
+def test_a_classifier_of_1001_or_21843_is_mapped_to_the_1000(
+    keras, tiny, stored, index, ours, images, tmp_path, write_legacy_h5
+):
+    source = create_model(tiny, classes=stored, classifier_activation=None)
+    write_legacy_h5(source, tmp_path / "x.h5")
+    model = create_model(tiny, classifier_activation=None, weights=tmp_path / "x.h5")
+    have, want = _numbers(model(images(32))), _numbers(source(images(32)))
+    np.testing.assert_allclose(have[:, ours], want[:, index], atol=1e-5)
+    if stored == 21843:  # teddy bear is not among them, and shall not win
+        assert (have[:, 850] < np.delete(have, 850, axis=1).min(axis=1)).all()
+
+
+def test_a_grey_stem_answers_as_the_coloured_one_did_of_grey_images(
+    mine, tiny, images, tame, tmp_path, write_legacy_h5
+):
+    tame(mine)
+    write_legacy_h5(mine, tmp_path / "x.h5")
+    grey = create_model(tiny, classes=5, input_shape=(32, 32, 1), weights=tmp_path / "x.h5")
+    six = create_model(tiny, classes=5, input_shape=(32, 32, 6), weights=tmp_path / "x.h5")
+    kernel = mine.get_layer("stem_conv").get_weights()[0]
+    np.testing.assert_allclose(
+        grey.get_layer("stem_conv").get_weights()[0][:, :, 0], kernel.sum(axis=2), rtol=1e-6
     )
-    loaded = create_model(tiny, weights="own", include_top=False)
-    np.testing.assert_array_equal(_numbers(loaded(x)), _numbers(headless(x)))
+    np.testing.assert_allclose(
+        six.get_layer("stem_conv").get_weights()[0],
+        np.concatenate([kernel, kernel], axis=2) / 2,
+        rtol=1e-6,
+    )
 
 
-def test_a_download_with_the_wrong_hash_raises_and_is_not_used(keras, released, tiny):
-    *_, server = released
-    (server / "tiny.h5").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"(?i)hash|corrupted"):
-        create_model(tiny, weights="own")
-
-
-def test_a_failed_download_raises_instead_of_giving_random_weights(keras, released, tiny):
-    *_, server = released
-    (server / "tiny.h5").unlink()
-    with pytest.raises(Exception, match=r"tiny\.h5"):
-        create_model(tiny, weights="own")
-
-
-def test_a_set_of_1000_classes_is_refused_for_another_count(keras, released, tiny):
-    with pytest.raises(ValueError, match="classes=10"):
-        create_model(tiny, weights="own", classes=10)
-    assert create_model(tiny, weights="own", include_top=False, classes=10).output_shape[-1] == 32
+def test_a_wrong_variant_is_not_adapted_but_refused(mine, tiny, tmp_path, write_legacy_h5):
+    write_legacy_h5(mine, tmp_path / "x.h5")
+    wider = dataclasses.replace(tiny, name="wider", width=2.0)
+    with pytest.raises(ValueError, match="stem_conv has shapes"):
+        create_model(wider, classes=3, weights=tmp_path / "x.h5")
 
 
 def _write(model, path, write_legacy_h5):

@@ -1,0 +1,40 @@
+"""``effnet``: what there is, what it costs, and what a network says of an image."""
+
+import argparse
+import sys
+
+from keras_effnet.cli import predict, tables
+
+# command -> (what it is for, its arguments, what it does)
+_COMMANDS = {
+    "models": (
+        "the table of all variants: size, parameters, multiply-adds, published top-1",
+        tables.add_pattern,
+        tables.models,
+    ),
+    "plan": ("every block of one variant, resolved", tables.add_name, tables.blocks),
+    "weights": (
+        "the table of all released weight sets: what they expect, what they scored",
+        tables.add_pattern,
+        tables.weights,
+    ),
+    "predict": ("what a network sees in images", predict.add_arguments, predict.run),
+}
+
+
+def main(argv=None):
+    """Runs one command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="effnet",
+        description="EfficientNet V1, V2 and Lite: what there is, and what it is made of.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (purpose, add_arguments, _) in _COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=purpose, description=purpose))
+    options = parser.parse_args(argv)
+    try:
+        _COMMANDS[options.command][2](options)
+    except (ValueError, OSError) as error:
+        print(f"effnet: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,7 @@
+"""``python -m keras_effnet.cli``: ``effnet`` where scripts are not on the path."""
+
+import sys
+
+from keras_effnet.cli import main
+
+sys.exit(main())

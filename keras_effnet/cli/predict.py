@@ -1,0 +1,102 @@
+"""``effnet predict``: the classes that a network sees in images, prepared as its weights need."""
+
+import argparse
+import os
+import pathlib
+
+import numpy as np
+
+from keras_effnet.labels import decode_predictions
+from keras_effnet.preprocess import Preprocessing, load_image, preprocess, preprocessing
+from keras_effnet.variants import VARIANTS, unknown
+
+
+def add_arguments(parser):
+    parser.add_argument("images", nargs="+", help="image files")
+    add_model(parser)
+    parser.add_argument("--top", type=_count, default=5, help="how many classes (default: 5)")
+
+
+def add_model(parser):
+    """The flags that say which network, for every command that runs one."""
+    parser.add_argument(
+        "--model", required=True, help="a .keras file, or a name of `effnet models`"
+    )
+    parser.add_argument(
+        "--weights",
+        help="for a name: a set of `effnet weights`, or a file (default: auto, the best published)",
+    )
+    parser.add_argument(
+        "--labels",
+        help="a file with one class name a line (default: labels.txt beside a .keras file; "
+        "ImageNet's names for 1,000 classes)",
+    )
+
+
+def run(options):
+    images = [load_image(path) for path in options.images]  # before the slow part
+    model, names = open_model(options.model, options.weights, options.labels)
+    contract = contract_of(model)
+    print(f"{model.name}: {contract}")
+    batch = np.stack([preprocess(image, contract) for image in images])
+    scores = np.asarray(model.predict(batch, verbose=0), "float32")
+    if scores.ndim != 2:
+        raise ValueError(f"{options.model} is no classifier: its output has shape {scores.shape}")
+    if scores.min() < 0 or scores.max() > 1:  # logits
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    for path, best in zip(options.images, decode_predictions(scores, options.top, names)):
+        print(path)
+        for index, name, score in best:
+            print(f"  {score:7.2%}  {name}" + ("" if name == str(index) else f"  ({index})"))
+
+
+def open_model(model, weights=None, labels=None):
+    """(keras.Model, class names or None) of a .keras file or a variant's name.
+
+    Raises ``ValueError`` for what is neither, and for weights beside a file that has its own.
+    """
+    names = None
+    if labels is None and os.path.isfile(model):
+        beside = pathlib.Path(model).with_name("labels.txt")
+        labels = beside if beside.is_file() else None
+    if labels is not None:
+        names = pathlib.Path(labels).read_text(encoding="utf-8").splitlines()
+    if model in VARIANTS:
+        from keras_effnet.api import create_model
+
+        return create_model(model, weights=weights or "auto"), names
+    if not os.path.isfile(model):
+        raise ValueError(f"{unknown('model', model, VARIANTS)}; and no file has that name")
+    if weights is not None:
+        raise ValueError(
+            f"--weights={weights} and --model={model}, a file that has its weights: drop one"
+        )
+    if not model.endswith(".keras"):
+        raise ValueError(
+            f"--model={model} is no .keras file: give one, or --model=NAME --weights={model}"
+        )
+    import keras
+
+    try:
+        return keras.saving.load_model(model, compile=False), names
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{model} cannot be read as a .keras file: {error}") from error
+
+
+def contract_of(model):
+    """The model's :class:`Preprocessing`; the whole image at its input size if it says none."""
+    try:
+        return preprocessing(model)
+    except ValueError:
+        sides = set(model.input_shape[1:3])
+        if len(sides) != 1 or None in sides:
+            raise
+        return Preprocessing(sides.pop(), None, "bilinear")
+
+
+def _count(text):
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count} is too few: give at least 1")
+    return count

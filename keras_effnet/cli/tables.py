@@ -1,0 +1,70 @@
+"""``effnet models``, ``effnet plan`` and ``effnet weights``: the tables on a terminal."""
+
+import fnmatch
+
+from keras_effnet.cost import cost
+from keras_effnet.plan import plan
+from keras_effnet.variants import VARIANTS, list_models
+from keras_effnet.weight_sets import WEIGHT_SETS
+
+
+def add_pattern(parser):
+    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, e.g. '*v2*'")
+
+
+def add_name(parser):
+    parser.add_argument("model", help="a name of `effnet models`")
+
+
+def blocks(options):
+    print(plan(options.model))
+
+
+def models(options):
+    names = list_models(options.pattern)
+    if not names:
+        raise ValueError(f"No model matches {options.pattern!r}. Known: {', '.join(VARIANTS)}")
+    print(
+        f"{'model':<20}{'image size':>11}{'blocks':>8}{'parameters':>13}{'GMACs':>9}{'top-1 %':>9}"
+    )
+    for name in names:
+        v, p, c = VARIANTS[name], plan(name), cost(name)
+        print(
+            f"{name:<20}{p.image_size:>11}{len(p.blocks):>8}{c.parameters:>13,}"
+            f"{c.macs / 1e9:>9.2f}{_score(v.top1):>9}"
+        )
+    print("top-1: published, ImageNet-1k only (B8, L2 and XL were released with extra data alone).")
+
+
+def weights(options):
+    rows = [row for (v, _), row in WEIGHT_SETS.items() if fnmatch.fnmatchcase(v, options.pattern)]
+    if not rows:
+        raise ValueError(
+            f"No released weights for a model that matches {options.pattern!r}. Known: "
+            + ", ".join(dict.fromkeys(v for v, _ in WEIGHT_SETS))
+        )
+    print(
+        f"{'model':<20}{'weights':<19}{'classes':>8}{'top-1 %':>9}{'image size':>11}{'crop':>7}"
+        f"  {'interpolation':<15}{'mean':<22}{'std'}"
+    )
+    for row in sorted(rows, key=lambda row: list(VARIANTS).index(row.variant)):
+        p, n = row.preprocessing, row.normalization
+        crop = "whole" if p.crop is None else f"{p.crop:.3f}"
+        print(
+            f"{row.variant:<20}{row.name:<19}{row.classes:>8}{_score(row.top1):>9}"
+            f"{p.image_size:>11}{crop:>7}  {p.interpolation:<15}{_rgb(n.mean):<22}{_rgb(n.std)}"
+        )
+    print(
+        "top-1: published, on ImageNet-1k. Images are RGB in [0, 255]: each model normalises by "
+        "its mean and std itself."
+    )
+
+
+def _score(top1):
+    return "-" if top1 is None else f"{top1:.1f}"
+
+
+def _rgb(constants):
+    if len(set(constants)) == 1:
+        return f"{constants[0]:g}"
+    return " ".join(f"{value:.2f}" for value in constants)
