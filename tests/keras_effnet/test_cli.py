@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 
+from keras_effnet.api import create_model
 from keras_effnet.cli import main
 from keras_effnet.plan import plan
+from keras_effnet.preprocess import load_image, preprocess, preprocessing
 from keras_effnet.variants import VARIANTS
+from keras_effnet.weight_sets import WEIGHT_SETS
 
 
 def test_models_prints_a_row_for_every_variant(capsys, zoo):
@@ -55,3 +59,63 @@ def test_a_command_that_is_none_ends_with_status_2(argv, capsys):
         main(argv)
     assert end.value.code == 2
     assert "usage: effnet" in capsys.readouterr().err
+
+
+def test_weights_prints_a_row_for_every_released_set(capsys):
+    assert main(["weights"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [tuple(line.split()[:2]) for line in lines if line.startswith("efficientnet")]
+    assert sorted(rows) == sorted(WEIGHT_SETS)
+    assert main(["weights", "mobilenet"]) == 2
+
+
+@pytest.fixture
+def trained(tiny, keras, tame, tmp_path):
+    """A .keras file of two classes with its labels.txt, and an image."""
+    from PIL import Image
+
+    model = create_model(tiny, classes=2)
+    tame(model)
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "labels.txt").write_text("cat\nowl\n")
+    Image.new("RGB", (50, 40), (200, 100, 0)).save(tmp_path / "x.png")
+    return model, tmp_path / "model.keras", tmp_path / "x.png"
+
+
+def test_predict_names_the_classes_and_says_how_the_image_was_prepared(trained, capsys):
+    model, path, image = trained
+    assert main(["predict", str(image), f"--model={path}"]) == 0
+    out = capsys.readouterr().out
+    pixels = preprocess(load_image(image), preprocessing(model))
+    scores = np.asarray(model.predict(pixels[None], verbose=0))[0]
+    assert f"{scores.max():7.2%}  {['cat', 'owl'][int(scores.argmax())]}  " in out
+    assert "32 x 32 pixels" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"--model": "efficientnet-b00"}, "Did you mean 'efficientnet-b0'"),
+        ({"--weights": "imagenet"}, "drop one"),
+        ({"--labels": "none.txt"}, "none.txt"),
+        ({"image": "none.png"}, "none.png is not there"),
+        ({"--model": "x.png"}, "no .keras file"),
+    ],
+)
+def test_predict_says_what_is_wrong_before_anything_slow(trained, change, said, capsys):
+    _, path, image = trained
+    image = change.pop("image", str(image))
+    flags = {"--model": str(path), **change}
+    if flags["--model"] == "x.png":
+        flags["--model"] = str(path.with_name("x.png"))
+    assert main(["predict", image, *(f"{k}={v}" for k, v in flags.items())]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+
+
+def test_a_damaged_model_file_is_one_line(trained, capsys):
+    _, path, image = trained
+    path.write_bytes(path.read_bytes()[:1000])
+    assert main(["predict", str(image), f"--model={path}"]) == 2
+    assert "cannot be read as a .keras file" in capsys.readouterr().err

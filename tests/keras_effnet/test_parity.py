@@ -2,6 +2,7 @@
 names, through the same signatures."""
 
 import dataclasses
+import hashlib
 import inspect
 import re
 
@@ -12,6 +13,7 @@ import keras_effnet
 from keras_effnet.api import create_model
 from keras_effnet.plan import plan
 from keras_effnet.variants import V1, VARIANTS
+from keras_effnet.weight_sets import WEIGHT_SETS
 
 SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
     f"efficientnetv2-{s.lower()}": f"EfficientNetV2{s}"
@@ -32,6 +34,27 @@ OURS_ALONE = re.compile(
     r"|preprocessing_\w+(\.\w+)*"  # says how images are prepared, and does nothing
     r"|block1a_drop"  # rate 0: theirs leaves the layer out, and the graph depends on the rate
 )
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch, write_legacy_h5):
+    """release(variant, whole, headless): puts two models' files where "imagenet" is cached."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_EFFNET_OFFLINE", "1")
+    (tmp_path / "models").mkdir()
+
+    def put(model, url):
+        path = tmp_path / "models" / url.rsplit("/")[-1]
+        write_legacy_h5(model, path)
+        return hashlib.md5(path.read_bytes()).hexdigest()
+
+    def release(variant, whole, headless):
+        row = WEIGHT_SETS[variant, "imagenet"]
+        md5, notop_md5 = put(whole, row.url), put(headless, row.notop_url)
+        row = dataclasses.replace(row, md5=md5, notop_md5=notop_md5)
+        monkeypatch.setitem(WEIGHT_SETS, (variant, "imagenet"), row)
+
+    return release
 
 
 def _numbers(tensor):
@@ -67,9 +90,10 @@ def _assert_same_layers(ours, theirs, v1):
 
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
 @pytest.mark.parametrize("name", SPEEDS)
-def test_logits_features_and_names_equal_keras_applications(
-    keras, name, zoo, images, tame, copy_by_name
+def test_released_files_names_logits_and_features_equal_keras_applications(
+    keras, name, zoo, images, tame, release
 ):
+    """weights="imagenet" out of files that keras.applications' own network wrote."""
     theirs = getattr(keras.applications, SHARED[name])(
         weights=None, input_shape=(*ODD, 3), classifier_activation=None
     )
@@ -81,17 +105,16 @@ def test_logits_features_and_names_equal_keras_applications(
     assert np.abs(want_logits[0] - want_logits[1]).max() > 1e-4  # nor if the image did not matter
 
     build = getattr(keras_effnet, SHARED[name])
-    ours = build(weights=None, input_shape=(None, None, 3), classifier_activation=None)
+    release(name, theirs, keras.Model(theirs.input, theirs.get_layer("top_activation").output))
+    ours = build(input_shape=(None, None, 3), classifier_activation=None)
     assert ours.count_params() == zoo[name]["total"]
     _assert_same_layers(ours, theirs, v1=VARIANTS[name].family is V1)
-    copy_by_name(theirs, ours)
     _close(ours(x), want_logits, "logits")
     del ours
 
-    headless = build(weights=None, include_top=False)
+    headless = build(include_top=False)
     assert headless.count_params() == zoo[name]["notop"]
     assert headless.layers[-1].name == "top_activation"
-    copy_by_name(theirs, headless)
     features = headless(x)
     assert tuple(features.shape) == (2, 3, 4, zoo[name]["head"])
     scale = max(1.0, np.abs(want_features).max())
@@ -152,7 +175,7 @@ def test_signatures_are_keras_applications(keras, name):
     rest = ours[len(shared) :]
     if keras.__version__.startswith("2."):  # before `name`
         assert rest.pop(0).name == "name"
-    additions = {"drop_path_rate", "dropout_rate"}
+    additions = {"drop_path_rate", "dropout_rate", "preprocessing"}
     additions |= {"include_preprocessing"} if VARIANTS[name].family is V1 else set()
     assert {p.name for p in rest} == additions
     assert {p.kind for p in rest} == {inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
+
+
+def test_imagenet_has_a_thousand_classes_in_the_order_of_wordnets_numbers():
+    names = imagenet_classes()
+    assert len(names) == 1000
+    assert [names[i].split(",")[0] for i in (0, 388, 850, 999)] == [
+        "tench", "giant panda", "teddy", "toilet tissue",
+    ]  # fmt: skip
+
+
+def test_every_class_but_teddy_bear_has_its_own_place_in_imagenet21k():
+    index = label_map(21843)
+    assert len(index) == 1000
+    known = [i for i in index if i >= 0]
+    assert len(set(known)) == 999
+    assert known == sorted(known)  # both are sorted by WordNet's numbers
+    assert max(known) < 21843
+    assert index[850] == -1
+
+
+def test_a_background_class_stands_in_front():
+    assert label_map(1001) == list(range(1, 1001))
+    assert label_map(1000) is None
+
+
+def test_predictions_are_named_best_first():
+    scores = np.zeros((2, 1000))
+    scores[0, 207], scores[0, 388], scores[1, 0] = 0.7, 0.2, 0.5
+    first, second = decode_predictions(scores, top=2)
+    assert [(i, s) for i, _, s in first] == [(207, 0.7), (388, 0.2)]
+    assert first[0][1] == "golden retriever"
+    assert second[0][0] == 0
+
+
+def test_class_names_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="2 class names for 3 classes"):
+        decode_predictions(np.zeros((1, 3)), class_names=["a", "b"])
+    with pytest.raises(ValueError, match="give \\(images, classes\\)"):
+        decode_predictions(np.zeros(3))
