@@ -1,0 +1,171 @@
+"""A released set from the network to an answer: download, check, convert, load."""
+
+import dataclasses
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from keras_effnet.api import create_model
+from keras_effnet.download import DownloadError
+from keras_effnet.plan import plan
+from keras_effnet.preprocess import Preprocessing, preprocessing
+from keras_effnet.variants import Normalization
+from keras_effnet.weight_sets import WEIGHT_SETS, WeightSet
+
+pytestmark = pytest.mark.tensorflow_only("reads TensorFlow's checkpoints")
+
+URL = "https://storage.googleapis.com/cloud/tiny.tar.gz"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A mirror that is a folder, and an empty cache."""
+    folder = tmp_path / "server"
+    (folder / "cloud").mkdir(parents=True)
+    monkeypatch.setenv("KERAS_EFFNET_MIRROR", folder.as_uri())
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("keras_effnet.download.time.sleep", lambda seconds: None)
+    return folder / "cloud"
+
+
+@pytest.fixture
+def row(tiny, monkeypatch):
+    """A weight set of the TINY variant whose images are not those of its network."""
+    row = WeightSet(
+        variant=tiny.name,
+        name="own",
+        url=URL,
+        md5=None,
+        notop_url=None,
+        notop_md5=None,
+        classes=1000,
+        preprocessing=Preprocessing(48, 0.875, "bicubic"),
+        normalization=Normalization((127.5,) * 3, (127.5,) * 3),
+        top1=50.0,
+        source="this test",
+    )
+    monkeypatch.setitem(WEIGHT_SETS, (tiny.name, "own"), row)
+    return row
+
+
+@pytest.fixture
+def theirs(keras, tiny, row, tame):
+    model = create_model(
+        dataclasses.replace(tiny, normalization=row.normalization), input_shape=(48, 48, 3)
+    )
+    tame(model)
+    return model
+
+
+@pytest.fixture
+def put(server, tiny, theirs, tmp_path):
+    """put(): writes the archive of a real checkpoint, with averages beside stale weights."""
+
+    def write(name="tiny.tar.gz", *, model=theirs, copies=1):
+        import tensorflow as tf
+
+        from keras_effnet.porting import checkpoint
+        from keras_effnet.porting.names import parts
+
+        tensors = {"global_step": np.int64(1)}
+        for part in parts(plan(tiny), checkpoint.NAMES):
+            variables = checkpoint._VARIABLES[part.kind]
+            for variable, value in zip(variables, model.get_layer(part.layer).get_weights()):
+                name_ = f"tiny/{part.theirs}/{variable}"
+                tensors[name_] = value * 0
+                tensors[name_ + "/ExponentialMovingAverage"] = value
+        with tarfile.open(server / name, "w:gz") as tar:
+            for copy in range(copies):
+                prefix = str(tmp_path / f"model{copy}.ckpt")
+                tf.raw_ops.SaveV2(
+                    prefix=prefix,
+                    tensor_names=list(tensors),
+                    shape_and_slices=[""] * len(tensors),
+                    tensors=list(tensors.values()),
+                )
+                for file in tmp_path.glob(f"model{copy}.ckpt*"):
+                    tar.add(file, f"tiny/{file.name}")
+
+    return write
+
+
+def _numbers(tensor):
+    return np.array(tensor)
+
+
+def test_an_archive_is_fetched_converted_and_answers_as_its_network(
+    put, server, theirs, tiny, row, images, monkeypatch
+):
+    put()
+    model = create_model(tiny, weights="own")
+    assert preprocessing(model) == row.preprocessing
+    assert model.input_shape == (None, 48, 48, 3)
+    np.testing.assert_allclose(_numbers(model(images(48))), _numbers(theirs(images(48))), atol=1e-6)
+    # once only: now neither network nor archive is needed
+    monkeypatch.setenv("KERAS_EFFNET_OFFLINE", "1")
+    (server / "tiny.tar.gz").unlink()
+    again = create_model(tiny, weights="auto")
+    for a, b in zip(again.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_converted_file_by_its_path_is_the_same_model(put, theirs, tiny, row, images, tmp_path):
+    put()
+    named = create_model(tiny, weights="own")
+    (path,) = (tmp_path / "home").rglob("tiny.h5")
+    by_path = create_model(tiny, weights=path)
+    assert preprocessing(by_path) == preprocessing(named) == row.preprocessing
+    np.testing.assert_array_equal(_numbers(by_path(images(48))), _numbers(named(images(48))))
+
+
+def test_a_headless_network_and_other_classes_take_the_same_archive(put, tiny):
+    put()
+    headless = create_model(tiny, weights="own", include_top=False)
+    with pytest.warns(UserWarning, match="classifier of 7 classes starts at random"):
+        seven = create_model(tiny, weights="own", classes=7)
+    for a, b in zip(headless.get_weights(), seven.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_converted_file_that_was_changed_is_made_anew(put, tiny, tmp_path):
+    put()
+    want = create_model(tiny, weights="own").get_weights()
+    (path,) = (tmp_path / "home").rglob("tiny.h5")
+    path.write_bytes(b"tampered")
+    for a, b in zip(create_model(tiny, weights="own").get_weights(), want):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_failed_download_raises_instead_of_giving_random_weights(server, row, tiny, keras):
+    with pytest.raises(DownloadError, match=r"tiny\.tar\.gz.*by hand"):
+        create_model(tiny, weights="own")
+
+
+def test_an_archive_of_another_network_names_what_differs(put, server, tiny, row, tmp_path):
+    put()
+    other = dataclasses.replace(tiny, name="other", stages=tiny.stages[:1])
+    WEIGHT_SETS["other", "own"] = dataclasses.replace(row, variant="other")
+    try:
+        with pytest.raises(ValueError, match=r"does not hold other.*left over: .*blocks_1"):
+            create_model(other, weights="own")
+    finally:
+        del WEIGHT_SETS["other", "own"]
+    assert not list((tmp_path / "home").rglob("tiny.h5"))
+    assert not list((tmp_path / "home").rglob(".unpacking*"))
+
+
+def test_an_archive_of_two_checkpoints_is_refused(put, tiny):
+    put(copies=2)
+    with pytest.raises(ValueError, match="holds 2 checkpoints"):
+        create_model(tiny, weights="own")
+
+
+def test_a_malicious_archive_is_refused_before_anything_is_written(server, row, tiny, tmp_path):
+    with tarfile.open(server / "tiny.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("../../escaped.txt")
+        tar.addfile(info, io.BytesIO(b""))
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        create_model(tiny, weights="own")
+    assert not list(tmp_path.rglob("escaped.txt"))
