@@ -12,12 +12,18 @@ LINE_SECONDS = 10  # between plain lines
 
 
 class Progress:
-    """Writes ``metrics.jsonl`` and TensorBoard scalars to `workdir`, shows a run on `stream`."""
+    """Writes ``metrics.jsonl`` and TensorBoard scalars to `workdir`, shows a run on `stream`.
 
-    def __init__(self, workdir, stream=None):
+    A run that goes on after `first_step` steps keeps the records up to there.
+    """
+
+    def __init__(self, workdir, stream=None, *, first_step=0):
         self.stream = sys.stderr if stream is None else stream
         path = os.path.join(workdir, "metrics.jsonl")
-        self.file = open(path, "w", buffering=1)  # noqa: SIM115 - until close()
+        with open(path + ".new", "w") as file:
+            file.writelines(_records(path, first_step) if first_step else [])
+        os.replace(path + ".new", path)
+        self.file = open(path, "a", buffering=1)  # noqa: SIM115 - until close()
         self.board = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self.bar = None
         self.said = 0.0
@@ -33,16 +39,16 @@ class Progress:
         """One line for people."""
         print(line, file=self.stream, flush=True)
 
-    def begin(self, phase, phases, batch_size):
-        """A phase starts."""
+    def begin(self, phase, phases, batch_size, *, first_step):
+        """A phase starts, or goes on at `first_step`."""
         title = f"phase {phase.number}/{phases}, {phase.image_size} px"
-        total = (phase.end_step - phase.first_step) * batch_size
+        total = (phase.end_step - first_step) * batch_size
         if self.stream.isatty():
             self.bar = tqdm(
                 total=total, desc=title, unit="img", unit_scale=True, file=self.stream, leave=True
             )
         else:
-            self.say(f"{title}: steps {phase.first_step} to {phase.end_step - 1}, tracing")
+            self.say(f"{title}: steps {first_step} to {phase.end_step - 1}, tracing")
             self.said = time.monotonic()
         self.title, self.total, self.done, self.began = title, total, 0, time.monotonic()
 
@@ -75,3 +81,14 @@ class Progress:
             for name, value in record.items():
                 if name not in ("step", "phase"):
                     tf.summary.scalar(name, value)
+
+
+def _records(path, last_step):
+    """The lines of a metrics file up to a step; a last line that a kill cut is left out."""
+    kept = []
+    if os.path.exists(path):
+        with open(path) as file:
+            for line in file:
+                if line.endswith("}\n") and json.loads(line)["step"] <= last_step:
+                    kept.append(line)
+    return kept

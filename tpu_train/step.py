@@ -49,6 +49,12 @@ class State:
             averages=[_variable(v) for v in averaged.weights],
         )
 
+    @property
+    def variables(self):
+        """All of them, in one order: what a checkpoint holds."""
+        slots = [slot for own in self.slots for slot in own]
+        return [*self.weights, *self.averages, *slots]
+
 
 def _variable(weight):
     """The tf.Variable of a Keras weight: Keras 3 wraps it, Keras 2 does not."""

@@ -2,7 +2,8 @@
 
 ``train(find_recipe("digits"), training, evaluation, workdir, strategy)`` leaves in `workdir`:
 ``model.keras`` (averaged weights, softmax, normalisation inside), ``labels.txt``, ``recipe.json``,
-``metrics.jsonl``, ``curves.png`` and ``tensorboard/``.
+``metrics.jsonl``, ``curves.png`` and ``tensorboard/``; and ``checkpoints/`` until it is done.
+Called again after it was cut, it goes on there, and ends with the weights of a run that was not.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from typing import Callable
 
 import keras
 import tensorflow as tf
@@ -21,15 +23,17 @@ from keras_effnet.api import create_model
 from keras_effnet.preprocess import Preprocessing
 from tpu_train import noise, optimizer, recipes
 from tpu_train.curves import plot_curves
-from tpu_train.data import training_batches
+from tpu_train.data import Source, training_batches
 from tpu_train.devices import describe
 from tpu_train.evaluate import make_evaluation
 from tpu_train.phases import phases as make_phases
 from tpu_train.progress import Progress
+from tpu_train.saves import Saves, identity
 from tpu_train.schedule import learning_rate
 from tpu_train.step import State, graph_rewriting, traced_steps
 
 _FILES = ("model.keras", "labels.txt", "recipe.json", "metrics.jsonl", "curves.png", "tensorboard")
+_CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -94,19 +98,35 @@ def check_run(recipe, training, evaluation, workdir, replicas, *, overwrite=Fals
     except OSError as error:
         raise ValueError(f"workdir {workdir!r} cannot be written to: {error.strerror}") from error
     taken = [name for name in _FILES if os.path.exists(os.path.join(workdir, name))]
-    if taken and not overwrite:
+    goes_on = "model.keras" not in taken and os.path.isdir(os.path.join(workdir, _CHECKPOINTS))
+    if taken and not overwrite and not goes_on:
         raise ValueError(
             f"workdir {workdir!r} holds a run already ({', '.join(taken)}): choose another one, or "
             "give --overwrite to replace it"
         )
 
 
-def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, stream=None):
-    """Trains from scratch and returns the :class:`Result`.
+def train(
+    recipe,
+    training,
+    evaluation,
+    workdir,
+    strategy,
+    *,
+    overwrite=False,
+    stream=None,
+    save_minutes=10.0,
+    stop=lambda: False,
+):
+    """Trains from scratch, or on from the checkpoint in `workdir`, and returns the :class:`Result`.
 
     `training` and `evaluation` are :class:`tpu_train.data.Source`; `stream` is where progress goes
-    (standard error). Raises ``ValueError`` for what cannot work, before anything slow, and
-    :class:`TrainingError` when the loss is no number any more.
+    (standard error). A checkpoint is written at the end of every phase, after `save_minutes`, and
+    when `stop()` says so, which is asked after every host call (several workers save at the ends of
+    phases alone: they would have to agree). Raises ``ValueError`` for what cannot work, before
+    anything slow, :class:`TrainingError` when the loss is no number any more, and
+    :class:`tpu_train.saves.StoppedError` after
+    a stop.
     """
     workdir = os.fspath(workdir)
     replicas = strategy.num_replicas_in_sync
@@ -119,8 +139,19 @@ def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, s
         else os.path.join(workdir, f".worker{strategy.cluster_resolver.task_id}")
     )
     os.makedirs(output, exist_ok=True)
-    for name in _FILES:
-        _remove(os.path.join(output, name))
+    saves = Saves(
+        folder=os.path.join(workdir, _CHECKPOINTS),
+        run=identity(recipe, training, evaluation),
+        minutes=save_minutes if _workers(strategy) == 1 else math.inf,
+        stop=stop if _workers(strategy) == 1 else lambda: False,
+        writes=is_chief,
+    )
+    if overwrite and is_chief:
+        _remove(saves.folder)
+    begin = None if overwrite else saves.find()
+    if begin is None:
+        for name in _FILES:
+            _remove(os.path.join(output, name))
 
     keras.utils.set_random_seed(recipe.seed)
     all_phases = make_phases(recipe, training.examples)
@@ -130,6 +161,12 @@ def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, s
             noise.training_clone(network, sync_batch_norm=recipe.sync_batch_norm) for _ in range(2)
         )
         state = State.of(net, averaged, optimizer.OPTIMIZERS[recipe.optimizer])
+    first_step, results = 0, []
+    if begin is not None:
+        first_step = begin.step
+        results = [PhaseResult(**phase) for phase in begin.notes["phases"]]
+        for variable, value in zip(state.variables, begin.values):
+            variable.assign(value)
     evaluate = make_evaluation(
         strategy,
         {"averaged": averaged, "raw": net},
@@ -138,18 +175,23 @@ def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, s
         batch_size=recipe.batch_size,
     )
 
-    results = []
-    with contextlib.closing(Progress(output, stream)) as progress, graph_rewriting(strategy):
+    with (
+        contextlib.closing(Progress(output, stream, first_step=first_step)) as progress,
+        graph_rewriting(strategy),
+    ):
         _write_recipe(os.path.join(output, "recipe.json"), recipe, all_phases, training)
         progress.say(
             f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
             f"images of {len(training.classes)} classes, {describe(strategy)}"
         )
-        for phase in all_phases:
-            results.append(
-                _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, progress)
-            )
+        if begin is not None:
+            progress.say(f"going on after step {first_step}, from {saves.folder}")
+        run = _Run(recipe, all_phases, training, strategy, net, state, evaluate, progress, saves)
+        for phase in all_phases[len(results) :]:
+            results.append(_walk(run, phase, max(first_step, phase.first_step), results))
             progress.say(_line(results[-1], len(all_phases)))
+            if phase is not all_phases[-1]:
+                saves.at(phase.end_step, state, results, progress, phase_is_over=True)
     result = Result(
         model_path=os.path.join(output, "model.keras"),
         curves_path=os.path.join(output, "curves.png"),
@@ -160,6 +202,8 @@ def train(recipe, training, evaluation, workdir, strategy, *, overwrite=False, s
     )
     _export(recipe, averaged, result)
     plot_curves(os.path.join(output, "metrics.jsonl"), result.curves_path)
+    if is_chief:
+        _remove(saves.folder)
     return result
 
 
@@ -185,22 +229,46 @@ def _network(recipe, classes, *, classifier_activation, image_size=None):
     return network
 
 
-def _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, progress):
-    """One phase: its batches, its traced step, its evaluation."""
+@dataclass(frozen=True)
+class _Run:
+    """What the phases of a run share."""
+
+    recipe: recipes.Recipe
+    phases: tuple
+    training: Source
+    strategy: tf.distribute.Strategy
+    net: keras.Model
+    state: State
+    evaluate: Callable
+    progress: Progress
+    saves: Saves
+
+
+def _walk(run, phase, first_step, results):
+    """One phase, or the rest of it from `first_step`: its batches, its traced step, its evaluation.
+
+    `results` are those of the phases before.
+    """
+    recipe, strategy = run.recipe, run.strategy
     began = time.monotonic()
-    progress.begin(phase, len(all_phases), recipe.batch_size)
-    noise.set_dropout(net, phase.dropout_rate)
-    steps_per_epoch = training.examples / recipe.batch_size
-    rate = lambda step: learning_rate(  # noqa: E731 - a name for two callers
-        recipe, step, steps_per_epoch=steps_per_epoch, total_steps=all_phases[-1].end_step
-    )
+    run.progress.begin(phase, len(run.phases), recipe.batch_size, first_step=first_step)
+    noise.set_dropout(run.net, phase.dropout_rate)
+
+    def rate(step):
+        return learning_rate(
+            recipe,
+            step,
+            steps_per_epoch=run.training.examples / recipe.batch_size,
+            total_steps=run.phases[-1].end_step,
+        )
+
     batches = iter(
         strategy.distribute_datasets_from_function(
             lambda context: training_batches(
-                training,
+                run.training,
                 recipe,
                 phase,
-                first_step=phase.first_step,
+                first_step=first_step,
                 end_step=phase.end_step,
                 replicas=strategy.num_replicas_in_sync,
                 host=context.input_pipeline_id,
@@ -209,9 +277,9 @@ def _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, p
         )
     )
     run_steps = traced_steps(
-        recipe, phase, len(training.classes), strategy, net, state, rate, batches
+        recipe, phase, len(run.training.classes), strategy, run.net, run.state, rate, batches
     )
-    step = phase.first_step
+    step = first_step
     while step < phase.end_step:
         steps = min(recipe.steps_per_loop, phase.end_step - step)
         started = time.monotonic()
@@ -235,9 +303,11 @@ def _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, p
             "gradient_norm": float(norm),
             "images_per_second": steps * recipe.batch_size / (time.monotonic() - started),
         }
-        progress.step(record, steps * recipe.batch_size)
+        run.progress.step(record, steps * recipe.batch_size)
+        if step < phase.end_step:
+            run.saves.at(step, run.state, results, run.progress, phase_is_over=False)
 
-    reached = evaluate()
+    reached = run.evaluate()
     result = PhaseResult(
         number=phase.number,
         image_size=phase.image_size,
@@ -247,7 +317,7 @@ def _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, p
         accuracy=reached["averaged"],
         accuracy_raw=reached["raw"],
     )
-    progress.end(
+    run.progress.end(
         {
             "step": step,
             "phase": phase.number,
@@ -258,6 +328,12 @@ def _walk(recipe, phase, all_phases, training, strategy, net, state, evaluate, p
         }
     )
     return result
+
+
+def _workers(strategy):
+    if strategy.cluster_resolver is None:
+        return 1
+    return max(1, len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", ())))
 
 
 def _line(r, phases):

@@ -1,9 +1,12 @@
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
 
-from tpu_train.cli.train import chosen_recipe, define, main, parse
+from tpu_train.cli.train import STOPPED, chosen_recipe, define, main, parse
+from tpu_train.progress import Progress
 from tpu_train.recipes import RECIPES, Recipe
 
 
@@ -58,14 +61,19 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_one_line_trains_on_a_file(tiny_recipe, monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def arguments(tiny_recipe, monkeypatch, tmp_path):
+    """A command line that trains TINY on 20 random images."""
     monkeypatch.setitem(RECIPES, "tiny", tiny_recipe)
     random = np.random.default_rng(0)
     data = tmp_path / "data.npz"
     np.savez(
         data, images=random.integers(0, 255, (20, 9, 9, 3), np.uint8), labels=np.arange(20) % 2
     )
-    arguments = ["--recipe=tiny", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
+    return ["--recipe=tiny", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
+
+
+def test_one_line_trains_on_a_file(arguments, tmp_path, capsys):
     assert main([*arguments, "--epochs=1", "--phases=1"]) == 0
     assert "held-out accuracy" in capsys.readouterr().out
     assert (tmp_path / "w" / "model.keras").is_file()
@@ -73,3 +81,24 @@ def test_one_line_trains_on_a_file(tiny_recipe, monkeypatch, tmp_path, capsys):
     assert "holds a run already" in capsys.readouterr().err
     assert main([*arguments, "--learning_rate=1e30", "--clip_norm=0", "--overwrite"]) == 1
     assert "The loss is" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_the_run_and_the_same_line_goes_on(arguments, monkeypatch, tmp_path, capsys):
+    told = Progress.step
+
+    def step(*args):
+        told(*args)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "step", step)
+    before = signal.getsignal(signal.SIGINT)
+    arguments += ["--phases=1", "--epochs=2", "--steps_per_loop=2"]
+    assert main(arguments) == STOPPED
+    assert signal.getsignal(signal.SIGINT) is before
+    err = capsys.readouterr().err
+    assert "Stopping after the running steps" in err
+    assert "Stopped after step 2. The same command goes on there" in err
+    monkeypatch.setattr(Progress, "step", told)
+    assert main(arguments) == 0
+    assert "going on after step 2" in capsys.readouterr().err
+    assert not (tmp_path / "w" / "checkpoints").exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tpu_train.devices import make_strategy
+from tpu_train.saves import StoppedError
 from tpu_train.train import TrainingError, train
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -18,11 +19,18 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def run(source, tiny_recipe, tmp_path):
-    def run(device="cpu", workdir="run", **changes):
+    def run(device="cpu", workdir="run", *, stop=lambda: False, overwrite=False, **changes):
         recipe = dataclasses.replace(tiny_recipe, **changes)
         with open(tmp_path / "log", "w") as stream:
             return train(
-                recipe, source, source, tmp_path / workdir, make_strategy(device), stream=stream
+                recipe,
+                source,
+                source,
+                tmp_path / workdir,
+                make_strategy(device),
+                stream=stream,
+                stop=stop,
+                overwrite=overwrite,
             )
 
     return run
@@ -46,6 +54,56 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(run):
     for a, b in zip(weights(one), weights(again)):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(weights(one)[0], weights(other)[0])
+
+
+@pytest.mark.parametrize(("device", "calls"), [("cpu", 1), ("cpu", 2), ("cpu:2", 3)])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run, tmp_path, device, calls):
+    """Stopped in the first phase, at its end, and in the second."""
+    whole = run(device, "whole")
+    asked = []
+    with pytest.raises(StoppedError, match="The same command goes on"):
+        run(device, "cut", stop=lambda: asked.append(0) or len(asked) == calls)
+    assert not (tmp_path / "cut" / "model.keras").exists()
+    rest = run(device, "cut")
+    assert f"going on after step {3 * calls}" in (tmp_path / "log").read_text()
+    for a, b in zip(weights(rest), weights(whole)):
+        np.testing.assert_array_equal(a, b)
+    assert [dataclasses.replace(p, seconds=0) for p in rest.phases] == [
+        dataclasses.replace(p, seconds=0) for p in whole.phases
+    ]
+    steps = {
+        name: [
+            (r["step"], r["loss"])
+            for r in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+            if "loss" in r
+        ]
+        for name in ("cut", "whole")
+    }
+    assert steps["cut"] == steps["whole"]
+    assert sorted(os.listdir(tmp_path / "cut")) == sorted(os.listdir(tmp_path / "whole"))
+
+
+def test_a_run_is_not_gone_on_with_by_another(run):
+    with pytest.raises(StoppedError):
+        run(stop=lambda: True)
+    with pytest.raises(ValueError, match=r"learning_rate 0\.01, now 0\.02.*--overwrite"):
+        run(learning_rate=0.02)
+    assert run(learning_rate=0.02, overwrite=True).phases
+
+
+def test_a_torn_checkpoint_costs_its_steps_and_nothing_else(run, tmp_path):
+    whole = run(workdir="whole")
+    asked = []
+    for count in (1, 1):  # two checkpoints
+        asked.clear()
+        with pytest.raises(StoppedError):
+            run(workdir="cut", stop=lambda: asked.append(0) or len(asked) == count)  # noqa: B023
+    newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
+    (newest / "variables.npz").write_bytes(b"torn")
+    rest = run(workdir="cut")
+    assert "going on after step 3" in (tmp_path / "log").read_text()
+    for a, b in zip(weights(rest), weights(whole)):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_network_learns_what_can_be_learnt(run):

@@ -1,17 +1,25 @@
-"""``effnet-train --recipe=photos --data=my_photos --workdir=run1``: flags, and nothing else."""
+"""``effnet-train --recipe=photos --data=my_photos --workdir=run1``: flags, and nothing else.
 
+The exit status is 0 after a whole run, 1 for one that failed, 2 for bad input, and 75 for one that
+was stopped (Ctrl-C, SIGTERM) and saved: the same command goes on.
+"""
+
+import contextlib
 import dataclasses
+import signal
 import sys
+import threading
 
 from absl import flags
 
 from tpu_train import phases, recipes
 
+STOPPED = 75  # EX_TEMPFAIL: try again
 _NOT_FLAGS = ("name", "source")  # of a recipe
 
 
 def main(argv=None):
-    """Trains, or shows a recipe; the exit status is 1 for a failed run, 2 for bad input."""
+    """Trains, or shows a recipe; returns the exit status."""
     argv = sys.argv if argv is None else ["effnet-train", *argv]
     try:
         values = parse(argv)
@@ -46,6 +54,7 @@ def define():
     flags.DEFINE_float("holdout", 0.2, "share of each class held out for evaluation", **own)
     flags.DEFINE_integer("max_corrupt", 10, "images that may be undecodable and are skipped", **own)
     flags.DEFINE_boolean("overwrite", False, "replace a run in workdir", **own)
+    flags.DEFINE_float("save_minutes", 10.0, "between checkpoints inside a phase", **own)
     flags.DEFINE_boolean("show", False, "print the recipe and its phases, train nothing", **own)
     flags.DEFINE_integer("examples", 10_000, "training images that --show reckons with", **own)
     flags.DEFINE_boolean("help", False, "print this", short_name="h", **own)
@@ -92,6 +101,7 @@ def chosen_recipe(values):
 def _train(recipe, values):
     from tpu_train.data import open_data  # here, so that --show and --help do not wait
     from tpu_train.devices import make_strategy
+    from tpu_train.saves import StoppedError
     from tpu_train.train import TrainingError, train
 
     strategy = make_strategy(values.device)  # before any other TensorFlow call
@@ -101,17 +111,49 @@ def _train(recipe, values):
     for path in training.skipped:
         print(f"skipped, cannot be decoded: {path}", file=sys.stderr)
     try:
-        result = train(
-            recipe, training, evaluation, values.workdir, strategy, overwrite=values.overwrite
-        )
+        with _asked_to_stop() as stop:
+            result = train(
+                recipe,
+                training,
+                evaluation,
+                values.workdir,
+                strategy,
+                overwrite=values.overwrite,
+                save_minutes=values.save_minutes,
+                stop=stop,
+            )
     except TrainingError as error:
         print(f"effnet-train: {error}", file=sys.stderr)
         return 1
+    except StoppedError as error:
+        print(f"effnet-train: {error}", file=sys.stderr)
+        return STOPPED
     print(
         f"held-out accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
         f"model {result.model_path}, curves {result.curves_path}"
     )
     return 0
+
+
+@contextlib.contextmanager
+def _asked_to_stop():
+    """Yields a function: whether SIGINT or SIGTERM came. A second one ends the run at once."""
+    asked = []
+
+    def ask(number, frame):
+        asked.append(number)
+        print("\nStopping after the running steps; once more to stop at once", file=sys.stderr)
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is not threading.main_thread():  # a notebook's, say
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":
