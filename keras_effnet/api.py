@@ -6,12 +6,9 @@ import numbers
 from dataclasses import replace
 
 from keras_effnet import weights as weight_files
-from keras_effnet.plan import plan
+from keras_effnet.plan import MIN_IMAGE_SIZE, plan
 from keras_effnet.variants import Variant, find_variant
 from keras_effnet.weight_sets import WeightSet, default_preprocessing
-
-# Below it the last stages have less than one pixel; keras.applications' limit too.
-MIN_IMAGE_SIZE = 32
 
 _ARGUMENTS = """
 

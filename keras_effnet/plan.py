@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from keras_effnet.variants import Normalization, Variant, find_variant
 
+# Below it the last stages have less than one pixel; keras.applications' limit too.
+MIN_IMAGE_SIZE = 32
+
 
 @dataclass(frozen=True)
 class Block:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from keras_effnet.cli import predict, tables
+from keras_effnet.cli import cost, explain, predict, tables
+from keras_effnet.porting import cli as port
 
 # command -> (what it is for, its arguments, what it does)
 _COMMANDS = {
@@ -18,7 +19,27 @@ _COMMANDS = {
         tables.add_pattern,
         tables.weights,
     ),
+    "cost": (
+        "parameters, multiply-adds and activation memory of one variant",
+        cost.add_cost_arguments,
+        cost.run_cost,
+    ),
+    "scale": (
+        "a variant made larger or smaller by the compound scaling rule",
+        cost.add_scale_arguments,
+        cost.run_scale,
+    ),
+    "port": (
+        "another project's checkpoint as a .keras file of ours, or back",
+        port.add_arguments,
+        port.run,
+    ),
     "predict": ("what a network sees in images", predict.add_arguments, predict.run),
+    "explain": (
+        "where in an image a network's answer comes from, as a picture",
+        explain.add_arguments,
+        explain.run,
+    ),
 }
 
 

@@ -1,0 +1,147 @@
+"""What starting a training phase costs: tracing the step, the first step, and a later one.
+
+The trainer's own step (`tpu_train.step`) on random images, one phase, one CPU device. Measured as
+the trainer runs it (TensorFlow's graph rewriting off on a CPU) and with the rewriting left on, each
+in fresh processes, in turns. Prints the table of docs/results/phase-start.md, in about four minutes
+on two cores:
+
+    python benchmarks/phase_start.py
+    python benchmarks/phase_start.py --model=efficientnetv2-s --image_size=64 --runs=1
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+LATER = (1, 5, 10)  # steps a host call
+
+
+def measure(model, batch_size, image_size, *, rewriting):
+    """Seconds of tracing, of the first step and of a later step (median of the calls' means), and
+    the processor's seconds of the first two.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_effnet.api import create_model
+    from tpu_train import noise, optimizer
+    from tpu_train.data import from_arrays, training_batches
+    from tpu_train.devices import make_strategy
+    from tpu_train.phases import phases
+    from tpu_train.recipes import RECIPES
+    from tpu_train.schedule import learning_rate
+    from tpu_train.step import State, graph_rewriting, traced_steps
+
+    images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, 32, 32, 3))
+    source = from_arrays(
+        "noise", images.astype(np.uint8), np.arange(len(images)) % 10, [str(i) for i in range(10)]
+    )
+    recipe = dataclasses.replace(
+        RECIPES["digits"],
+        model=model,
+        batch_size=batch_size,
+        phases=1,
+        image_size_first=image_size,
+        image_size_last=image_size,
+        image_size_eval=image_size,
+        epochs=(2 + sum(LATER)) / 4,
+    )
+    (phase,) = phases(recipe, source.examples)
+    strategy = make_strategy("cpu")
+    network = create_model(
+        model, classes=10, input_shape=(None, None, 3), classifier_activation=None
+    )
+    with strategy.scope():
+        net, averaged = (noise.training_clone(network, sync_batch_norm=True) for _ in range(2))
+        state = State.of(net, averaged, optimizer.OPTIMIZERS[recipe.optimizer])
+    noise.set_dropout(net, phase.dropout_rate)
+    batches = iter(
+        strategy.distribute_datasets_from_function(
+            lambda context: training_batches(
+                source,
+                recipe,
+                phase,
+                first_step=phase.first_step,
+                end_step=phase.end_step,
+                replicas=1,
+                host=0,
+                hosts=1,
+            )
+        )
+    )
+
+    def rate(step):
+        return learning_rate(recipe, step, steps_per_epoch=4, total_steps=phase.end_step)
+
+    def clocks():
+        return time.perf_counter(), time.process_time()
+
+    def call(step, steps):
+        run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64)).numpy()
+
+    with contextlib.nullcontext() if rewriting else graph_rewriting(strategy):
+        began = clocks()
+        run_steps = traced_steps(
+            recipe, phase, len(source.classes), strategy, net, state, rate, batches
+        )
+        traced = clocks()
+        call(0, 1)
+        stepped = clocks()
+        later, step = [], 1
+        for steps in LATER:
+            before = time.perf_counter()
+            call(step, steps)
+            later.append((time.perf_counter() - before) / steps)
+            step += steps
+    return {
+        "tracing": traced[0] - began[0],
+        "tracing, processor": traced[1] - began[1],
+        "first step": stepped[0] - traced[0],
+        "first step, processor": stepped[1] - traced[1],
+        "a later step": statistics.median(later),
+    }
+
+
+def main(argv=None):
+    """Prints the table, or with --one a single measurement as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="efficientnetv2-b0")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument(
+        "--runs", type=int, default=3, help="fresh processes each; the median counts"
+    )
+    parser.add_argument("--one", choices=["as trained", "rewriting on"], help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.one:
+        rewriting = options.one == "rewriting on"
+        print(
+            json.dumps(
+                measure(options.model, options.batch_size, options.image_size, rewriting=rewriting)
+            )
+        )
+        return
+    runs = {"as trained": [], "rewriting on": []}
+    for _ in range(options.runs):
+        for which, results in runs.items():
+            command = [sys.executable, __file__, f"--one={which}", f"--model={options.model}"]
+            command += [f"--batch_size={options.batch_size}", f"--image_size={options.image_size}"]
+            out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+            results.append(json.loads(out.splitlines()[-1]))
+    print("| seconds | " + " | ".join(runs) + " |\n|---|---|---|")
+    for what in next(iter(runs.values()))[0]:
+        medians = (statistics.median(r[what] for r in results) for results in runs.values())
+        print(f"| {what} | " + " | ".join(f"{m:.2f}" for m in medians) + " |")
+
+
+if __name__ == "__main__":
+    main()

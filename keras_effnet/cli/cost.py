@@ -1,0 +1,106 @@
+"""``effnet cost`` and ``effnet scale``: the flags, and the text that they print. Wired up by
+:mod:`keras_effnet.cli`.
+"""
+
+from keras_effnet.cost import cost
+from keras_effnet.scaling import PAPER, Coefficients, family, scale
+
+_PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes a value
+
+
+def add_cost_arguments(parser):
+    """The flags of ``effnet cost``."""
+    parser.add_argument("model", help="a name of `effnet models`")
+    parser.add_argument("--image-size", type=int, help="pixels a side (default: the model's own)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images, for the activations")
+    parser.add_argument("--classes", type=int, default=1000, help="width of the classifier")
+    parser.add_argument("--no-top", action="store_true", help="without the classifier")
+    parser.add_argument(
+        "--precision", choices=_PRECISIONS, default="float32", help="of the activations"
+    )
+
+
+def run_cost(options):
+    """Prints what one network costs."""
+    c = cost(
+        options.model,
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        classes=options.classes,
+        include_top=not options.no_top,
+        bytes_per_value=_PRECISIONS[options.precision],
+    )
+    images = "1 image" if c.batch_size == 1 else f"{c.batch_size} images"
+    print(f"{options.model} at {c.image_size} px")
+    print(f"{'parameters':<22}{c.parameters:>16,}   {c.trainable:,} of them trainable")
+    print(f"{'multiply-adds':<22}{c.macs:>16,}   {c.macs / 1e9:.3f} G, one image")
+    print(
+        f"{'activations':<22}{c.activation_bytes:>16,}   bytes: outputs of the convolutions, "
+        f"{images}, {options.precision}"
+    )
+
+
+def add_scale_arguments(parser):
+    """The flags of ``effnet scale``."""
+    parser.add_argument("model", help="what to scale: a name of `effnet models`")
+    parser.add_argument(
+        "phi",
+        nargs="?",
+        type=float,
+        help="the compound coefficient; without it, and without the three factors, the table of "
+        "the whole family, rule beside published",
+    )
+    parser.add_argument("--width", type=float, help="factor on the filters, instead of phi")
+    parser.add_argument("--depth", type=float, help="factor on the repeats, instead of phi")
+    parser.add_argument("--image-size", type=int, help="pixels a side, instead of phi")
+    for name, dimension in (("alpha", "depth"), ("beta", "width"), ("gamma", "image size")):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            default=getattr(PAPER, name),
+            help=f"what one unit of phi multiplies the {dimension} by (default: the paper's "
+            "%(default)s)",
+        )
+
+
+def run_scale(options):
+    """Prints one scaled network, or the table of its family."""
+    coefficients = Coefficients(options.alpha, options.beta, options.gamma)
+    by_hand = (options.width, options.depth, options.image_size)
+    if options.phi is None and by_hand == (None, None, None):
+        print(family_table(family(options.model, coefficients=coefficients)))
+        return
+    v = scale(
+        options.model,
+        options.phi,
+        width=options.width,
+        depth=options.depth,
+        image_size=options.image_size,
+        coefficients=coefficients,
+    )
+    c = cost(v)
+    print(
+        f"{v.name}: width {v.width:g}, depth {v.depth:g}, {v.image_size} px, {c.parameters:,} "
+        f"parameters, {c.macs / 1e9:.2f} GMACs"
+    )
+
+
+def family_table(members):
+    """The members of :func:`keras_effnet.scaling.family` as an aligned table."""
+    lines = [
+        f"{'phi':>4}{'width':>8}{'depth':>7}{'size':>6}{'parameters':>13}{'GMACs':>8}"
+        f"   {'published as':<18}{'width':>8}{'depth':>7}{'size':>6}{'parameters':>13}{'GMACs':>8}"
+    ]
+    for m in members:
+        line = f"{m.phi:>4g}{_numbers(m.rule, m.rule_cost, digits=2)}"
+        if m.published is not None:
+            line += f"   {m.published.name:<18}{_numbers(m.published, m.published_cost, digits=1)}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _numbers(v, c, digits):
+    return (
+        f"{v.width:>8.{digits}f}{v.depth:>7.{digits}f}{v.image_size:>6}{c.parameters:>13,}"
+        f"{c.macs / 1e9:>8.2f}"
+    )

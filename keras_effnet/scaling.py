@@ -1,0 +1,282 @@
+"""Compound scaling (arXiv 1905.11946, section 3.3): any variant, larger or smaller by one number.
+Pure: no Keras, no TensorFlow.
+
+One unit of phi multiplies depth by alpha, width by beta and the image size by gamma, and with alpha
+* beta^2 * gamma^2 near 2 about doubles the multiply-adds. The rule is exact arithmetic, a network
+is not: filters come in eights, repeats are rounded up. So what a variant costs is always counted
+(:func:`keras_effnet.cost.cost`), never taken from the rule.
+"""
+
+import itertools
+import math
+import numbers
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from keras_effnet.cost import Cost, cost
+from keras_effnet.plan import MIN_IMAGE_SIZE, plan
+from keras_effnet.variants import VARIANTS, Variant, find_variant
+
+# All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).
+SIZE_STEP = 4
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """By what one unit of phi multiplies a network's dimensions."""
+
+    alpha: float = 1.2  # depth
+    beta: float = 1.1  # width
+    gamma: float = 1.15  # image size
+
+    @property
+    def growth(self):
+        """By what one unit of phi would multiply the multiply-adds if nothing were rounded.
+
+        >>> round(Coefficients().growth, 2)
+        1.92
+        """
+        return self.alpha * self.beta**2 * self.gamma**2
+
+
+# Found by the paper's grid search on B0 (section 3.3, step 1), and kept for the whole family.
+PAPER = Coefficients(alpha=1.2, beta=1.1, gamma=1.15)
+
+# {base: {variant: phi}}. The paper prints no phi. These are the half steps nearest to the published
+# widths and image sizes; the published depths follow them up to B4 and fall behind from B5 on.
+_B1_TO_B3 = (0.5, 1.0, 2.0)
+PUBLISHED_PHI = {
+    "efficientnet-b0": {
+        f"efficientnet-b{i}": phi
+        for i, phi in enumerate((0.0, *_B1_TO_B3, 3.5, 5.0, 6.0, 7.0, 8.0))
+    },
+    "efficientnet-lite0": {
+        f"efficientnet-lite{i}": phi for i, phi in enumerate((0.0, *_B1_TO_B3, 3.5))
+    },
+    "efficientnetv2-b0": {f"efficientnetv2-b{i}": phi for i, phi in enumerate((0.0, *_B1_TO_B3))},
+}
+
+
+def scale(
+    base,
+    phi=None,
+    *,
+    width=None,
+    depth=None,
+    image_size=None,
+    coefficients=PAPER,
+    name=None,
+):
+    """A new :class:`Variant`: `base` (a variant or its name) scaled by phi, or dimension by
+    dimension.
+
+    ``scale(base, phi)`` multiplies the base's depth by ``alpha**phi``, its width by ``beta**phi``
+    and its image size by ``gamma**phi``, the size rounded to the nearest multiple of 4; phi may be
+    any number, also a negative one. ``scale(base, width=1.4, depth=1.8, image_size=380)``
+    multiplies width and depth by those factors and sets the size in pixels, which is how B4 is made
+    of B0; what is left out stays the base's. Width and depth are not rounded here (the plan rounds
+    the filters to eights and the repeats up). Dropout, normalisation and the rest stay the base's:
+    the published family raises dropout by hand. `name` defaults to the base's with the scaling
+    behind it. Raises ``ValueError`` for both or neither way, for a number that is none, and for an
+    image below 32 pixels.
+
+    >>> larger = scale("efficientnet-b0", 1)
+    >>> larger.name, larger.width, larger.depth, larger.image_size
+    ('efficientnet-b0-phi1', 1.1, 1.2, 256)
+    >>> b4 = scale("efficientnet-b0", width=1.4, depth=1.8, image_size=380)
+    >>> plan(b4).blocks == plan("efficientnet-b4").blocks
+    True
+    """
+    v = base if isinstance(base, Variant) else find_variant(base)
+    by_hand = {"width": width, "depth": depth, "image_size": image_size}
+    given = {what: value for what, value in by_hand.items() if value is not None}
+    if (phi is None) == (not given):
+        raise ValueError(
+            f"scale({v.name!r}) takes either phi or some of width, depth and image_size; got "
+            + ("both" if given else "neither")
+        )
+    if phi is not None:
+        _check_number("phi", phi, positive=False)
+        for what in ("alpha", "beta", "gamma"):
+            _check_number(what, getattr(coefficients, what))
+        width, depth = coefficients.beta**phi, coefficients.alpha**phi
+        image_size = _nearest_size(v.image_size * coefficients.gamma**phi)
+        suffix = f"phi{phi:g}"
+    else:
+        for what, value in given.items():
+            _check_number(what, value)
+        width = 1.0 if width is None else width
+        depth = 1.0 if depth is None else depth
+        image_size = v.image_size if image_size is None else image_size
+        suffix = f"w{width:g}-d{depth:g}-r{image_size:g}"
+    if image_size != int(image_size):
+        raise ValueError(f"image_size {image_size!r} is not a whole number of pixels")
+    if image_size < MIN_IMAGE_SIZE:
+        raise ValueError(
+            f"{v.name} scaled to {int(image_size)} px is too small: the network halves the image "
+            f"five times, so stay at {MIN_IMAGE_SIZE} pixels or more"
+        )
+    return replace(
+        v,
+        name=f"{v.name}-{suffix}" if name is None else name,
+        # four digits: a crumb of floating point above 2.0 would be rounded up to a third block
+        width=round(v.width * width, 4),
+        depth=round(v.depth * depth, 4),
+        image_size=int(image_size),
+        top1=None,
+    )
+
+
+@dataclass(frozen=True)
+class Member:
+    """One point of a scaled family: what the rule gives, beside what was published for that phi."""
+
+    phi: float
+    rule: Variant
+    rule_cost: Cost
+    published: Optional[Variant]
+    published_cost: Optional[Cost]
+
+
+def family(base="efficientnet-b0", phis=None, *, coefficients=PAPER):
+    """Parameters and multiply-adds against phi, rule and published network side by side: a tuple of
+    :class:`Member`.
+
+    `phis` defaults to those of the published family (``PUBLISHED_PHI``), or to 0, 1, 2, 3 for a
+    base that none was scaled from. The published coefficients were rounded by hand; docs/scaling.md
+    says where.
+
+    >>> b1 = family("efficientnet-b0", [0.5])[0]
+    >>> b1.published.name, b1.rule.image_size, b1.published.image_size
+    ('efficientnet-b1', 240, 240)
+    """
+    v = base if isinstance(base, Variant) else find_variant(base)
+    published = {}
+    if VARIANTS.get(v.name) == v:
+        published = {phi: VARIANTS[name] for name, phi in PUBLISHED_PHI.get(v.name, {}).items()}
+    members = []
+    for phi in (published or (0, 1, 2, 3)) if phis is None else phis:
+        rule, known = scale(v, phi, coefficients=coefficients), published.get(phi)
+        members.append(
+            Member(
+                phi=phi,
+                rule=rule,
+                rule_cost=cost(rule),
+                published=known,
+                published_cost=None if known is None else cost(known),
+            )
+        )
+    return tuple(members)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row of a search: three coefficients, the network that they give at phi = 1, and what it
+    is worth.
+    """
+
+    coefficients: Coefficients
+    variant: Variant
+    macs: int
+    growth: float  # real multiply-adds over the base's; `coefficients.growth` is the rule's
+    fits: bool  # whether the real growth too is within the tolerance
+    accuracy: Optional[float]  # None where it was not asked for
+
+    def __str__(self):
+        """The row as text."""
+        c = self.coefficients
+        accuracy = "-" if self.accuracy is None else f"{self.accuracy:.4g}"
+        return (
+            f"alpha {c.alpha:.2f} beta {c.beta:.2f} gamma {c.gamma:.2f}: rule {c.growth:.2f}x, "
+            f"real {self.growth:.2f}x ({self.macs / 1e9:.2f} GMACs), accuracy {accuracy}"
+            + ("" if self.fits else " (misses)")
+        )
+
+
+_STEPS = tuple(1 + i / 20 for i in range(9))  # 1.00, 1.05 ... 1.40
+
+
+def search(
+    base,
+    accuracy,
+    *,
+    grid=(_STEPS, _STEPS, _STEPS),
+    target=2.0,
+    tolerance=0.05,
+    cost_tolerance=0.15,
+    skip_misses=False,
+):
+    """The paper's grid search for (alpha, beta, gamma): a tuple of :class:`Candidate`, best first.
+
+    Of the `grid` (values of alpha, of beta, of gamma; 1.00 to 1.40 in steps of 0.05) those are
+    tried whose ``alpha * beta**2 * gamma**2`` is within a share of `tolerance` of `target`.
+    `accuracy` is called with the :class:`Variant` that each gives at phi = 1 and returns a number,
+    more is better: train it, or look it up. It is called once a network: alpha 1.05 and 1.2 round
+    to the same blocks on B0.
+
+    Rounding moves the real cost away from the rule's (repeats are rounded up, so a B0 of alpha 1.05
+    has 7 blocks more). A candidate whose counted multiply-adds grow by more or less than `target`
+    within `cost_tolerance` is kept and marked (``fits`` is False); with `skip_misses` it is not
+    trained, has no accuracy and stands last. Equal accuracies: the cheaper first. Raises
+    ``ValueError`` for a grid without a candidate and for an accuracy that is no number.
+
+    >>> def trained(variant):  # stands for a training
+    ...     return 75 + variant.width + variant.depth / 2 + variant.image_size / 512
+    >>> rows = search("efficientnet-b0", trained, grid=([1.2], [1.0, 1.1], [1.15, 1.3]))
+    >>> for row in rows:
+    ...     print(row)
+    alpha 1.20 beta 1.10 gamma 1.15: rule 1.92x, real 2.23x (0.86 GMACs), accuracy 77.2
+    alpha 1.20 beta 1.00 gamma 1.30: rule 2.03x, real 2.77x (1.07 GMACs), accuracy 77.17 (misses)
+    """
+    v = base if isinstance(base, Variant) else find_variant(base)
+    base_macs = cost(v).macs
+    known, rows = {}, []
+    for alpha, beta, gamma in itertools.product(*grid):
+        coefficients = Coefficients(alpha, beta, gamma)
+        if not _within(coefficients.growth, target, tolerance):
+            continue
+        variant = scale(
+            v,
+            1,
+            coefficients=coefficients,
+            name=f"{v.name}-a{alpha:g}-b{beta:g}-g{gamma:g}",
+        )
+        macs = cost(variant).macs
+        fits = _within(macs / base_macs, target, cost_tolerance)
+        reached = None
+        if fits or not skip_misses:
+            p = plan(variant)
+            network = (p.blocks, p.stem_filters, p.head_filters, p.image_size)
+            if network not in known:
+                known[network] = _checked_accuracy(accuracy(variant), variant)
+            reached = known[network]
+        rows.append(Candidate(coefficients, variant, macs, macs / base_macs, fits, reached))
+    if not rows:
+        raise ValueError(
+            f"No (alpha, beta, gamma) of the grid has alpha * beta^2 * gamma^2 within "
+            f"{tolerance:.0%} of {target:g}: give a finer grid or a larger tolerance"
+        )
+    return tuple(sorted(rows, key=lambda r: (r.accuracy is None, -(r.accuracy or 0), r.macs)))
+
+
+def _nearest_size(pixels):
+    return int(pixels / SIZE_STEP + 0.5) * SIZE_STEP
+
+
+def _within(value, target, share):
+    return abs(value / target - 1) <= share + 1e-9  # the grid's own floating point
+
+
+def _check_number(what, value, positive=True):
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or (positive and value <= 0):
+        kind = "a number above 0" if positive else "a finite number"
+        raise ValueError(f"{what} {value!r} cannot scale a network: give {kind}")
+
+
+def _checked_accuracy(value, variant):
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(
+            f"accuracy({variant.name}) returned {value!r}: it must return a finite number"
+        )
+    return float(value)

@@ -1,0 +1,33 @@
+"""Loose guards; the figures themselves: benchmarks/start_up.py, docs/results/start-up.md."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+BENCHMARK = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "start_up.py"
+
+
+@pytest.mark.slow
+def test_the_package_adds_next_to_nothing_to_importing_keras(run_python):
+    """Target: 0.1 s. Processor time, the least of three fresh processes."""
+    script = (
+        "import keras, time; began = time.process_time(); import keras_effnet; "
+        "print(time.process_time() - began)"
+    )
+    seconds = min(float(run_python(script, with_package=True).split()[-1]) for _ in range(3))
+    assert seconds < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only("JAX compiles every initialiser of every shape")
+@pytest.mark.parametrize(
+    "name", ["efficientnet-b0", "efficientnet-b4", "efficientnetv2-b3", "efficientnetv2-s"]
+)
+def test_building_takes_no_longer_than_keras_applications_builder(name, keras):
+    """Target: no longer; 1.5 leaves room for a busy machine. Processor time, in turns."""
+    spec = importlib.util.spec_from_file_location("start_up", BENCHMARK)
+    start_up = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(start_up)
+    ours, theirs = start_up.compare(name, rounds=3)
+    assert ours[0] < 1.5 * theirs[0]
