@@ -32,16 +32,18 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 
-.venv/ready: setup.py requirements/newest.txt
+.venv/ready: setup.py requirements/newest.txt requirements/torch.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,test]"
+	.venv/bin/$(PIP) -c requirements/newest.txt -c requirements/torch.txt torch huggingface_hub
+	.venv/bin/$(PIP) -c requirements/torch.txt --no-deps torchvision timm
 	touch $@
 
 .venv-legacy/ready: setup.py requirements/legacy.txt
 	@test -n "$(LEGACY_PYTHON)" || { echo "The TensorFlow 2.15 stack needs Python 3.9, 3.10 or 3.11: install one, or name it with make LEGACY_PYTHON=..."; exit 1; }
 	$(LEGACY_PYTHON) -m venv .venv-legacy
-	.venv-legacy/bin/$(PIP) -c requirements/legacy.txt -e ".[addons]" pytest scikit-learn
+	.venv-legacy/bin/$(PIP) -c requirements/legacy.txt -e ".[addons]" pytest pytest-xdist scikit-learn
 	touch $@
 
 clean:

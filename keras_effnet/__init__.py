@@ -36,15 +36,33 @@ from keras_effnet.api import (
     create_model,
 )
 from keras_effnet.cost import Cost, cost
+from keras_effnet.doctor import Finding, doctor
+from keras_effnet.download import DownloadError
+from keras_effnet.features import FeatureTable, feature_table, features
+from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
 from keras_effnet.plan import Block, Plan, plan
+from keras_effnet.preprocess import Preprocessing, load_image, preprocess, preprocessing
+from keras_effnet.scaling import scale
+from keras_effnet.transfer import (
+    freeze,
+    layer_groups,
+    layer_rates,
+    unfreeze,
+    unfreezing,
+    with_new_head,
+)
+from keras_effnet.transplant import transplant
 from keras_effnet.variants import VARIANTS, Stage, Variant, list_models
+from keras_effnet.weight_sets import WEIGHT_SETS, list_weights
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VARIANTS",
+    "WEIGHT_SETS",
     "Block",
     "Cost",
+    "DownloadError",
     "EfficientNetB0",
     "EfficientNetB1",
     "EfficientNetB2",
@@ -68,11 +86,32 @@ __all__ = [
     "EfficientNetV2M",
     "EfficientNetV2S",
     "EfficientNetV2XL",
+    "FeatureTable",
+    "Finding",
     "Plan",
+    "Preprocessing",
     "Stage",
     "Variant",
     "cost",
     "create_model",
+    "decode_predictions",
+    "doctor",
+    "feature_table",
+    "features",
+    "freeze",
+    "imagenet_classes",
+    "label_map",
+    "layer_groups",
+    "layer_rates",
     "list_models",
+    "list_weights",
+    "load_image",
     "plan",
+    "preprocess",
+    "preprocessing",
+    "scale",
+    "transplant",
+    "unfreeze",
+    "unfreezing",
+    "with_new_head",
 ]

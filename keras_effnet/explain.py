@@ -1,5 +1,6 @@
 """Look inside: where in an image a classifier's answer comes from, and what its layers see.
- :func:`grad_cam` asks the network by its gradients, :func:`occlusion` by covering the image piece
+
+:func:`grad_cam` asks the network by its gradients, :func:`occlusion` by covering the image piece
 by piece; where the two agree one can begin to believe them. Both explain the logit of one class,
 not its probability: through a softmax, evidence against the other classes would look like evidence
 for it.
@@ -11,7 +12,7 @@ import numbers
 import numpy as np
 
 from keras_effnet import anatomy
-from keras_effnet.features import feature_table
+from keras_effnet.features import call_within, feature_table
 from keras_effnet.gradient import gradient
 from keras_effnet.variants import unknown
 
@@ -28,8 +29,9 @@ def grad_cam(model, image, class_index=None, layer=None):
     and costs less than one call each. `class_index` is a number, one an image, or None for the
     class that the model finds most probable. `layer` names the feature map that is weighted by the
     gradient; None takes the last of at least 4 x 4 pixels. A late layer has seen most but is coarse
-    (stride 32), an early one is fine but noisy. The hottest place is 1; a map without any evidence
-    for the class is 0 everywhere. Costs one pass forwards and half a one backwards.
+    (stride 32), an early one is fine but noisy; places are right to about a quarter of the stride,
+    as strided convolutions look to the lower right. The hottest place is 1; a map without any
+    evidence for the class is 0 everywhere. Costs one pass forwards and half a one backwards.
 
     Grad-CAM (Selvaraju et al., arXiv 1610.02391); needs a backend with gradients. Raises
     ``ValueError`` for an image that does not fit, a class or layer that is not there.
@@ -44,7 +46,7 @@ def grad_cam(model, image, class_index=None, layer=None):
 
     target = _map_of(model, layer, images.shape)
     logits = _logits(model)
-    front = keras.Model(model.input, [target, logits])
+    front = keras.Model(model.inputs[0], [target, logits])
     maps, scores = (_numpy(y).astype("float32") for y in front(images, training=False))
     chosen = _classes(scores, class_index)
     direction = np.eye(scores.shape[-1], dtype="float32")[chosen]
@@ -76,7 +78,7 @@ def occlusion(model, image, class_index=None, *, patch=None, stride=None):
     images, single = _batch(model, image)
     import keras
 
-    logits = keras.Model(model.input, _logits(model))
+    logits = keras.Model(model.inputs[0], _logits(model))
     to_last = (0, 2, 3, 1) if _channels_first(model) else (0, 1, 2, 3)
     from_last = np.argsort(to_last)
     pixels = images.transpose(to_last)
@@ -140,14 +142,14 @@ def feature_maps(model, image, layer, *, count=64):
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0", input_shape=(64, 64, 3))
     >>> feature_maps(model, np.zeros((64, 64, 3), np.uint8), "block2b_add", count=4).shape
-    (69, 69, 3)
+    (67, 67, 3)
     """
     images, single = _batch(model, image)
     if not single:
         raise ValueError(f"image has shape {images.shape}: feature maps are of one image at a time")
     import keras
 
-    part = keras.Model(model.input, _map_of(model, layer, images.shape))
+    part = keras.Model(model.inputs[0], _map_of(model, layer, images.shape))
     maps = _numpy(part(images, training=False))[0].astype("float32")
     maps = maps if _channels_first(model) else maps.transpose(2, 0, 1)
     order = np.argsort(-maps.std((1, 2)), kind="stable")[: max(1, count)]
@@ -192,17 +194,15 @@ def _channels_first(model):
 def _map_of(model, name, shape):
     """The tensor of a layer's feature map, for images of a shape."""
     layers = {layer.name: layer for layer in model.layers}
-    if name is not None:
-        if name not in layers:
-            raise ValueError(unknown("layer", name, layers))
-        tensor = _output(model, layers[name])
-        if len(tensor.shape) != 4:
-            raise ValueError(
-                f"layer {name!r} gives {tuple(tensor.shape)}, no map (batch, height, width, "
-                "channels)"
-            )
-        return tensor
-    return _output(model, layers[_default_layer(model, shape)])
+    name = _default_layer(model, shape) if name is None else name
+    if name not in layers:
+        raise ValueError(unknown("layer", name, layers))
+    _, tensor = call_within(model, layers[name])
+    if len(tensor.shape) != 4:
+        raise ValueError(
+            f"layer {name!r} gives {tuple(tensor.shape)}, no map (batch, height, width, channels)"
+        )
+    return tensor
 
 
 def _default_layer(model, shape):
@@ -218,13 +218,6 @@ def _default_layer(model, shape):
     return fine[-1].layer
 
 
-def _output(model, layer):
-    if not hasattr(layer, "layers"):
-        return layer.output
-    # A nested model's `output` is within itself; the one in `model` hangs on the call
-    return layer._inbound_nodes[-1].output_tensors[0]
-
-
 def _logits(model):
     """The output before a final softmax or sigmoid; the output itself if it has none."""
     from keras import layers
@@ -238,16 +231,17 @@ def _logits(model):
         raise ValueError(
             f"{model.name} gives {model.output_shape}, not (batch, classes): it is no classifier"
         )
+    seen, said = call_within(model, last)
     squashes = getattr(getattr(last, "activation", None), "__name__", None)
     if isinstance(last, layers.Softmax) or (
         isinstance(last, layers.Activation) and squashes in ("softmax", "sigmoid")
     ):
-        return last.input
+        return seen
     if not isinstance(last, layers.Dense) or squashes not in ("softmax", "sigmoid"):
-        return last.output
+        return said
     config = {**last.get_config(), "activation": None, "name": f"{last.name}_logits"}
     linear = layers.Dense.from_config(config)
-    tensor = linear(last.input)
+    tensor = linear(seen)
     linear.set_weights(last.get_weights())
     return tensor
 
@@ -256,9 +250,8 @@ def _classes(scores, class_index):
     """One class an image."""
     if class_index is None:
         return scores.argmax(-1)
-    if isinstance(class_index, numbers.Integral):
-        class_index = [class_index] * len(scores)
-    chosen = np.asarray(class_index)
+    one = isinstance(class_index, numbers.Integral)
+    chosen = np.asarray([class_index] * len(scores) if one else class_index)
     if chosen.shape != scores.shape[:1] or chosen.min() < 0 or chosen.max() >= scores.shape[-1]:
         raise ValueError(
             f"class_index {class_index!r} does not fit {len(scores)} images and {scores.shape[-1]} "

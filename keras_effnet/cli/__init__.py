@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from keras_effnet.cli import cost, explain, predict, tables
-from keras_effnet.porting import cli as port
+from keras_effnet.cli import cost, explain, port, predict, tables
 
 # command -> (what it is for, its arguments, what it does)
 _COMMANDS = {

@@ -1,0 +1,281 @@
+"""The parity table: every source and variant, converted and held against the source's own network.
+
+Networks get random, disturbed weights (benchmarks/foreign.py), are saved as their projects save
+them, converted by ``keras_effnet.porting.port``, and both networks see the same images:
+
+- keras.applications, timm, torchvision: the largest difference after every block, as a share of the
+  largest value there, and that of the logits.
+- qubvel, leondgarse: their files are written from a network of ours, in their names; what is
+  compared is the answers before and after.
+- TensorFlow: checkpoints are written in the official names, with averages, slots and steps; what is
+  compared is every weight, after the way into the model.
+
+Writes docs/results/parity.md, after every row; about 45 minutes on two cores, and 14 GB for L2:
+
+    python benchmarks/parity.py --out=docs/results/parity.md
+    python benchmarks/parity.py --only='timm:*lite*'
+"""
+
+import argparse
+import fnmatch
+import gc
+import importlib.metadata
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import numpy as np
+
+from keras_effnet.cost import cost
+from keras_effnet.plan import plan
+from keras_effnet.porting import SOURCES, legacy, port
+from keras_effnet.porting.checkpoint import NAMES
+from keras_effnet.porting.names import parts
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import foreign  # noqa: E402
+
+GOLDEN = ROOT / "tests" / "golden" / "tf_checkpoint_variables.txt"
+# timm defines more networks without weights; these it has weights for.
+_NATIVE = (*(f"efficientnet_b{i}" for i in range(6)), "efficientnet_lite0")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    source: str
+    name: str  # the source's
+    variant: str  # ours
+    mapped: int
+    total: int
+    blocks: float  # the largest relative difference at any place; NaN where only one is compared
+    place: str
+    answer: float  # of the logits, the probabilities or the weights
+    seconds: float
+
+
+def cases():
+    """[(source, its name of a network)], small networks first."""
+    found = []
+    for source, row in SOURCES.items():
+        for name, variant in row.variants.items():
+            native = source == "timm" and not name.startswith("tf_")
+            if native and name not in _NATIVE:
+                continue
+            found.append((cost(variant.name).parameters, source, name))
+    return [(source, name) for _, source, name in sorted(found, key=lambda case: case[0])]
+
+
+def measure(source, name, *, image_size=64):
+    """The :class:`Row` of one conversion."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        row = _MEASURES[source](source, name, image_size, pathlib.Path(folder))
+    return replace(row, seconds=time.perf_counter() - start)
+
+
+def _of_torch(source, name, image_size, folder):
+    path = folder / "model.safetensors"
+    foreign.save_torch(foreign.torch_network(source, name), path)
+    return _row(port(path, name, source=source, image_size=image_size)[1], source, name)
+
+
+def _of_applications(source, name, image_size, folder):
+    from keras_effnet.api import create_model
+
+    # in keras.applications' own tests' format; their released .h5 are tests/keras_effnet's business
+    ours = create_model(name, input_shape=(image_size, image_size, 3))
+    foreign.tame(ours)
+    path = folder / "model.h5"
+    arrays = {layer.name: layer.get_weights() for layer in ours.layers if layer.weights}
+    foreign.save_h5(path, arrays)
+    return _row(port(path, name, source=source, image_size=image_size)[1], source, name)
+
+
+def _of_legacy(source, name, image_size, folder):
+    from keras_effnet.api import create_model
+
+    before = create_model(name, input_shape=(image_size, image_size, 3))
+    foreign.tame(before)
+    names = {"qubvel": legacy.QUBVEL, "leondgarse": legacy.LEONDGARSE}[source]
+    path = folder / "model.h5"
+    arrays = {
+        part.theirs: before.get_layer(part.layer).get_weights() for part in parts(plan(name), names)
+    }
+    foreign.save_h5(path, arrays, whole_model=source == "qubvel")
+    after, report = port(path, name, source=source, image_size=image_size)
+    images = foreign.random_images(image_size)
+    want, have = (np.array(model(images)) for model in (before, after))
+    return replace(_row(report, source, name), answer=_relative(have, want))
+
+
+def _of_checkpoint(source, name, image_size, folder):
+    resolved = plan(name)
+    shapes = foreign.read_golden(GOLDEN).get(name) or checkpoint_shapes(name)
+    prefix = folder / "model.ckpt"
+    values = foreign.save_checkpoint(prefix, name, shapes, slots=name.endswith("b0"))
+    model, report = port(prefix, name, source=source, image_size=image_size)
+    have = [w for p in parts(resolved, NAMES) for w in model.get_layer(p.layer).get_weights()]
+    worst = max(_relative(a, values[v]) for a, v in zip(have, _variables(resolved)))
+    return replace(_row(report, source, name), answer=worst)
+
+
+_MEASURES = {
+    "keras-applications": _of_applications,
+    "qubvel": _of_legacy,
+    "leondgarse": _of_legacy,
+    "tensorflow": _of_checkpoint,
+    "timm": _of_torch,
+    "torchvision": _of_torch,
+}
+
+
+def _variables(resolved):
+    """Official names of a plan's variables, in the order of our layers' weights."""
+    ends = {
+        "conv": ("kernel",),
+        "biased conv": ("kernel", "bias"),
+        "depthwise": ("depthwise_kernel",),
+        "batch_norm": ("gamma", "beta", "moving_mean", "moving_variance"),
+        "dense": ("kernel", "bias"),
+    }
+    return [f"{p.theirs}/{end}" for p in parts(resolved, NAMES) for end in ends[p.kind]]
+
+
+def checkpoint_shapes(name):
+    """{variable: shape} for a network whose official list is not among the goldens."""
+    from keras_effnet.api import create_model
+
+    model = create_model(name, input_shape=(32, 32, 3))
+    resolved = plan(name)
+    shapes = [w.shape for p in parts(resolved, NAMES) for w in model.get_layer(p.layer).weights]
+    return {v: tuple(s) for v, s in zip(_variables(resolved), shapes)}
+
+
+def _relative(have, want):
+    return float(np.abs(have - want).max() / np.abs(want).max())
+
+
+def _row(report, source, name):
+    worst = report.worst
+    logits = [d.relative for d in report.differences if d.place == "logits"]
+    return Row(
+        source=source,
+        name=name,
+        variant=report.model,
+        mapped=report.mapped,
+        total=report.total,
+        blocks=worst.relative if worst else float("nan"),
+        place=worst.place if worst else "",
+        answer=logits[0] if logits else float("nan"),
+        seconds=0.0,
+    )
+
+
+_COMPARED = {  # what "answer" is, and how the file was made
+    "keras-applications": "logits. Files: legacy `.h5` of its layout",
+    "qubvel": "probabilities before and after. Files: whole `.h5` models, names by our own table",
+    "leondgarse": "probabilities before and after. Files: `.h5`, names by our own table",
+    "tensorflow": (
+        "weights. Checkpoints: the official lists of variables for efficientnet-b0, b2,\n"
+        "efficientnetv2-b0, s, xl (tests/golden); the others by the same scheme"
+    ),
+    "timm": "logits. Files: its own networks' state dicts as `.safetensors`",
+    "torchvision": "logits. Files: its own networks' state dicts as `.safetensors`",
+}
+
+
+def table(rows, image_size):
+    """The page, as Markdown."""
+    lines = [
+        "# Parity with the sources",
+        "",
+        "What `keras_effnet.porting` makes of every source's files, held against the source's own",
+        "network: the largest difference after any block as a share of the largest value there,",
+        f"and that of the answer, for two random images of {image_size} px. All weights are random",
+        "and disturbed, also the batch norms' statistics.",
+        "",
+        *_provenance(image_size),
+        "",
+    ]
+    for source in SOURCES:
+        mine = [row for row in rows if row.source == source]
+        if not mine:
+            continue
+        worst = max(row.answer for row in mine)
+        lines += [
+            f"## {source}",
+            "",
+            f"Largest difference of the answers: **{worst:.1e}**.",
+            f"Answers: {_COMPARED[source]}.",
+            "",
+            "| network there | here | weights mapped | after any block | where | answer |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in sorted(mine, key=lambda r: list(SOURCES[source].variants).index(r.name)):
+            blocks = "-" if np.isnan(row.blocks) else f"{row.blocks:.1e}"
+            lines.append(
+                f"| {row.name} | {row.variant} | {row.mapped} of {row.total} | {blocks} | "
+                f"{row.place or '-'} | {row.answer:.1e} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _provenance(image_size):
+    installed = {d.name: d.version for d in importlib.metadata.distributions()}
+    packages = ("keras", "tensorflow", "torch", "torchvision", "timm")
+    versions = ", ".join(f"{p} {installed[p]}" for p in packages if p in installed)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    return [
+        f"{time.strftime('%Y-%m-%d')}, on top of commit {commit}, {os.cpu_count()} CPU cores,",
+        f"{versions}.",
+        "",
+        f"    python benchmarks/parity.py --image-size={image_size} --out=docs/results/parity.md",
+    ]
+
+
+def main(argv=None):
+    """Measures every case and writes the page; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", help="the page to write; default: the terminal")
+    parser.add_argument("--only", default="*", help="shell pattern of source:network")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels a side")
+    options = parser.parse_args(argv)
+    import keras
+
+    rows = []
+    chosen = [c for c in cases() if fnmatch.fnmatchcase(":".join(c), options.only)]
+    for i, (source, name) in enumerate(chosen, start=1):
+        rows.append(measure(source, name, image_size=options.image_size))
+        r = rows[-1]
+        print(
+            f"{i}/{len(chosen)} {source}:{name} {r.mapped}/{r.total} weights, blocks "
+            f"{r.blocks:.1e} {r.place}, answer {r.answer:.1e}, {r.seconds:.0f} s",
+            flush=True,
+        )
+        keras.backend.clear_session()
+        gc.collect()
+        if options.out:
+            part = pathlib.Path(options.out + ".part")
+            part.write_text(table(rows, options.image_size), encoding="utf-8")
+            part.replace(options.out)
+    if not options.out:
+        print(table(rows, options.image_size))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+import importlib.util
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_effnet import variants
+from keras_effnet.api import create_model
+
+tf = pytest.importorskip("tensorflow")
+
+EXAMPLE = pathlib.Path(__file__).parent.parent.parent / "examples" / "transfer.py"
+
+
+@pytest.fixture
+def transfer():
+    spec = importlib.util.spec_from_file_location("transfer", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Ten classes of grey squares, ten images each, as CIFAR-10 is kept."""
+    random = np.random.default_rng(0)
+    for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+        with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
+            for i in range(100):
+                image = (20 * (i % 10) + random.integers(0, 20, (32, 32, 3))).astype(np.uint8)
+                jpeg = io.BytesIO()
+                Image.fromarray(image).save(jpeg, "JPEG")
+                encoded = tf.train.BytesList(value=[jpeg.getvalue()])
+                label = tf.train.Int64List(value=[i % 10 + 1])
+                feature = {
+                    "image/encoded": tf.train.Feature(bytes_list=encoded),
+                    "image/class/label": tf.train.Feature(int64_list=label),
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=feature))
+                writer.write(example.SerializeToString())
+    (tmp_path / "labels.txt").write_text("\n".join(f"class{i}" for i in range(10)))
+    return tmp_path
+
+
+def test_the_halves_are_apart_and_counted_from_0(transfer, shards):
+    classes, train_set, _ = transfer.read(shards)
+    for chosen, names in (
+        (transfer.FIRST_HALF, ["class0", "class1", "class2", "class3", "class4"]),
+        (transfer.SECOND_HALF, ["class5", "class6", "class7", "class8", "class9"]),
+    ):
+        own, images, labels = transfer.half(classes, *train_set, chosen)
+        assert own == names
+        assert images.shape == (50, 32, 32, 3)
+        assert sorted(set(labels)) == [0, 1, 2, 3, 4]
+        np.testing.assert_allclose(images[labels == 2].mean(), 20 * (chosen[0] + 2) + 9.5, atol=2)
+    few = transfer.sample(labels, 4, seed=1)
+    assert np.bincount(labels[few]).tolist() == [4] * 5
+    assert not np.array_equal(few, transfer.sample(labels, 4, seed=2))
+
+
+@pytest.fixture
+def arguments(shards, tmp_path, monkeypatch, tiny):
+    monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
+    flags = ["--model=tiny", "--image-size=34", "--epochs=2", "--seeds=1", "--images-per-class=4"]
+    return [f"--data={shards}", f"--out={tmp_path / 'out'}", "--device=cpu", *flags]
+
+
+def test_both_ways_are_trained_and_compared(transfer, arguments, tmp_path, capsys, tiny):
+    body = tmp_path / "out" / "pretrained" / "model.keras"  # one that is there is taken
+    body.parent.mkdir(parents=True)
+    create_model(tiny, input_shape=(34, 34, 3), classes=5).save(body)
+    assert transfer.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert f"taking {body}" in said
+    assert "class5, class6, class7, class8, class9: 4 images each to learn from, 50 to test" in said
+    scores = json.loads((tmp_path / "out" / "transfer.json").read_text())["accuracy"]
+    assert set(scores) == {"from scratch", "new head on the frozen body", "fine-tuned"}
+    assert all(len(v) == 1 and 0 <= v[0] <= 1 for v in scores.values())
+
+
+@pytest.mark.slow
+def test_the_body_is_trained_where_there_is_none(transfer, arguments, tmp_path, capsys):
+    assert transfer.main([*arguments, "--pretrain-epochs=3"]) == 0
+    assert "pretrained: " in capsys.readouterr().out
+    assert (tmp_path / "out" / "pretrained" / "model.keras").is_file()
+
+
+def test_data_that_is_not_there_is_told_with_the_way_to_it(transfer, tmp_path, capsys):
+    assert transfer.main([f"--data={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert "no TFRecord shards" in said
+    assert "cifar-10-python.tar.gz" in said
+    assert transfer.main([f"--data={tmp_path}", "--seeds=0"]) == 2
+    assert "--seeds 0" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""The published table of parity: complete, within the bound, and made by a command that works."""
+
+import pathlib
+import re
+
+import pytest
+
+from benchmarks import parity
+
+PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "results" / "parity.md"
+BOUND = 1e-4  # relative
+SMALLEST = {
+    "keras-applications": "efficientnetv2-b0",
+    "qubvel": "efficientnet-b0",
+    "leondgarse": "efficientnetv2-b0",
+    "tensorflow": "efficientnet-lite0",
+    "timm": "tf_efficientnet_lite0",
+    "torchvision": "efficientnet_b0",
+}
+
+
+def _published():
+    """{(source, network there): its other cells}."""
+    rows, source = {}, None
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            source = line[3:]
+        elif line.startswith("| ") and not line.startswith("| network"):
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[source, name] = cells
+    return rows
+
+
+def test_every_network_of_every_source_is_in_the_published_table():
+    assert sorted(_published()) == sorted(parity.cases())
+
+
+def test_the_published_differences_are_within_the_bound():
+    for case, (_, mapped, blocks, _, answer) in _published().items():
+        have, want = re.fullmatch(r"(\d+) of (\d+)", mapped).groups()
+        assert have == want, case
+        assert float(answer) <= BOUND, case
+        assert blocks == "-" or float(blocks) <= BOUND, case
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
+@pytest.mark.parametrize("source", SMALLEST)
+def test_the_command_measures_every_source(keras, source, request):
+    if source in ("timm", "torchvision"):
+        request.getfixturevalue("torch_projects")
+    row = parity.measure(source, SMALLEST[source])
+    assert row.mapped == row.total > 200
+    assert row.answer <= BOUND
+    assert not row.blocks > BOUND  # NaN where no network of theirs runs
+    assert f"| {row.name} | {row.variant} |" in parity.table([row], 64)

@@ -1,0 +1,153 @@
+"""``effnet port``: a whole file and a report, or an error with status 2 and nothing written."""
+
+import numpy as np
+import pytest
+
+from benchmarks import foreign
+from keras_effnet.cli import main
+from keras_effnet.plan import plan
+from keras_effnet.porting import legacy
+from keras_effnet.porting.names import parts
+from keras_effnet.porting.report import Difference, Report
+
+
+def _run(*arguments):
+    return main(["port", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def qubvel_b0(tmp_path_factory):
+    """The path of a qubvel file of 3 classes, with random weights."""
+    from keras_effnet.api import create_model
+
+    model = create_model("efficientnet-b0", classes=3, input_shape=(32, 32, 3))
+    found = parts(plan("efficientnet-b0"), legacy.QUBVEL)
+    path = tmp_path_factory.mktemp("qubvel") / "x.h5"
+    foreign.save_h5(path, {p.theirs: model.get_layer(p.layer).get_weights() for p in found})
+    return path
+
+
+def test_a_file_is_converted_and_reported(keras, qubvel_b0, tmp_path, capsys):
+    out = tmp_path / "x.keras"
+    options = ["--model=efficientnet-b0", f"--out={out}", "--image-size=32", "--classes=3"]
+    assert _run(qubvel_b0, "--from=qubvel", "--normalization=half", *options) == 0
+    said = capsys.readouterr().out
+    assert "qubvel efficientnet-b0 -> efficientnet-b0: 311 of 311 weights mapped" in said
+    assert "normalisation (pixels - [127.5, 127.5, 127.5]) / [127.5, 127.5, 127.5]" in said
+    assert "Answers were not compared: qubvel is not a package that can be run here" in said
+    assert said.endswith(f"{out} written\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.keras"]
+    model = keras.saving.load_model(out)
+    assert model.output_shape == (None, 3)
+    assert model.input_shape == (None, 32, 32, 3)
+
+
+def test_errors_are_said_with_status_2_and_nothing_is_written(qubvel_b0, tmp_path, capsys):
+    out = tmp_path / "x.keras"
+
+    def refused(said, path=qubvel_b0, source="qubvel", model="efficientnet-b0", out=out, more=()):
+        assert _run(path, f"--from={source}", f"--model={model}", f"--out={out}", *more) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("effnet: ")
+        assert said in captured.err
+        assert captured.out == ""
+        assert list(tmp_path.iterdir()) == []
+
+    refused("Did you mean 'efficientnet-b0'", model="efficientnet-b0x")
+    refused("missing: block1b_dwconv", model="efficientnet-b1")
+    refused("missing: stack_0", source="leondgarse")
+    refused("has 3 classes, and classes=1000 was asked for", more=["--classes=1000"])
+    refused("does not end in .keras", out=tmp_path / "x.h5")
+    refused("there is no folder", out=tmp_path / "nowhere" / "x.keras")
+    refused("nowhere.h5 is not", path=qubvel_b0.parent / "nowhere.h5")
+    refused("is not a TensorFlow checkpoint", path=qubvel_b0, source="tensorflow")
+
+
+def test_answers_that_differ_are_not_written(keras, qubvel_b0, tmp_path, capsys, monkeypatch):
+    def port(*arguments, **options):
+        apart = (Difference("stem", 1.0, 1e-6), Difference("block1a", 2.0, 0.01))
+        return None, Report("timm x", "x", "efficientnet-b0", 1, 1, (), apart, "")
+
+    monkeypatch.setattr("keras_effnet.cli.port.port", port)
+    out = tmp_path / "x.keras"
+    assert _run(qubvel_b0, "--from=timm", "--model=tf_efficientnet_b0", f"--out={out}") == 2
+    said = capsys.readouterr().err
+    assert "The answers differ by 5.00e-03 at block1a, more than 0.001: nothing was written" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_that_make_no_sense_are_refused(capsys):
+    for arguments in (
+        ["x.h5", "--model=efficientnet-b0", "--out=x.keras"],
+        ["x.h5", "--from=nobody", "--model=efficientnet-b0", "--out=x.keras"],
+        ["x.h5", "--from=timm", "--to=timm", "--model=efficientnet-b0", "--out=x.keras"],
+        ["x.keras", "--to=qubvel", "--model=efficientnet-b0", "--out=x.h5"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            _run(*arguments)
+        assert stop.value.code == 2
+        assert "error: " in capsys.readouterr().err
+
+
+def test_the_way_back_from_the_terminal(keras, torch_projects, tmp_path, capsys):
+    from safetensors.numpy import load_file
+
+    from keras_effnet.api import create_model
+
+    model = create_model("efficientnet-b0", classes=3, input_shape=(32, 32, 3))
+    path, out = tmp_path / "x.keras", tmp_path / "x.safetensors"
+    model.save(path)
+    assert _run(path, "--to=timm", "--model=tf_efficientnet_b0", f"--out={out}") == 0
+    kernel = load_file(out)["conv_stem.weight"]
+    np.testing.assert_array_equal(
+        kernel.transpose(2, 3, 1, 0), model.get_layer("stem_conv").get_weights()[0]
+    )
+    assert _run(path, "--to=timm", "--model=efficientnet_b0", f"--out={out}") == 2
+    assert "would give other answers there" in capsys.readouterr().err
+    assert _run(path, "--to=timm", "--model=tf_efficientnet_b0", "--out=x.pth") == 2
+    assert _run(out, "--to=timm", "--model=tf_efficientnet_b0", f"--out={out}") == 2
+    (tmp_path / "half.keras").write_bytes(path.read_bytes()[:5000])
+    assert _run(tmp_path / "half.keras", "--to=timm", "--model=x", f"--out={out}") == 2
+    assert "half.keras is not a .keras file" in capsys.readouterr().err
+    (tmp_path / "half.keras").unlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.keras", "x.safetensors"]
+
+
+def test_a_report_is_a_table():
+    report = Report(
+        source="timm tf_efficientnet_b0",
+        path="model.safetensors",
+        model="efficientnet-b0",
+        mapped=311,
+        total=311,
+        notes=("batch-norm epsilon 0.001, same padding",),
+        differences=(
+            Difference("stem", 1.5, 3e-7),
+            Difference("block1a", 0.25, 5e-7),
+            Difference("logits", 0.0, 0.0),
+        ),
+        not_compared="",
+    )
+    assert str(report) == (
+        "model.safetensors\n"
+        "timm tf_efficientnet_b0 -> efficientnet-b0: 311 of 311 weights mapped\n"
+        "batch-norm epsilon 0.001, same padding\n"
+        "           largest value  difference   relative\n"
+        "stem                 1.5    3.00e-07   2.00e-07\n"
+        "block1a             0.25    5.00e-07   2.00e-06\n"
+        "logits                 0    0.00e+00   0.00e+00\n"
+        "Largest relative difference: 2.00e-06 (block1a)"
+    )
+
+
+def test_answers_are_not_compared_where_the_package_is_missing(
+    keras, torch_projects, timm_b0, monkeypatch
+):
+    import sys
+
+    from keras_effnet.porting import port
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    _, report = port(timm_b0[1], "tf_efficientnet_b0", source="timm", image_size=32)
+    assert report.worst is None
+    assert "Answers were not compared: timm cannot be imported" in str(report)
