@@ -5,6 +5,8 @@
 PYTHON ?= python3
 # tensorflow-addons' stack needs Python 3.9, 3.10 or 3.11.
 LEGACY_PYTHON ?= $(firstword $(foreach v,3.11 3.10 3.9,$(shell command -v python$(v))))
+# Tests that run at once.
+JOBS ?= 2
 DATA ?= digits
 OUT ?= demo-out
 PIP = pip install --quiet --disable-pip-version-check
@@ -17,16 +19,16 @@ demo: .venv/ready
 test: lint test-newest test-jax test-legacy
 
 test-newest: .venv/ready
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 test-jax: .venv/ready
-	KERAS_BACKEND=jax .venv/bin/python -m pytest tests/keras_effnet -m "not slow"
+	KERAS_BACKEND=jax .venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/keras_effnet -m "not slow"
 
 test-legacy: .venv-legacy/ready
-	.venv-legacy/bin/python -m pytest tests/keras_effnet tests/tpu_train -m "not slow"
+	.venv-legacy/bin/python -m pytest -n $(JOBS) --dist worksteal tests/keras_effnet tests/tpu_train -m "not slow"
 
 check: lint
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: .venv/ready
 	.venv/bin/ruff format --check .
