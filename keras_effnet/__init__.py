@@ -9,6 +9,7 @@ one plan, one builder.
 Importing this package does not import Keras; building the first model does.
 """
 
+from keras_effnet import explain, porting
 from keras_effnet.api import (
     EfficientNetB0,
     EfficientNetB1,
@@ -38,12 +39,13 @@ from keras_effnet.api import (
 from keras_effnet.cost import Cost, cost
 from keras_effnet.doctor import Finding, doctor
 from keras_effnet.download import DownloadError
-from keras_effnet.features import FeatureTable, feature_table, features
+from keras_effnet.features import FeatureTable, Level, feature_table, features
 from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
 from keras_effnet.plan import Block, Plan, plan
 from keras_effnet.preprocess import Preprocessing, load_image, preprocess, preprocessing
 from keras_effnet.scaling import scale
 from keras_effnet.transfer import (
+    Unfreezing,
     freeze,
     layer_groups,
     layer_rates,
@@ -88,14 +90,17 @@ __all__ = [
     "EfficientNetV2XL",
     "FeatureTable",
     "Finding",
+    "Level",
     "Plan",
     "Preprocessing",
     "Stage",
+    "Unfreezing",
     "Variant",
     "cost",
     "create_model",
     "decode_predictions",
     "doctor",
+    "explain",
     "feature_table",
     "features",
     "freeze",
@@ -107,6 +112,7 @@ __all__ = [
     "list_weights",
     "load_image",
     "plan",
+    "porting",
     "preprocess",
     "preprocessing",
     "scale",
