@@ -60,7 +60,11 @@ def preprocessing(model):
     """The :class:`Preprocessing` of a ``keras.Model`` built or loaded here, also inside another.
 
     The size is the model's input size where it has one. Raises ``ValueError`` for a model that does
-    not carry it (built by others, or before version 0.2).
+    not carry it (built by others).
+
+    >>> from keras_effnet import create_model
+    >>> print(preprocessing(create_model("efficientnetv2-b0")))
+    RGB in [0, 255]; centre square of 0.875 of the shorter side; bicubic to 224 x 224 pixels
     """
     for layer in _layers(model):
         contract = parse(layer.name)
@@ -100,6 +104,10 @@ def load_image(path):
 
     EXIF rotation is ignored, as in the official training and evaluation. Raises ``ValueError`` for
     a file that is no image, is truncated, or has more than 8 bits a channel.
+
+    >>> load_image("photo.jpg")
+    Traceback (most recent call last):
+    ValueError: photo.jpg is not there: give the path of an image file
     """
     from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow
 

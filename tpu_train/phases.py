@@ -51,14 +51,6 @@ def ramp(first, last, i, n):
     return float(last) if n == 1 else (first * (n - 1 - i) + last * i) / (n - 1)
 
 
-def phase_at(all_phases, step):
-    """The phase that a global step belongs to; ``ValueError`` outside of the run."""
-    for phase in all_phases:
-        if phase.first_step <= step < phase.end_step:
-            return phase
-    raise ValueError(f"step {step} is outside of the run, which ends at {all_phases[-1].end_step}")
-
-
 def show(all_phases):
     """The phases as an aligned table."""
     lines = [

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from tpu_train.phases import phase_at, phases, ramp, show
+from tpu_train.phases import phases, ramp, show
 from tpu_train.recipes import RECIPES
 
 DIGITS = RECIPES["digits"]
@@ -53,12 +53,3 @@ def test_the_paper_s_sizes_come_out_of_the_ramp():
     # Table 6 of arXiv 2104.00298: 128 to 300 (S) and to 380 (M, L) in four phases.
     assert [int(ramp(128, 300, i, 4)) for i in range(4)] == [128, 185, 242, 300]
     assert [int(ramp(128, 380, i, 4)) for i in range(4)] == [128, 212, 296, 380]
-
-
-def test_a_step_knows_its_phase():
-    run = phases(DIGITS, 1198)
-    for phase in run:
-        assert phase_at(run, phase.first_step) is phase
-        assert phase_at(run, phase.end_step - 1) is phase
-    with pytest.raises(ValueError, match="outside of the run"):
-        phase_at(run, run[-1].end_step)
