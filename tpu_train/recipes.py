@@ -24,6 +24,9 @@ class Recipe:
     name: str = _says("of the row")
     source: str = _says("where the numbers come from")
     model: str = _says("a name of `effnet models`")
+    weights: str = _says(
+        "to begin with: a set of `effnet weights`, auto, or a file; empty for none"
+    )
     epochs: float = _says("over the training images")
     batch_size: int = _says("global: over all replicas")
     # progressive learning
@@ -64,6 +67,7 @@ _DIGITS = Recipe(
     name="digits",
     source="this project: 1,797 handwritten digits of scikit-learn on two CPU cores in minutes",
     model="efficientnetv2-b0",
+    weights="",
     epochs=12,
     batch_size=64,
     phases=3,
@@ -121,7 +125,28 @@ _PHOTOS = replace(
     ema_decay=0.998,
 )
 
-RECIPES = {r.name: r for r in (_DIGITS, _PHOTOS)}
+_FINETUNE = replace(
+    _PHOTOS,
+    name="finetune",
+    source="this project: a few hundred photos or more, from published weights",
+    weights="auto",
+    epochs=20,
+    phases=2,
+    image_size_first=160,
+    image_size_last=224,
+    image_size_eval=224,
+    magnitude_first=2,
+    magnitude_last=5,
+    mixup_last=0.0,
+    dropout_last=0.2,
+    drop_path_rate=0.1,
+    crop_area_min=0.35,
+    learning_rate=2e-3,
+    warmup_epochs=1,
+    ema_decay=0.98,
+)
+
+RECIPES = {r.name: r for r in (_DIGITS, _PHOTOS, _FINETUNE)}
 
 
 def find_recipe(name):

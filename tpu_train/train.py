@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Callable
 
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from keras_effnet.api import create_model
 from keras_effnet.preprocess import Preprocessing
+from keras_effnet.weights import find as find_weights
 from tpu_train import noise, optimizer, recipes
 from tpu_train.curves import plot_curves
 from tpu_train.data import Source, training_batches
@@ -73,6 +75,7 @@ class TrainingError(RuntimeError):
 def check_run(recipe, training, evaluation, workdir, replicas, *, overwrite=False):
     """Raises ``ValueError`` for what cannot work, before anything slow; makes `workdir`."""
     recipes.check(recipe)
+    find_weights(recipe.model, recipe.weights or None)
     batch = recipe.batch_size
     unit = replicas * (2 if max(recipe.mixup_first, recipe.mixup_last) > 0 else 1)
     if batch % unit:
@@ -118,7 +121,7 @@ def train(
     save_minutes=10.0,
     stop=lambda: False,
 ):
-    """Trains from scratch, or on from the checkpoint in `workdir`, and returns the :class:`Result`.
+    """Trains from the recipe's weights, or on from the checkpoint in `workdir`: a :class:`Result`.
 
     `training` and `evaluation` are :class:`tpu_train.data.Source`; `stream` is where progress goes
     (standard error). A checkpoint is written at the end of every phase, after `save_minutes`, and
@@ -213,14 +216,17 @@ def _network(recipe, classes, *, classifier_activation, image_size=None):
         policy = "float32"
     keras.mixed_precision.set_global_policy(policy)
     try:
-        network = create_model(
-            recipe.model,
-            classes=classes,
-            input_shape=(image_size, image_size, 3),
-            classifier_activation=classifier_activation,
-            drop_path_rate=recipe.drop_path_rate,
-            preprocessing=Preprocessing(recipe.image_size_eval, None, "bilinear"),  # as evaluated
-        )
+        with warnings.catch_warnings():  # of a new classifier: it is about to be trained
+            warnings.filterwarnings("ignore", ".*the classifier of .* starts at random")
+            network = create_model(
+                recipe.model,
+                weights=recipe.weights or None,  # also for the export: they say how to normalise
+                classes=classes,
+                input_shape=(image_size, image_size, 3),
+                classifier_activation=classifier_activation,
+                drop_path_rate=recipe.drop_path_rate,
+                preprocessing=Preprocessing(recipe.image_size_eval, None, "bilinear"),
+            )
     finally:
         keras.mixed_precision.set_global_policy("float32")
     if recipe.zero_head:

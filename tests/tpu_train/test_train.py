@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_effnet.api import create_model
+from keras_effnet.variants import Normalization
 from tpu_train.devices import make_strategy
 from tpu_train.saves import StoppedError
 from tpu_train.train import TrainingError, train
@@ -81,6 +83,25 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run, tmp_path, devic
     }
     assert steps["cut"] == steps["whole"]
     assert sorted(os.listdir(tmp_path / "cut")) == sorted(os.listdir(tmp_path / "whole"))
+
+
+def test_a_run_begins_with_the_weights_of_another_and_normalises_as_they_need(run, tmp_path, tiny):
+    """Of other classes: the body is kept, the head is new."""
+    half = Normalization((127.5,) * 3, (127.5,) * 3)
+    body = create_model(dataclasses.replace(tiny, normalization=half), classes=7)
+    body.save(tmp_path / "body.keras")
+    result = run(weights=str(tmp_path / "body.keras"), learning_rate=1e-9, weight_decay=0)
+    tuned = keras.saving.load_model(result.model_path, compile=False)
+    assert tuned.get_layer("normalization").get_config()["mean"] == pytest.approx([127.5] * 3)
+    kernel = body.get_layer("stem_conv").get_weights()[0]
+    np.testing.assert_allclose(tuned.get_layer("stem_conv").get_weights()[0], kernel, atol=1e-6)
+    assert tuned.output_shape == (None, 4)
+
+
+def test_weights_that_are_not_there_are_told_before_anything_slow(run, tmp_path):
+    with pytest.raises(ValueError, match="no file has that name"):
+        run(weights="none.keras")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_gone_on_with_by_another(run):
@@ -183,6 +204,8 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_anything_slow(run, t
 _WORKER = """
 import dataclasses, json, sys
 sys.path[:0] = [{root!r}]
+from keras_effnet.api import create_model
+from keras_effnet.variants import Normalization
 from tpu_train.devices import make_strategy
 strategy = make_strategy("auto")
 import numpy as np
