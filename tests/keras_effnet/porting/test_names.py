@@ -159,7 +159,7 @@ def test_examples_in_docstrings_run(module):
 def test_importing_the_porting_imports_no_framework(run_python):
     """The command line's help must not wait for one."""
     said = run_python(
-        "import sys, keras_effnet.porting.cli\n"
+        "import sys, keras_effnet.cli\n"
         "print([m for m in ('keras', 'tensorflow', 'torch', 'timm') if m in sys.modules])",
         with_package=True,
     )
