@@ -78,7 +78,7 @@ def create_model(
     resolved = plan(variant, drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
     source = weight_files.find(variant.name, weights)
     said = source if isinstance(source, WeightSet) else weight_files.contract(source)
-    preprocessing = preprocessing or said.preprocessing or default_preprocessing(variant)
+    preprocessing = preprocessing or said.preprocessing
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling {pooling!r} is not known: give None, 'avg' or 'max'")
     if include_top and not (_is_count(classes) and classes >= 1):
@@ -93,7 +93,8 @@ def create_model(
     channels_last = keras.backend.image_data_format() == "channels_last"
     if input_tensor is None:
         if input_shape is None:
-            side = preprocessing.image_size if include_top else None
+            said_size = preprocessing.image_size if preprocessing else variant.image_size
+            side = said_size if include_top else None
             input_shape = (side, side, 3) if channels_last else (3, side, side)
         input_tensor = keras.Input(shape=_checked("input_shape", input_shape, channels_last))
     elif input_shape is not None:
@@ -107,6 +108,12 @@ def create_model(
         )
     else:
         _checked("input_tensor of shape", tuple(input_tensor.shape)[1:], channels_last)
+    if preprocessing is None:
+        shape = tuple(input_tensor.shape)[1:]
+        height, width = shape[:2] if channels_last else shape[1:]
+        preprocessing = default_preprocessing(variant)
+        if height is not None and height == width:  # no weights say otherwise
+            preprocessing = replace(preprocessing, image_size=height)
     path = source
     if isinstance(source, WeightSet):
         path = weight_files.fetch(source, resolved, include_top=include_top)

@@ -9,7 +9,6 @@ import numpy as np
 
 from keras_effnet.labels import label_map
 from keras_effnet.preprocess import parse
-from keras_effnet.preprocess import preprocessing as contract_of
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _batch(model, batch):
             f"the batch is {batch.shape[1:]} and {model.name} takes {tuple(want[1:])}: prepare "
             "images with keras_effnet.preprocess, or move the model with keras_effnet.transplant",
         )
-    yield from _size(model, batch, want)
+    yield from _size(model, batch)
     if not np.issubdtype(batch.dtype, np.number):
         yield Finding("range", f"the batch is {batch.dtype}: give numbers in [0, 255]")
         return
@@ -168,17 +167,16 @@ def _batch(model, batch):
     yield from _range(model, float(batch.min()), float(batch.max()))
 
 
-def _size(model, batch, want):
-    carries = any(parse(layer.name) for layer, _ in _walk(model))
-    if not carries or any(n is not None for n in want[1:3]):
-        return
-    size = contract_of(model).image_size
-    if batch.shape[1] != size or batch.shape[2] != size:
+def _size(model, batch):
+    contract = next(filter(None, (parse(layer.name) for layer, _ in _walk(model))), None)
+    if contract is not None and {batch.shape[1], batch.shape[2]} != {contract.image_size}:
+        size = contract.image_size
         yield Finding(
             "evaluation-size",
-            f"the batch is {batch.shape[1]} x {batch.shape[2]} pixels and these weights were "
-            f"evaluated at {size} x {size}: the published accuracy holds there. "
-            "keras_effnet.preprocess(image, keras_effnet.preprocessing(model)) makes it so",
+            f"the batch is {batch.shape[1]} x {batch.shape[2]} pixels, and {model.name} is meant "
+            f"for {size} x {size}: its accuracy was measured there. Prepare images with "
+            "keras_effnet.preprocess, and move a model of another size with "
+            f"keras_effnet.transplant(model, {size})",
         )
 
 

@@ -107,6 +107,14 @@ def test_heads_with_more_classes_than_imagenet_know_the_label_map(keras, tiny, c
     assert f"keras_effnet.label_map({classes})" in str(finding)
 
 
+def test_a_model_of_another_size_than_its_weights_were_evaluated_at(keras, tiny, pixels, tmp_path):
+    create_model(tiny, classes=5, input_shape=(64, 64, 3)).save(tmp_path / "x.keras")
+    model = create_model(tiny, classes=5, input_shape=(32, 32, 3), weights=tmp_path / "x.keras")
+    (finding,) = doctor(model, pixels)
+    assert finding.check == "evaluation-size"
+    assert "transplant(model, 64)" in str(finding)
+
+
 def test_another_size_than_the_weights_were_evaluated_at(keras, pixels):
     from keras_effnet.preprocess import Preprocessing
 
