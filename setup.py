@@ -63,7 +63,7 @@ setup(
     entry_points={
         "console_scripts": [
             "effnet = keras_effnet.cli:main",
-            "effnet-train = tpu_train.cli.train:main",
+            "effnet-train = tpu_train.cli:main",
             "effnet-tflite = tflite.cli:main",
         ]
     },

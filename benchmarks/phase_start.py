@@ -34,7 +34,8 @@ def measure(model, batch_size, image_size, *, rewriting):
 
     from keras_effnet.api import create_model
     from tpu_train import noise, optimizer
-    from tpu_train.data import from_arrays, training_batches
+    from tpu_train.data import training_batches
+    from tpu_train.sources import from_arrays
     from tpu_train.devices import make_strategy
     from tpu_train.phases import phases
     from tpu_train.recipes import RECIPES

@@ -94,7 +94,7 @@ def run(options):
 
 def open_images(data, seed):
     """(training, held-out) sources; a third is held out."""
-    from tpu_train.data import from_arrays, open_data, split
+    from tpu_train.sources import from_arrays, open_data, split
 
     if data != "digits":
         return open_data(data, holdout=1 / 3, seed=seed)

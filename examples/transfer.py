@@ -52,7 +52,7 @@ def main(argv=None):
 
 def pretrain(options, strategy, classes, images, labels, test_images, test_labels):
     """The path of a model trained on the first half; one that is there already is taken."""
-    from tpu_train.data import from_arrays
+    from tpu_train.sources import from_arrays
     from tpu_train.recipes import find_recipe
     from tpu_train.train import train
 

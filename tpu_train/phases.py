@@ -4,7 +4,11 @@ Progressive learning (EfficientNetV2, arXiv 2104.00298, Algorithm 1): image size
 grow together from phase to phase; weights, optimizer and averages go on.
 """
 
+import math
+import random
 from dataclasses import dataclass
+
+LEAST_IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -14,32 +18,46 @@ class Phase:
     number: int  # from 1
     first_step: int
     end_step: int
+    first_example: int  # images of the run before this phase
+    batch_size: int  # global
+    accumulation: int  # parts that a batch is computed in, one after the other
     image_size: int  # pixels a side
     magnitude: float  # RandAugment
     mixup: float  # alpha
+    cutmix: float  # alpha
     dropout_rate: float
-
-
-def total_steps(recipe, examples):
-    """Steps of a whole run: the epochs' images over the global batch, at least one a phase."""
-    return max(recipe.phases, round(recipe.epochs * examples / recipe.batch_size))
+    drop_path_rate: float  # at the last block
 
 
 def phases(recipe, examples):
     """The phases of a recipe on `examples` training images, as a tuple of :class:`Phase`."""
-    steps, n = total_steps(recipe, examples), recipe.phases
-    return tuple(
-        Phase(
-            number=i + 1,
-            first_step=steps * i // n,
-            end_step=steps * (i + 1) // n,
-            image_size=int(ramp(recipe.image_size_first, recipe.image_size_last, i, n)),
-            magnitude=ramp(recipe.magnitude_first, recipe.magnitude_last, i, n),
-            mixup=ramp(recipe.mixup_first, recipe.mixup_last, i, n),
-            dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, i, n),
+    n = recipe.phases
+    batch_sizes = [_batch_size(recipe, i) for i in range(n)]
+    walked, steps, seen = [], 0, 0
+    for i, batch_size in enumerate(batch_sizes):
+        left = (_end_epoch(recipe, i) * examples - seen) / batch_size
+        end = steps + max(1, round(left) if i == n - 1 else int(left))
+        if recipe.min_steps:
+            end = max(end, round(recipe.min_steps * (i + 1) / n))
+        walked.append(
+            Phase(
+                number=i + 1,
+                first_step=steps,
+                end_step=end,
+                first_example=seen,
+                batch_size=batch_size,
+                accumulation=_accumulation(recipe, i),
+                image_size=_image_size(recipe, i),
+                magnitude=ramp(recipe.magnitude_first, recipe.magnitude_last, i, n),
+                mixup=ramp(recipe.mixup_first, recipe.mixup_last, i, n),
+                cutmix=ramp(recipe.cutmix_first, recipe.cutmix_last, i, n),
+                dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, i, n),
+                drop_path_rate=ramp(recipe.drop_path_first, recipe.drop_path_last, i, n),
+            )
         )
-        for i in range(n)
-    )
+        seen += (end - steps) * batch_size
+        steps = end
+    return tuple(walked)
 
 
 def ramp(first, last, i, n):
@@ -51,14 +69,54 @@ def ramp(first, last, i, n):
     return float(last) if n == 1 else (first * (n - 1 - i) + last * i) / (n - 1)
 
 
+def _end_epoch(recipe, i):
+    """Of phase `i`; the official code changes between whole epochs (main.py: int(ratio * E))."""
+    end = recipe.epochs * (i + 1) / recipe.phases
+    whole = recipe.ramp == "code" and i + 1 < recipe.phases and recipe.epochs >= recipe.phases
+    return int(end) if whole else end
+
+
+def _image_size(recipe, i):
+    first, last, n = recipe.image_size_first, recipe.image_size_last, recipe.phases
+    if recipe.ramp == "random":
+        size = random.Random(f"{recipe.seed} {i}").randint(min(first, last), max(first, last))
+    elif recipe.ramp == "code":  # main.py: ibase + (size - ibase) * (stage + 1) / total
+        size = int(first + (last - first) * (i + 1) / n)
+    else:
+        size = int(ramp(first, last, i, n))
+    unit = recipe.image_size_multiple
+    if unit == 1:
+        return size
+    return max(-(-LEAST_IMAGE_SIZE // unit), round(size / unit)) * unit
+
+
+def _batch_size(recipe, i):
+    """On the line between both ends, in units of their greatest common divisor."""
+    first, last = recipe.batch_size_first or recipe.batch_size, recipe.batch_size
+    unit = math.gcd(first, last)
+    return int(ramp(first, last, i, recipe.phases) / unit) * unit
+
+
+def _accumulation(recipe, i):
+    """On the line between both ends, rounded up to a power of two between them."""
+    first, last = recipe.accumulation_first, recipe.accumulation_last
+    if i in (0, recipe.phases - 1) or first == last:
+        return last if i or recipe.phases == 1 else first
+    wanted = ramp(first, last, i, recipe.phases)
+    return min(max(first, last), 1 << math.ceil(math.log2(wanted)))
+
+
 def show(all_phases):
     """The phases as an aligned table."""
     lines = [
-        f"{'phase':>5}{'steps':>15}{'image size':>12}{'magnitude':>11}{'mixup':>8}{'dropout':>9}"
+        f"{'phase':>5}{'steps':>16}{'batch':>7}{'image size':>12}{'magnitude':>11}{'mixup':>7}"
+        f"{'cutmix':>8}{'dropout':>9}{'drop path':>11}"
     ]
     for p in all_phases:
+        parts = f"/{p.accumulation}" if p.accumulation > 1 else ""
         lines.append(
-            f"{p.number:>5}{f'{p.first_step}-{p.end_step - 1}':>15}{p.image_size:>12}"
-            f"{p.magnitude:>11.2f}{p.mixup:>8.2f}{p.dropout_rate:>9.2f}"
+            f"{p.number:>5}{f'{p.first_step}-{p.end_step - 1}':>16}{f'{p.batch_size}{parts}':>7}"
+            f"{p.image_size:>12}{p.magnitude:>11.2f}{p.mixup:>7.2f}{p.cutmix:>8.2f}"
+            f"{p.dropout_rate:>9.3f}{p.drop_path_rate:>11.3f}"
         )
     return "\n".join(lines)

@@ -25,13 +25,14 @@ from keras_effnet.preprocess import Preprocessing
 from keras_effnet.weights import find as find_weights
 from tpu_train import noise, optimizer, recipes
 from tpu_train.curves import plot_curves
-from tpu_train.data import Source, training_batches
+from tpu_train.data import training_batches
 from tpu_train.devices import describe
 from tpu_train.evaluate import make_evaluation
 from tpu_train.phases import phases as make_phases
 from tpu_train.progress import Progress
 from tpu_train.saves import Saves, identity
 from tpu_train.schedule import learning_rate
+from tpu_train.sources import Source
 from tpu_train.step import State, graph_rewriting, traced_steps
 
 _FILES = ("model.keras", "labels.txt", "recipe.json", "metrics.jsonl", "curves.png", "tensorboard")
@@ -123,7 +124,7 @@ def train(
 ):
     """Trains from the recipe's weights, or on from the checkpoint in `workdir`: a :class:`Result`.
 
-    `training` and `evaluation` are :class:`tpu_train.data.Source`; `stream` is where progress goes
+    `training` and `evaluation` are :class:`tpu_train.sources.Source`; `stream` is where progress goes
     (standard error). A checkpoint is written at the end of every phase, after `save_minutes`, and
     when `stop()` says so, which is asked after every host call (several workers save at the ends of
     phases alone: they would have to agree). Raises ``ValueError`` for what cannot work, before

@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_train.data import (
-    evaluation_batches,
-    from_arrays,
-    from_folder,
-    open_data,
-    split,
-    training_batches,
-)
+from tpu_train.data import evaluation_batches, training_batches
 from tpu_train.phases import phases
+from tpu_train.sources import from_arrays, from_folder, open_data, split
 
 
 def batches(source, recipe, first, end, **kwargs):

@@ -212,7 +212,7 @@ import numpy as np
 from keras_effnet.variants import VARIANTS
 from tests.conftest import TINY
 VARIANTS["tiny"] = TINY
-from tpu_train.data import open_data
+from tpu_train.sources import open_data
 from tpu_train.recipes import Recipe
 from tpu_train.train import train
 recipe = Recipe(**json.loads({recipe!r}))

@@ -99,7 +99,7 @@ def chosen_recipe(values):
 
 
 def _train(recipe, values):
-    from tpu_train.data import open_data  # here, so that --show and --help do not wait
+    from tpu_train.sources import open_data  # here, so that --show and --help do not wait
     from tpu_train.devices import make_strategy
     from tpu_train.saves import StoppedError
     from tpu_train.train import TrainingError, train
