@@ -41,3 +41,32 @@ TINY = Variant(
 def tiny():
     """A two-stage V2 variant with every kind of layer in it."""
     return TINY
+
+
+@pytest.fixture
+def golden():
+    """golden("plan_x.txt", text): the text must be the file's; UPDATE_GOLDEN=1 rewrites it."""
+
+    def check(name, text):
+        path = GOLDEN / name
+        if os.environ.get("UPDATE_GOLDEN"):
+            path.write_text(text + "\n", encoding="utf-8")
+        want = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        have = text.splitlines()
+        changed = [
+            f"  line {i}:\n    golden {a!r}\n    now    {b!r}"
+            for i, (a, b) in enumerate(
+                zip(want + [None] * len(have), have + [None] * len(want)), start=1
+            )
+            if a != b
+        ]
+        assert not changed, (
+            f"{name} has changed:\n"
+            + "\n".join(changed[:20])
+            + "\nIf only the table's looks changed, accept it with UPDATE_GOLDEN=1 and read the "
+            "diff. Never accept a changed number of a published network (released weights would no "
+            "longer fit or would answer otherwise) or of a published recipe, if its source does "
+            "not say so. Find what changed it."
+        )
+
+    return check

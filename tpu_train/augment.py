@@ -1,40 +1,31 @@
-"""Augmentation of one uint8 image in the graph; every random draw is a function of a seed.
+"""What is done to a training image: RandAugment, AutoAugment, noise, and the draws of mixing.
 
-RandAugment with the operation list and the magnitudes of the official EfficientNet code, which are
-AutoAugment's (arXiv 1805.09501, 1909.13719). The operations equal the official arithmetic to the
-grey level (tests compare them with its output), with one exception that is on purpose: a solarize
-threshold of 256 or more solarizes nothing, where the official code's wraps around.
+Every random draw is a function of a seed, an integer tensor of shape [2]: the same seed gives the
+same image. Images are uint8 (height, width, 3) of a static shape, in the graph.
 """
+
+from dataclasses import dataclass
 
 import tensorflow as tf
 
-_FILL = 128  # grey, where a warp brings in pixels from outside
+from tpu_train import operations
+
 _MAX_LEVEL = 10.0
-_TRANSLATE = 100.0  # pixels at level 10, of an image of 128 pixels a side or more
-_CUTOUT = 40.0
 _LEAST_SIZE = 128  # the papers' smallest; on smaller images so many pixels would leave nothing
 
 
-def randaugment(image, seed, *, magnitude, layers):
-    """A uint8 (height, width, 3) image after `layers` random operations at one magnitude (of 10).
+@dataclass(frozen=True)
+class Limits:
+    """What an operation does at level 10, where the policies differ."""
 
-    `seed` is an integer tensor of shape [2]; the same seed gives the same image.
-    """
-    draws = tf.random.experimental.stateless_split(seed, layers)
-    for layer in range(layers):
-        choice = tf.random.stateless_uniform(
-            [], draws[layer], maxval=len(OPERATIONS), dtype=tf.int32
-        )
-        argument_seed = tf.random.experimental.stateless_fold_in(draws[layer], 1)
-        image = tf.switch_case(
-            choice,
-            [_branch(operation, image, magnitude, argument_seed) for operation in OPERATIONS],
-        )
-    return image
+    translate: float  # pixels, of an image of 128 pixels a side or more
+    cutout: float  # pixels, half the side of the square
+    solarize_wraps: bool = False  # the official code's overflow: threshold 256 is 0, 384 is 128
 
 
-def _branch(operation, image, magnitude, seed):
-    return lambda: operation(image, magnitude / _MAX_LEVEL, seed)
+# google/automl efficientnetv2/autoaugment.py: translate_const and cutout_const
+_RANDAUGMENT = Limits(translate=100.0, cutout=40.0)
+_AUTOAUGMENT = Limits(translate=250.0, cutout=100.0)
 
 
 def _pixels(most, level, image):
@@ -42,218 +33,274 @@ def _pixels(most, level, image):
     return most * level * min(1.0, min(image.shape[:2]) / _LEAST_SIZE)
 
 
-def _signed(value, seed):
+def _signed(value, chance):
     """The value with a random sign."""
-    return tf.where(tf.random.stateless_uniform([], seed) < 0.5, -value, value)
+    return tf.where(chance < 0.5, -value, value)
 
 
-# The operations: (image, level in units of the maximum, seed) -> image.
+def _threshold(level, limits):
+    threshold = int(256 * level)
+    return threshold % 256 if limits.solarize_wraps else threshold
 
 
-def _autocontrast(image, level, seed):
-    return autocontrast(image)
+# (image, level as a share of the maximum, two uniform numbers of [0, 1), limits) -> image
+OPERATIONS = {
+    "AutoContrast": lambda image, level, u, most: operations.autocontrast(image),
+    "Equalize": lambda image, level, u, most: operations.equalize(image),
+    "Invert": lambda image, level, u, most: operations.invert(image),
+    "Rotate": lambda image, level, u, most: operations.rotate(image, _signed(30.0 * level, u[0])),
+    "Posterize": lambda image, level, u, most: operations.posterize(image, int(4 * level)),
+    "Solarize": lambda image, level, u, most: operations.solarize(image, _threshold(level, most)),
+    "Color": lambda image, level, u, most: operations.color(image, 1.8 * level + 0.1),
+    "Contrast": lambda image, level, u, most: operations.contrast(image, 1.8 * level + 0.1),
+    "Brightness": lambda image, level, u, most: operations.brightness(image, 1.8 * level + 0.1),
+    "Sharpness": lambda image, level, u, most: operations.sharpness(image, 1.8 * level + 0.1),
+    "ShearX": lambda image, level, u, most: operations.shear_x(image, _signed(0.3 * level, u[0])),
+    "ShearY": lambda image, level, u, most: operations.shear_y(image, _signed(0.3 * level, u[0])),
+    "TranslateX": lambda image, level, u, most: operations.translate_x(
+        image, _signed(_pixels(most.translate, level, image), u[0])
+    ),
+    "TranslateY": lambda image, level, u, most: operations.translate_y(
+        image, _signed(_pixels(most.translate, level, image), u[0])
+    ),
+    "Cutout": lambda image, level, u, most: operations.cutout(
+        image, int(_pixels(most.cutout, level, image)), u
+    ),
+    "SolarizeAdd": lambda image, level, u, most: operations.solarize_add(image, int(110 * level)),
+}
 
 
-def _equalize(image, level, seed):
-    return equalize(image)
+def _apply(name, image, level, u, most):
+    return OPERATIONS[name](image, level / _MAX_LEVEL, u, most)
 
 
-def _invert(image, level, seed):
-    return 255 - image
+def randaugment(image, seed, *, magnitude, layers, solarize_wraps=False):
+    """A uint8 (height, width, 3) image after `layers` random operations at one magnitude (of 10).
+
+    The operations and their magnitudes are the official EfficientNet code's (arXiv 1909.13719).
+    """
+    most = Limits(_RANDAUGMENT.translate, _RANDAUGMENT.cutout, solarize_wraps)
+    draws = tf.random.stateless_uniform([layers, 3], seed)
+    for layer in range(layers):
+        image = tf.switch_case(
+            tf.cast(draws[layer, 0] * len(OPERATIONS), tf.int32),
+            [
+                lambda name=name, image=image, u=draws[layer, 1:]: _apply(
+                    name, image, magnitude, u, most
+                )
+                for name in OPERATIONS
+            ],
+        )
+    return image
 
 
-def _rotate(image, level, seed):
-    return rotate(image, _signed(30.0 * level, seed))
-
-
-def _posterize(image, level, seed):
-    return posterize(image, int(4 * level))
-
-
-def _solarize(image, level, seed):
-    return solarize(image, int(256 * level))
-
-
-def _color(image, level, seed):
-    return color(image, 1.8 * level + 0.1)
-
-
-def _contrast(image, level, seed):
-    return contrast(image, 1.8 * level + 0.1)
-
-
-def _brightness(image, level, seed):
-    return brightness(image, 1.8 * level + 0.1)
-
-
-def _sharpness(image, level, seed):
-    return sharpness(image, 1.8 * level + 0.1)
-
-
-def _shear_x(image, level, seed):
-    return shear_x(image, _signed(0.3 * level, seed))
-
-
-def _shear_y(image, level, seed):
-    return shear_y(image, _signed(0.3 * level, seed))
-
-
-def _translate_x(image, level, seed):
-    return translate_x(image, _signed(_pixels(_TRANSLATE, level, image), seed))
-
-
-def _translate_y(image, level, seed):
-    return translate_y(image, _signed(_pixels(_TRANSLATE, level, image), seed))
-
-
-def _cutout(image, level, seed):
-    return cutout(image, int(_pixels(_CUTOUT, level, image)), seed)
-
-
-def _solarize_add(image, level, seed):
-    return solarize_add(image, int(110 * level))
-
-
-OPERATIONS = (
-    *(_autocontrast, _equalize, _invert, _rotate, _posterize, _solarize, _color, _contrast),
-    *(_brightness, _sharpness, _shear_x, _shear_y, _translate_x, _translate_y, _cutout),
-    _solarize_add,
+# ImageNet's policy, arXiv 1805.09501 (appendix) as the official code has it (policy_v0): each image
+# gets one of these pairs, and each of its operations with its probability, at its level.
+POLICY_V0 = (
+    (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
+    (("Color", 0.4, 9), ("Equalize", 0.6, 3)),
+    (("Color", 0.4, 1), ("Rotate", 0.6, 8)),
+    (("Solarize", 0.8, 3), ("Equalize", 0.4, 7)),
+    (("Solarize", 0.4, 2), ("Solarize", 0.6, 2)),
+    (("Color", 0.2, 0), ("Equalize", 0.8, 8)),
+    (("Equalize", 0.4, 8), ("SolarizeAdd", 0.8, 3)),
+    (("ShearX", 0.2, 9), ("Rotate", 0.6, 8)),
+    (("Color", 0.6, 1), ("Equalize", 1.0, 2)),
+    (("Invert", 0.4, 9), ("Rotate", 0.6, 0)),
+    (("Equalize", 1.0, 9), ("ShearY", 0.6, 3)),
+    (("Color", 0.4, 7), ("Equalize", 0.6, 0)),
+    (("Posterize", 0.4, 6), ("AutoContrast", 0.4, 7)),
+    (("Solarize", 0.6, 8), ("Color", 0.6, 9)),
+    (("Solarize", 0.2, 4), ("Rotate", 0.8, 9)),
+    (("Rotate", 1.0, 7), ("TranslateY", 0.8, 9)),
+    (("ShearX", 0.0, 0), ("Solarize", 0.8, 4)),
+    (("ShearY", 0.8, 0), ("Color", 0.6, 4)),
+    (("Color", 1.0, 0), ("Rotate", 0.6, 2)),
+    (("Equalize", 0.8, 4), ("Equalize", 0.0, 8)),
+    (("Equalize", 1.0, 4), ("AutoContrast", 0.6, 2)),
+    (("ShearY", 0.4, 7), ("SolarizeAdd", 0.6, 7)),
+    (("Posterize", 0.8, 2), ("Solarize", 0.6, 10)),
+    (("Solarize", 0.6, 8), ("Equalize", 0.6, 1)),
+    (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
 )
 
 
-# The arithmetic, with the argument that each operation is published with.
+def autoaugment(image, seed, *, solarize_wraps=False):
+    """A uint8 (height, width, 3) image after AutoAugment's policy v0 for ImageNet."""
+    most = Limits(_AUTOAUGMENT.translate, _AUTOAUGMENT.cutout, solarize_wraps)
+    draws = tf.random.stateless_uniform([7], seed)
 
+    def both(pair):
+        out = image
+        for i, (name, probability, level) in enumerate(pair):
+            happens, u = draws[1 + 3 * i], draws[2 + 3 * i : 4 + 3 * i]
+            out = tf.cond(
+                happens < probability,
+                lambda name=name, out=out, level=level, u=u: _apply(name, out, level, u, most),
+                lambda out=out: out,
+            )
+        return out
 
-def autocontrast(image):
-    """Each channel stretched so that its darkest pixel is 0 and its brightest 255."""
-    pixels = tf.cast(image, tf.float32)
-    low, high = tf.reduce_min(pixels, [0, 1]), tf.reduce_max(pixels, [0, 1])
-    scale = tf.math.divide_no_nan(255.0, high - low)
-    stretched = tf.clip_by_value(pixels * scale - low * scale, 0.0, 255.0)
-    return tf.where(high > low, tf.cast(stretched, tf.uint8), image)
-
-
-def equalize(image):
-    """Each channel's histogram made flat."""
-    return tf.stack([_equalize_channel(image[:, :, c]) for c in range(3)], axis=-1)
-
-
-def _equalize_channel(channel):
-    values = tf.cast(channel, tf.int32)
-    histogram = tf.math.bincount(tf.reshape(values, [-1]), minlength=256, maxlength=256)
-    last = tf.reduce_max(values)  # the brightest value that occurs
-    step = (tf.reduce_sum(histogram) - histogram[last]) // 255
-    table = (tf.cumsum(histogram, exclusive=True) + step // 2) // tf.maximum(step, 1)
-    return tf.cond(
-        step == 0,
-        lambda: channel,
-        lambda: tf.cast(tf.gather(tf.clip_by_value(table, 0, 255), values), tf.uint8),
+    return tf.switch_case(
+        tf.cast(draws[0] * len(POLICY_V0), tf.int32),
+        [lambda pair=pair: both(pair) for pair in POLICY_V0],
     )
 
 
-def posterize(image, bits):
-    """Only the highest `bits` bits kept; 0 keeps one, as the official code's clamped shift does."""
-    shift = tf.constant(min(8 - bits, 7), tf.uint8)
-    return tf.bitwise.left_shift(tf.bitwise.right_shift(image, shift), shift)
+def cutout_noise(image, seed, *, share):
+    """A square image with a square of noise around a random centre, cut at the border.
 
-
-def solarize(image, threshold):
-    """Pixels from `threshold` up inverted; none from 256 up."""
-    return tf.where(tf.cast(image, tf.int32) < threshold, image, 255 - image)
-
-
-def solarize_add(image, addition, threshold=128):
-    """`addition` added to the pixels below `threshold`."""
-    added = tf.clip_by_value(tf.cast(image, tf.int32) + addition, 0, 255)
-    return tf.where(image < threshold, tf.cast(added, tf.uint8), image)
-
-
-def color(image, factor):
-    """From grey (0) over the image (1) to more colourful."""
-    grey = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
-    return _blend(grey, image, factor)
-
-
-def contrast(image, factor):
-    """From one grey value (0) over the image (1) to more contrast.
-
-    The grey value is the official code's: the pixel count over 256, at most 255 (not the mean).
+    Half the square's side is `share` of the image's. The noise is of [128, 256), as in the official
+    fine-tuning: uniform over [0, 1) of pixels in [-1, 1] (preprocessing.py, preprocess_for_finetune).
     """
-    pixels = image.shape[0] * image.shape[1]
-    grey = tf.fill(tf.shape(image), tf.cast(min(pixels / 256, 255.0), tf.uint8))
-    return _blend(grey, image, factor)
+    side = image.shape[0]
+    half = int(share * side)
+    centre = tf.cast(tf.random.stateless_uniform([2], seed) * side, tf.int32)
+    begin, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, side)
+    return _noise(image, _other(seed), begin, end, least=128)
 
 
-def brightness(image, factor):
-    """From black (0) over the image (1) to brighter."""
-    return _blend(tf.zeros_like(image), image, factor)
+def random_erasing(image, seed, *, probability):
+    """A square image, with `probability` with a rectangle of noise (arXiv 1708.04896).
+
+    Its area is uniform over 0.02 to 0.33 of the image's, height over width over 0.3 to 1 / 0.3; a
+    side that would be longer than the image's is cut.
+    """
+    side = image.shape[0]
+    u = tf.random.stateless_uniform([5], seed)
+    area, aspect = side * side * (0.02 + 0.31 * u[1]), 0.3 + (1 / 0.3 - 0.3) * u[2]
+    size = tf.sqrt(tf.stack([area * aspect, area / aspect]))
+    size = tf.minimum(tf.cast(tf.round(size), tf.int32), side)
+    begin = tf.cast(u[3:] * tf.cast(side - size + 1, tf.float32), tf.int32)
+    return tf.cond(
+        u[0] < probability,
+        lambda: _noise(image, _other(seed), begin, begin + size, least=0),
+        lambda: image,
+    )
 
 
-def sharpness(image, factor):
-    """From smoothed (0) over the image (1) to sharpened; the border stays."""
-    kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32) / 13.0
-    kernel = tf.tile(kernel[:, :, None, None], [1, 1, 3, 1])
-    pixels = tf.cast(image, tf.float32)[None]
-    smooth = tf.nn.depthwise_conv2d(pixels, kernel, [1, 1, 1, 1], "VALID")[0]
-    smooth = tf.cast(tf.clip_by_value(smooth, 0.0, 255.0), tf.uint8)
-    inside = tf.pad(tf.ones_like(smooth), [[1, 1], [1, 1], [0, 0]])
-    smooth = tf.where(inside == 1, tf.pad(smooth, [[1, 1], [1, 1], [0, 0]]), image)
-    return _blend(smooth, image, factor)
+def _other(seed):
+    return tf.random.experimental.stateless_fold_in(seed, 1)
 
 
-def _blend(zero, one, factor):
-    zero, one = tf.cast(zero, tf.float32), tf.cast(one, tf.float32)
-    return tf.cast(tf.clip_by_value(zero + factor * (one - zero), 0.0, 255.0), tf.uint8)
-
-
-def rotate(image, degrees):
-    """Rotated about the centre, counter-clockwise for positive degrees."""
-    radians = tf.convert_to_tensor(degrees, tf.float32) * (3.14159265358979 / 180.0)
-    cos, sin = tf.cos(radians), tf.sin(radians)
-    height, width = image.shape[0] - 1.0, image.shape[1] - 1.0
-    x = (width - (cos * width - sin * height)) / 2
-    y = (height - (sin * width + cos * height)) / 2
-    return _warp(image, [cos, -sin, x, sin, cos, y])
-
-
-def shear_x(image, slope):
-    """Rows shifted in proportion to their number."""
-    return _warp(image, [1.0, slope, 0.0, 0.0, 1.0, 0.0])
-
-
-def shear_y(image, slope):
-    """Columns shifted in proportion to their number."""
-    return _warp(image, [1.0, 0.0, 0.0, slope, 1.0, 0.0])
-
-
-def translate_x(image, pixels):
-    """Shifted right by -pixels, as the official code's sign has it."""
-    return _warp(image, [1.0, 0.0, pixels, 0.0, 1.0, 0.0])
-
-
-def translate_y(image, pixels):
-    """Shifted down by -pixels, as the official code's sign has it."""
-    return _warp(image, [1.0, 0.0, 0.0, 0.0, 1.0, pixels])
-
-
-def _warp(image, affine):
-    """Output pixel (x, y) is input pixel affine (x, y), nearest; grey from outside."""
-    rows = [tf.convert_to_tensor(a, tf.float32) for a in affine] + [tf.zeros([])] * 2
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=tf.stack(rows)[None],
-        output_shape=image.shape[:2],
-        fill_value=float(_FILL),
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
-    )[0]
-
-
-def cutout(image, half, seed):
-    """A grey square of twice `half` pixels a side around a random centre, cut at the border."""
+def _noise(image, seed, begin, end, least):
+    """Noise of [least, 256) in the rectangle from (y, x) `begin` to before `end`."""
     height, width = image.shape[0], image.shape[1]
-    at = tf.random.stateless_uniform([2], seed)
-    rows = tf.abs(tf.range(height) - tf.cast(at[0] * height, tf.int32))[:, None]
-    columns = tf.abs(tf.range(width) - tf.cast(at[1] * width, tf.int32))[None, :]
-    hit = tf.logical_and(rows < half, columns < half)[:, :, None]
-    return tf.where(hit, tf.cast(_FILL, tf.uint8), image)
+    noise = tf.random.stateless_uniform(
+        tf.concat([end - begin, [3]], 0), seed, minval=least, maxval=256, dtype=tf.int32
+    )
+    around = [[begin[0], height - end[0]], [begin[1], width - end[1]], [0, 0]]
+    y, x = tf.range(height)[:, None, None], tf.range(width)[None, :, None]
+    inside = (y >= begin[0]) & (y < end[0]) & (x >= begin[1]) & (x < end[1])
+    return tf.where(inside, tf.pad(tf.cast(noise, tf.uint8), around), image)
+
+
+# Mixing: only the draws. The device mixes the pixels and the labels (step.py).
+
+
+def mixing(seed, pair_seed, size, *, mixup, cutmix):
+    """The draws that an image of `size` pixels a side is mixed with its neighbour by, as a dict.
+
+    ``"mix"``, where `mixup` (Beta's alpha) is above 0: float32, the image's own weight in mixup,
+    in [0.5, 1]. ``"box"``, where `cutmix` is: int32 (y, x, height, width), the part that comes from
+    the neighbour. With both, each pair of neighbours gets one of the two by a fair draw of
+    `pair_seed`, and the other is without effect (weight 1, height and width 0).
+    """
+    draws = {}
+    if mixup:
+        share = _beta(seed, mixup)
+        draws["mix"] = tf.maximum(share, 1 - share)
+    if cutmix:
+        draws["box"] = _box(_other(seed), size, cutmix)
+    if mixup and cutmix:
+        is_mixup = tf.random.stateless_uniform([], pair_seed) < 0.5
+        draws["mix"] = tf.where(is_mixup, draws["mix"], 1.0)
+        draws["box"] = tf.where(is_mixup, 0, draws["box"])
+    return draws
+
+
+def _beta(seed, alpha):
+    """A draw of Beta(alpha, alpha), by two of gamma; their logarithms do not vanish (alpha 0.01)."""
+    gamma = tf.random.stateless_gamma([2], seed, alpha + 1)
+    u = tf.random.stateless_uniform([2], _other(seed), minval=1e-37)
+    logarithm = tf.math.log(gamma) + tf.math.log(u) / alpha
+    return tf.sigmoid(logarithm[0] - logarithm[1])
+
+
+def _box(seed, size, alpha):
+    """CutMix's rectangle (arXiv 1905.04899): a share of 1 - Beta of the image, cut at the border."""
+    half = tf.cast(tf.sqrt(1 - _beta(seed, alpha)) * size, tf.int32) // 2
+    centre = tf.random.stateless_uniform([2], _other(_other(seed)), maxval=size, dtype=tf.int32)
+    begin, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, size)
+    return tf.concat([begin, end - begin], 0)
+
+
+def keras_cv_layers(recipe, phase, classes):
+    """A function from a batch ``{"image", "label"}`` to ``{"image": uint8, "target": float32}``.
+
+    keras_cv's RandAugment, then its MixUp or CutMix (with both, one of the two for the whole
+    batch), at the phase's magnitude and alphas. `target` is (batch, classes): 1 for a label, shared
+    out where an image has several and the loss is softmax. keras_cv keeps the state of its random
+    numbers to itself, so a run that goes on after a cut does not repeat it to the bit. Raises
+    ``ValueError`` where keras_cv cannot be imported.
+    """
+    layers = _keras_cv()
+    steps = []
+    if phase.magnitude and recipe.randaugment_layers:
+        steps.append(
+            layers.RandAugment(
+                value_range=(0, 255),
+                augmentations_per_image=recipe.randaugment_layers,
+                magnitude=min(1.0, phase.magnitude / _MAX_LEVEL),
+                seed=recipe.seed,
+            )
+        )
+    mixers = []
+    if phase.mixup:
+        mixers.append(layers.MixUp(alpha=phase.mixup, seed=recipe.seed))
+    if phase.cutmix:
+        mixers.append(layers.CutMix(alpha=phase.cutmix, seed=recipe.seed))
+    if len(mixers) == 2:
+        mixers = [layers.RandomChoice(mixers, batchwise=True, seed=recipe.seed)]
+    steps += mixers
+
+    def run(batch):
+        mixed = {
+            "images": tf.cast(batch["image"], tf.float32),
+            "labels": targets(batch["label"], classes, shared=recipe.loss == "softmax"),
+        }
+        for step in steps:
+            mixed = step(mixed, training=True)
+        images = tf.ensure_shape(mixed["images"], batch["image"].shape)
+        return {
+            "image": tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8),
+            "target": tf.ensure_shape(mixed["labels"], [*batch["label"].shape[:1], classes]),
+        }
+
+    return run
+
+
+def targets(labels, classes, *, shared):
+    """float32 (batch, classes) of int32 labels (batch,) or (batch, labels) padded with -1.
+
+    Several labels of an image are 1 each, or with `shared` 1 in sum.
+
+    >>> targets(tf.constant([[0, 2], [1, -1]]), 3, shared=True).numpy().tolist()
+    [[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]
+    """
+    hot = tf.one_hot(labels, classes)
+    if labels.shape.rank == 1:
+        return hot
+    hot = tf.reduce_max(hot, 1)
+    return tf.math.divide_no_nan(hot, tf.reduce_sum(hot, 1, keepdims=True)) if shared else hot
+
+
+def _keras_cv():
+    try:
+        import keras_cv
+    except ImportError as error:
+        raise ValueError(
+            f"augment='keras_cv' needs keras_cv, which cannot be imported here ({error}): install "
+            "keras-cv, or give --augment=randaugment, this project's own"
+        ) from error
+    return keras_cv.layers

@@ -11,7 +11,8 @@ def plot_curves(metrics_path, png_path):
     with open(metrics_path) as file:
         records = [json.loads(line) for line in file]
     steps = [r for r in records if "loss" in r]
-    ends = [r for r in records if "evaluation_accuracy" in r]
+    evaluations = [r for r in records if "evaluation_accuracy" in r]
+    ends = [r for r in records if "seconds" in r]  # of phases
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
@@ -23,7 +24,7 @@ def plot_curves(metrics_path, png_path):
         ("evaluation_accuracy", "held out, averaged weights", "o"),
         ("evaluation_accuracy_raw", "held out, raw weights", "x"),
     ):
-        at, values = [r["step"] for r in ends], [100 * r[key] for r in ends]
+        at, values = [r["step"] for r in evaluations], [100 * r[key] for r in evaluations]
         bottom.plot(at, values, marker, label=label, clip_on=False, zorder=3)
     bottom.set_ylabel("accuracy, %")
     bottom.set_xlabel("step")
@@ -36,7 +37,7 @@ def plot_curves(metrics_path, png_path):
         top.text(
             (first + r["step"]) / 2,
             1.01,
-            f"phase {r['phase']}: {r['image_size']} px",
+            f"phase {r['phase']}: {r['image_size']} px" if len(ends) <= 4 else r["image_size"],
             transform=top.get_xaxis_transform(),
             ha="center",
         )

@@ -7,46 +7,71 @@ starting at step N costs no more than starting at 0.
 
 import tensorflow as tf
 
-from tpu_train.augment import randaugment
+from tpu_train import augment
+
+# What a seed is drawn for, so that no two draws of an example are the same numbers.
+_CROP, _FLIP, _POLICY, _CUTOUT, _ERASING, _MIXING, _PAIR, _PURPOSES = range(8)
 
 
 def training_batches(source, recipe, phase, *, first_step, end_step, replicas, host=0, hosts=1):
     """A dataset of one host's share of steps [first_step, end_step), a batch a replica and step.
 
-    An element is ``{"image": uint8 (batch, size, size, 3), "label": int32 (batch,), "mix": float32
-    (batch,)}``, where `mix` is the weight of an image over its neighbour's in mixup, 1 for none.
+    An element is ``{"image": uint8 (batch, size, size, 3), "label": int32 (batch,)}``; the label is
+    (batch, labels), padded with -1, where images have several. Where the phase has mixup, there is
+    ``"mix"``, float32 (batch,): an image's own weight over its neighbour's (2i and 2i + 1 are
+    neighbours). Where it has CutMix, there is ``"box"``, int32 (batch, 4): y, x, height, width of
+    the rectangle that comes from the neighbour. With ``augment="keras_cv"`` images and labels come
+    mixed: ``{"image", "target": float32 (batch, classes)}``, and are not the same in another run.
     """
     per_host, per_replica = phase.batch_size // hosts, phase.batch_size // replicas
     first = phase.first_example + (first_step - phase.first_step) * phase.batch_size
     labels = tf.constant(source.labels)
-    seed = tf.constant(recipe.seed, tf.int64)
+    run = tf.constant(recipe.seed, tf.int64)
 
     def example(k):
-        position = first + (k // per_host) * phase.batch_size + host * per_host + k % per_host
-        epoch, place = position // source.examples, position % source.examples
-        order = tf.stack([seed, epoch])
-        index = tf.random.experimental.index_shuffle(place, order, source.examples - 1)
-        # One draw each for crop, flip, RandAugment and mixup.
-        draws = tf.random.experimental.stateless_split(tf.stack([seed, position]), num=4)
-        image = _train_image(source, recipe, phase, index, draws)
-        return {"image": image, "label": labels[index], "mix": _mix_weight(phase.mixup, draws[3])}
+        place = host * per_host + k % per_host  # in the batch
+        position = first + (k // per_host) * phase.batch_size + place
 
-    return (
+        def seed(purpose, position=position):
+            return tf.stack([run, position * _PURPOSES + purpose])
+
+        epoch, number = position // source.examples, position % source.examples
+        order = tf.stack([run, epoch])
+        index = tf.random.experimental.index_shuffle(number, order, source.examples - 1)
+        element = {
+            "image": _train_image(source, recipe, phase, index, seed),
+            "label": labels[index],
+        }
+        if recipe.augment != "keras_cv":
+            element.update(
+                augment.mixing(
+                    seed(_MIXING),
+                    seed(_PAIR, position - place % 2),
+                    phase.image_size,
+                    mixup=phase.mixup,
+                    cutmix=phase.cutmix,
+                )
+            )
+        return element
+
+    batches = (
         tf.data.Dataset.range((end_step - first_step) * per_host)
         .map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(per_replica, drop_remainder=True)
-        .prefetch(2)
     )
+    if recipe.augment == "keras_cv":
+        batches = batches.map(augment.keras_cv_layers(recipe, phase, len(source.classes)))
+    return batches.prefetch(2)
 
 
-def _train_image(source, recipe, phase, index, draws):
+def _train_image(source, recipe, phase, index, seed):
     stored = source.read(index)
     shape = source.shape(stored)
     if recipe.crop_area_min < 1:
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
             shape,
             tf.zeros([1, 0, 4]),
-            draws[0],
+            seed(_CROP),
             min_object_covered=0.0,
             aspect_ratio_range=(3 / 4, 4 / 3),
             area_range=(recipe.crop_area_min, 1.0),
@@ -56,37 +81,41 @@ def _train_image(source, recipe, phase, index, draws):
         window = tf.concat([begin[:2], size[:2]], 0)
     else:
         window = tf.concat([[0, 0], shape[:2]], 0)
-    image = _resize(source.crop(stored, window), phase.image_size)
+    image = _resize(source.crop(stored, window), phase.image_size, recipe.interpolation)
     if recipe.flip:
-        left = tf.random.stateless_uniform([], draws[1]) < 0.5
-        image = tf.cond(left, lambda: tf.image.flip_left_right(image), lambda: image)
-    if phase.magnitude and recipe.randaugment_layers:
-        image = randaugment(
-            image, draws[2], magnitude=phase.magnitude, layers=recipe.randaugment_layers
+        left = tf.random.stateless_uniform([], seed(_FLIP)) < 0.5
+        image = tf.cond(left, lambda: tf.reverse(image, [1]), lambda: image)
+    if recipe.augment == "autoaugment":
+        image = augment.autoaugment(image, seed(_POLICY), solarize_wraps=recipe.solarize_wraps)
+    elif recipe.augment == "randaugment" and phase.magnitude and recipe.randaugment_layers:
+        image = augment.randaugment(
+            image,
+            seed(_POLICY),
+            magnitude=phase.magnitude,
+            layers=recipe.randaugment_layers,
+            solarize_wraps=recipe.solarize_wraps,
         )
+    if recipe.cutout:
+        image = augment.cutout_noise(image, seed(_CUTOUT), share=recipe.cutout)
+    if recipe.erasing:
+        image = augment.random_erasing(image, seed(_ERASING), probability=recipe.erasing)
     return tf.ensure_shape(image, [phase.image_size, phase.image_size, 3])
 
 
-def _resize(image, size):
-    """Bilinear without antialias, as the official code; uint8, of a static shape."""
-    pixels = tf.image.resize(tf.ensure_shape(image, [None, None, 3]), [size, size])
+def _resize(image, size, interpolation):
+    """Without antialias, as the official code; uint8, of a static shape."""
+    pixels = tf.image.resize(tf.ensure_shape(image, [None, None, 3]), [size, size], interpolation)
     return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
 
 
-def _mix_weight(alpha, seed):
-    """max(l, 1 - l) for l of Beta(alpha, alpha): how much of an image stays in mixup."""
-    if alpha == 0:
-        return tf.ones([])
-    gamma = tf.random.stateless_gamma([2], seed, alpha)
-    share = gamma[0] / tf.maximum(gamma[0] + gamma[1], 1e-30)
-    return tf.maximum(share, 1 - share)
-
-
-def evaluation_batches(source, size, batch_size, *, replicas, host=0, hosts=1):
+def evaluation_batches(
+    source, size, batch_size, *, replicas, crop=0.0, interpolation="bilinear", host=0, hosts=1
+):
     """A dataset of one host's share of every image once, padded with copies to whole batches.
 
-    An element is ``{"image", "label", "weight"}``: `weight` is 1, and 0 for the padding. The image
-    is the whole one, resized bilinearly to `size` pixels a side.
+    An element is ``{"image": uint8 (batch, size, size, 3), "label": int32, as in training,
+    "weight": float32 (batch,)}``: `weight` is 1, and 0 for the padding. The image is the centre
+    square of ``int(crop * shorter side)`` pixels, the whole one, stretched, for a `crop` of 0.
     """
     labels = tf.constant(source.labels)
     per_host, per_replica = batch_size // hosts, batch_size // replicas
@@ -97,9 +126,10 @@ def evaluation_batches(source, size, batch_size, *, replicas, host=0, hosts=1):
         real = position < source.examples
         index = tf.where(real, position, 0)
         stored = source.read(index)
-        window = tf.concat([[0, 0], source.shape(stored)[:2]], 0)
+        window = _evaluation_window(source.shape(stored)[:2], crop)
+        image = _resize(source.crop(stored, window), size, interpolation)
         return {
-            "image": tf.ensure_shape(_resize(source.crop(stored, window), size), [size, size, 3]),
+            "image": tf.ensure_shape(image, [size, size, 3]),
             "label": labels[index],
             "weight": tf.cast(real, tf.float32),
         }
@@ -110,3 +140,12 @@ def evaluation_batches(source, size, batch_size, *, replicas, host=0, hosts=1):
         .batch(per_replica, drop_remainder=True)
         .prefetch(2)
     )
+
+
+def _evaluation_window(shape, crop):
+    """(y, x, height, width) of what evaluation sees: keras_effnet.preprocess' arithmetic."""
+    if not crop:
+        return tf.concat([[0, 0], shape], 0)
+    shorter = tf.cast(tf.reduce_min(shape), tf.float64)  # Python's float: int() comes out the same
+    side = tf.maximum(1, tf.cast(tf.constant(crop, tf.float64) * shorter, tf.int32))
+    return tf.concat([(shape - side + 1) // 2, [side, side]], 0)

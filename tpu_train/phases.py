@@ -36,9 +36,12 @@ def phases(recipe, examples):
     walked, steps, seen = [], 0, 0
     for i, batch_size in enumerate(batch_sizes):
         left = (_end_epoch(recipe, i) * examples - seen) / batch_size
-        end = steps + max(1, round(left) if i == n - 1 else int(left))
+        rounds = i == n - 1 and recipe.ramp != "code"  # main.py: epochs * images // batch
+        end = steps + max(1, round(left) if rounds else int(left))
         if recipe.min_steps:
             end = max(end, round(recipe.min_steps * (i + 1) / n))
+        image_size = _image_size(recipe, i)
+        place = _place(recipe, i, image_size)
         walked.append(
             Phase(
                 number=i + 1,
@@ -47,12 +50,12 @@ def phases(recipe, examples):
                 first_example=seen,
                 batch_size=batch_size,
                 accumulation=_accumulation(recipe, i),
-                image_size=_image_size(recipe, i),
-                magnitude=ramp(recipe.magnitude_first, recipe.magnitude_last, i, n),
-                mixup=ramp(recipe.mixup_first, recipe.mixup_last, i, n),
-                cutmix=ramp(recipe.cutmix_first, recipe.cutmix_last, i, n),
-                dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, i, n),
-                drop_path_rate=ramp(recipe.drop_path_first, recipe.drop_path_last, i, n),
+                image_size=image_size,
+                magnitude=ramp(recipe.magnitude_first, recipe.magnitude_last, *place),
+                mixup=ramp(recipe.mixup_first, recipe.mixup_last, *place),
+                cutmix=ramp(recipe.cutmix_first, recipe.cutmix_last, *place),
+                dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, *place),
+                drop_path_rate=ramp(recipe.drop_path_first, recipe.drop_path_last, *place),
             )
         )
         seen += (end - steps) * batch_size
@@ -66,11 +69,15 @@ def ramp(first, last, i, n):
     >>> [ramp(128, 300, i, 4) for i in range(4)]
     [128.0, 185.33333333333334, 242.66666666666666, 300.0]
     """
-    return float(last) if n == 1 else (first * (n - 1 - i) + last * i) / (n - 1)
+    if n == 1 or first == last:  # exactly
+        return float(last)
+    return (first * (n - 1 - i) + last * i) / (n - 1)
 
 
 def _end_epoch(recipe, i):
-    """Of phase `i`; the official code changes between whole epochs (main.py: int(ratio * E))."""
+    """Of phase `i`; the official code's are whole epochs (main_tf2.py; main.py: the same share of
+    the steps).
+    """
     end = recipe.epochs * (i + 1) / recipe.phases
     whole = recipe.ramp == "code" and i + 1 < recipe.phases and recipe.epochs >= recipe.phases
     return int(end) if whole else end
@@ -88,6 +95,17 @@ def _image_size(recipe, i):
     if unit == 1:
         return size
     return max(-(-LEAST_IMAGE_SIZE // unit), round(size / unit)) * unit
+
+
+def _place(recipe, i, image_size):
+    """Where between its ends the regularisation of phase `i` is, as :func:`ramp` wants it: by the
+    phase's number, or with random sizes by the size (the paper's Table 13).
+    """
+    if recipe.ramp != "random":
+        return i, recipe.phases
+    first, last = recipe.image_size_first, recipe.image_size_last
+    within = min(max(image_size, min(first, last)), max(first, last))
+    return abs(within - first), abs(last - first) + 1
 
 
 def _batch_size(recipe, i):

@@ -37,12 +37,15 @@ class Progress:
 
     def say(self, line):
         """One line for people."""
-        print(line, file=self.stream, flush=True)
+        if self.bar is not None:
+            self.bar.write(line, file=self.stream)
+        else:
+            print(line, file=self.stream, flush=True)
 
-    def begin(self, phase, phases, batch_size, *, first_step):
+    def begin(self, phase, phases, *, first_step):
         """A phase starts, or goes on at `first_step`."""
         title = f"phase {phase.number}/{phases}, {phase.image_size} px"
-        total = (phase.end_step - first_step) * batch_size
+        total = (phase.end_step - first_step) * phase.batch_size
         if self.stream.isatty():
             self.bar = tqdm(
                 total=total, desc=title, unit="img", unit_scale=True, file=self.stream, leave=True
@@ -68,8 +71,17 @@ class Progress:
                 f"{record['images_per_second']:.0f} images/s, {left:.0f} s left in this phase"
             )
 
+    def evaluated(self, record):
+        """An evaluation is done: `record` has its figures."""
+        self._write(record)
+        if self.done < self.total:
+            self.say(
+                f"step {record['step']}: held-out accuracy {record['evaluation_accuracy']:.2%} "
+                f"(raw weights {record['evaluation_accuracy_raw']:.2%})"
+            )
+
     def end(self, record):
-        """A phase is over: `record` has its evaluation."""
+        """A phase is over."""
         self._write(record)
         if self.bar is not None:
             self.bar.close()

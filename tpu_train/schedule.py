@@ -5,21 +5,29 @@ import math
 import tensorflow as tf
 
 
-def learning_rate(recipe, step, *, steps_per_epoch, total_steps):
-    """float32 scalar for an integer step tensor: linear warm-up from 0, then the recipe's schedule.
+def learning_rate(recipe, phase, step, *, examples, total_examples):
+    """float32 scalar for an integer step tensor of a phase: linear warm-up from 0, then the
+    recipe's schedule.
 
-    Both run from step 0 (as the official code does): the decay has begun when the warm-up ends.
-    `recipe.learning_rate` is per 256 images of the global batch.
+    `examples` are the training images, `total_examples` those that the whole run sees. Time is
+    counted in images, so that phases may differ in batch size; `recipe.learning_rate` is per 256
+    images of the phase's batch. Warm-up and schedule both run from the run's first image (as the
+    official code's do): the decay has begun when the warm-up ends.
     """
-    step = tf.cast(step, tf.float32)
-    peak = recipe.learning_rate * recipe.batch_size / 256
+    peak = recipe.learning_rate * phase.batch_size / 256
+    # In steps as if all batches had been of this phase's size: with one size the step itself, exact
+    # in float32 up to 2**24.
+    before = phase.first_example / phase.batch_size
+    position = before + tf.cast(step - phase.first_step, tf.float32)
+    steps_per_epoch = examples / phase.batch_size
     if recipe.schedule == "cosine":
-        rate = 0.5 * peak * (1 + tf.cos(math.pi * step / total_steps))
+        total_steps = total_examples / phase.batch_size
+        rate = 0.5 * peak * (1 + tf.cos(math.pi * position / total_steps))
     elif recipe.schedule == "exponential":  # a staircase
-        rate = peak * 0.97 ** tf.floor(step / (recipe.decay_epochs * steps_per_epoch))
+        rate = peak * 0.97 ** tf.floor(position / (recipe.decay_epochs * steps_per_epoch))
     else:
         rate = tf.fill([], peak)
     warmup_steps = recipe.warmup_epochs * steps_per_epoch
     if warmup_steps == 0:
         return rate
-    return tf.where(step < warmup_steps, peak * step / warmup_steps, rate)
+    return tf.where(position < warmup_steps, peak * position / warmup_steps, rate)

@@ -9,47 +9,33 @@ Called again after it was cut, it goes on there, and ends with the weights of a 
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import shutil
 import time
-import warnings
 from dataclasses import dataclass
-from typing import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_effnet.api import create_model
-from keras_effnet.preprocess import Preprocessing
-from keras_effnet.weights import find as find_weights
-from tpu_train import noise, optimizer, recipes
+from tpu_train import networks, noise, optimizer, recipes
 from tpu_train.curves import plot_curves
-from tpu_train.data import training_batches
 from tpu_train.devices import describe
 from tpu_train.evaluate import make_evaluation
+from tpu_train.loop import ON_NAN, PhaseResult, Run, TrainingError, checked_phase, walk
 from tpu_train.phases import phases as make_phases
 from tpu_train.progress import Progress
-from tpu_train.saves import Saves, identity
-from tpu_train.schedule import learning_rate
-from tpu_train.sources import Source
-from tpu_train.step import State, graph_rewriting, traced_steps
+from tpu_train.saves import Saves, everyone, identity
+from tpu_train.step import State, graph_rewriting
 
-_FILES = ("model.keras", "labels.txt", "recipe.json", "metrics.jsonl", "curves.png", "tensorboard")
+__all__ = ["PhaseResult", "Result", "TrainingError", "check_run", "train"]
+
+_BEST = "best.keras"
+_FILES = (
+    *("model.keras", _BEST, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
+    "tensorboard",
+)
 _CHECKPOINTS = "checkpoints"
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """What one phase took and reached; accuracies are shares of 1 on the evaluation images."""
-
-    number: int
-    image_size: int
-    steps: int
-    seconds: float
-    loss: float  # mean over the last host call's training steps
-    accuracy: float  # of the averaged weights
-    accuracy_raw: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +47,7 @@ class Result:
     labels_path: str
     classes: tuple[str, ...]
     phases: tuple[PhaseResult, ...]
+    evaluations: tuple[dict, ...]  # {"step", "averaged", "raw"}: accuracies as shares of 1
     seconds: float
 
     @property
@@ -68,24 +55,21 @@ class Result:
         """Of the exported model (averaged weights) on the evaluation images, as a share of 1."""
         return self.phases[-1].accuracy
 
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on, with what to change."""
+    @property
+    def best(self):
+        """The evaluation with the highest accuracy of the averaged weights."""
+        return max(self.evaluations, key=lambda e: (e["averaged"], e["step"]))
 
 
 def check_run(recipe, training, evaluation, workdir, replicas, *, overwrite=False):
     """Raises ``ValueError`` for what cannot work, before anything slow; makes `workdir`."""
     recipes.check(recipe)
-    find_weights(recipe.model, recipe.weights or None)
-    batch = recipe.batch_size
-    unit = replicas * (2 if max(recipe.mixup_first, recipe.mixup_last) > 0 else 1)
-    if batch % unit:
-        near = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
-        mixup = ", in pairs for mixup" if unit > replicas else ""
-        raise ValueError(
-            f"batch_size {batch} does not divide over {replicas} replicas{mixup}; try "
-            f"{' or '.join(map(str, near))}"
-        )
+    optimizer.check(recipe.optimizer)
+    networks.check(recipe)
+    for phase in make_phases(recipe, training.examples):
+        why = checked_phase(recipe, phase, replicas)
+        if why:
+            raise ValueError(why)
     if training.examples < 2 or len(training.classes) < 2:
         raise ValueError(
             f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
@@ -120,234 +104,137 @@ def train(
     overwrite=False,
     stream=None,
     save_minutes=10.0,
-    stop=lambda: False,
+    eval_epochs=0.0,
+    on_nan="stop",
+    stop=lambda: "",
 ):
     """Trains from the recipe's weights, or on from the checkpoint in `workdir`: a :class:`Result`.
 
-    `training` and `evaluation` are :class:`tpu_train.sources.Source`; `stream` is where progress goes
-    (standard error). A checkpoint is written at the end of every phase, after `save_minutes`, and
-    when `stop()` says so, which is asked after every host call (several workers save at the ends of
-    phases alone: they would have to agree). Raises ``ValueError`` for what cannot work, before
-    anything slow, :class:`TrainingError` when the loss is no number any more, and
-    :class:`tpu_train.saves.StoppedError` after
-    a stop.
+    `training` and `evaluation` are :class:`tpu_train.sources.Source`; `stream` is where progress
+    goes (standard error). A checkpoint is written at the end of every phase, after `save_minutes`,
+    at the best evaluation so far, and when `stop()` says why, which is asked after every host call.
+    Evaluates at the ends of phases, and every `eval_epochs`. `on_nan` "skip" goes back to the last
+    checkpoint when the loss is no number, and leaves the steps out that made it so.
+
+    Raises ``ValueError`` for what cannot work, before anything slow, :class:`TrainingError` when
+    the run cannot go on, and :class:`tpu_train.saves.StoppedError` after a stop.
     """
     workdir = os.fspath(workdir)
     replicas = strategy.num_replicas_in_sync
+    if on_nan not in ON_NAN:
+        raise ValueError(f"on_nan {on_nan!r} is not known: give {' or '.join(ON_NAN)}")
+    if eval_epochs < 0:
+        raise ValueError(f"eval_epochs {eval_epochs} cannot work: give 0 or more")
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
     began = time.monotonic()
-    is_chief = not getattr(strategy.cluster_resolver, "task_id", 0)  # of several workers
-    output = (
-        workdir
-        if is_chief
-        else os.path.join(workdir, f".worker{strategy.cluster_resolver.task_id}")
-    )
+    worker = getattr(strategy.cluster_resolver, "task_id", 0) or 0
+    output = os.path.join(workdir, f".worker{worker}") if worker else workdir
     os.makedirs(output, exist_ok=True)
     saves = Saves(
         folder=os.path.join(workdir, _CHECKPOINTS),
         run=identity(recipe, training, evaluation),
-        minutes=save_minutes if _workers(strategy) == 1 else math.inf,
-        stop=stop if _workers(strategy) == 1 else lambda: False,
-        writes=is_chief,
+        minutes=save_minutes,
+        stop=stop,
+        writes=not worker,
+        everyone=everyone(strategy),
     )
-    if overwrite and is_chief:
+    if overwrite and not worker:
         _remove(saves.folder)
-    begin = None if overwrite else saves.find()
-    if begin is None:
-        for name in _FILES:
-            _remove(os.path.join(output, name))
 
     keras.utils.set_random_seed(recipe.seed)
     all_phases = make_phases(recipe, training.examples)
-    network = _network(recipe, len(training.classes), classifier_activation=None)
+    network = networks.training_network(recipe, len(training.classes))
     with strategy.scope():
-        net, averaged = (
-            noise.training_clone(network, sync_batch_norm=recipe.sync_batch_norm) for _ in range(2)
+        net = noise.training_clone(
+            network, batch_norm_images=recipe.batch_norm_images, frozen=recipe.frozen
         )
-        state = State.of(net, averaged, optimizer.OPTIMIZERS[recipe.optimizer])
-    first_step, results = 0, []
-    if begin is not None:
-        first_step = begin.step
-        results = [PhaseResult(**phase) for phase in begin.notes["phases"]]
-        for variable, value in zip(state.variables, begin.values):
-            variable.assign(value)
-    evaluate = make_evaluation(
-        strategy,
-        {"averaged": averaged, "raw": net},
-        evaluation,
-        image_size=recipe.image_size_eval,
-        batch_size=recipe.batch_size,
-    )
+        averaged = noise.training_clone(network)
+        state = State.of(net, averaged, recipe)
 
-    with (
-        contextlib.closing(Progress(output, stream, first_step=first_step)) as progress,
-        graph_rewriting(strategy),
-    ):
+    with contextlib.ExitStack() as stack:
+        said = []
+        begin = None if overwrite else saves.find(said.append)
+        if begin is None:
+            for name in _FILES:
+                _remove(os.path.join(output, name))
+        progress = stack.enter_context(
+            contextlib.closing(Progress(output, stream, first_step=begin.step if begin else 0))
+        )
+        stack.enter_context(graph_rewriting(strategy))
+        for line in said:
+            progress.say(line)
         _write_recipe(os.path.join(output, "recipe.json"), recipe, all_phases, training)
         progress.say(
             f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
             f"images of {len(training.classes)} classes, {describe(strategy)}"
         )
+        if recipe.augment == "keras_cv":
+            progress.say("keras_cv draws its augmentation anew in every run: none equals another")
         if begin is not None:
-            progress.say(f"going on after step {first_step}, from {saves.folder}")
-        run = _Run(recipe, all_phases, training, strategy, net, state, evaluate, progress, saves)
-        for phase in all_phases[len(results) :]:
-            results.append(_walk(run, phase, max(first_step, phase.first_step), results))
-            progress.say(_line(results[-1], len(all_phases)))
-            if phase is not all_phases[-1]:
-                saves.at(phase.end_step, state, results, progress, phase_is_over=True)
+            progress.say(f"going on after step {begin.step}, from {saves.folder}")
+        export = _exporter(recipe, len(training.classes), averaged)
+        results = walk(
+            Run(
+                recipe=recipe,
+                phases=all_phases,
+                training=training,
+                strategy=strategy,
+                net=net,
+                state=state,
+                class_weights=_class_weights(training) if recipe.balance_classes else None,
+                evaluate=make_evaluation(
+                    strategy, {"averaged": averaged, "raw": net}, evaluation, recipe
+                ),
+                eval_epochs=eval_epochs,
+                progress=progress,
+                saves=saves,
+                on_nan=on_nan,
+                improved=lambda: export(os.path.join(output, _BEST)),
+            ),
+            begin,
+        )
     result = Result(
         model_path=os.path.join(output, "model.keras"),
         curves_path=os.path.join(output, "curves.png"),
         labels_path=os.path.join(output, "labels.txt"),
         classes=training.classes,
         phases=tuple(results),
+        evaluations=tuple(saves.evaluations),
         seconds=time.monotonic() - began,
     )
-    _export(recipe, averaged, result)
+    with open(result.labels_path, "w") as file:
+        file.writelines(f"{name}\n" for name in result.classes)
     plot_curves(os.path.join(output, "metrics.jsonl"), result.curves_path)
-    if is_chief:
+    export(result.model_path)
+    if result.accuracy >= result.best["averaged"]:  # the best is the last
+        _remove(os.path.join(output, _BEST))
+    if not worker:
         _remove(saves.folder)
     return result
 
 
-def _network(recipe, classes, *, classifier_activation, image_size=None):
-    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[recipe.precision]
-    if classifier_activation:  # what is exported computes in float32
-        policy = "float32"
-    keras.mixed_precision.set_global_policy(policy)
-    try:
-        with warnings.catch_warnings():  # of a new classifier: it is about to be trained
-            warnings.filterwarnings("ignore", ".*the classifier of .* starts at random")
-            network = create_model(
-                recipe.model,
-                weights=recipe.weights or None,  # also for the export: they say how to normalise
-                classes=classes,
-                input_shape=(image_size, image_size, 3),
-                classifier_activation=classifier_activation,
-                drop_path_rate=recipe.drop_path_rate,
-                preprocessing=Preprocessing(recipe.image_size_eval, None, "bilinear"),
-            )
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    if recipe.zero_head:
-        head = network.layers[-1]
-        head.set_weights([w * 0 for w in head.get_weights()])
-    return network
+def _class_weights(source):
+    """float32 (classes,): a class's weight is the inverse of its share, the images' mean is 1."""
+    labels = source.labels[source.labels >= 0]
+    counts = np.bincount(labels, minlength=len(source.classes))
+    return (len(labels) / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the phases of a run share."""
+def _exporter(recipe, classes, averaged):
+    """A function of a path that writes the averaged weights there, in a model of stock layers."""
+    exported = []  # built once
 
-    recipe: recipes.Recipe
-    phases: tuple
-    training: Source
-    strategy: tf.distribute.Strategy
-    net: keras.Model
-    state: State
-    evaluate: Callable
-    progress: Progress
-    saves: Saves
+    def export(path):
+        weights = averaged.get_weights()
+        if exported:
+            exported[0].set_weights(weights)
+        else:
+            exported.append(networks.exported_network(recipe, classes, weights))
+        partial = path.replace(".keras", ".partial.keras")
+        exported[0].save(partial)
+        os.replace(partial, path)
 
-
-def _walk(run, phase, first_step, results):
-    """One phase, or the rest of it from `first_step`: its batches, its traced step, its evaluation.
-
-    `results` are those of the phases before.
-    """
-    recipe, strategy = run.recipe, run.strategy
-    began = time.monotonic()
-    run.progress.begin(phase, len(run.phases), recipe.batch_size, first_step=first_step)
-    noise.set_dropout(run.net, phase.dropout_rate)
-
-    def rate(step):
-        return learning_rate(
-            recipe,
-            step,
-            steps_per_epoch=run.training.examples / recipe.batch_size,
-            total_steps=run.phases[-1].end_step,
-        )
-
-    batches = iter(
-        strategy.distribute_datasets_from_function(
-            lambda context: training_batches(
-                run.training,
-                recipe,
-                phase,
-                first_step=first_step,
-                end_step=phase.end_step,
-                replicas=strategy.num_replicas_in_sync,
-                host=context.input_pipeline_id,
-                hosts=context.num_input_pipelines,
-            )
-        )
-    )
-    run_steps = traced_steps(
-        recipe, phase, len(run.training.classes), strategy, run.net, run.state, rate, batches
-    )
-    step = first_step
-    while step < phase.end_step:
-        steps = min(recipe.steps_per_loop, phase.end_step - step)
-        started = time.monotonic()
-        loss, correct, norm = (
-            run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64)) / steps
-        ).numpy()
-        step += steps
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} after step {step - 1} (phase {phase.number}, "
-                f"{phase.image_size} px): lower --learning_rate (now {recipe.learning_rate}), set "
-                "--clip_norm=1, or lengthen --warmup_epochs"
-            )
-        record = {
-            "step": step,
-            "phase": phase.number,
-            "image_size": phase.image_size,
-            "learning_rate": float(rate(tf.constant(step - 1))),
-            "loss": float(loss),
-            "accuracy": float(correct) / recipe.batch_size,
-            "gradient_norm": float(norm),
-            "images_per_second": steps * recipe.batch_size / (time.monotonic() - started),
-        }
-        run.progress.step(record, steps * recipe.batch_size)
-        if step < phase.end_step:
-            run.saves.at(step, run.state, results, run.progress, phase_is_over=False)
-
-    reached = run.evaluate()
-    result = PhaseResult(
-        number=phase.number,
-        image_size=phase.image_size,
-        steps=phase.end_step - phase.first_step,
-        seconds=time.monotonic() - began,
-        loss=record["loss"],
-        accuracy=reached["averaged"],
-        accuracy_raw=reached["raw"],
-    )
-    run.progress.end(
-        {
-            "step": step,
-            "phase": phase.number,
-            "image_size": phase.image_size,
-            "evaluation_accuracy": result.accuracy,
-            "evaluation_accuracy_raw": result.accuracy_raw,
-            "seconds": result.seconds,
-        }
-    )
-    return result
-
-
-def _workers(strategy):
-    if strategy.cluster_resolver is None:
-        return 1
-    return max(1, len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", ())))
-
-
-def _line(r, phases):
-    return (
-        f"phase {r.number}/{phases}, {r.image_size} px: {r.steps} steps in {r.seconds:.0f} s, "
-        f"held-out accuracy {r.accuracy:.2%} (raw weights {r.accuracy_raw:.2%})"
-    )
+    return export
 
 
 def _write_recipe(path, recipe, all_phases, training):
@@ -361,22 +248,6 @@ def _write_recipe(path, recipe, all_phases, training):
     }
     with open(path, "w") as file:
         json.dump(record, file, indent=1)
-
-
-def _export(recipe, averaged, result):
-    """The averaged weights in a model of stock layers: any Keras loads it."""
-    exported = _network(
-        recipe,
-        len(result.classes),
-        classifier_activation="softmax",
-        image_size=recipe.image_size_eval,
-    )
-    exported.set_weights(averaged.get_weights())
-    partial = result.model_path.replace(".keras", ".partial.keras")
-    exported.save(partial)
-    os.replace(partial, result.model_path)
-    with open(result.labels_path, "w") as file:
-        file.writelines(f"{name}\n" for name in result.classes)
 
 
 def _remove(path):

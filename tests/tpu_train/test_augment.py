@@ -1,4 +1,5 @@
-"""Every operation against the official code's output (see tests/golden/README.md)."""
+"""Every operation against the official code's output (see tests/golden/README.md); policies, noise
+and draws by their statistics."""
 
 import json
 import pathlib
@@ -7,28 +8,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_train import augment
-from tpu_train.augment import OPERATIONS, randaugment
+from tpu_train import augment, operations
+from tpu_train.augment import OPERATIONS, POLICY_V0, autoaugment, randaugment
 
 GOLDEN_DIR = pathlib.Path(__file__).parent.parent / "golden"
 GOLDEN = np.load(GOLDEN_DIR / "randaugment.npz")
 ARGUMENTS = json.loads((GOLDEN_DIR / "randaugment_args.json").read_text())
 OURS = {
-    "AutoContrast": augment.autocontrast,
-    "Equalize": augment.equalize,
-    "Invert": lambda image: 255 - image,
-    "Rotate": augment.rotate,
-    "Posterize": lambda image, bits: augment.posterize(image, int(bits)),
-    "Solarize": lambda image, threshold: augment.solarize(image, int(threshold)),
-    "Color": augment.color,
-    "Contrast": augment.contrast,
-    "Brightness": augment.brightness,
-    "Sharpness": augment.sharpness,
-    "ShearX": augment.shear_x,
-    "ShearY": augment.shear_y,
-    "TranslateX": augment.translate_x,
-    "TranslateY": augment.translate_y,
-    "SolarizeAdd": lambda image, addition: augment.solarize_add(image, int(addition)),
+    "AutoContrast": operations.autocontrast,
+    "Equalize": operations.equalize,
+    "Invert": operations.invert,
+    "Rotate": operations.rotate,
+    "Posterize": lambda image, bits: operations.posterize(image, int(bits)),
+    "Solarize": lambda image, threshold: operations.solarize(image, int(threshold)),
+    "Color": operations.color,
+    "Contrast": operations.contrast,
+    "Brightness": operations.brightness,
+    "Sharpness": operations.sharpness,
+    "ShearX": operations.shear_x,
+    "ShearY": operations.shear_y,
+    "TranslateX": operations.translate_x,
+    "TranslateY": operations.translate_y,
+    "SolarizeAdd": lambda image, addition: operations.solarize_add(image, int(addition)),
 }
 WRAPS = ("Solarize/10", "Solarize/15")  # the official threshold overflows uint8 there
 
@@ -43,40 +44,230 @@ def test_the_operation_equals_the_official_one_to_the_grey_level(key):
 @pytest.mark.parametrize("key", WRAPS)
 def test_a_threshold_of_256_solarizes_nothing_where_the_official_one_wraps(key):
     image = GOLDEN["images"][0]
-    np.testing.assert_array_equal(augment.solarize(tf.constant(image), 256), image)
+    np.testing.assert_array_equal(operations.solarize(tf.constant(image), 256), image)
     assert not np.array_equal(GOLDEN[key][0], image)
+
+
+@pytest.mark.parametrize("key", WRAPS)
+def test_solarize_wraps_to_the_official_output(key):
+    level = int(key.split("/")[1]) / 10
+    limits = augment.Limits(100.0, 40.0, solarize_wraps=True)
+    for image, expected in zip(GOLDEN["images"], GOLDEN[key]):
+        ours = OPERATIONS["Solarize"](tf.constant(image), level, None, limits)
+        np.testing.assert_array_equal(ours, expected)
+
+
+LIMITS = augment.Limits(100.0, 40.0)
+
+
+def over_seeds(function, count):
+    """The outputs of a function of a seed for many of them, as arrays."""
+    seeds = tf.stack([tf.zeros([count], tf.int64), tf.range(count, dtype=tf.int64)], 1)
+    outs = tf.data.Dataset.from_tensor_slices(seeds).map(function).batch(count)
+    return tf.nest.map_structure(lambda x: x.numpy(), next(iter(outs)))
 
 
 def test_there_are_the_official_sixteen_operations():
     assert len(OPERATIONS) == 16
+    assert set(OPERATIONS) == {*OURS, "Cutout"}
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_keeps_shape_and_type_in_a_graph(operation):
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_keeps_shape_and_type_in_a_graph(name):
     image = tf.constant(GOLDEN["images"][0])
-    out = tf.function(lambda x: operation(x, 0.9, tf.constant([3, 4])))(image)
+    operation = OPERATIONS[name]
+    out = tf.function(lambda x: operation(x, 0.9, tf.constant([0.3, 0.4]), LIMITS))(image)
     assert out.dtype == tf.uint8
     assert out.shape == image.shape
 
 
+@pytest.mark.parametrize("name", [k for k in OPERATIONS if k != "Cutout"])
+@pytest.mark.parametrize("level", [3, 5, 10, 15])
+def test_an_operation_at_a_level_is_the_official_one_at_that_level(name, level):
+    """The table's arithmetic from level to argument; either sign, as it was drawn there."""
+    key = f"{name}/{level}"
+    if key in WRAPS:
+        return
+    # The goldens were drawn with 100 pixels of translation on images of 48 pixels a side.
+    limits = augment.Limits(100.0 * 128 / 48, 40.0)
+    image = tf.constant(GOLDEN["images"][0])
+    outs = [OPERATIONS[name](image, level / 10, tf.constant([u, 0.5]), limits) for u in (0.2, 0.7)]
+    assert any(np.array_equal(out, GOLDEN[key][0]) for out in outs)
+
+
 def test_cutout_greys_a_square():
     image = tf.zeros((60, 60, 3), tf.uint8)
-    hit = augment.cutout(image, 10, tf.constant([0, 1])).numpy() == 128
-    assert 0 < hit[..., 0].sum() <= 19 * 19
-    assert (hit[..., 0] == hit[..., 2]).all()
+    hit = operations.cutout(image, 10, tf.constant([0.5, 0.5])).numpy() == 128
+    assert hit[20:40, 20:40].all()  # twice the pad, from the centre minus it, as the official one
+    assert hit.sum() == 20 * 20 * 3
+    at_the_corner = operations.cutout(image, 10, tf.constant([0.0, 0.999])).numpy() == 128
+    assert at_the_corner.sum() == 10 * 11 * 3
+    assert at_the_corner[:10, 49:].all()
 
 
 @pytest.mark.parametrize(("side", "shift"), [(32, 10), (64, 20), (128, 40), (300, 40)])
 def test_distances_are_the_papers_at_their_sizes_and_shrink_below(side, shift):
     image = tf.constant(np.full((side, side, 3), 7, np.uint8))
-    (translate,) = (op for op in OPERATIONS if op.__name__ == "_translate_x")
-    moved = translate(image, 0.4, tf.constant([0, 1])).numpy()
+    moved = OPERATIONS["TranslateX"](image, 0.4, tf.constant([0.0, 0.0]), LIMITS).numpy()
     assert (moved[0, :, 0] == 128).sum() == shift
 
 
-def test_randaugment_is_a_function_of_its_seed():
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lambda image, seed: randaugment(image, seed, magnitude=10, layers=2),
+        autoaugment,
+        lambda image, seed: augment.cutout_noise(image[:, :48], seed, share=0.2),
+        lambda image, seed: augment.random_erasing(image[:, :48], seed, probability=1.0),
+    ],
+    ids=["randaugment", "autoaugment", "cutout_noise", "random_erasing"],
+)
+def test_a_policy_is_a_function_of_its_seed(policy):
     image = tf.constant(GOLDEN["images"][0])
-    run = tf.function(lambda seed: randaugment(image, seed, magnitude=10, layers=2))
-    outs = [run(tf.constant([0, n], tf.int64)).numpy() for n in range(12)]
-    np.testing.assert_array_equal(outs[3], run(tf.constant([0, 3], tf.int64)))
-    assert len({o.tobytes() for o in outs}) > 8
+    one, again = (over_seeds(lambda seed: policy(image, seed), 24) for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    assert len({o.tobytes() for o in one}) > 12
+
+
+def counted(monkeypatch, operations):
+    """The policies' operations replaced by marks: operation number i writes i + 1 on the image."""
+
+    def mark(number):
+        # Base 32: the first operation's mark, then the second's.
+        return lambda image, level, u, limits: image * 32 + number
+
+    for number, name in enumerate(operations, 1):
+        monkeypatch.setitem(augment.OPERATIONS, name, mark(number))
+
+
+def test_randaugment_draws_every_operation_equally_often_in_every_layer(monkeypatch):
+    names = list(OPERATIONS)
+    counted(monkeypatch, names)
+    zero = tf.zeros([1, 1, 1], tf.int32)
+    draws = 4096
+    marks = over_seeds(lambda seed: randaugment(zero, seed, magnitude=5, layers=2), draws).ravel()
+    for layer in (marks // 32, marks % 32):
+        counts = np.bincount(layer, minlength=17)
+        assert counts[0] == 0
+        expected = draws / 16
+        assert (np.abs(counts[1:] - expected) < 5 * np.sqrt(expected)).all()
+    assert len(set(marks)) == 256  # layers are independent of each other
+
+
+def test_policy_v0_is_25_pairs_of_known_operations():
+    assert len(POLICY_V0) == 25
+    for pair in POLICY_V0:
+        assert len(pair) == 2
+        for name, probability, level in pair:
+            assert name in OPERATIONS
+            assert 0 <= probability <= 1
+            assert level in range(11)
+    # Sums of the published table, so that a digit that changes is seen.
+    probabilities = [p for pair in POLICY_V0 for _, p, _ in pair]
+    levels = [level for pair in POLICY_V0 for *_, level in pair]
+    assert sum(probabilities) == pytest.approx(29.6)
+    assert sum(levels) == 217
+
+
+def test_autoaugment_draws_each_pair_equally_and_each_operation_by_its_probability(monkeypatch):
+    names = sorted({name for pair in POLICY_V0 for name, *_ in pair})
+    counted(monkeypatch, names)
+    zero = tf.zeros([1, 1, 1], tf.int32)
+    draws = 8192
+    marks = over_seeds(lambda seed: autoaugment(zero, seed), draws).ravel()
+    expected = dict.fromkeys(range(32 * 32), 0.0)
+    for (one, p, _), (two, q, _) in POLICY_V0:
+        one, two = names.index(one) + 1, names.index(two) + 1
+        for mark, share in (
+            *((one * 32 + two, p * q), (one, p * (1 - q)), (two, (1 - p) * q)),
+            (0, (1 - p) * (1 - q)),
+        ):
+            expected[mark] += share * draws / len(POLICY_V0)
+    counts = np.bincount(marks, minlength=32 * 32)
+    for mark, count in expected.items():
+        assert abs(counts[mark] - count) <= 5 * np.sqrt(count), mark
+
+
+def test_autoaugment_takes_its_own_distances():
+    """250 pixels at level 10, where RandAugment has 100."""
+    image = tf.constant(np.full((300, 300, 3), 7, np.uint8))
+    limits = augment._AUTOAUGMENT
+    moved = OPERATIONS["TranslateY"](image, 0.9, tf.constant([0.0, 0.0]), limits).numpy()
+    assert (moved[:, 0, 0] == 128).sum() == 225
+    assert limits.cutout == 100
+
+
+def test_cutout_noise_is_a_square_of_bright_noise_on_every_image():
+    black = tf.zeros([40, 40, 3], tf.uint8)
+    out = over_seeds(lambda seed: augment.cutout_noise(black, seed, share=0.25), 300)
+    hit = (out > 0).any(-1)
+    assert (out[out > 0] >= 128).all()
+    assert out.max() == 255
+    rows, columns = hit.any(2).sum(1), hit.any(1).sum(1)
+    assert rows.max() == columns.max() == 20
+    assert min(rows.min(), columns.min()) == 10  # a centre at the border
+    np.testing.assert_array_equal(hit.sum((1, 2)), rows * columns)  # rectangles
+    assert len(np.unique(out[0][out[0] > 0])) > 50
+
+
+def test_random_erasing_has_the_papers_areas_aspects_and_probability():
+    black = tf.zeros([64, 64, 3], tf.uint8)
+    out = over_seeds(lambda seed: augment.random_erasing(black, seed, probability=0.5), 600)
+    hit = (out > 0).any(-1)
+    erased = hit.any((1, 2))
+    assert 0.4 < erased.mean() < 0.6
+    hit = hit[erased]
+    rows, columns = hit.any(2).sum(1), hit.any(1).sum(1)
+    area, aspect = rows * columns / 64**2, rows / columns
+    assert 0.015 < area.min() < 0.04 < 0.3 < area.max() < 0.35
+    assert 0.25 < aspect.min() < 0.45 < 2.8 < aspect.max() < 3.9
+    assert abs(area.mean() - 0.175) < 0.02
+    np.testing.assert_array_equal(hit.any(0).sum(), 64 * 64)  # anywhere
+    values = out[erased][hit]
+    assert abs(values.mean() - 127.5) < 1
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 3.0])
+def test_beta_has_its_mean_and_variance(alpha):
+    """Also where a gamma draw itself would vanish in float32."""
+    draws = over_seeds(lambda seed: augment._beta(seed, alpha), 4000)
+    assert np.isfinite(draws).all()
+    assert abs(draws.mean() - 0.5) < 0.03
+    assert draws.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
+
+
+def test_a_cutmix_box_is_centred_anywhere_and_has_beta_s_area():
+    size, alpha = 100, 1.0
+    boxes = over_seeds(
+        lambda seed: augment.mixing(seed, seed, size, mixup=0.0, cutmix=alpha)["box"], 3000
+    )
+    begin, extent = boxes[:, :2], boxes[:, 2:]
+    assert (begin >= 0).all()
+    assert (begin + extent <= size).all()
+    inside = ((begin > 0) & (begin + extent < size)).all(1)
+    np.testing.assert_array_equal(extent[inside, 0], extent[inside, 1])  # squares, but at the border
+    # E of the area of a square of side s = sqrt(uniform) cut at the border: (s - s^2 / 4)^2.
+    assert (extent.prod(1) / size**2).mean() == pytest.approx(0.5 - 0.2 + 1 / 48, abs=0.02)
+
+
+def test_with_both_a_pair_is_either_mixed_up_or_cut():
+    def draw(seed):
+        pair = tf.stack([tf.constant(9, tf.int64), seed[1] // 2])
+        return augment.mixing(seed, pair, 64, mixup=0.5, cutmix=0.5)
+
+    draws = over_seeds(draw, 2000)
+    cut, mixed = draws["box"][:, 2:].prod(1) > 0, draws["mix"] < 1
+    assert not (cut & mixed).any()
+    pair_is_cut = cut.reshape(-1, 2).any(1)
+    assert not (pair_is_cut & mixed.reshape(-1, 2).any(1)).any()
+    assert 0.4 < pair_is_cut.mean() < 0.6
+    assert len(np.unique(draws["mix"][mixed])) > 500
+
+
+def test_several_labels_are_one_each_or_share_one():
+    labels = tf.constant([[0, 2, -1], [1, -1, -1], [-1, -1, -1]])
+    hot = augment.targets(labels, 4, shared=False).numpy()
+    assert hot.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    shared = augment.targets(labels, 4, shared=True).numpy()
+    assert shared.tolist() == [[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert augment.targets(tf.constant([3]), 4, shared=True).numpy().tolist() == [[0, 0, 0, 1]]

@@ -64,7 +64,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(run, tmp_path, devic
     whole = run(device, "whole")
     asked = []
     with pytest.raises(StoppedError, match="The same command goes on"):
-        run(device, "cut", stop=lambda: asked.append(0) or len(asked) == calls)
+        run(device, "cut", stop=lambda: asked.append(0) or len(asked) > calls)
     assert not (tmp_path / "cut" / "model.keras").exists()
     rest = run(device, "cut")
     assert f"going on after step {3 * calls}" in (tmp_path / "log").read_text()
@@ -115,10 +115,10 @@ def test_a_run_is_not_gone_on_with_by_another(run):
 def test_a_torn_checkpoint_costs_its_steps_and_nothing_else(run, tmp_path):
     whole = run(workdir="whole")
     asked = []
-    for count in (1, 1):  # two checkpoints
+    for count in (1, 0):  # two checkpoints, after steps 3 and 6
         asked.clear()
         with pytest.raises(StoppedError):
-            run(workdir="cut", stop=lambda: asked.append(0) or len(asked) == count)  # noqa: B023
+            run(workdir="cut", stop=lambda: asked.append(0) or len(asked) > count)  # noqa: B023
     newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
     (newest / "variables.npz").write_bytes(b"torn")
     rest = run(workdir="cut")
@@ -128,7 +128,10 @@ def test_a_torn_checkpoint_costs_its_steps_and_nothing_else(run, tmp_path):
 
 
 def test_a_network_learns_what_can_be_learnt(run):
-    noise = ("magnitude_first", "magnitude_last", "mixup_first", "mixup_last", "drop_path_rate")
+    noise = (
+        *("magnitude_first", "magnitude_last", "mixup_first", "mixup_last", "cutmix_first"),
+        *("cutmix_last", "drop_path_first", "drop_path_last"),
+    )
     result = run(epochs=60, phases=1, learning_rate=0.1, ema_decay=0.9, **dict.fromkeys(noise, 0))
     assert result.accuracy >= 0.9
 

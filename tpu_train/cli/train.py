@@ -1,14 +1,12 @@
 """``effnet-train --recipe=photos --data=my_photos --workdir=run1``: flags, and nothing else.
 
 The exit status is 0 after a whole run, 1 for one that failed, 2 for bad input, and 75 for one that
-was stopped (Ctrl-C, SIGTERM) and saved: the same command goes on.
+was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved: the same command goes
+on.
 """
 
-import contextlib
 import dataclasses
-import signal
 import sys
-import threading
 
 from absl import flags
 
@@ -46,7 +44,12 @@ def define():
     values = flags.FlagValues()
     own = {"flag_values": values}
     flags.DEFINE_string("recipe", "photos", f"a row: {', '.join(recipes.RECIPES)}", **own)
-    flags.DEFINE_string("data", None, "folder of class folders, or an .npz file", **own)
+    flags.DEFINE_string(
+        "data",
+        None,
+        "folder of class folders or of TFRecord shards, a .csv, .json or .npz file, or tfds:NAME",
+        **own,
+    )
     flags.DEFINE_string("workdir", None, "where model, curves and metrics go", **own)
     flags.DEFINE_string(
         "device", "auto", "auto, tpu[:name], gpu[:count], cpu[:count] or multi-worker", **own
@@ -54,6 +57,20 @@ def define():
     flags.DEFINE_float("holdout", 0.2, "share of each class held out for evaluation", **own)
     flags.DEFINE_integer("max_corrupt", 10, "images that may be undecodable and are skipped", **own)
     flags.DEFINE_boolean("overwrite", False, "replace a run in workdir", **own)
+    flags.DEFINE_float(
+        "eval_epochs", 0.0, "between evaluations; 0: at the ends of phases alone", **own
+    )
+    flags.DEFINE_string(
+        "stop_after", "", "save and stop after so long, e.g. 11h or 90m: a session's limit", **own
+    )
+    flags.DEFINE_enum(
+        "on_nan",
+        "stop",
+        ["stop", "skip"],
+        "when the loss is no number: stop, or go back to the "
+        "last checkpoint and skip the steps that made it so",
+        **own,
+    )
     flags.DEFINE_float("save_minutes", 10.0, "between checkpoints inside a phase", **own)
     flags.DEFINE_boolean("show", False, "print the recipe and its phases, train nothing", **own)
     flags.DEFINE_integer("examples", 10_000, "training images that --show reckons with", **own)
@@ -99,11 +116,13 @@ def chosen_recipe(values):
 
 
 def _train(recipe, values):
-    from tpu_train.sources import open_data  # here, so that --show and --help do not wait
     from tpu_train.devices import make_strategy
+    from tpu_train.interrupts import interrupts, parse_duration
     from tpu_train.saves import StoppedError
+    from tpu_train.sources import open_data  # here, so that --show and --help do not wait
     from tpu_train.train import TrainingError, train
 
+    stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
     strategy = make_strategy(values.device)  # before any other TensorFlow call
     training, evaluation = open_data(
         values.data, holdout=values.holdout, seed=recipe.seed, max_corrupt=values.max_corrupt
@@ -111,7 +130,7 @@ def _train(recipe, values):
     for path in training.skipped:
         print(f"skipped, cannot be decoded: {path}", file=sys.stderr)
     try:
-        with _asked_to_stop() as stop:
+        with interrupts(stop_after) as stop:
             result = train(
                 recipe,
                 training,
@@ -120,6 +139,8 @@ def _train(recipe, values):
                 strategy,
                 overwrite=values.overwrite,
                 save_minutes=values.save_minutes,
+                eval_epochs=values.eval_epochs,
+                on_nan=values.on_nan,
                 stop=stop,
             )
     except TrainingError as error:
@@ -133,27 +154,6 @@ def _train(recipe, values):
         f"model {result.model_path}, curves {result.curves_path}"
     )
     return 0
-
-
-@contextlib.contextmanager
-def _asked_to_stop():
-    """Yields a function: whether SIGINT or SIGTERM came. A second one ends the run at once."""
-    asked = []
-
-    def ask(number, frame):
-        asked.append(number)
-        print("\nStopping after the running steps; once more to stop at once", file=sys.stderr)
-        signal.signal(number, before[number])
-
-    if threading.current_thread() is not threading.main_thread():  # a notebook's, say
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

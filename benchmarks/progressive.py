@@ -1,0 +1,172 @@
+"""Does progressive learning pay? CIFAR-10 from scratch: fixed, random and progressive image sizes.
+
+The shape of EfficientNetV2's Table 13 (arXiv 2104.00298, section 5.4), with the recipes
+`cifar10-fixed`, `cifar10-random`, `cifar10-progressive` (sizes grow, regularisation does not) and
+`cifar10-adaptive` (both grow), on 1,000 training images of each class, evaluated every epoch on the
+test set. Started again after it was cut it goes on, run by run and step by step. Writes the table
+and the picture of docs/results/progressive.md; two hours on two cores:
+
+    python benchmarks/progressive.py --data=cifar10 --out=progressive-out
+    python benchmarks/progressive.py --out=progressive-out --report
+
+`--data` is a folder of TFRecord shards (train-*, validation-*, labels.txt).
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+ARMS = ("fixed", "random", "progressive", "adaptive")
+TITLES = {
+    "fixed": "fixed size",
+    "random": "random size",
+    "progressive": "progressive size",
+    "adaptive": "progressive size and regularisation",
+}
+IMAGES_A_CLASS = 1000
+
+
+def main():
+    """Trains what is missing, then reports."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="folder of CIFAR-10's TFRecord shards")
+    parser.add_argument("--out", required=True, help="a folder for the runs")
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--test_images", type=int, default=5_000, help="of the test set")
+    parser.add_argument("--picture", default="docs/images/progressive.png")
+    parser.add_argument("--report", action="store_true", help="of the runs that are there")
+    options = parser.parse_args()
+    out = pathlib.Path(options.out)
+    if not options.report:
+        if not options.data:
+            parser.error("--data is missing: a folder of CIFAR-10's TFRecord shards")
+        train_all(options, out)
+    report(out, options.picture)
+
+
+def train_all(options, out):
+    """Every arm with every seed, in turns; a run that is done is not trained again."""
+    from tpu_train.devices import make_strategy
+
+    strategy = make_strategy("cpu")
+    training, evaluation = _images(options.data, options.test_images)
+    from tpu_train.recipes import find_recipe
+    from tpu_train.train import train
+
+    for seed in options.seeds:
+        for arm in options.arms:
+            workdir = out / f"{arm}-{seed}"
+            if (workdir / "model.keras").exists():
+                continue
+            recipe = dataclasses.replace(find_recipe(f"cifar10-{arm}"), seed=seed)
+            print(f"--- {workdir.name}", file=sys.stderr)
+            train(recipe, training, evaluation, workdir, strategy, eval_epochs=1)
+
+
+def _images(folder, test_images):
+    """The first 1,000 training images of each class, and the first of the test set, as sources."""
+    import numpy as np
+
+    from tpu_train.sources import from_arrays, open_data
+
+    sources = []
+    for source, take in zip(open_data(folder, holdout=0.1, seed=0), (None, np.arange(test_images))):
+        if take is None:
+            take = np.sort(
+                np.concatenate(
+                    [
+                        np.flatnonzero(source.labels == c)[:IMAGES_A_CLASS]
+                        for c in range(len(source.classes))
+                    ]
+                )
+            )
+        pixels = []
+        for i in take:  # decoded once: 32 pixels a side, 30 MB
+            stored = source.read(i)
+            height, width = (int(n) for n in source.shape(stored)[:2])
+            pixels.append(source.crop(stored, [0, 0, height, width]).numpy())
+        sources.append(
+            from_arrays(source.name, np.stack(pixels), source.labels[take], source.classes)
+        )
+    return sources
+
+
+def _curve(workdir):
+    """[(training seconds, accuracy of the averaged weights in %), ...] of a run, by step."""
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    by_step = {r["step"]: r for r in records if "evaluation_accuracy" in r}
+    return [
+        (r["training_seconds"], 100 * r["evaluation_accuracy"]) for _, r in sorted(by_step.items())
+    ]
+
+
+def report(out, picture):
+    """Prints the table, and draws the curves."""
+    runs = {
+        arm: [_curve(w) for w in sorted(out.glob(f"{arm}-*")) if (w / "model.keras").exists()]
+        for arm in ARMS
+    }
+    runs = {arm: curves for arm, curves in runs.items() if curves}
+    if "fixed" not in runs:
+        print("no run of the fixed size is done yet")
+        return
+    print(
+        "| | seeds | accuracy, % | time | time to the fixed size's accuracy |\n" + "|---" * 5 + "|"
+    )
+    for arm, curves in runs.items():
+        finals = [curve[-1][1] for curve in curves]
+        spread = f" ± {statistics.stdev(finals):.1f}" if len(finals) > 1 else ""
+        pairs = list(zip(curves, runs["fixed"]))  # of one seed, one after the other
+        ratios = [mine[-1][0] / fixed[-1][0] for mine, fixed in pairs]
+        reached = [_time_to(mine, fixed[-1][1]) for mine, fixed in pairs]
+        shares = [t / fixed[-1][0] for t, (_, fixed) in zip(reached, pairs) if t is not None]
+        missed = len(reached) - len(shares)
+        print(
+            f"| {TITLES[arm]} | {len(curves)} | {statistics.mean(finals):.1f}{spread} "
+            f"| {statistics.median(ratios):.2f} | "
+            + (f"{statistics.median(shares):.2f}" if shares else "-")
+            + (f" ({missed} of {len(reached)} never)" if missed else "")
+            + " |"
+        )
+    _draw(runs, picture)
+
+
+def _time_to(curve, accuracy):
+    """Seconds until a curve first has that accuracy, or None."""
+    return next((t for t, a in curve if a >= accuracy), None)
+
+
+def _draw(runs, picture):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (arm, curves) in enumerate(runs.items()):
+        for i, curve in enumerate(curves):
+            unit = runs["fixed"][min(i, len(runs["fixed"]) - 1)][-1][0]
+            axes.plot(
+                [t / unit for t, _ in curve],
+                [a for _, a in curve],
+                ".-",
+                color=f"C{number}",
+                alpha=0.8,
+                label=TITLES[arm] if i == 0 else None,
+            )
+    axes.set_xlabel("training time, of the fixed size's run of that seed")
+    axes.set_ylabel("CIFAR-10 test accuracy of the averaged weights, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(picture, dpi=120)
+    print(f"\n{picture}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""``effnet-train plan --recipe=efficientnetv2-m-paper --topology=v5e:2x4``: does it fit a TPU?
+
+Compiles the train step of every phase with the TPU's own compiler, on a machine without a TPU. The
+exit status is 0 if every phase fits, 1 if one does not, 2 for bad input.
+"""
+
+import dataclasses
+import os
+import sys
+
+from absl import flags
+
+from tpu_train import recipes
+from tpu_train.cli import train
+
+
+def main(argv):
+    """Prints the plan of a recipe on a topology; returns the exit status."""
+    try:
+        values = parse(["effnet-train plan", *argv])
+        if values is None:
+            return 0
+        return _plan(train.chosen_recipe(values), values)
+    except (flags.Error, ValueError) as error:
+        print(f"effnet-train plan: {error}", file=sys.stderr)
+        return 2
+
+
+def define():
+    """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
+    values = flags.FlagValues()
+    own = {"flag_values": values}
+    flags.DEFINE_string("recipe", "photos", f"a row: {', '.join(recipes.RECIPES)}", **own)
+    flags.DEFINE_string("topology", "v5e:2x4", "of the TPU: its kind and its chips", **own)
+    flags.DEFINE_list("phase", "", "numbers of the phases to compile; all if not given", **own)
+    flags.DEFINE_boolean(
+        "search",
+        True,
+        "look for the largest batch that fits: three to six compilations more",
+        **own,
+    )
+    flags.DEFINE_integer("classes", 1000, "that the network tells apart", **own)
+    flags.DEFINE_integer("examples", 1_281_167, "training images", **own)
+    flags.DEFINE_string("cache", None, "folder that keeps what was compiled, for next time", **own)
+    flags.DEFINE_boolean("help", False, "print this", short_name="h", **own)
+    training = train.define()
+    for field in dataclasses.fields(recipes.Recipe):
+        if field.name in training:
+            values[field.name] = training[field.name]
+    return values
+
+
+def parse(argv):
+    """The flags of a command line; None after printing the help. Raises ``flags.Error``."""
+    values = define()
+    rest = values(argv)[1:]
+    if values.help:
+        print("Compiles the train step of every phase for a TPU, on a machine without one.\n")
+        print("  effnet-train plan --recipe=efficientnetv2-m-paper --topology=v5e:2x4\n")
+        print("A compilation takes from one minute (B0) to half an hour (the largest networks).")
+        print(values.get_help())
+        return None
+    if rest:
+        raise flags.Error(f"{rest[0]!r} is no flag: write --flag=value")
+    return values
+
+
+def _plan(recipe, values):
+    numbers = []
+    for number in values.phase:
+        if not number.isdigit():
+            raise ValueError(f"--phase={number}: give numbers of phases, e.g. --phase=1,4")
+        numbers.append(int(number))
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing runs: TensorFlow only traces
+    from tpu_train import tpu_plan  # here, so that --help does not wait
+
+    topology = tpu_plan.open_topology(values.topology)
+    plans = list(
+        tpu_plan.plan(
+            recipe,
+            topology,
+            classes=values.classes,
+            examples=values.examples,
+            numbers=numbers,
+            search=values.search,
+            cache=values.cache,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    )
+    print(f"{recipe.name}: {recipe.model}, {recipe.precision}, {recipe.optimizer}")
+    print(tpu_plan.show(plans, topology))
+    return 0 if all(p.step.fits for p in plans) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
