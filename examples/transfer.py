@@ -52,8 +52,8 @@ def main(argv=None):
 
 def pretrain(options, strategy, classes, images, labels, test_images, test_labels):
     """The path of a model trained on the first half; one that is there already is taken."""
-    from tpu_train.sources import from_arrays
     from tpu_train.recipes import find_recipe
+    from tpu_train.sources import from_arrays
     from tpu_train.train import train
 
     folder = pathlib.Path(options.out) / "pretrained"
@@ -74,7 +74,8 @@ def pretrain(options, strategy, classes, images, labels, test_images, test_label
         mixup_last=0.0,
         dropout_first=0.0,
         dropout_last=0.1,
-        drop_path_rate=0.1,
+        drop_path_first=0.1,
+        drop_path_last=0.1,
         crop_area_min=0.5,
         warmup_epochs=1,
         ema_decay=0.99,

@@ -93,6 +93,7 @@ def test_the_training_and_the_phone_never_see_each_other():
     "pure",
     [
         *(f"keras_effnet/{n}.py" for n in ("variants", "plan", "cost", "scaling")),
+        "tpu_train/recipe.py",
         "tpu_train/recipes.py",
         "tpu_train/phases.py",
     ],
@@ -108,6 +109,7 @@ def test_tables_and_plans_need_no_framework(pure):
     [
         ("tensorflow_addons", {"tpu_train/optimizer.py"}),
         ("keras_cv", {"tpu_train/augment.py", "tpu_train/gallery.py"}),
+        ("jax", {"keras_effnet/gradient.py", "tpu_train/tpu_plan.py"}),
         ("torch", {"keras_effnet/porting/reference.py", "keras_effnet/porting/state_dicts.py"}),
         ("timm", {"keras_effnet/porting/reference.py"}),
         ("torchvision", {"keras_effnet/porting/reference.py"}),

@@ -193,12 +193,15 @@ def _python(env):
         and p.requires_python
         and ".".join(map(str, env.python)) not in SpecifierSet(p.requires_python)
     ]
-    newest = TPU_PYTHON if _tpu_is_local(env) else NEWEST_PYTHON
+    for_tpu = _tpu_is_local(env)
+    newest = TPU_PYTHON if for_tpu else NEWEST_PYTHON
     name, build = _build(env)
     if fits:
-        yield Finding(PROBLEM, "python", f"{have}, and {'; '.join(fits)}", fix=_new_environment(env))
-    elif env.python[:2] > newest and (build is None or newest == TPU_PYTHON != name):
-        what = f"tensorflow-tpu {TPU_VERSION}" if newest == TPU_PYTHON else "TensorFlow 2.21"
+        yield Finding(
+            PROBLEM, "python", f"{have}, and {'; '.join(fits)}", fix=_new_environment(env)
+        )
+    elif env.python[:2] > newest and (build is None or (for_tpu and name != "tensorflow-tpu")):
+        what = f"tensorflow-tpu {TPU_VERSION}" if for_tpu else "TensorFlow 2.21"
         yield Finding(
             PROBLEM,
             "python",
@@ -255,9 +258,9 @@ def _tensorflow(env):
 
 def _broken(env, name, package):
     error, doing = env.imported.error, env.imported.doing
-    what, version = (
-        ("keras", env.packages["keras"].version) if "keras" in doing else (name, package.version)
-    )
+    what, version = name, package.version
+    if doing == "import keras" and "keras" in env.packages:
+        what, version = "keras", env.packages["keras"].version
     why, fix = "", f'pip install --force-reinstall "{what}=={version}"'
     if "SIGILL" in error:
         why = "TensorFlow's wheels need a processor with AVX (tensorflow#17411): take another one"
@@ -555,7 +558,7 @@ def cluster(tf_config):
     if not isinstance(task, dict):
         raise ValueError("TF_CONFIG has no task: which of the workers is this one?")
     kind, index = task.get("type"), task.get("index")
-    own = {"chief": chief, "worker": workers}.get(kind)
+    own = {"chief": chief, "worker": workers}.get(str(kind))
     if not own:
         raise ValueError(f"TF_CONFIG: task type {kind!r} has no address in the cluster")
     if not str(index).isdigit() or int(index) >= len(own):
@@ -648,7 +651,7 @@ def _machine(env):
             why="little for training: a smaller --batch_size, or the batch in parts "
             "(--accumulation_first, --accumulation_last)",
         )
-    elif accelerators and env.cores < 4 * accelerators and env.device != "cpu":
+    elif accelerators and env.cores < 4 * accelerators and not env.device.startswith("cpu"):
         yield Finding(
             NOTE,
             "machine",
@@ -860,7 +863,7 @@ def _import(workdir):
             env={**os.environ, "KERAS_BACKEND": "tensorflow"},  # another one is a finding already
         )
     except subprocess.TimeoutExpired:
-        return Imported(error=f"did not end in {PATIENCE} s", doing="import tensorflow")
+        return Imported(error=f"did not end in {PATIENCE} s", doing="import TensorFlow and Keras")
     found = {}
     for line in done.stdout.splitlines():
         if line.startswith(_MARK):

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tpu_train import checkpoints, noise
 from tpu_train.data import training_batches
 from tpu_train.progress import Progress
-from tpu_train.recipes import Recipe
+from tpu_train.recipe import Recipe
 from tpu_train.saves import Saves, segments
 from tpu_train.schedule import learning_rate
 from tpu_train.sources import Source

@@ -1,52 +1,69 @@
-"""Where labelled images come from: folders, arrays, files; each image can be had by its index."""
+"""Where labelled images come from: folders, arrays, lists, TFRecord shards, TensorFlow Datasets.
 
-import concurrent.futures
+Each image can be had by its number. Paths are the file system's or any that `tf.io.gfile` knows
+(``gs://``). Image files are decoded once when they are opened, to find the corrupt ones. Shards are
+not, for they may be large: ``effnet-train prepare`` has decoded what it wrote, and
+``effnet-train prepare --check`` does it for any; a record that cannot be decoded ends a training.
+"""
+
 import os
-from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from tpu_train import lists, shards, tfds
+from tpu_train.images import Source, of_files, slice_window, split, without_corrupt
+
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 _SPLITS = (("train", "validation"), ("train", "val"), ("train", "test"))
+_ACCEPTED = (
+    "a folder with one folder of images a class, a folder of TFRecord shards "
+    "(train-00000-of-00008, ...), a list (.csv or .json), an .npz file with the arrays images and "
+    "labels, or tfds:NAME"
+)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Labelled images that can be had by index, in a graph.
+def open_data(data, *, holdout, seed, max_corrupt=10):
+    """(training source, evaluation source) of what ``--data`` names.
 
-    `read` takes a scalar index and returns what `shape` and `crop` take: `shape` gives its int32
-    (height, width, channels) without decoding, and `crop` its pixels in a window (y, x, height,
-    width), as uint8 RGB.
+    `data` is
+
+    - a folder of class folders, or one that has such folders ``train`` and ``validation``, ``val``
+      or ``test``;
+    - a folder of TFRecord shards in ImageNet's form; ``validation`` shards, else ``minival``, else
+      ``test`` ones are the evaluation set;
+    - a ``.csv`` or ``.json`` list, see :func:`tpu_train.lists.read_list`;
+    - an ``.npz`` file with ``images``, ``labels`` and, if it likes, ``classes``;
+    - ``tfds:NAME``, see :func:`tpu_train.tfds.open_builder`.
+
+    Without an evaluation set of its own, a `holdout` share of every class is held out, the same one
+    for the same seed. Up to `max_corrupt` image files are skipped. Raises ``ValueError`` when
+    nothing can be trained on there.
     """
+    data = os.fspath(data)
+    if not 0 < holdout < 1:
+        raise ValueError(f"holdout {holdout} is no share: give one between 0 and 1, e.g. 0.2")
+    whole, halves = _open(data, max_corrupt)
+    return halves or split(whole, holdout, seed)
 
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray  # int32 [examples]
-    read: Callable
-    shape: Callable
-    crop: Callable
-    skipped: tuple[str, ...] = ()  # files that could not be decoded
 
-    @property
-    def examples(self):
-        """How many images."""
-        return len(self.labels)
-
-    def take(self, indices):
-        """The same source with only these examples, in this order."""
-        indices = np.asarray(indices)
-        moved = tf.constant(indices)
-        return Source(
-            self.name,
-            self.classes,
-            self.labels[indices],
-            lambda i: self.read(moved[i]),
-            self.shape,
-            self.crop,
-            self.skipped,
-        )
+def _open(data, max_corrupt):
+    """(source, None), or (None, (training, evaluation)) where the data says which is which."""
+    if data.startswith("tfds:"):
+        return tfds.from_tfds(data[len("tfds:") :])
+    if tf.io.gfile.isdir(data):
+        sets = shards.shard_sets(data)
+        if sets:
+            return shards.from_shards(data, sets)
+        return _from_folders(data, max_corrupt)
+    if not tf.io.gfile.exists(data):
+        raise ValueError(f"data {data!r} is not there: give {_ACCEPTED}")
+    ending = os.path.splitext(data)[1].lower()
+    if ending == ".npz":
+        return _from_npz(data), None
+    if ending in (".csv", ".json"):
+        return lists.from_list(data, max_corrupt)
+    raise ValueError(f"data {data!r} is of no kind that is known here: give {_ACCEPTED}")
 
 
 def from_arrays(name, images, labels, classes):
@@ -79,7 +96,7 @@ def from_arrays(name, images, labels, classes):
         labels.astype(np.int32),
         read=lambda i: pixels[i],
         shape=tf.shape,
-        crop=_slice,
+        crop=slice_window,
     )
 
 
@@ -90,155 +107,53 @@ def from_folder(folder, *, max_corrupt=10):
     `max_corrupt` files that cannot be decoded (they are skipped up to there, and named).
     """
     folder = os.fspath(folder)
-    classes = sorted(
-        e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")
-    )
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(
-            os.path.join(root, file)
-            for root, _, files in os.walk(os.path.join(folder, name))
-            for file in files
-            if file.lower().endswith(IMAGE_ENDINGS)
-        )
-        paths += found
-        labels += [label] * len(found)
-    if not paths:
+    found = []  # (class, path)
+    for root, _, files in tf.io.gfile.walk(folder):
+        inside = os.path.relpath(root, folder).split(os.sep)[0]
+        if inside != "." and not inside.startswith("."):
+            images = [f for f in files if f.lower().endswith(IMAGE_ENDINGS)]
+            found += [(inside, os.path.join(root, f)) for f in images]
+    found.sort()
+    if not found:
         raise ValueError(
             f"{folder} has no images: it needs one folder a class, with {'/'.join(IMAGE_ENDINGS)} "
             "files in it"
         )
-    with_images = sorted(set(labels))
-    if len(with_images) < 2:
+    classes = sorted({name for name, _ in found})
+    if len(classes) < 2:
         raise ValueError(
-            f"{folder} has images of one class only ({classes[with_images[0]]}); "
+            f"{folder} has images of one class only ({classes[0]}); "
             "it needs one folder a class, and two classes at least"
         )
-    skipped = _corrupt(paths, max_corrupt)
-    kept = [(p, with_images.index(c)) for p, c in zip(paths, labels) if p not in skipped]
-    files = tf.constant([p for p, _ in kept])
-    return Source(
-        folder,
-        tuple(classes[c] for c in with_images),
-        np.array([c for _, c in kept], np.int32),
-        read=lambda i: tf.io.read_file(files[i]),
-        shape=_encoded_shape,
-        crop=_decode_crop,
-        skipped=tuple(skipped),
-    )
+    labels = [classes.index(name) for name, _ in found]
+    paths = [path for _, path in found]
+    source = of_files(folder, classes, np.array(labels, np.int32), paths, paths)
+    return without_corrupt(source, max_corrupt)
 
 
-def _corrupt(paths, limit):
-    """The files that cannot be decoded; decoding a file is the only way to know."""
-
-    def problem(path):
-        try:
-            tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-        except tf.errors.OpError as error:
-            return error.message.split("[")[0].strip().splitlines()[0]
-        return None
-
-    skipped = []
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, why in zip(paths, pool.map(problem, paths)):
-            if why is None:
-                continue
-            skipped.append(path)
-            if len(skipped) > limit:
-                pool.shutdown(wait=False, cancel_futures=True)
+def _from_folders(folder, max_corrupt):
+    for train, evaluation in _SPLITS:
+        halves = os.path.join(folder, train), os.path.join(folder, evaluation)
+        if all(map(tf.io.gfile.isdir, halves)):
+            sources = tuple(from_folder(half, max_corrupt=max_corrupt) for half in halves)
+            if sources[0].classes != sources[1].classes:
+                odd = sorted(set(sources[0].classes) ^ set(sources[1].classes))
                 raise ValueError(
-                    f"More than {limit} images cannot be decoded, so something is wrong with the "
-                    f"data: {', '.join(skipped)} ({why}). Repair or remove them, or raise the limit"
+                    f"{halves[0]} and {halves[1]} differ in their classes: {', '.join(odd)}"
                 )
-    return skipped
-
-
-def _slice(image, window):
-    begin, size = tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
-    return tf.slice(image, begin, size)
-
-
-def _is_jpeg(encoded):
-    return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-
-
-def _decode(encoded):
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
-
-
-def _encoded_shape(encoded):
-    return tf.cond(
-        _is_jpeg(encoded),
-        lambda: tf.image.extract_jpeg_shape(encoded),
-        lambda: tf.shape(_decode(encoded)),
-    )
-
-
-def _decode_crop(encoded, window):
-    return tf.cond(
-        _is_jpeg(encoded),
-        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3),
-        lambda: _slice(_decode(encoded), window),
-    )
-
-
-def open_data(data, *, holdout, seed, max_corrupt=10):
-    """(training source, evaluation source) of what ``--data`` names.
-
-    `data` is a folder of class folders (or one that has such folders ``train`` and ``validation``,
-    ``val`` or ``test``), or an ``.npz`` file with ``images``, ``labels`` and, if it likes,
-    ``classes``. Without an evaluation set of its own, a `holdout` share of every class is held out,
-    the same one for the same seed. Raises ``ValueError`` when nothing can be trained on there.
-    """
-    data = os.fspath(data)
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout {holdout} is no share: give one between 0 and 1, e.g. 0.2")
-    if os.path.isdir(data):
-        for train, evaluation in _SPLITS:
-            halves = os.path.join(data, train), os.path.join(data, evaluation)
-            if all(map(os.path.isdir, halves)):
-                sources = tuple(from_folder(half, max_corrupt=max_corrupt) for half in halves)
-                if sources[0].classes != sources[1].classes:
-                    odd = sorted(set(sources[0].classes) ^ set(sources[1].classes))
-                    raise ValueError(
-                        f"{halves[0]} and {halves[1]} differ in their classes: {', '.join(odd)}"
-                    )
-                return sources
-        return split(from_folder(data, max_corrupt=max_corrupt), holdout, seed)
-    if not os.path.isfile(data):
-        raise ValueError(
-            f"data {data!r} is not there: give a folder with one folder of images a class, or an "
-            ".npz file with the arrays images and labels"
-        )
-    return split(_from_npz(data), holdout, seed)
+            return None, sources
+    return from_folder(folder, max_corrupt=max_corrupt), None
 
 
 def _from_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with tf.io.gfile.GFile(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
             names = arrays["classes"] if "classes" in arrays else range(int(labels.max()) + 1)
             return from_arrays(path, images, labels, [str(n) for n in names])
-    except (OSError, KeyError, EOFError) as error:
+    except (OSError, KeyError, EOFError, ValueError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(path):
+            raise
         raise ValueError(
             f"{path} is not an .npz file with the arrays images and labels: {error}"
         ) from error
-
-
-def split(source, holdout, seed):
-    """(training, evaluation) parts of one source; the latter has a share of every class."""
-    random = np.random.default_rng(seed)
-    held = []
-    for label, name in enumerate(source.classes):
-        own = np.flatnonzero(source.labels == label)
-        if len(own) < 2:
-            raise ValueError(
-                f"{source.name}: class {name!r} has {len(own)} image; it needs two at least, one "
-                "to train on and one to evaluate on"
-            )
-        held.append(random.permutation(own)[: max(1, round(holdout * len(own)))])
-    held = np.sort(np.concatenate(held))
-    kept = np.setdiff1d(np.arange(source.examples), held)
-    return source.take(kept), source.take(held)

@@ -102,10 +102,12 @@ def open_topology(name):
         known = "; ".join(f"{kind}:{chip.layouts}" for kind, chip in CHIPS.items())
         raise ValueError(f"topology {name!r} is none that is known; there are {known}, and larger")
     _check_machine()
-    # Before libtpu is loaded: ask no metadata server, say and log nothing.
+    # Before libtpu is loaded: do not ask a metadata server where this is, share the machine with
+    # other processes that compile, say and log nothing.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
     os.environ.setdefault("TPU_LOG_DIR", "disabled")
     import jax
@@ -197,14 +199,10 @@ class Trainee:
 def trainee(recipe, cores, *, classes, examples):
     """The network of a recipe and all variables of its training, for :func:`lower`.
 
-    Values do not matter to a compiler, so that no weights are loaded. Raises ``ValueError`` where a
-    phase's batch does not divide over the cores.
+    Values do not matter to a compiler, so that no weights are loaded. Raises ``ValueError`` as
+    :func:`checked_phases`.
     """
-    all_phases = make_phases(recipe, examples)
-    for phase in all_phases:
-        wrong = checked_phase(recipe, phase, cores)
-        if wrong:
-            raise ValueError(f"phase {phase.number}: {wrong}")
+    all_phases = checked_phases(recipe, cores, examples)
     strategy = _OneOfMany(cores)
     network = networks.training_network(dataclasses.replace(recipe, weights=""), classes)
     with strategy.scope():
@@ -216,6 +214,16 @@ def trainee(recipe, cores, *, classes, examples):
         )
         state = State.of(net, averaged, recipe)
     return Trainee(recipe, classes, examples, all_phases, strategy, net, state)
+
+
+def checked_phases(recipe, cores, examples):
+    """The phases of a recipe; ``ValueError`` where a batch does not divide over the cores."""
+    all_phases = make_phases(recipe, examples)
+    for phase in all_phases:
+        wrong = checked_phase(recipe, phase, cores)
+        if wrong:
+            raise ValueError(f"phase {phase.number}: {wrong}")
+    return all_phases
 
 
 class _OneOfMany(tf.distribute.OneDeviceStrategy):
@@ -401,8 +409,8 @@ def compile_step(text, reduced_bytes, topology, batch, cache=None):
             + memory.generated_code_size_in_bytes,
             argument_bytes=memory.argument_size_in_bytes,
             temporary_bytes=memory.temp_size_in_bytes,
-            flops=cost["flops"],
-            bytes_accessed=cost["bytes accessed"],
+            flops=cost.get("flops", 0.0),
+            bytes_accessed=cost.get("bytes accessed", 0.0),
             reduced_bytes=reduced_bytes,
             error="",
         )
@@ -447,8 +455,8 @@ def _compile(text, topology):
             return str(error)
 
 
-def largest_batch(compile_at, hbm_bytes, known=()):
-    """(the largest of BATCHES that the compiler took or 0, the least that it refused or 0).
+def largest_batch(compile_at, hbm_bytes, batches=BATCHES, known=()):
+    """(the largest of `batches` that the compiler took or 0, the least that it refused or 0).
 
     `compile_at` maps a batch of a core to a :class:`Compiled`; `known` are some that were compiled
     before. Memory is nearly linear in the batch: two compilations say where the limit is, the next
@@ -459,7 +467,7 @@ def largest_batch(compile_at, hbm_bytes, known=()):
     while True:
         low = max((b for b, c in tried.items() if c.fits), default=0)
         high = min((b for b, c in tried.items() if not c.fits), default=math.inf)
-        between = [b for b in BATCHES if low < b < high]
+        between = [b for b in batches if low < b < high]
         if not between or high - low <= low // 8:
             return low, high if high in tried else 0
         if begin and len(tried) < 2:
@@ -502,11 +510,12 @@ def plan(recipe, topology, *, classes, examples, numbers=(), search=True, cache=
     called with a line before whatever takes long.
     """
     say = say or (lambda line: None)
+    there_are = checked_phases(recipe, topology.cores, examples)
+    for number in numbers:
+        if not 1 <= number <= len(there_are):
+            raise ValueError(f"phase {number}: {recipe.name} has phases 1 to {len(there_are)}")
     say(f"building {recipe.model}")
     trained = trainee(recipe, topology.cores, classes=classes, examples=examples)
-    for number in numbers:
-        if not 1 <= number <= len(trained.phases):
-            raise ValueError(f"phase {number}: {recipe.name} has phases 1 to {len(trained.phases)}")
     for phase in trained.phases:
         if numbers and phase.number not in numbers:
             continue
@@ -518,7 +527,16 @@ def plan(recipe, topology, *, classes, examples, numbers=(), search=True, cache=
         own = compile_at(phase.batch_size // topology.cores)
         low, high = 0, 0
         if search:
-            low, high = largest_batch(compile_at, topology.hbm_bytes, [own])
+            batches = [
+                b
+                for b in BATCHES
+                if not checked_phase(
+                    recipe,
+                    dataclasses.replace(phase, batch_size=b * topology.cores),
+                    topology.cores,
+                )
+            ]
+            low, high = largest_batch(compile_at, topology.hbm_bytes, batches, [own])
         yield PhasePlan(phase.number, phase.image_size, own, low, high)
 
 

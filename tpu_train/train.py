@@ -18,13 +18,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tpu_train import networks, noise, optimizer, recipes
+from tpu_train import networks, noise, optimizer
 from tpu_train.curves import plot_curves
 from tpu_train.devices import describe
 from tpu_train.evaluate import make_evaluation
 from tpu_train.loop import ON_NAN, PhaseResult, Run, TrainingError, checked_phase, walk
 from tpu_train.phases import phases as make_phases
 from tpu_train.progress import Progress
+from tpu_train.recipe import check
 from tpu_train.saves import Saves, everyone, identity
 from tpu_train.step import State, graph_rewriting
 
@@ -63,7 +64,7 @@ class Result:
 
 def check_run(recipe, training, evaluation, workdir, replicas, *, overwrite=False):
     """Raises ``ValueError`` for what cannot work, before anything slow; makes `workdir`."""
-    recipes.check(recipe)
+    check(recipe)
     optimizer.check(recipe.optimizer)
     networks.check(recipe)
     for phase in make_phases(recipe, training.examples):

@@ -5,9 +5,12 @@ import signal
 import numpy as np
 import pytest
 
-from tpu_train.cli.train import STOPPED, chosen_recipe, define, main, parse
+from tpu_train import cli
+from tpu_train.cli import recipe_flags
+from tpu_train.cli.train import STOPPED, define, main
 from tpu_train.progress import Progress
-from tpu_train.recipes import RECIPES, Recipe
+from tpu_train.recipe import Recipe
+from tpu_train.recipes import RECIPES
 
 
 def test_every_field_of_a_recipe_is_a_flag_with_its_type():
@@ -19,8 +22,10 @@ def test_every_field_of_a_recipe_is_a_flag_with_its_type():
 
 
 def test_flags_change_single_numbers_of_the_row():
-    values = parse(["x", "--recipe=digits", "--epochs=3.5", "--noflip", "--model=efficientnet-b0"])
-    recipe = chosen_recipe(values)
+    values = define()
+    line = ["--recipe=digits", "--epochs=3.5", "--noflip", "--model=efficientnet-b0"]
+    assert recipe_flags.parse(values, "x", line, "")
+    recipe = recipe_flags.chosen(values)
     changed = {
         f.name
         for f in dataclasses.fields(recipe)
@@ -34,7 +39,7 @@ def test_show_prints_recipe_and_phases_and_trains_nothing(capsys, tmp_path):
     assert main(["--recipe=digits", "--show", "--examples=1198", f"--workdir={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "image_size_last" in out
-    assert "phase          steps  image size" in out
+    assert "phase           steps  batch  image size" in out
     assert not list(tmp_path.iterdir())
 
 
@@ -50,6 +55,7 @@ def test_show_prints_recipe_and_phases_and_trains_nothing(capsys, tmp_path):
         (["--data=somewhere"], "--workdir is missing"),
         (["--data=nowhere", "--workdir=w", "--device=cpu"], "'nowhere' is not there"),
         (["--data=nowhere", "--workdir=w", "--device=cp"], "Did you mean 'cpu'"),
+        (["--data=nowhere", "--workdir=w", "--stop_after=soon"], "'soon'"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -59,6 +65,14 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_every_command_says_what_it_does(command, capsys):
+    assert cli.main([command, "--help"] if command else ["--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"  effnet-train {command}".rstrip() in out
+    assert "--help" in out
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_train.data import training_batches
+from tpu_train.phases import phases
 from tpu_train.sources import from_arrays, from_folder, open_data, split
 
 
@@ -24,8 +25,9 @@ def test_a_folder_s_images_come_decoded(photos, tiny_recipe):
     source = from_folder(photos)
     assert source.classes == ("cat", "dog")
     assert source.examples == 7
-    (batch,) = batches(source, dataclasses.replace(tiny_recipe, batch_size=4), 0, 1)
-    assert batch["image"].shape == (4, 32, 32, 3)
+    phase = phases(tiny_recipe, source.examples)[0]
+    data = training_batches(source, tiny_recipe, phase, first_step=0, end_step=1, replicas=1)
+    assert next(iter(data))["image"].shape == (8, 32, 32, 3)
 
 
 def test_a_crop_of_a_jpeg_is_the_crop_of_its_pixels(photos):

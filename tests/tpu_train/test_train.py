@@ -216,7 +216,7 @@ from keras_effnet.variants import VARIANTS
 from tests.conftest import TINY
 VARIANTS["tiny"] = TINY
 from tpu_train.sources import open_data
-from tpu_train.recipes import Recipe
+from tpu_train.recipe import Recipe
 from tpu_train.train import train
 recipe = Recipe(**json.loads({recipe!r}))
 training, evaluation = open_data({data!r}, holdout=0.5, seed=0)

@@ -4,23 +4,27 @@ Compiles the train step of every phase with the TPU's own compiler, on a machine
 exit status is 0 if every phase fits, 1 if one does not, 2 for bad input.
 """
 
-import dataclasses
 import os
 import sys
 
 from absl import flags
 
-from tpu_train import recipes
-from tpu_train.cli import train
+from tpu_train.cli import recipe_flags
+
+_INTRODUCTION = """Compiles the train step of every phase for a TPU, on a machine without one.
+
+  effnet-train plan --recipe=efficientnetv2-m-paper --topology=v5e:2x4
+
+A compilation takes from one minute (B0) to half an hour (the largest networks)."""
 
 
 def main(argv):
     """Prints the plan of a recipe on a topology; returns the exit status."""
     try:
-        values = parse(["effnet-train plan", *argv])
-        if values is None:
+        values = define()
+        if not recipe_flags.parse(values, "effnet-train plan", argv, _INTRODUCTION):
             return 0
-        return _plan(train.chosen_recipe(values), values)
+        return _plan(recipe_flags.chosen(values), values)
     except (flags.Error, ValueError) as error:
         print(f"effnet-train plan: {error}", file=sys.stderr)
         return 2
@@ -30,7 +34,6 @@ def define():
     """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_string("recipe", "photos", f"a row: {', '.join(recipes.RECIPES)}", **own)
     flags.DEFINE_string("topology", "v5e:2x4", "of the TPU: its kind and its chips", **own)
     flags.DEFINE_list("phase", "", "numbers of the phases to compile; all if not given", **own)
     flags.DEFINE_boolean(
@@ -42,26 +45,7 @@ def define():
     flags.DEFINE_integer("classes", 1000, "that the network tells apart", **own)
     flags.DEFINE_integer("examples", 1_281_167, "training images", **own)
     flags.DEFINE_string("cache", None, "folder that keeps what was compiled, for next time", **own)
-    flags.DEFINE_boolean("help", False, "print this", short_name="h", **own)
-    training = train.define()
-    for field in dataclasses.fields(recipes.Recipe):
-        if field.name in training:
-            values[field.name] = training[field.name]
-    return values
-
-
-def parse(argv):
-    """The flags of a command line; None after printing the help. Raises ``flags.Error``."""
-    values = define()
-    rest = values(argv)[1:]
-    if values.help:
-        print("Compiles the train step of every phase for a TPU, on a machine without one.\n")
-        print("  effnet-train plan --recipe=efficientnetv2-m-paper --topology=v5e:2x4\n")
-        print("A compilation takes from one minute (B0) to half an hour (the largest networks).")
-        print(values.get_help())
-        return None
-    if rest:
-        raise flags.Error(f"{rest[0]!r} is no flag: write --flag=value")
+    recipe_flags.define(values)
     return values
 
 

@@ -5,27 +5,33 @@ was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved: the 
 on.
 """
 
-import dataclasses
 import sys
 
 from absl import flags
 
-from tpu_train import phases, recipes
+from tpu_train import phases
+from tpu_train.cli import recipe_flags
+from tpu_train.recipe import show
 
 STOPPED = 75  # EX_TEMPFAIL: try again
-_NOT_FLAGS = ("name", "source")  # of a recipe
+_INTRODUCTION = """Trains an EfficientNet with progressive learning.
+
+  effnet-train --recipe=photos --data=my_photos --workdir=run1
+  effnet-train --recipe=efficientnetv2-s-paper --show       # prints numbers and phases, no more
+
+Other commands: effnet-train prepare | gallery | plan | doctor, each with --help."""
 
 
 def main(argv=None):
-    """Trains, or shows a recipe; returns the exit status."""
-    argv = sys.argv if argv is None else ["effnet-train", *argv]
+    """Trains, or shows a recipe; returns the exit status. `argv` is without the program's name."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        values = parse(argv)
-        if values is None:
+        values = define()
+        if not recipe_flags.parse(values, "effnet-train", argv, _INTRODUCTION):
             return 0
-        recipe = chosen_recipe(values)
+        recipe = recipe_flags.chosen(values)
         if values.show:
-            print(recipes.show(recipe))
+            print(show(recipe))
             print()
             print(phases.show(phases.phases(recipe, values.examples)))
             print(f"for {values.examples} training images (--examples=...)")
@@ -43,7 +49,6 @@ def define():
     """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_string("recipe", "photos", f"a row: {', '.join(recipes.RECIPES)}", **own)
     flags.DEFINE_string(
         "data",
         None,
@@ -63,56 +68,18 @@ def define():
     flags.DEFINE_string(
         "stop_after", "", "save and stop after so long, e.g. 11h or 90m: a session's limit", **own
     )
-    flags.DEFINE_enum(
+    flags.DEFINE_string(
         "on_nan",
         "stop",
-        ["stop", "skip"],
-        "when the loss is no number: stop, or go back to the "
-        "last checkpoint and skip the steps that made it so",
+        "when the loss is no number: stop, or skip (back to the last checkpoint, on without the "
+        "steps that made it so)",
         **own,
     )
     flags.DEFINE_float("save_minutes", 10.0, "between checkpoints inside a phase", **own)
     flags.DEFINE_boolean("show", False, "print the recipe and its phases, train nothing", **own)
     flags.DEFINE_integer("examples", 10_000, "training images that --show reckons with", **own)
-    flags.DEFINE_boolean("help", False, "print this", short_name="h", **own)
-    define_one = {
-        str: flags.DEFINE_string,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        bool: flags.DEFINE_boolean,
-    }
-    for field in dataclasses.fields(recipes.Recipe):
-        if field.name not in _NOT_FLAGS:
-            define_one[field.type](field.name, None, f"(recipe) {field.metadata['help']}", **own)
+    recipe_flags.define(values)
     return values
-
-
-def parse(argv):
-    """The flags of a command line; None after printing the help. Raises ``flags.Error``."""
-    values = define()
-    rest = values(argv)[1:]
-    if values.help:
-        print("Trains an EfficientNet with progressive learning.\n")
-        print("  effnet-train --recipe=photos --data=my_photos --workdir=run1\n")
-        print("Flags marked (recipe) change one number of the recipe; --show prints them all.")
-        print(values.get_help())
-        return None
-    if rest:
-        raise flags.Error(f"{rest[0]!r} is no flag: write --flag=value")
-    return values
-
-
-def chosen_recipe(values):
-    """The row that --recipe names, with the numbers that other flags change."""
-    recipe = recipes.find_recipe(values.recipe)
-    changes = {
-        field.name: values[field.name].value
-        for field in dataclasses.fields(recipe)
-        if field.name not in _NOT_FLAGS and values[field.name].value is not None
-    }
-    recipe = dataclasses.replace(recipe, **changes)
-    recipes.check(recipe)
-    return recipe
 
 
 def _train(recipe, values):

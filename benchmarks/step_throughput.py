@@ -1,0 +1,252 @@
+"""Training steps a second on a CPU: the trainer's, keras.applications' under `fit`, timm's.
+
+Every contender is a process of its own on the same cores, with the same network, batch, precision
+(float32) and number of threads, fed one batch over and over from memory. They take turns of a few
+steps, so that other programs on the machine slow all of them alike; the first turns are not
+counted. Prints the tables of docs/results/step-throughput.md, in about ten minutes on two cores:
+
+    python benchmarks/step_throughput.py
+    python benchmarks/step_throughput.py --models efficientnet-b0 --contenders ours keras --rounds=5
+
+All train with RMSProp, label smoothing, dropout and stochastic depth. Ours does what the trainer
+does: also L2, averages of all weights, batch norm's among them, the gradient's norm and the count of
+correct answers. Keras's `fit` runs with and without its averages (of trained weights), and without
+metrics. timm's step is its train.py's, with its RMSpropTF and the averages that it has there; its
+images are normalised already.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+SIZE, CLASSES, SEED = 224, 1000, 0
+UNCOUNTED = 2  # turns
+KERAS = {"efficientnet-b0": "EfficientNetB0", "efficientnetv2-b0": "EfficientNetV2B0"}
+TIMM = {"efficientnet-b0": "tf_efficientnet_b0", "efficientnetv2-b0": "tf_efficientnetv2_b0"}
+
+
+def random_batch(batch_size):
+    """uint8 (batch, 224, 224, 3) and int32 (batch,)."""
+    import numpy as np
+
+    draw = np.random.default_rng(SEED)
+    images = draw.integers(0, 256, (batch_size, SIZE, SIZE, 3), dtype=np.uint8)
+    return images, draw.integers(0, CLASSES, batch_size, dtype=np.int32)
+
+
+def _two_threads_tensorflow(threads):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return tf
+
+
+def ours(model, batch_size, steps, threads, turn):
+    """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
+    tf = _two_threads_tensorflow(threads)
+
+    from tpu_train import networks, noise
+    from tpu_train.devices import make_strategy
+    from tpu_train.phases import phases
+    from tpu_train.recipes import find_recipe
+    from tpu_train.schedule import learning_rate
+    from tpu_train.step import State, graph_rewriting, traced_steps
+
+    recipe = dataclasses.replace(
+        find_recipe(model),
+        batch_size=batch_size,
+        phases=1,
+        image_size_first=SIZE,
+        image_size_last=SIZE,
+        precision="float32",
+    )
+    examples = 100_000
+    (phase,) = phases(recipe, examples)
+    strategy = make_strategy("cpu")
+    network = networks.training_network(recipe, CLASSES)
+    with strategy.scope():
+        net = noise.training_clone(network, batch_norm_images=recipe.batch_norm_images)
+        averaged = noise.training_clone(network)
+        state = State.of(net, averaged, recipe)
+    noise.set_dropout(net, phase.dropout_rate, 1.0)
+    images, labels = random_batch(batch_size)
+    batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
+    batches = iter(strategy.distribute_datasets_from_function(lambda context: batch))
+
+    def rate(step):
+        return learning_rate(
+            recipe, phase, step, examples=examples, total_examples=recipe.epochs * examples
+        )
+
+    with graph_rewriting(strategy):
+        run_steps = traced_steps(recipe, phase, CLASSES, strategy, net, state, rate, batches)
+        count = tf.constant(steps, tf.int64)
+        for turns in range(1_000_000):
+            run_steps(batches, tf.constant(turns * steps, tf.int64), count).numpy()
+            turn()
+
+
+def keras_fit(model, batch_size, steps, threads, turn, *, averages):
+    """keras.applications' network under compile and fit."""
+    tf = _two_threads_tensorflow(threads)
+    import keras
+
+    network = getattr(keras.applications, KERAS[model])(
+        weights=None, classes=CLASSES, classifier_activation=None
+    )
+    network.compile(
+        optimizer=keras.optimizers.RMSprop(
+            1e-4, rho=0.9, momentum=0.9, epsilon=1e-3, use_ema=averages, ema_momentum=0.9999
+        ),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+        jit_compile=False,
+    )
+    images, labels = random_batch(batch_size)
+    pair = images, keras.utils.to_categorical(labels, CLASSES)
+
+    class Turns(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if (batch + 1) % steps == 0:
+                turn()
+
+    batches = tf.data.Dataset.from_tensors(pair).repeat()
+    network.fit(batches, steps_per_epoch=1_000_000, verbose=0, callbacks=[Turns()])
+
+
+def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
+    """timm's network, and the step of its train.py."""
+    import timm
+    import torch
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.utils import ModelEmaV3
+
+    torch.set_num_threads(threads)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    network = timm.create_model(TIMM[model], num_classes=CLASSES, drop_rate=0.2, drop_path_rate=0.2)
+    network = network.to(memory_format=form).train()
+    optimizer = create_optimizer_v2(
+        network, opt="rmsproptf", lr=1e-4, weight_decay=1e-5, momentum=0.9, eps=1e-3
+    )
+    loss_of = LabelSmoothingCrossEntropy(0.1)
+    averages = ModelEmaV3(network, decay=0.9999)
+    images, labels = random_batch(batch_size)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
+    images = images.contiguous(memory_format=form)
+    labels = torch.from_numpy(labels).long()
+    for done in range(1, 1_000_000):
+        loss = loss_of(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        averages.update(network, step=done)
+        optimizer.zero_grad()
+        loss.item()
+        if done % steps == 0:
+            turn()
+
+
+CONTENDERS = {
+    "ours": ours,
+    "keras": lambda *a: keras_fit(*a, averages=False),
+    "keras, averages": lambda *a: keras_fit(*a, averages=True),
+    "timm": lambda *a: timm_step(*a, channels_last=False),
+    "timm, channels last": lambda *a: timm_step(*a, channels_last=True),
+}
+
+
+def serve(options):
+    """Runs one contender; does a turn for every line that comes in, and answers with its seconds:
+    of the clock, and of the processors.
+    """
+    os.sched_setaffinity(0, options.cores)  # before anything counts the cores
+    began = None
+
+    def turn():
+        nonlocal began
+        if began is not None:
+            now = time.perf_counter(), time.process_time()
+            print(json.dumps([now[0] - began[0], now[1] - began[1]]), flush=True)
+        if not sys.stdin.readline():
+            os._exit(0)
+        began = time.perf_counter(), time.process_time()
+
+    CONTENDERS[options.one](
+        options.models[0], options.batch_size, options.steps, len(options.cores), turn
+    )
+
+
+def compare(model, options):
+    """{contender: [(seconds, processor seconds) of a step, ...]}, one a round."""
+    flags = [f"--batch_size={options.batch_size}", f"--steps={options.steps}"]
+    flags += ["--models", model, "--cores", *map(str, options.cores)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    running = {}
+    try:
+        for name in options.contenders:
+            running[name] = subprocess.Popen(
+                [sys.executable, __file__, f"--one={name}", *flags],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**environment, "OMP_NUM_THREADS": str(len(options.cores))},
+            )
+        times = {name: [] for name in running}
+        for _ in range(UNCOUNTED + options.rounds):
+            for name, process in running.items():
+                process.stdin.write("turn\n")
+                process.stdin.flush()
+                seconds = json.loads(process.stdout.readline())
+                times[name].append([s / options.steps for s in seconds])
+    finally:
+        for process in running.values():
+            process.kill()
+    return {name: t[UNCOUNTED:] for name, t in times.items()}
+
+
+def table(model, times, batch_size):
+    """The Markdown table of one network."""
+    first = next(iter(times))
+    own = [batch_size / wall for wall, _ in times[first]]
+    lines = [
+        f"| {model} | images/s | lowest to highest | {first} / this | in the same rounds "
+        "| processor s a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, steps in times.items():
+        speeds = [batch_size / wall for wall, _ in steps]
+        ratios = sorted(mine / its for mine, its in zip(own, speeds))
+        lines.append(
+            f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} to {max(speeds):.1f} "
+            f"| {statistics.median(own) / statistics.median(speeds):.2f} "
+            f"| {ratios[0]:.2f} to {ratios[-1]:.2f} "
+            f"| {statistics.median(cpu for _, cpu in steps):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Prints a table a network, or with --one serves as a contender."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=list(KERAS), choices=list(KERAS))
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=15, help="that count")
+    parser.add_argument("--steps", type=int, default=3, help="of a contender's turn")
+    parser.add_argument("--cores", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--one", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.one:
+        serve(options)
+    for model in options.models:
+        print(table(model, compare(model, options), options.batch_size), flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    main()
