@@ -29,6 +29,7 @@ setup(
         "h5py",
         "matplotlib",
         "numpy",
+        "packaging",
         "pillow",
         "safetensors",
         "tensorboard",  # TensorFlow 2.21 no longer brings it
@@ -39,6 +40,11 @@ setup(
         "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0"],
         # The TensorFlow build for a TPU VM. Colab has its own: see the README.
         "tpu": ["tensorflow-tpu==2.19.1; sys_platform == 'linux' and python_version < '3.13'"],
+        # The TPU compiler, for `effnet-train plan`; jax's release says which libtpu it goes with.
+        "plan": [
+            "jax==0.10.2",
+            "libtpu==0.0.42.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        ],
         # The last stack that tensorflow-addons imports on: Python 3.9 to 3.11.
         "addons": [
             "tensorflow==2.15.1",

@@ -9,7 +9,7 @@ counted. Prints the tables of docs/results/step-throughput.md, in about ten minu
     python benchmarks/step_throughput.py --models efficientnet-b0 --contenders ours keras --rounds=5
 
 All train with RMSProp, label smoothing, dropout and stochastic depth. Ours does what the trainer
-does: also L2, averages of all weights, batch norm's among them, the gradient's norm and the count of
+does: also L2, averages of all weights and statistics, the gradient's norm and the count of
 correct answers. Keras's `fit` runs with and without its averages (of trained weights), and without
 metrics. timm's step is its train.py's, with its RMSpropTF and the averages that it has there; its
 images are normalised already.
@@ -120,7 +120,7 @@ def keras_fit(model, batch_size, steps, threads, turn, *, averages):
 
 
 def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
-    """timm's network, and the step of its train.py."""
+    """The network of timm, and the step of its train.py."""
     import timm
     import torch
     from timm.loss import LabelSmoothingCrossEntropy

@@ -9,6 +9,7 @@ one piece, so that there the manifest is written last.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -284,7 +285,10 @@ def _write(path, fill):
     """The SHA-256 of what `fill(file)` wrote, which is on the disk then."""
     with _open(path, "wb") as file:
         hashed = _Hashed(file)
-        fill(hashed)
+        try:
+            fill(hashed)
+        finally:
+            hashed.file = io.BytesIO()  # np.savez of a full disk writes on while it is collected
         if not _remote(path):
             _to_disk(file)
     return hashed.digest.hexdigest()

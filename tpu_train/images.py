@@ -1,7 +1,6 @@
 """Labelled images that can be had by number: what a source of them is, its halves, its corrupt."""
 
-import concurrent.futures
-import os
+import re
 from dataclasses import dataclass, replace
 from typing import Callable
 
@@ -64,15 +63,15 @@ def of_files(name, classes, labels, paths, called):
     )
 
 
-def pad_labels(values, counts):
-    """int32 labels (rows,) where every row has one, else (rows, most) padded with -1.
+def pad_labels(values, counts, most):
+    """int32 labels (images,) where `most` is 1, else (images, most) padded with -1.
 
-    `values` are those of all rows in a row, `counts` how many of them each row has.
+    `values` are those of all images, one after the other; `counts` how many of them each has.
     """
-    if (counts == 1).all():
+    if most == 1:
         return values.astype(np.int32)
-    table = np.full((len(counts), counts.max()), -1, np.int32)
-    table[np.arange(counts.max()) < counts[:, None]] = values
+    table = np.full((len(counts), most), -1, np.int32)
+    table[np.arange(most) < counts[:, None]] = values
     return table
 
 
@@ -101,35 +100,42 @@ def split(source, holdout, seed):
     return source.take(kept), source.take(held)
 
 
-def corrupt(source, indices=None):
-    """Yields (index, why) of every image that cannot be read, decoded, or has another size.
+def looked_at(source, indices):
+    """Yields (index, encoded bytes, (height, width), None) of each image, in order of the indices.
 
-    Reads and decodes all of the `indices` (all there are), some at a time side by side.
+    An image that cannot be read or decoded, or that decodes to another size than its header says,
+    is (index, None, None, why). Pixels come encoded as PNG, without loss.
     """
-    indices = range(source.examples) if indices is None else indices
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
-    def sizes(i):
+    def decode(i):
         stored = source.read(i)
-        shape = source.shape(stored)
-        pixels = source.crop(stored, tf.concat([[0, 0], shape[:2]], 0))
-        return shape[:2], tf.shape(pixels)[:2]
+        said = source.shape(stored)[:2]
+        found = tf.shape(source.crop(stored, tf.concat([[0, 0], said], 0)))[:2]
+        encoded = stored if stored.dtype == tf.string else tf.io.encode_png(stored)
+        return encoded, tf.stack([said, found])
 
-    def problem(i):
+    indices = np.asarray(indices, np.int64)
+    data = tf.data.Dataset.from_tensor_slices(indices).map(decode, tf.data.AUTOTUNE)
+    images = data.as_numpy_iterator()
+    for i in indices.tolist():
         try:
-            said, found = sizes(tf.constant(i, tf.int64))
-        except tf.errors.OpError as error:
-            return in_a_line(error)
-        if (said != found).numpy().any():
-            return f"is {found.numpy().tolist()}, but says {said.numpy().tolist()}"
-        return None
+            encoded, sizes = next(images)
+        except tf.errors.OpError as error:  # of this image: the next one follows it
+            yield i, None, None, in_a_line(error)
+            continue
+        said, found = sizes.tolist()
+        if said != found:
+            yield i, None, None, f"decodes to {found} pixels, its header says {said}"
+        else:
+            yield i, encoded, tuple(said), None
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(indices), 1024):  # so that who stops early waits for few
-            some = indices[first : first + 1024]
-            for i, why in zip(some, pool.map(problem, some)):
-                if why is not None:
-                    yield i, why
+
+def corrupt(source, indices=None):
+    """Yields (index, why) of each of the `indices` (all) whose image cannot be read or decoded."""
+    indices = range(source.examples) if indices is None else indices
+    for i, _, _, why in looked_at(source, indices):
+        if why is not None:
+            yield i, why
 
 
 def too_many(limit, skipped, why):
@@ -188,4 +194,5 @@ def _decode_crop(encoded, window):
 
 def in_a_line(error):
     """The part of a TensorFlow error's message that is meant for people."""
-    return error.message.split("[[")[0].split("[Op:")[0].strip().splitlines()[0]
+    message = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
+    return message.splitlines()[0] if message else type(error).__name__

@@ -157,7 +157,9 @@ def from_list(path, max_corrupt):
             f"{path} names {len(missing)} files that are not there: {', '.join(missing[:3])}"
         )
     counts = np.array([len(row.labels) for row in rows])
-    labels = pad_labels(np.array([label for row in rows for label in row.labels]), counts)
+    labels = pad_labels(
+        np.array([label for row in rows for label in row.labels]), counts, counts.max()
+    )
     source = of_files(path, classes, labels, files, [row.path for row in rows])
     if not has_split:
         return without_corrupt(source, max_corrupt), None

@@ -74,9 +74,10 @@ class Saves:
     :func:`everyone` gives.
     """
 
-    def __init__(self, folder, run, minutes, stop, writes, everyone=alone):
+    def __init__(self, folder, run, minutes, stop, writes, everyone=alone, saved=lambda: None):
         self.folder, self.run, self.minutes = folder, run, minutes
         self.stop, self.writes, self.everyone = stop, writes, everyone
+        self.saved = saved
         self.last = time.monotonic()
         self.newest = None  # the step of the last checkpoint
         self.evaluations = []  # [{"step": 120, "averaged": 0.91, ...}, ...]
@@ -162,6 +163,7 @@ class Saves:
             try:
                 checkpoints.save(self.folder, checkpoints.Checkpoint(step, names, values, notes))
                 self.newest, self.best = step, best
+                self.saved()
             except OSError as error:
                 failure = error
                 progress.say(f"not saved at step {step}: {error}. {_before(self.newest)}")

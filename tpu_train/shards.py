@@ -19,8 +19,10 @@ from tpu_train.images import in_a_line, of_encoded, pad_labels
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
 FRAMING = 16  # bytes around a record: length 8, its checksum 4; the record's checksum 4
 INDEX = "index.jsonl"
+ENTRY = ("file", "part", "bytes", "sha256", "positions", "offsets", "lengths", "labels")
 LABELS = "labels.txt"
 PARTIAL = ".partial"  # a folder that prepare has while it is not done
+_EVALUATION = ("validation", "minival", "test")
 _NAME = re.compile(r"(train|minival|validation|test)-(\d{5})-of-(\d{5})")
 
 
@@ -46,6 +48,13 @@ def shard_sets(folder):
 
     Empty for a folder that has none. Raises ``ValueError`` when some of a set are missing.
     """
+    if tf.io.gfile.exists(os.path.join(folder, PARTIAL)) and not tf.io.gfile.exists(
+        os.path.join(folder, INDEX)
+    ):
+        raise ValueError(
+            f"{folder} is what an `effnet-train prepare` left that did not finish: give the same "
+            "command again, and it goes on"
+        )
     found = collections.defaultdict(dict)
     for name in tf.io.gfile.listdir(folder):
         if match := _NAME.fullmatch(name):
@@ -110,10 +119,11 @@ def scan(paths, *, image_key=IMAGE_KEY, label_key=LABEL_KEY):
 
 
 def read_index(folder):
-    """(header, {part: :class:`Records`}) as ``prepare`` left them; None for a folder without.
+    """(header, entries) of the index in a folder, as prepare wrote them; None where there is none.
 
-    Records come in the order of the images that they were written from. Raises ``ValueError`` when
-    a file is missing or has another size than it was written with.
+    An entry is a dict, one a shard: ``file``, ``part``, ``bytes``, ``sha256``, and for each record
+    ``positions`` (of its image among those of the part), ``offsets``, ``lengths`` and ``labels``
+    (lists, from 1).
     """
     path = os.path.join(folder, INDEX)
     if not tf.io.gfile.exists(path):
@@ -121,23 +131,33 @@ def read_index(folder):
     try:
         with tf.io.gfile.GFile(path) as file:
             header, *entries = map(json.loads, file)
-        parts = {part: [e for e in entries if e["part"] == part] for part in header["parts"]}
-        records = {part: _of_entries(folder, own) for part, own in parts.items()}
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        lacking = {"parts", "classes"} - header.keys()
+        for entry in entries:
+            lacking |= set(ENTRY) - entry.keys()
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no index of `effnet-train prepare`: {error}") from error
+    if lacking or not entries:
+        raise ValueError(
+            f"{path} is no index of `effnet-train prepare`: it lacks "
+            f"{', '.join(sorted(lacking)) or 'shards'}"
+        )
+    return header, entries
+
+
+def _check_sizes(folder, entries):
     for entry in entries:
-        shard = os.path.join(folder, entry["file"])
-        size = tf.io.gfile.stat(shard).length if tf.io.gfile.exists(shard) else 0
+        path = os.path.join(folder, entry["file"])
+        size = tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else 0
         if size != entry["bytes"]:
             raise ValueError(
-                f"{shard} has {size:,} bytes, but {INDEX} says {entry['bytes']:,}: copy it again, "
-                f"or delete {INDEX} and prepare anew"
+                f"{path} has {size:,} bytes, but {INDEX} says {entry['bytes']:,}: copy it again, "
+                f"or delete {INDEX} to train on what is there"
             )
-    return header, records
 
 
 def _of_entries(folder, entries):
-    order = np.argsort(np.concatenate([e["numbers"] for e in entries]).astype(np.int64))
+    """The :class:`Records` of a part, in the order of the images that they were written from."""
+    order = np.argsort(np.concatenate([e["positions"] for e in entries]))
     rows = [row for e in entries for row in e["labels"]]
     rows = [rows[i] for i in order]
     sizes = [len(e["offsets"]) for e in entries]
@@ -191,21 +211,21 @@ def from_shards(folder, sets):
     of ``labels.txt``, or the labels. Raises ``ValueError`` when nothing can be trained on there.
     """
     index = read_index(folder)
-    if index is None and tf.io.gfile.exists(os.path.join(folder, PARTIAL)):
-        raise ValueError(
-            f"{folder} is what an `effnet-train prepare` left that did not finish: "
-            "give the same command again, and it goes on"
-        )
-    if "train" not in sets:
-        raise ValueError(f"{folder} has no train shards, but {', '.join(sets)} ones")
-    parts = [
-        "train",
-        *[part for part in ("validation", "minival", "test") if part in sets][:1],
-    ]
-    records = {p: index[1][p] if index else scan(sets[p]) for p in parts}
+    there = index[0]["parts"] if index else sets
+    if "train" not in there:
+        raise ValueError(f"{folder} has no train shards, but {', '.join(there)} ones")
+    parts = ["train", *[part for part in _EVALUATION if part in there][:1]]
+    if index:
+        entries = {part: [e for e in index[1] if e["part"] == part] for part in parts}
+        _check_sizes(folder, [entry for part in parts for entry in entries[part]])
+        records = {part: _of_entries(folder, entries[part]) for part in parts}
+    else:
+        records = {part: scan(sets[part]) for part in parts}
     classes = _shard_classes(folder, records)
+    most = max(own.counts.max() for own in records.values())
     sources = [
-        of_records(f"{folder} {part}", classes, records[part], IMAGE_KEY, 1) for part in parts
+        of_records(f"{folder} {part}", classes, own, IMAGE_KEY, 1, most=most)
+        for part, own in records.items()
     ]
     return (None, tuple(sources)) if len(sources) == 2 else (sources[0], None)
 
@@ -231,7 +251,7 @@ def _shard_classes(folder, records):
     return classes
 
 
-def of_records(name, classes, records, image_key, first_label):
-    """A :class:`tpu_train.images.Source` of records, whose labels count from `first_label`."""
-    labels = pad_labels(records.labels - first_label, records.counts)
+def of_records(name, classes, records, image_key, first_label, *, most):
+    """A :class:`tpu_train.images.Source` of records of at most `most` labels, from `first_label`."""
+    labels = pad_labels(records.labels - first_label, records.counts, most)
     return of_encoded(name, classes, labels, make_reader(records, image_key), records.where)

@@ -37,7 +37,7 @@ def from_tfds(name):
                 f"tfds:{name} {part} has labels from {lowest} to {highest}, but {len(classes)} "
                 "classes"
             )
-        sources.append(of_records(f"tfds:{name} {part}", classes, records, image_key, 0))
+        sources.append(of_records(f"tfds:{name} {part}", classes, records, image_key, 0, most=1))
     return (None, tuple(sources)) if len(sources) == 2 else (sources[0], None)
 
 
@@ -51,7 +51,7 @@ def _find(name):
     try:
         builder = tensorflow_datasets.builder(name)
     except tensorflow_datasets.core.DatasetNotFoundError as error:
-        raise ValueError(f"tensorflow_datasets knows no {name!r}: {error}") from error
+        raise ValueError(f"tensorflow_datasets knows no data set {name!r}") from error
     keys, features = builder.info.supervised_keys, builder.info.features
     if not keys or len(keys) != 2 or not hasattr(features[keys[1]], "names"):
         raise ValueError(

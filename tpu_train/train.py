@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import time
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_train import networks, noise, optimizer
+from tpu_train import workdir as workdirs
 from tpu_train.curves import plot_curves
 from tpu_train.devices import describe
 from tpu_train.evaluate import make_evaluation
@@ -30,13 +30,6 @@ from tpu_train.saves import Saves, everyone, identity
 from tpu_train.step import State, graph_rewriting
 
 __all__ = ["PhaseResult", "Result", "TrainingError", "check_run", "train"]
-
-_BEST = "best.keras"
-_FILES = (
-    *("model.keras", _BEST, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
-    "tensorboard",
-)
-_CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -78,21 +71,7 @@ def check_run(recipe, training, evaluation, workdir, replicas, *, overwrite=Fals
         )
     if training.classes != evaluation.classes:
         raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        probe = os.path.join(workdir, ".writable")
-        with open(probe, "w"):
-            pass
-        os.remove(probe)
-    except OSError as error:
-        raise ValueError(f"workdir {workdir!r} cannot be written to: {error.strerror}") from error
-    taken = [name for name in _FILES if os.path.exists(os.path.join(workdir, name))]
-    goes_on = "model.keras" not in taken and os.path.isdir(os.path.join(workdir, _CHECKPOINTS))
-    if taken and not overwrite and not goes_on:
-        raise ValueError(
-            f"workdir {workdir!r} holds a run already ({', '.join(taken)}): choose another one, or "
-            "give --overwrite to replace it"
-        )
+    workdirs.check(workdir, overwrite=overwrite)
 
 
 def train(
@@ -129,18 +108,18 @@ def train(
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
     began = time.monotonic()
     worker = getattr(strategy.cluster_resolver, "task_id", 0) or 0
-    output = os.path.join(workdir, f".worker{worker}") if worker else workdir
-    os.makedirs(output, exist_ok=True)
+    files = workdirs.Workdir(workdir, worker)
     saves = Saves(
-        folder=os.path.join(workdir, _CHECKPOINTS),
+        folder=files.checkpoints,
         run=identity(recipe, training, evaluation),
         minutes=save_minutes,
         stop=stop,
         writes=not worker,
         everyone=everyone(strategy),
+        saved=files.publish,
     )
     if overwrite and not worker:
-        _remove(saves.folder)
+        files.remove(workdirs.CHECKPOINTS)
 
     keras.utils.set_random_seed(recipe.seed)
     all_phases = make_phases(recipe, training.examples)
@@ -153,18 +132,19 @@ def train(
         state = State.of(net, averaged, recipe)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(files))
         said = []
         begin = None if overwrite else saves.find(said.append)
-        if begin is None:
-            for name in _FILES:
-                _remove(os.path.join(output, name))
+        files.begin(anew=begin is None)
         progress = stack.enter_context(
-            contextlib.closing(Progress(output, stream, first_step=begin.step if begin else 0))
+            contextlib.closing(
+                Progress(files.local(""), stream, first_step=begin.step if begin else 0)
+            )
         )
         stack.enter_context(graph_rewriting(strategy))
         for line in said:
             progress.say(line)
-        _write_recipe(os.path.join(output, "recipe.json"), recipe, all_phases, training)
+        _write_recipe(files.local("recipe.json"), recipe, all_phases, training)
         progress.say(
             f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
             f"images of {len(training.classes)} classes, {describe(strategy)}"
@@ -190,27 +170,27 @@ def train(
                 progress=progress,
                 saves=saves,
                 on_nan=on_nan,
-                improved=lambda: export(os.path.join(output, _BEST)),
+                improved=lambda: export(files.local(workdirs.BEST)),
             ),
             begin,
         )
-    result = Result(
-        model_path=os.path.join(output, "model.keras"),
-        curves_path=os.path.join(output, "curves.png"),
-        labels_path=os.path.join(output, "labels.txt"),
-        classes=training.classes,
-        phases=tuple(results),
-        evaluations=tuple(saves.evaluations),
-        seconds=time.monotonic() - began,
-    )
-    with open(result.labels_path, "w") as file:
-        file.writelines(f"{name}\n" for name in result.classes)
-    plot_curves(os.path.join(output, "metrics.jsonl"), result.curves_path)
-    export(result.model_path)
-    if result.accuracy >= result.best["averaged"]:  # the best is the last
-        _remove(os.path.join(output, _BEST))
+        with open(files.local("labels.txt"), "w") as file:
+            file.writelines(f"{name}\n" for name in training.classes)
+        plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
+        export(files.local("model.keras"))
+        result = Result(
+            model_path=os.path.join(files.path, "model.keras"),
+            curves_path=os.path.join(files.path, "curves.png"),
+            labels_path=os.path.join(files.path, "labels.txt"),
+            classes=training.classes,
+            phases=tuple(results),
+            evaluations=tuple(saves.evaluations),
+            seconds=time.monotonic() - began,
+        )
+        if result.accuracy >= result.best["averaged"]:  # the best is the last
+            files.remove(workdirs.BEST)
     if not worker:
-        _remove(saves.folder)
+        files.remove(workdirs.CHECKPOINTS)  # only now: all else has arrived
     return result
 
 
@@ -249,10 +229,3 @@ def _write_recipe(path, recipe, all_phases, training):
     }
     with open(path, "w") as file:
         json.dump(record, file, indent=1)
-
-
-def _remove(path):
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    elif os.path.exists(path):
-        os.remove(path)

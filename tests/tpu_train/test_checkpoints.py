@@ -1,4 +1,6 @@
 import errno
+import gc
+import io
 import json
 import os
 import pathlib
@@ -165,6 +167,27 @@ def test_a_full_disk_leaves_the_one_before_and_nothing_half(tmp_path, monkeypatc
     assert latest(tmp_path).step in (1, 2)
     save(tmp_path, _checkpoint(3))
     assert latest(tmp_path).step == 3
+
+
+class _SmallDisk(io.FileIO):
+    left = 0
+
+    def write(self, chunk):
+        _SmallDisk.left -= len(chunk)
+        return super().write(chunk) if self.left >= 0 else _full()
+
+
+@pytest.mark.parametrize("bytes_left", [0, 100, 700, 1300])
+def test_a_disk_that_fills_in_the_middle_of_a_file_leaves_nothing_half(
+    tmp_path, monkeypatch, bytes_left
+):
+    save(tmp_path, _checkpoint(1))
+    monkeypatch.setattr(_SmallDisk, "left", bytes_left)
+    monkeypatch.setattr(checkpoints, "_open", _SmallDisk)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, _checkpoint(2))
+    gc.collect()  # the archive that was not finished: it says nothing
+    assert os.listdir(tmp_path) == ["step-000000001"]
 
 
 def test_a_store_that_fails_in_the_middle_is_an_oserror_and_leaves_nothing_half(

@@ -6,20 +6,10 @@ import socket
 
 import pytest
 
-from tpu_train import doctor
+from tpu_train import environment as reading
 from tpu_train.cli.doctor import main
-from tpu_train.doctor import (
-    NOTE,
-    OK,
-    PROBLEM,
-    Environment,
-    Folder,
-    Imported,
-    Package,
-    cluster,
-    examine,
-    show,
-)
+from tpu_train.doctor import NOTE, OK, PROBLEM, examine, show
+from tpu_train.environment import Environment, Folder, Imported, Package, cluster
 
 NEWEST = {
     "tensorflow": Package("2.21.0", ("keras>=3.12.0", "numpy>=1.26.0"), ">=3.10"),
@@ -319,10 +309,10 @@ def test_a_port_of_this_worker_that_is_taken_is_seen():
         server.bind(("", 0))
         server.listen()
         port = server.getsockname()[1]
-        taken = doctor._port_error(tf_config([f"localhost:{port}", "b:1"]))
+        taken = reading._port_error(tf_config([f"localhost:{port}", "b:1"]))
     assert "in use" in taken
     assert one("workers", variables={"TF_CONFIG": tf_config()}, port_error=taken).level == PROBLEM
-    assert doctor._port_error(tf_config([f"localhost:{port}", "b:1"])) == ""
+    assert reading._port_error(tf_config([f"localhost:{port}", "b:1"])) == ""
 
 
 @pytest.mark.parametrize(
@@ -357,13 +347,13 @@ def test_a_machine_too_small_for_its_accelerators_is_noted():
 
 def test_a_work_folder_is_tried_and_not_made(tmp_path):
     path = str(tmp_path / "not" / "yet")
-    folder = doctor._folder(path)
+    folder = reading._folder(path)
     assert folder.free_bytes > 0
     assert not folder.error
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    assert doctor._folder(str(tmp_path / "file" / "run")).error
-    assert one("workdir", folder=doctor._folder(str(tmp_path / "file"))).level == PROBLEM
+    assert reading._folder(str(tmp_path / "file" / "run")).error
+    assert one("workdir", folder=reading._folder(str(tmp_path / "file"))).level == PROBLEM
 
 
 @pytest.mark.parametrize(("gib", "level"), [(0.5, PROBLEM), (5, NOTE), (50, OK)])
@@ -411,9 +401,9 @@ def fake_tensorflow(tmp_path, monkeypatch):
 def test_a_broken_tensorflow_breaks_only_the_child(
     fake_tensorflow, monkeypatch, lines, patience, error
 ):
-    monkeypatch.setattr(doctor, "PATIENCE", patience)
+    monkeypatch.setattr(reading, "PATIENCE", patience)
     fake_tensorflow(lines)
-    imported = doctor._import("")
+    imported = reading._import("")
     assert error in imported.error
     assert "import" in imported.doing
 
@@ -431,24 +421,24 @@ def test_the_command_finds_this_environment_sound(tmp_path, capsys, monkeypatch)
 
 @pytest.mark.slow
 def test_the_child_tries_a_remote_work_folder():
-    imported = doctor._import("ram://run")
+    imported = reading._import("ram://run")
     assert imported.error == ""
     assert imported.workdir == ""
     assert imported.tpu_kernels is False
     assert imported.tensorflow == importlib.metadata.version("tensorflow")
-    assert "scheme" in doctor._import("nowhere://run").workdir
+    assert "scheme" in reading._import("nowhere://run").workdir
 
 
 def test_bad_flags_are_refused_before_anything_slow(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "gather", None)
+    monkeypatch.setattr("tpu_train.cli.doctor.gather", None)
     for argv in (["--devic=cpu"], ["--device=banana"], ["now"]):
         assert main(argv) == 2
         assert "effnet-train doctor: " in capsys.readouterr().err
 
 
 def test_the_exit_status_is_1_with_a_problem(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "gather", lambda workdir, device: Environment(device=device))
+    monkeypatch.setattr("tpu_train.cli.doctor.gather", lambda _, device: Environment(device=device))
     assert main(["--device=cpu"]) == 1
     assert "PROBLEM" in capsys.readouterr().out
-    monkeypatch.setattr(doctor, "gather", lambda workdir, device: GOOD)
+    monkeypatch.setattr("tpu_train.cli.doctor.gather", lambda workdir, device: GOOD)
     assert main([]) == 0

@@ -10,6 +10,7 @@ import sys
 from absl import flags
 
 from tpu_train import doctor
+from tpu_train.environment import gather
 
 
 def main(argv=None):
@@ -37,7 +38,7 @@ def main(argv=None):
         print(__doc__)
         print(values.get_help())
         return 0
-    environment = doctor.gather(values.workdir, values.device)
+    environment = gather(values.workdir, values.device)
     findings = doctor.examine(environment)
     if values.json:
         print(json.dumps({"findings": [dataclasses.asdict(f) for f in findings]}, indent=1))
