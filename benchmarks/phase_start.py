@@ -35,11 +35,11 @@ def measure(model, batch_size, image_size, *, rewriting):
     from keras_effnet.api import create_model
     from tpu_train import noise, optimizer
     from tpu_train.data import training_batches
-    from tpu_train.sources import from_arrays
     from tpu_train.devices import make_strategy
     from tpu_train.phases import phases
     from tpu_train.recipes import RECIPES
     from tpu_train.schedule import learning_rate
+    from tpu_train.sources import from_arrays
     from tpu_train.step import State, graph_rewriting, traced_steps
 
     images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, 32, 32, 3))

@@ -153,10 +153,8 @@ def cutout_noise(image, seed, *, share):
     Half the square's side is `share` of the image's. The noise is of [128, 256), as in the official
     fine-tuning: uniform over [0, 1) of pixels in [-1, 1] (preprocessing.py, preprocess_for_finetune).
     """
-    side = image.shape[0]
-    half = int(share * side)
-    centre = tf.cast(tf.random.stateless_uniform([2], seed) * side, tf.int32)
-    begin, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, side)
+    half = int(share * image.shape[0])
+    begin, end = operations.square(image, half, tf.random.stateless_uniform([2], seed))
     return _noise(image, _other(seed), begin, end, least=128)
 
 
@@ -179,20 +177,16 @@ def random_erasing(image, seed, *, probability):
     )
 
 
-def _other(seed):
-    return tf.random.experimental.stateless_fold_in(seed, 1)
-
-
 def _noise(image, seed, begin, end, least):
     """Noise of [least, 256) in the rectangle from (y, x) `begin` to before `end`."""
-    height, width = image.shape[0], image.shape[1]
     noise = tf.random.stateless_uniform(
-        tf.concat([end - begin, [3]], 0), seed, minval=least, maxval=256, dtype=tf.int32
+        (end - begin) * tf.constant([1, 3]), seed, minval=least, maxval=256, dtype=tf.int32
     )
-    around = [[begin[0], height - end[0]], [begin[1], width - end[1]], [0, 0]]
-    y, x = tf.range(height)[:, None, None], tf.range(width)[None, :, None]
-    inside = (y >= begin[0]) & (y < end[0]) & (x >= begin[1]) & (x < end[1])
-    return tf.where(inside, tf.pad(tf.cast(noise, tf.uint8), around), image)
+    return operations.paste(image, tf.cast(noise, tf.uint8), begin)
+
+
+def _other(seed):
+    return tf.random.experimental.stateless_fold_in(seed, 1)
 
 
 # Mixing: only the draws. The device mixes the pixels and the labels (step.py).

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from tpu_train import augment
 
+_no_autograph = tf.autograph.experimental.do_not_convert  # nothing to convert, much to trace
+
 # What a seed is drawn for, so that no two draws of an example are the same numbers.
 _CROP, _FLIP, _POLICY, _CUTOUT, _ERASING, _MIXING, _PAIR, _PURPOSES = range(8)
 
@@ -28,6 +30,7 @@ def training_batches(source, recipe, phase, *, first_step, end_step, replicas, h
     labels = tf.constant(source.labels)
     run = tf.constant(recipe.seed, tf.int64)
 
+    @_no_autograph
     def example(k):
         place = host * per_host + k % per_host  # in the batch
         position = first + (k // per_host) * phase.batch_size + place
@@ -60,7 +63,7 @@ def training_batches(source, recipe, phase, *, first_step, end_step, replicas, h
         .batch(per_replica, drop_remainder=True)
     )
     if recipe.augment == "keras_cv":
-        batches = batches.map(augment.keras_cv_layers(recipe, phase, len(source.classes)))
+        batches = batches.map(augment.keras_cv_layers(recipe, phase, len(source.classes)), tf.data.AUTOTUNE)
     return batches.prefetch(2)
 
 
@@ -121,6 +124,7 @@ def evaluation_batches(
     per_host, per_replica = batch_size // hosts, batch_size // replicas
     batches = -(-source.examples // batch_size)
 
+    @_no_autograph
     def example(k):
         position = (k // per_host) * batch_size + host * per_host + k % per_host
         real = position < source.examples

@@ -10,7 +10,7 @@ def make_evaluation(strategy, models, source, recipe):
 
     `models` maps names to classifiers that return logits; all see the same batches, prepared as the
     recipe says. An image of several labels counts as right if the best class is one of them. The
-    last batch is padded, and the padding weighs nothing. The step is traced once, at the first call.
+    last batch is padded, and the padding weighs nothing. Traced once, at the first call.
     """
     replicas = strategy.num_replicas_in_sync
     batch_size = -(-min(recipe.batch_size, source.examples) // replicas) * replicas

@@ -34,7 +34,8 @@ def check(recipe):
 def training_network(recipe, classes):
     """A model from RGB in [0, 255] of any size to logits (batch, classes).
 
-    It computes in the recipe's precision. Starts from the recipe's weights; with `zero_head` its classifier is 0.
+    It computes in the recipe's precision and starts from the recipe's weights; with `zero_head` its
+    classifier is 0.
     """
     network = _build(recipe, classes, None, None, _POLICIES[recipe.precision])
     if recipe.zero_head:
@@ -86,7 +87,7 @@ def _variant(recipe):
 
 
 def _foreign(name, classes, size, activation):
-    """What ``module:function`` builds on pixels in [-1, 1]; its arguments are keras.applications'."""
+    """What ``module:function``, with keras.applications' arguments, builds on pixels in [-1, 1]."""
     inputs = keras.Input((size, size, 3))
     pixels = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
     network = _function(name)(

@@ -10,8 +10,12 @@ On a CPU ``tf.where`` and ``tf.gather`` of single bytes cost 6 ns each, arithmet
 (height, width * 3), and only what is a table by nature is gathered, by ``tf.gather_nd``.
 """
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
+_LUMA = (0.2989, 0.5870, 0.1140)  # tf.image.rgb_to_grayscale's
 FILL = 128  # grey, where a warp brings in pixels from outside
 
 
@@ -29,13 +33,12 @@ def autocontrast(image):
 
 def equalize(image):
     """Each channel's histogram made flat."""
-    values = tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
-    histogram = tf.reshape(
-        tf.raw_ops.DenseBincount(
-            input=tf.reshape(values, [-1]), size=3 * 256, weights=tf.zeros([0], tf.int32)
-        ),
-        [3, 256],
+    rows = tf.cast(tf.reshape(image, [image.shape[0], -1]), tf.int32)
+    entries = tf.reshape(rows + _row_of(tf.constant([0, 256, 512]), image), [-1])
+    histogram = tf.raw_ops.DenseBincount(
+        input=entries, size=3 * 256, weights=tf.zeros([0], tf.int32)
     )
+    histogram = tf.reshape(histogram, [3, 256])
     grey = tf.range(256)[None]
     brightest = tf.reduce_max(grey * tf.cast(histogram > 0, tf.int32), 1, keepdims=True)
     others = tf.cast(grey < brightest, tf.int32) * histogram
@@ -43,7 +46,7 @@ def equalize(image):
     table = (tf.cumsum(histogram, 1, exclusive=True) + step // 2) // tf.maximum(step, 1)
     table = tf.where(step == 0, grey, tf.minimum(table, 255))
     flat = tf.reshape(tf.cast(table, tf.uint8), [-1])
-    return tf.reshape(tf.gather_nd(flat, tf.reshape(values, [-1, 1])), image.shape)
+    return tf.reshape(tf.gather_nd(flat, entries[:, None]), image.shape)
 
 
 def invert(image):
@@ -78,7 +81,14 @@ def solarize_add(image, addition, threshold=128):
 
 def color(image, factor):
     """From grey (0) over the image (1) to more colourful."""
-    return _blend(tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image)), image, factor)
+    height, width = image.shape[0], image.shape[1]
+    # One product makes the grey of several pixels, and three of each: faster than a product of
+    # width 1 and a tile, and the same sums with zeros added.
+    several = math.gcd(8, height * width)
+    weights = np.kron(np.eye(several), np.repeat(np.array(_LUMA)[:, None], 3, 1))
+    pixels = tf.reshape(tf.cast(image, tf.float32) * (1 / 255), [-1, 3 * several])
+    grey = tf.cast(tf.matmul(pixels, weights.astype(np.float32)) * 255.5, tf.uint8)
+    return _blend(tf.reshape(grey, image.shape), image, factor)
 
 
 def contrast(image, factor):
@@ -103,16 +113,12 @@ def sharpness(image, factor):
     them differ in 0.3 % of the pixels), and so may have one grey level less where the sum is a
     multiple of 13; here the sum is exact.
     """
-    row, end = image.shape[1] * 3, image.shape[0] * image.shape[1] * 3
-    pixels = tf.cast(tf.reshape(image, [-1]), tf.float32)
-    # Sums of three rows, then of three columns. On the flat image they run over the rows' ends,
-    # which are the border.
-    rows = pixels[: end - 2 * row] + pixels[row : end - row] + pixels[2 * row :]
-    total = rows[:-6] + rows[3:-3] + rows[6:] + 4.0 * pixels[row + 3 : end - row - 3]
-    smooth = tf.cast((total + 0.5) / 13.0, tf.uint8)  # + 0.5: whole numbers divide exactly
-    sharp = _blend(smooth, tf.reshape(image, [-1])[row + 3 : end - row - 3], factor)
-    inside = tf.reshape(tf.pad(sharp, [[0, 6]]), [image.shape[0] - 2, image.shape[1], 3])[:, :-2]
-    return paste(image, inside, (1, 1))
+    rows = _rows(image)
+    three = rows[:-2] + rows[1:-1] + rows[2:]
+    total = three[:, :-6] + three[:, 3:-3] + three[:, 6:] + 4.0 * rows[1:-1, 3:-3]
+    smooth = tf.cast((total + 0.5) * (1 / 13), tf.uint8)  # + 0.5: whole numbers divide exactly
+    inside = tf.reshape(image, [image.shape[0], -1])[1:-1, 3:-3]
+    return paste(image, _blend(smooth, inside, factor), (1, 1))
 
 
 def _blend(zero, one, factor):
@@ -210,16 +216,26 @@ def cutout(image, half, u):
 
     `u` are two numbers of [0, 1): where the centre is.
     """
-    sides = tf.constant(image.shape[:2])
+    begin, end = square(image, half, u)
+    height, width = end[0] - begin[0], end[1] - begin[1]
+    return paste(image, tf.fill([height, width * 3], tf.constant(FILL, tf.uint8)), begin)
+
+
+def square(image, half, u):
+    """(y, x) of the begin and the end of a square of twice `half` pixels a side, cut at the border.
+
+    Its centre is at the shares `u`, two numbers of [0, 1), of the image's sides.
+    """
+    sides = tf.stack([image.shape[0], image.shape[1]])
     centre = tf.cast(u * tf.cast(sides, tf.float32), tf.int32)
-    begin, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, sides)
-    return paste(image, tf.fill(tf.concat([end - begin, [3]], 0), tf.cast(FILL, tf.uint8)), begin)
+    return tf.maximum(centre - half, 0), tf.minimum(centre + half, sides)
 
 
 def paste(image, patch, begin):
-    """The image with a smaller one, uint8 (h, w, 3), in it from (y, x) `begin`."""
+    """The image with a patch, uint8 (h, w * 3), in it from (y, x) `begin`."""
+    rows = tf.reshape(image, [image.shape[0], -1])
+    y, x = begin[0], begin[1] * 3
     height, width = tf.shape(patch)[0], tf.shape(patch)[1]
-    y, x = begin[0], begin[1]
-    middle = image[y : y + height]
+    middle = rows[y : y + height]
     middle = tf.concat([middle[:, :x], patch, middle[:, x + width :]], 1)
-    return tf.reshape(tf.concat([image[:y], middle, image[y + height :]], 0), image.shape)
+    return tf.reshape(tf.concat([rows[:y], middle, rows[y + height :]], 0), image.shape)

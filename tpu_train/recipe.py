@@ -119,8 +119,8 @@ def check(recipe):
         if getattr(recipe, what) not in known:
             raise ValueError(unknown(what, getattr(recipe, what), known))
     for what in (
-        *("width", "depth", "epochs", "batch_size", "accumulation_first", "accumulation_last", "phases"),
-        *("image_size_multiple", "learning_rate", "decay_epochs", "steps_per_loop"),
+        *("width", "depth", "epochs", "batch_size", "accumulation_first", "accumulation_last"),
+        *("phases", "image_size_multiple", "learning_rate", "decay_epochs", "steps_per_loop"),
     ):
         _at_least(recipe, what, 0, strictly=True)
     for what in (

@@ -252,6 +252,6 @@ def _shard_classes(folder, records):
 
 
 def of_records(name, classes, records, image_key, first_label, *, most):
-    """A :class:`tpu_train.images.Source` of records of at most `most` labels, from `first_label`."""
+    """A :class:`tpu_train.images.Source` of records; their labels count from `first_label`."""
     labels = pad_labels(records.labels - first_label, records.counts, most)
     return of_encoded(name, classes, labels, make_reader(records, image_key), records.where)

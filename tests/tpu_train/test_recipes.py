@@ -9,8 +9,8 @@ import pytest
 import tpu_train
 from keras_effnet.variants import VARIANTS
 from keras_effnet.weight_sets import WEIGHT_SETS, default_preprocessing, list_weights
-from tpu_train import optimizer, recipe
-from tpu_train.recipe import Recipe, check, show
+from tpu_train import optimizer
+from tpu_train.recipe import OPTIMIZERS, Recipe, check, show
 from tpu_train.recipes import RECIPES, find_recipe
 
 PACKAGE = pathlib.Path(tpu_train.__file__).parent
@@ -39,7 +39,9 @@ def test_every_recipe_passes_its_own_check(name):
 def test_every_field_is_read_by_the_code_that_trains():
     code = (
         "\n".join(
-            p.read_text() for p in PACKAGE.glob("*.py") if p.name not in ("recipe.py", "recipes.py", "phases.py")
+            p.read_text()
+            for p in PACKAGE.glob("*.py")
+            if p.name not in ("recipe.py", "recipes.py", "phases.py")
         )
         + (PACKAGE / "phases.py").read_text()
     )
@@ -52,7 +54,7 @@ def test_every_field_is_read_by_the_code_that_trains():
 
 
 def test_the_optimizers_that_recipes_know_are_the_ones_there_are():
-    assert set(recipe.OPTIMIZERS) == set(optimizer.OPTIMIZERS)
+    assert set(OPTIMIZERS) == set(optimizer.OPTIMIZERS)
 
 
 def test_every_recipe_s_numbers_are_the_golden_ones(golden):

@@ -122,3 +122,145 @@ def test_data_that_is_not_there_says_what_is_wanted(tmp_path):
         open_data(tmp_path / "nowhere", holdout=0.2, seed=0)
     with pytest.raises(ValueError, match=r"holdout 1\.5 is no share"):
         open_data(tmp_path, holdout=1.5, seed=0)
+
+
+def test_a_source_says_which_image_an_index_is(photos):
+    source = from_folder(photos)
+    assert source.where(0) == str(photos / "cat" / "0.JPEG")
+    assert source.take([6, 0]).where(0) == str(photos / "dog" / "2.JPEG")
+
+
+def test_a_folder_in_another_file_system_is_read_the_same(photos):
+    root = "ram://photos"
+    for path in photos.glob("*/*.*"):
+        tf.io.gfile.makedirs(f"{root}/{path.parent.name}")
+        tf.io.gfile.copy(str(path), f"{root}/{path.parent.name}/{path.name}", overwrite=True)
+    there, here = from_folder(root), from_folder(photos)
+    assert there.where(0) == "ram://photos/cat/0.JPEG"
+    assert there.labels.tolist() == here.labels.tolist()
+    assert there.read(tf.constant(5)) == here.read(tf.constant(5))
+
+
+def test_several_labels_are_split_and_taken_whole(source):
+    labels = np.array([[0, 1], [2, -1]] * 12, np.int32)
+    several = dataclasses.replace(source, labels=labels)
+    assert several.is_multi_label
+    assert not source.is_multi_label
+    training, evaluation = split(several, 0.25, seed=1)
+    assert (training.labels.shape, evaluation.labels.shape) == ((18, 2), (6, 2))
+    held = [int(evaluation.where(i)) for i in range(6)]
+    np.testing.assert_array_equal(evaluation.labels, labels[held])
+
+
+def write_list(path, text):
+    path.write_text(text)
+    return path
+
+
+def opened(path, **kwargs):
+    return open_data(path, **{"holdout": 0.5, "seed": 0, **kwargs})
+
+
+def test_a_csv_list_with_a_split_is_data(photos):
+    path = write_list(
+        photos / "list.csv",
+        "image,label,split\ncat/0.JPEG,cat,train\ndog/0.JPEG,dog,train\n"
+        f"{photos}/cat/1.png,cat,validation\n",
+    )
+    training, evaluation = opened(path)
+    assert training.classes == evaluation.classes == ("cat", "dog")
+    assert training.labels.tolist() == [0, 1]
+    assert evaluation.labels.tolist() == [0]
+    assert training.read(tf.constant(1)) == (photos / "dog" / "0.JPEG").read_bytes()
+    assert training.where(1) == "dog/0.JPEG"
+
+
+def test_a_list_without_a_split_holds_out_its_share(photos):
+    rows = "".join(f"{kind}/{i}.JPEG,{n}\n" for n, kind in enumerate(["cat", "dog"]) for i in (0, 2))
+    training, evaluation = opened(write_list(photos / "list.csv", "image,label\n" + rows))
+    assert training.classes == ("0", "1")
+    assert sorted(training.labels) == sorted(evaluation.labels) == [0, 1]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_a_list_may_have_several_labels_an_image(photos, ending):
+    rows = [("cat/0.JPEG", ["furry", "cat"]), ("dog/0.JPEG", ["dog"]), ("dog/2.JPEG", ["dog", "furry"])]
+    text = json.dumps([{"image": image, "label": labels} for image, labels in rows])
+    if ending == "csv":
+        text = "image,label\n" + "\n".join(f"{image},{'|'.join(own)}" for image, own in rows)
+    training, evaluation = opened(write_list(photos / f"list.{ending}", text), holdout=0.3)
+    assert training.classes == ("cat", "dog", "furry")
+    assert training.labels.dtype == np.int32
+    both = np.concatenate([training.labels, evaluation.labels]).tolist()
+    assert sorted(both) == [[0, 2], [1, -1], [1, 2]]
+
+
+def test_a_corrupt_file_of_a_list_is_named_as_in_a_folder(photos):
+    (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
+    path = write_list(
+        photos / "list.csv",
+        "image,label,split\ncat/0.JPEG,a,train\ndog/0.JPEG,b,train\nbad.jpg,b,train\n"
+        "cat/2.JPEG,a,val\n",
+    )
+    training, _ = opened(path)
+    assert (training.examples, training.skipped) == (2, ("bad.jpg",))
+    with pytest.raises(ValueError, match=r"More than 0 images cannot be decoded.*bad\.jpg"):
+        opened(path, max_corrupt=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.csv", "path,label\na.jpg,1\n", "has the columns path, label, and lacks image"),
+        ("l.csv", "image,label\n", "has no rows"),
+        ("l.csv", "image,label\na.jpg,\n", r"line 2 \(a.jpg\) has no label"),
+        ("l.csv", "image,label\n,1\n", "line 2 has no image"),
+        ("l.csv", "image,label\na.jpg,1\nb.jpg,0\n", "2 files that are not there: .*a.jpg"),
+        ("l.csv", "image,label\na.jpg,x\nb.jpg,x\n", r"one class only \(x\)"),
+        ("l.csv", "image,label\na.jpg,x\n./a.jpg,y\n", "has a.jpg more than once"),
+        ("l.csv", "image,label,split\na.jpg,x,train\na.jpg,x,val\n", "a.jpg for training and for"),
+        ("l.csv", "image,label,split\na.jpg,x,half\n", "the split 'half'; accepted: train"),
+        ("l.csv", "image,label,split\na.jpg,x,train\nb.jpg,y,train\n", "training rows only"),
+        ("l.json", "{", "is no JSON"),
+        ("l.json", "{}", "must be a JSON list"),
+        ("l.json", '[{"image": "a.jpg"}]', "object 0 lacks label"),
+        ("l.json", '[{"image": "a.jpg", "label": -1}]', "has the label -1: class numbers begin"),
+        ("l.json", '[{"image": "a.jpg", "label": [1, "x"]}]', "names and labels that are numbers"),
+        ("l.txt", "a.jpg 1", "is of no kind that is known"),
+    ],
+)
+def test_a_list_that_cannot_be_trained_on_is_refused(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        opened(write_list(tmp_path / name, text))
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch):
+    """A data set of TensorFlow Datasets' own, named `colours`: 6 and 2 images of 2 classes."""
+    datasets = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    features = datasets.features.FeaturesDict(
+        {
+            "image": datasets.features.Image(shape=(None, None, 3)),
+            "label": datasets.features.ClassLabel(names=["red", "green"]),
+        }
+    )
+    images = np.random.default_rng(0).integers(0, 255, (8, 9, 12, 3)).astype(np.uint8)
+    parts = {
+        part: [{"image": images[i], "label": i % 2} for i in numbers]
+        for part, numbers in (("train", range(6)), ("test", range(6, 8)))
+    }
+    built = datasets.dataset_builders.store_as_tfds_dataset(
+        name="colours",
+        version="1.0.0",
+        features=features,
+        split_datasets={
+            part: tf.data.Dataset.from_generator(
+                lambda rows=rows: iter(rows), output_signature=features.get_tensor_info_spec()
+            )
+            for part, rows in parts.items()
+        },
+        data_dir=str(tmp_path),
+    )
+    assert built
+    return images
