@@ -32,8 +32,7 @@ def measure(model, batch_size, image_size, *, rewriting):
     import numpy as np
     import tensorflow as tf
 
-    from keras_effnet.api import create_model
-    from tpu_train import noise, optimizer
+    from tpu_train import networks, noise
     from tpu_train.data import training_batches
     from tpu_train.devices import make_strategy
     from tpu_train.phases import phases
@@ -58,13 +57,11 @@ def measure(model, batch_size, image_size, *, rewriting):
     )
     (phase,) = phases(recipe, source.examples)
     strategy = make_strategy("cpu")
-    network = create_model(
-        model, classes=10, input_shape=(None, None, 3), classifier_activation=None
-    )
+    network = networks.training_network(recipe, len(source.classes))
     with strategy.scope():
-        net, averaged = (noise.training_clone(network, sync_batch_norm=True) for _ in range(2))
-        state = State.of(net, averaged, optimizer.OPTIMIZERS[recipe.optimizer])
-    noise.set_dropout(net, phase.dropout_rate)
+        net, averaged = noise.training_clone(network), noise.training_clone(network)
+        state = State.of(net, averaged, recipe)
+    noise.set_dropout(net, phase.dropout_rate, 1.0)
     batches = iter(
         strategy.distribute_datasets_from_function(
             lambda context: training_batches(
@@ -81,7 +78,13 @@ def measure(model, batch_size, image_size, *, rewriting):
     )
 
     def rate(step):
-        return learning_rate(recipe, step, steps_per_epoch=4, total_steps=phase.end_step)
+        return learning_rate(
+            recipe,
+            phase,
+            step,
+            examples=source.examples,
+            total_examples=phase.end_step * phase.batch_size,
+        )
 
     def clocks():
         return time.perf_counter(), time.process_time()

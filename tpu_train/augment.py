@@ -129,29 +129,34 @@ def autoaugment(image, seed, *, solarize_wraps=False):
     """A uint8 (height, width, 3) image after AutoAugment's policy v0 for ImageNet."""
     most = Limits(_AUTOAUGMENT.translate, _AUTOAUGMENT.cutout, solarize_wraps)
     draws = tf.random.stateless_uniform([7], seed)
-
-    def both(pair):
-        out = image
-        for i, (name, probability, level) in enumerate(pair):
-            happens, u = draws[1 + 3 * i], draws[2 + 3 * i : 4 + 3 * i]
-            out = tf.cond(
-                happens < probability,
-                lambda name=name, out=out, level=level, u=u: _apply(name, out, level, u, most),
-                lambda out=out: out,
-            )
-        return out
-
-    return tf.switch_case(
-        tf.cast(draws[0] * len(POLICY_V0), tf.int32),
-        [lambda pair=pair: both(pair) for pair in POLICY_V0],
-    )
+    pair = tf.cast(draws[0] * len(POLICY_V0), tf.int32)
+    for place in range(2):
+        happens, u = draws[1 + 3 * place], draws[2 + 3 * place : 4 + 3 * place]
+        steps = [operations_of_pair[place] for operations_of_pair in POLICY_V0]
+        # One branch for equal steps of several pairs: half as much to trace.
+        distinct = sorted({(name, level) for name, _, level in steps})
+        branch = tf.constant([distinct.index((name, level)) for name, _, level in steps])[pair]
+        probability = tf.constant([probability for _, probability, _ in steps])[pair]
+        image = tf.switch_case(
+            tf.where(happens < probability, branch, len(distinct)),
+            [
+                *(
+                    lambda name=name, level=level, image=image, u=u: _apply(
+                        name, image, level, u, most
+                    )
+                    for name, level in distinct
+                ),
+                lambda image=image: tf.identity(image),
+            ],
+        )
+    return image
 
 
 def cutout_noise(image, seed, *, share):
     """A square image with a square of noise around a random centre, cut at the border.
 
     Half the square's side is `share` of the image's. The noise is of [128, 256), as in the official
-    fine-tuning: uniform over [0, 1) of pixels in [-1, 1] (preprocessing.py, preprocess_for_finetune).
+    fine-tuning, whose pixels are of [-1, 1] and whose noise is of [0, 1) (preprocessing.py).
     """
     half = int(share * image.shape[0])
     begin, end = operations.square(image, half, tf.random.stateless_uniform([2], seed))
@@ -214,7 +219,7 @@ def mixing(seed, pair_seed, size, *, mixup, cutmix):
 
 
 def _beta(seed, alpha):
-    """A draw of Beta(alpha, alpha), by two of gamma; their logarithms do not vanish (alpha 0.01)."""
+    """A draw of Beta(alpha, alpha), by the logarithms of two of gamma: 0.01 would vanish itself."""
     gamma = tf.random.stateless_gamma([2], seed, alpha + 1)
     u = tf.random.stateless_uniform([2], _other(seed), minval=1e-37)
     logarithm = tf.math.log(gamma) + tf.math.log(u) / alpha
@@ -222,24 +227,27 @@ def _beta(seed, alpha):
 
 
 def _box(seed, size, alpha):
-    """CutMix's rectangle (arXiv 1905.04899): a share of 1 - Beta of the image, cut at the border."""
+    """CutMix's rectangle (arXiv 1905.04899): 1 - Beta of the image's area, cut at the border."""
     half = tf.cast(tf.sqrt(1 - _beta(seed, alpha)) * size, tf.int32) // 2
     centre = tf.random.stateless_uniform([2], _other(_other(seed)), maxval=size, dtype=tf.int32)
     begin, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, size)
     return tf.concat([begin, end - begin], 0)
 
 
+# keras_cv instead of the above: its layers on whole batches.
+
+
 def keras_cv_layers(recipe, phase, classes):
     """A function from a batch ``{"image", "label"}`` to ``{"image": uint8, "target": float32}``.
 
     keras_cv's RandAugment, then its MixUp or CutMix (with both, one of the two for the whole
-    batch), at the phase's magnitude and alphas. `target` is (batch, classes): 1 for a label, shared
-    out where an image has several and the loss is softmax. keras_cv keeps the state of its random
-    numbers to itself, so a run that goes on after a cut does not repeat it to the bit. Raises
+    batch), at the phase's magnitude (10 and more are its 1.0) and alphas. `target` is that of
+    :func:`targets`, mixed. keras_cv keeps the state of its random numbers to itself, so a run that
+    goes on after a cut does not repeat it to the bit. Not inside ``strategy.scope()``. Raises
     ``ValueError`` where keras_cv cannot be imported.
     """
     layers = _keras_cv()
-    steps = []
+    steps, mixers = [], []
     if phase.magnitude and recipe.randaugment_layers:
         steps.append(
             layers.RandAugment(
@@ -249,7 +257,6 @@ def keras_cv_layers(recipe, phase, classes):
                 seed=recipe.seed,
             )
         )
-    mixers = []
     if phase.mixup:
         mixers.append(layers.MixUp(alpha=phase.mixup, seed=recipe.seed))
     if phase.cutmix:
@@ -261,32 +268,35 @@ def keras_cv_layers(recipe, phase, classes):
     def run(batch):
         mixed = {
             "images": tf.cast(batch["image"], tf.float32),
-            "labels": targets(batch["label"], classes, shared=recipe.loss == "softmax"),
+            "labels": targets(batch["label"], classes, recipe),
         }
         for step in steps:
             mixed = step(mixed, training=True)
-        images = tf.ensure_shape(mixed["images"], batch["image"].shape)
+        images = tf.clip_by_value(tf.round(mixed["images"]), 0, 255)
         return {
-            "image": tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8),
-            "target": tf.ensure_shape(mixed["labels"], [*batch["label"].shape[:1], classes]),
+            "image": tf.ensure_shape(tf.cast(images, tf.uint8), batch["image"].shape),
+            "target": tf.ensure_shape(mixed["labels"], [batch["image"].shape[0], classes]),
         }
 
     return run
 
 
-def targets(labels, classes, *, shared):
-    """float32 (batch, classes) of int32 labels (batch,) or (batch, labels) padded with -1.
+def targets(labels, classes, recipe):
+    """Soft labels, float32 (batch, classes), smoothed, of int32 labels (batch,) or, for images with
+    several, (batch, most) padded with -1: then each has an equal part of the softmax loss's 1.
 
-    Several labels of an image are 1 each, or with `shared` 1 in sum.
-
-    >>> targets(tf.constant([[0, 2], [1, -1]]), 3, shared=True).numpy().tolist()
-    [[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]
+    >>> from tpu_train.recipes import find_recipe
+    >>> targets(tf.constant([1, 3]), 4, find_recipe("digits")).numpy().round(4).tolist()
+    [[0.0125, 0.9625, 0.0125, 0.0125], [0.0125, 0.0125, 0.0125, 0.9625]]
     """
-    hot = tf.one_hot(labels, classes)
-    if labels.shape.rank == 1:
-        return hot
-    hot = tf.reduce_max(hot, 1)
-    return tf.math.divide_no_nan(hot, tf.reduce_sum(hot, 1, keepdims=True)) if shared else hot
+    hot = tf.one_hot(labels, classes)  # -1, for no further label, is a row of zeros
+    if labels.shape.rank == 2:
+        hot = tf.reduce_max(hot, 1)
+    if recipe.loss == "sigmoid":
+        return hot * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+    if labels.shape.rank == 2:
+        hot = tf.math.divide_no_nan(hot, tf.reduce_sum(hot, -1, keepdims=True))
+    return hot * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
 
 
 def _keras_cv():
@@ -294,7 +304,7 @@ def _keras_cv():
         import keras_cv
     except ImportError as error:
         raise ValueError(
-            f"augment='keras_cv' needs keras_cv, which cannot be imported here ({error}): install "
+            f"augment 'keras_cv' needs keras_cv, which cannot be imported here ({error}): install "
             "keras-cv, or give --augment=randaugment, this project's own"
         ) from error
     return keras_cv.layers

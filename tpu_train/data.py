@@ -63,7 +63,9 @@ def training_batches(source, recipe, phase, *, first_step, end_step, replicas, h
         .batch(per_replica, drop_remainder=True)
     )
     if recipe.augment == "keras_cv":
-        batches = batches.map(augment.keras_cv_layers(recipe, phase, len(source.classes)), tf.data.AUTOTUNE)
+        batches = batches.map(
+            augment.keras_cv_layers(recipe, phase, len(source.classes)), tf.data.AUTOTUNE
+        )
     return batches.prefetch(2)
 
 

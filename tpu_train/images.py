@@ -40,12 +40,14 @@ class Source:
         """The same source with only these examples, in this order."""
         indices = np.asarray(indices)
         moved = tf.constant(indices)
-        return replace(
-            self,
-            labels=self.labels[indices],
-            read=lambda i: self.read(moved[i]),
-            where=lambda i: self.where(indices[i]),
-        )
+
+        def read(i):  # no lambda: AutoGraph cannot tell two of one statement apart, and warns
+            return self.read(moved[i])
+
+        def where(i):
+            return self.where(indices[i])
+
+        return replace(self, labels=self.labels[indices], read=read, where=where)
 
 
 def of_encoded(name, classes, labels, read, where):
@@ -58,9 +60,11 @@ def of_encoded(name, classes, labels, read, where):
 def of_files(name, classes, labels, paths, called):
     """A :class:`Source` of image files; `called` has what to call each of them in a message."""
     files = tf.constant(paths)
-    return of_encoded(
-        name, classes, labels, lambda i: tf.io.read_file(files[i]), lambda i: called[i]
-    )
+
+    def read(i):
+        return tf.io.read_file(files[i])
+
+    return of_encoded(name, classes, labels, read, where=called.__getitem__)
 
 
 def pad_labels(values, counts, most):

@@ -19,7 +19,7 @@ from tpu_train import checkpoints, noise
 from tpu_train.data import training_batches
 from tpu_train.progress import Progress
 from tpu_train.recipe import Recipe
-from tpu_train.saves import Saves, segments
+from tpu_train.saves import NotFiniteError, Saves, TooManyRollbacksError, segments
 from tpu_train.schedule import learning_rate
 from tpu_train.sources import Source
 from tpu_train.step import State, traced_steps
@@ -84,16 +84,24 @@ def walk(run, begin):
         phase = dataclasses.replace(phase, accumulation=max(parts, phase.accumulation))
         try:
             results = [*results, _walk(run, phase, max(step, phase.first_step), results)]
+            progress.say(_line(results[-1], len(run.phases)))
+            step = phase.end_step
+            if len(results) < len(run.phases):
+                _save(run, phase, step, results, phase_is_over=True)
+            elif not all(np.isfinite(v.numpy()).all() for v in run.state.averages):
+                raise _LossIsNoNumber(step - 1, step, _advice(run, phase, "A weight is NaN or Inf"))
         except _LossIsNoNumber as trouble:
             if run.on_nan == "stop":
                 raise TrainingError(str(trouble)) from trouble
-            saves.skip(trouble.first_step, trouble.end_step)
+            try:
+                saves.skip(trouble.first_step, trouble.end_step)
+            except TooManyRollbacksError as too_many:
+                raise TrainingError(f"{too_many}. {trouble}") from trouble
             step, results = _roll_back(run)
             progress.say(
                 f"the loss was no number in steps {trouble.first_step} to {trouble.end_step - 1}: "
                 f"they are left out; going on after step {step}"
             )
-            continue
         except tf.errors.ResourceExhaustedError as trouble:
             parts = _more_parts(run, phase, trouble)
             step, results = _roll_back(run)
@@ -102,11 +110,6 @@ def walk(run, begin):
                 f"out of memory at {phase.image_size} px: from here on a batch of "
                 f"{phase.batch_size} is computed in {parts} parts; going on after step {step}"
             )
-            continue
-        progress.say(_line(results[-1], len(run.phases)))
-        step = phase.end_step
-        if len(results) < len(run.phases):
-            saves.at(step, run.state, results, progress, phase_is_over=True)
     return results
 
 
@@ -121,7 +124,24 @@ def _roll_back(run):
         raise TrainingError(
             f"{run.saves.folder} has no checkpoint to go back to: the disk may be full"
         )
+    run.progress.back(begin.step)
     return _restore(run, begin)
+
+
+def _save(run, phase, step, results, *, phase_is_over):
+    """Saves if it is time; weights that are no numbers are the fault of the step before."""
+    try:
+        run.saves.at(step, run.state, results, run.progress, phase_is_over=phase_is_over)
+    except NotFiniteError as trouble:
+        raise _LossIsNoNumber(step - 1, step, _advice(run, phase, str(trouble))) from trouble
+
+
+def _advice(run, phase, what):
+    return (
+        f"{what} (phase {phase.number}, {phase.image_size} px): lower --learning_rate (now "
+        f"{run.recipe.learning_rate}), set --clip_norm=1, lengthen --warmup_epochs, or give "
+        "--on_nan=skip. The last checkpoint is kept"
+    )
 
 
 def _more_parts(run, phase, trouble):
@@ -245,14 +265,12 @@ def _walk_segment(run, phase, first_step, end_step, results):
             run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64)) / steps
         ).numpy()
         step += steps
-        if not math.isfinite(loss):
+        overflows = run.state.loss_scale is not None  # which float16 does now and then
+        if not (math.isfinite(loss) and (overflows or math.isfinite(norm))):
             raise _LossIsNoNumber(
                 step - steps,
                 step,
-                f"The loss is {loss} after step {step - 1} (phase {phase.number}, "
-                f"{phase.image_size} px): lower --learning_rate (now {recipe.learning_rate}), set "
-                "--clip_norm=1, lengthen --warmup_epochs, or give --on_nan=skip. The last "
-                "checkpoint is kept",
+                _advice(run, phase, f"The loss is {loss}, its gradient {norm} at step {step - 1}"),
             )
         now = time.monotonic()
         run.saves.kept["training_seconds"] = (
@@ -272,7 +290,7 @@ def _walk_segment(run, phase, first_step, end_step, results):
         if step < phase.end_step:
             if run.eval_epochs and step % every == 0:
                 _evaluate(run, phase, step)
-            run.saves.at(step, run.state, results, run.progress, phase_is_over=False)
+            _save(run, phase, step, results, phase_is_over=False)
         began = time.monotonic()
     return record["loss"]
 

@@ -270,7 +270,10 @@ def _standing(folder, name):
     noted = os.path.join(folder, shards.PARTIAL, f"{name}.json")
     if not tf.io.gfile.exists(noted) or not tf.io.gfile.exists(path):
         return None
-    entry = json.loads(_read(noted))
+    try:
+        entry = json.loads(_read(noted))
+    except json.JSONDecodeError:  # torn by a power cut
+        return None
     return entry if _sha256(path) == entry["sha256"] else None
 
 

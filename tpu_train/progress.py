@@ -19,11 +19,8 @@ class Progress:
 
     def __init__(self, workdir, stream=None, *, first_step=0):
         self.stream = sys.stderr if stream is None else stream
-        path = os.path.join(workdir, "metrics.jsonl")
-        with open(path + ".new", "w") as file:
-            file.writelines(_records(path, first_step) if first_step else [])
-        os.replace(path + ".new", path)
-        self.file = open(path, "a", buffering=1)  # noqa: SIM115 - until close()
+        self.path = os.path.join(workdir, "metrics.jsonl")
+        self.file = _opened(self.path, first_step)
         self.board = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self.bar = None
         self.said = 0.0
@@ -34,6 +31,14 @@ class Progress:
             self.bar.close()
         self.file.close()
         self.board.close()
+
+    def back(self, step):
+        """The run goes back to `step`: what was recorded after it is taken out."""
+        self.file.close()
+        self.file = _opened(self.path, step)
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
     def say(self, line):
         """One line for people."""
@@ -93,6 +98,14 @@ class Progress:
             for name, value in record.items():
                 if name not in ("step", "phase"):
                     tf.summary.scalar(name, value)
+
+
+def _opened(path, last_step):
+    """A metrics file with its lines up to a step, to add to; none for step 0."""
+    with open(path + ".new", "w") as file:
+        file.writelines(_records(path, last_step) if last_step else [])
+    os.replace(path + ".new", path)
+    return open(path, "a", buffering=1)  # until close()
 
 
 def _records(path, last_step):

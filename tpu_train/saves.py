@@ -50,10 +50,10 @@ def alone(numbers):
 def everyone(strategy):
     """A function: some integers -> int64 (replicas, integers), what every worker says, in order.
 
-    One small all-gather, in which all workers must take part; nothing where there is one.
+    One small all-gather, in which all workers must take part. Nothing where one process does it
+    all: also the hosts of a TPU pod have one.
     """
-    resolver = strategy.cluster_resolver
-    if resolver is None or len(resolver.cluster_spec().as_dict().get("worker", ())) < 2:
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return alone
 
     @tf.function

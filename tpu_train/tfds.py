@@ -17,8 +17,13 @@ def from_tfds(name):
     """
     builder = _find(name)
     image_key, label_key = builder.info.supervised_keys
-    classes = builder.info.features[label_key].names
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except ImportError as error:  # its own lazy imports: importlib_resources, scipy, ...
+        raise ValueError(
+            f"tfds:{name} needs {error.name}, too: pip install {error.name}"
+        ) from error
+    classes = builder.info.features[label_key].names  # some are known only now
     splits, form = builder.info.splits, builder.info.file_format.value
     if form != "tfrecord":
         raise ValueError(

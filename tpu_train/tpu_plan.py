@@ -43,7 +43,7 @@ class Chip:
     source: str
 
 
-# Read on 2026-11-21. TPU v2 is retired; TensorFlow does not run on TPU7x.
+# Read on 2026-11-21. TensorFlow is not supported on TPU7x (docs.cloud.google.com/tpu/docs/tpu7x).
 CHIPS = {
     "v3": Chip(123e12, 900e9, "2x2, 4x4, 8x8", "cloud.google.com/tpu/docs/v3"),
     "v4": Chip(275e12, 1200e9, "2x2x1, 2x2x2, 2x2x4", "cloud.google.com/tpu/docs/v4"),
@@ -76,7 +76,8 @@ class Compiled:
     argument_bytes: int
     temporary_bytes: int
     flops: float
-    bytes_accessed: float
+    moved_bytes: int  # from and to HBM
+    accessed_bytes: float  # the compiler's count, which has what stays on the chip, too
     reduced_bytes: int  # summed over the cores
     error: str  # the compiler's, if it does not fit
 
@@ -396,7 +397,8 @@ def compile_step(text, reduced_bytes, topology, batch, cache=None):
             return Compiled(**json.load(file))
     done = _compile(text, topology)
     if isinstance(done, str):
-        compiled = Compiled(batch, False, memory_wanted(done), 0, 0, 0.0, 0.0, reduced_bytes, done)
+        wanted = memory_wanted(done)
+        compiled = Compiled(batch, False, wanted, 0, 0, 0.0, 0, 0.0, reduced_bytes, done)
     else:
         memory, cost = done.get_compiled_memory_stats(), done.cost_analysis()
         compiled = Compiled(
@@ -410,7 +412,8 @@ def compile_step(text, reduced_bytes, topology, batch, cache=None):
             argument_bytes=memory.argument_size_in_bytes,
             temporary_bytes=memory.temp_size_in_bytes,
             flops=cost.get("flops", 0.0),
-            bytes_accessed=cost.get("bytes accessed", 0.0),
+            moved_bytes=moved_bytes(done.hlo_modules()[0].to_string()),
+            accessed_bytes=cost.get("bytes accessed", 0.0),
             reduced_bytes=reduced_bytes,
             error="",
         )
@@ -423,7 +426,8 @@ def compile_step(text, reduced_bytes, topology, batch, cache=None):
 
 
 def _key(text, topology):
-    what = f"{topology.name} {topology.compiler} {text}"
+    kept = [field.name for field in dataclasses.fields(Compiled)]
+    what = f"{kept} {topology.name} {topology.compiler} {text}"
     return hashlib.sha256(what.encode()).hexdigest()[:32]
 
 
@@ -453,6 +457,53 @@ def _compile(text, topology):
                     f"The TPU compiler refuses the step: {_first_line(error)}"
                 ) from error
             return str(error)
+
+
+_BYTES = {
+    **{"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2},
+    **{"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8},
+}
+_ARRAY = re.compile(
+    rf"\b({'|'.join(_BYTES)})\[([\d,]*)\](?:\{{([\d,]*)(?::T\(([\d,]+)\))?([^}}]*)\}})?"
+)
+_INSTRUCTION = re.compile(r"\s*(?:ROOT )?(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)")
+_MOVE_NOTHING = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
+
+
+def moved_bytes(hlo):
+    """Bytes that a compiled program (text of its HLO) reads from HBM and writes to it.
+
+    Operands and results of every instruction of the entry computation, with their tiles' padding,
+    without those that the compiler keeps on the chip (memory spaces S(1) and above). An operand
+    counts whole, also where a fusion reads a part of it.
+    """
+    total, results = 0, {}
+    for line in hlo[hlo.index("\nENTRY") :].splitlines():
+        found = _INSTRUCTION.match(line)
+        if found is None:
+            continue
+        name, shape, operation, operands = found.groups()
+        results[name] = list(_arrays(shape))
+        if operation.endswith("-start"):  # a copy, or a slice of the first array: what is moved
+            pair = results[name][:2]
+            total += min(n for n, _ in pair) * sum(in_hbm for _, in_hbm in pair)
+        elif not (
+            operation in _MOVE_NOTHING or operation.endswith("-done") or "ConcatBitcast" in line
+        ):
+            read = (a for o in re.findall(r"%[\w.\-]+", operands) for a in results.get(o, ()))
+            total += sum(n for n, in_hbm in (*results[name], *read) if in_hbm)
+    return total
+
+
+def _arrays(shape):
+    """(bytes with padding, whether in HBM) of each array in the text of an HLO shape."""
+    for kind, sizes, order, tile, more in _ARRAY.findall(shape):
+        sizes = [int(n) for n in sizes.split(",") if n]
+        tile = [int(n) for n in tile.split(",") if n]
+        # The order names the dimensions from the one that is contiguous; a tile ends with its.
+        for dimension, unit in zip((int(n) for n in order.split(",") if n), reversed(tile)):
+            sizes[dimension] = -(-sizes[dimension] // unit) * unit
+        yield _BYTES[kind] * math.prod(sizes), "S(" not in more
 
 
 def largest_batch(compile_at, hbm_bytes, batches=BATCHES, known=()):
@@ -497,10 +548,10 @@ def predicted_batch(compiled, hbm_bytes):
 
 
 def roofline_seconds(compiled, topology):
-    """The time that a step takes at least: the longer of computing at the peak and of moving its
-    bytes at the full bandwidth. No measurement, and no prediction: a real step takes longer.
+    """The longer of computing at the peak and of moving the bytes at the full bandwidth: what a
+    step would take if nothing ever waited. No measurement, and no prediction.
     """
-    return max(compiled.flops / topology.flops, compiled.bytes_accessed / topology.bytes_per_second)
+    return max(compiled.flops / topology.flops, compiled.moved_bytes / topology.bytes_per_second)
 
 
 def plan(recipe, topology, *, classes, examples, numbers=(), search=True, cache=None, say=None):
@@ -558,7 +609,7 @@ def show(plans, topology):
 {t.flops / 1e12:.4g} TFLOP/s (bfloat16), {t.bytes_per_second / 1e9:.4g} GB/s.
 Compiled by libtpu {t.compiler}; nothing ran. Figures are of one core and step. HBM: arguments
 (weights, slots, averages, batch), outputs not written in place, temporaries, the program. Roofline:
-max(FLOPs / peak, bytes / bandwidth), which no step is faster than and a real one is slower than.
+max(FLOPs / peak, bytes moved from and to HBM / bandwidth); no measurement: a real step is slower.
 MB summed: over the cores, gradients and batch norm's statistics."""
     )
 
@@ -577,7 +628,7 @@ def _row(p, topology):
         *begin,
         f"{s.hbm_bytes / _GIB:.2f}",
         f"{s.flops / 1e12:.2f}",
-        f"{s.bytes_accessed / 1e9:.1f}",
+        f"{s.moved_bytes / 1e9:.1f}",
         f"{seconds * 1e3:.1f}",
         "FLOPs" if seconds == s.flops / topology.flops else "bytes",
         f"{s.reduced_bytes / 1e6:.1f}",

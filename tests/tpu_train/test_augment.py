@@ -1,8 +1,10 @@
 """Every operation against the official code's output (see tests/golden/README.md); policies, noise
 and draws by their statistics."""
 
+import dataclasses
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ import tensorflow as tf
 
 from tpu_train import augment, operations
 from tpu_train.augment import OPERATIONS, POLICY_V0, autoaugment, randaugment
+from tpu_train.data import training_batches
+from tpu_train.phases import phases
+from tpu_train.recipes import find_recipe
 
 GOLDEN_DIR = pathlib.Path(__file__).parent.parent / "golden"
 GOLDEN = np.load(GOLDEN_DIR / "randaugment.npz")
@@ -318,7 +323,9 @@ def test_a_cutmix_box_is_centred_anywhere_and_has_beta_s_area():
     assert (begin >= 0).all()
     assert (begin + extent <= size).all()
     inside = ((begin > 0) & (begin + extent < size)).all(1)
-    np.testing.assert_array_equal(extent[inside, 0], extent[inside, 1])  # squares, but at the border
+    np.testing.assert_array_equal(
+        extent[inside, 0], extent[inside, 1]
+    )  # squares, but at the border
     # E of the area of a square of side s = sqrt(uniform) cut at the border: (s - s^2 / 4)^2.
     assert (extent.prod(1) / size**2).mean() == pytest.approx(0.5 - 0.2 + 1 / 48, abs=0.02)
 
@@ -337,10 +344,43 @@ def test_with_both_a_pair_is_either_mixed_up_or_cut():
     assert len(np.unique(draws["mix"][mixed])) > 500
 
 
-def test_several_labels_are_one_each_or_share_one():
+@pytest.mark.parametrize(
+    ("loss", "smoothing", "expected"),
+    [
+        ("softmax", 0.0, [[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]]),
+        ("sigmoid", 0.0, [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]),
+        ("softmax", 0.2, [[0.45, 0.05, 0.45, 0.05], [0.05, 0.85, 0.05, 0.05], [0.05] * 4]),
+        ("sigmoid", 0.2, [[0.9, 0.1, 0.9, 0.1], [0.1, 0.9, 0.1, 0.1], [0.1] * 4]),
+    ],
+)
+def test_several_labels_are_one_each_or_share_one(loss, smoothing, expected):
+    recipe = dataclasses.replace(find_recipe("digits"), loss=loss, label_smoothing=smoothing)
     labels = tf.constant([[0, 2, -1], [1, -1, -1], [-1, -1, -1]])
-    hot = augment.targets(labels, 4, shared=False).numpy()
-    assert hot.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
-    shared = augment.targets(labels, 4, shared=True).numpy()
-    assert shared.tolist() == [[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
-    assert augment.targets(tf.constant([3]), 4, shared=True).numpy().tolist() == [[0, 0, 0, 1]]
+    np.testing.assert_allclose(augment.targets(labels, 4, recipe), expected, atol=1e-7)
+    one = augment.targets(tf.constant([1]), 4, recipe)  # one label an image: the same row
+    np.testing.assert_allclose(one, expected[1:2], atol=1e-7)
+
+
+def test_a_missing_keras_cv_says_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_cv", None)
+    recipe = dataclasses.replace(find_recipe("digits"), augment="keras_cv")
+    with pytest.raises(ValueError, match=r"needs keras_cv.*or give --augment=randaugment"):
+        augment.keras_cv_layers(recipe, phases(recipe, 64)[0], 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_keras_cv_gives_images_and_soft_targets(source, mixup, cutmix):
+    recipe = dataclasses.replace(
+        find_recipe("photos"),
+        **{"augment": "keras_cv", "batch_size": 8, "phases": 1, "image_size_last": 32},
+        **{"mixup_last": mixup, "cutmix_last": cutmix, "label_smoothing": 0.0},
+    )
+    (phase,) = phases(recipe, source.examples)
+    batches = training_batches(source, recipe, phase, first_step=0, end_step=3, replicas=1)
+    (images, targets) = zip(*((b["image"], b["target"].numpy()) for b in batches))
+    assert {(b.shape, b.dtype) for b in images} == {(tf.TensorShape([8, 32, 32, 3]), tf.uint8)}
+    assert all(b.shape == (8, 4) for b in targets)
+    np.testing.assert_allclose(np.sum(targets, -1), 1, atol=1e-6)
+    soft = ((np.array(targets) > 1e-3) & (np.array(targets) < 1 - 1e-3)).any()
+    assert soft == bool(mixup or cutmix)

@@ -185,9 +185,7 @@ def test_evaluation_prepares_an_image_as_preprocess_does(interpolation, crop, he
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4, height, width, 3)).astype(np.uint8)
     source = from_arrays("x", images, np.arange(4) % 2, "ab")
-    (batch,) = evaluation_batches(
-        source, 32, 4, replicas=1, crop=crop, interpolation=interpolation
-    )
+    (batch,) = evaluation_batches(source, 32, 4, replicas=1, crop=crop, interpolation=interpolation)
     contract = Preprocessing(32, crop or None, interpolation)
     expected = np.stack([preprocess(image, contract) for image in images])
     off = np.abs(batch["image"].numpy().astype(int) - expected)

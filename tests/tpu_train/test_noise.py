@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_effnet.api import create_model
 from tpu_train import noise
+from tpu_train.devices import make_strategy
 from tpu_train.noise import GroupedBatchNorm, SeededDropout, moved, set_dropout, training_clone
 
 SEED = tf.constant([1, 2], tf.int32)
@@ -185,7 +186,7 @@ def test_groups_smaller_than_a_replicas_images_are_kerass_on_each_group(images):
 @pytest.mark.parametrize(("images", "spans"), [(0, True), (8, True), (4, False), (2, False)])
 def test_groups_over_two_replicas_are_those_of_one(images, spans, monkeypatch):
     """0 and 8 span both replicas, with an all-reduce in them; 4 and 2 stay within one."""
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    strategy = make_strategy("cpu:2")
     x, weights, calls = pixels(), pull(), []
     over_replicas = noise._over_replicas
     monkeypatch.setattr(noise, "_over_replicas", lambda *a: calls.append(a) or over_replicas(*a))

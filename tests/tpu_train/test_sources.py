@@ -1,3 +1,7 @@
+import dataclasses
+import json
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -176,7 +180,9 @@ def test_a_csv_list_with_a_split_is_data(photos):
 
 
 def test_a_list_without_a_split_holds_out_its_share(photos):
-    rows = "".join(f"{kind}/{i}.JPEG,{n}\n" for n, kind in enumerate(["cat", "dog"]) for i in (0, 2))
+    rows = "".join(
+        f"{kind}/{i}.JPEG,{n}\n" for n, kind in enumerate(["cat", "dog"]) for i in (0, 2)
+    )
     training, evaluation = opened(write_list(photos / "list.csv", "image,label\n" + rows))
     assert training.classes == ("0", "1")
     assert sorted(training.labels) == sorted(evaluation.labels) == [0, 1]
@@ -184,7 +190,11 @@ def test_a_list_without_a_split_holds_out_its_share(photos):
 
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_a_list_may_have_several_labels_an_image(photos, ending):
-    rows = [("cat/0.JPEG", ["furry", "cat"]), ("dog/0.JPEG", ["dog"]), ("dog/2.JPEG", ["dog", "furry"])]
+    rows = [
+        ("cat/0.JPEG", ["furry", "cat"]),
+        ("dog/0.JPEG", ["dog"]),
+        ("dog/2.JPEG", ["dog", "furry"]),
+    ]
     text = json.dumps([{"image": image, "label": labels} for image, labels in rows])
     if ending == "csv":
         text = "image,label\n" + "\n".join(f"{image},{'|'.join(own)}" for image, own in rows)
@@ -234,33 +244,61 @@ def test_a_list_that_cannot_be_trained_on_is_refused(tmp_path, name, text, messa
         opened(write_list(tmp_path / name, text))
 
 
-@pytest.fixture
-def colours(tmp_path, monkeypatch):
-    """A data set of TensorFlow Datasets' own, named `colours`: 6 and 2 images of 2 classes."""
+def test_a_data_set_of_tensorflow_datasets_is_data(tmp_path):
     datasets = pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    features = datasets.features.FeaturesDict(
-        {
-            "image": datasets.features.Image(shape=(None, None, 3)),
-            "label": datasets.features.ClassLabel(names=["red", "green"]),
-        }
-    )
-    images = np.random.default_rng(0).integers(0, 255, (8, 9, 12, 3)).astype(np.uint8)
-    parts = {
-        part: [{"image": images[i], "label": i % 2} for i in numbers]
-        for part, numbers in (("train", range(6)), ("test", range(6, 8)))
-    }
-    built = datasets.dataset_builders.store_as_tfds_dataset(
-        name="colours",
-        version="1.0.0",
-        features=features,
-        split_datasets={
-            part: tf.data.Dataset.from_generator(
-                lambda rows=rows: iter(rows), output_signature=features.get_tensor_info_spec()
+    datasets.core.add_data_dir(str(tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 9, 12, 3)).astype(np.uint8)
+
+    class Colours(datasets.core.GeneratorBasedBuilder):
+        __module__ = "colours"  # else it looks for its files among this project's
+        VERSION = datasets.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": datasets.features.Image(shape=(None, None, 3)),
+                "label": datasets.features.ClassLabel(names=["red", "green"]),
+            }
+            return datasets.core.DatasetInfo(
+                builder=self,
+                features=datasets.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
             )
-            for part, rows in parts.items()
-        },
-        data_dir=str(tmp_path),
-    )
-    assert built
-    return images
+
+        def _split_generators(self, manager):
+            return {"train": self._examples(range(6)), "test": self._examples(range(6, 8))}
+
+        def _examples(self, numbers):
+            for i in numbers:
+                yield i, {"image": pixels[i], "label": int(pixels[i].sum()) % 2}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Colours(data_dir=str(tmp_path)).download_and_prepare()
+    training, evaluation = opened("tfds:colours")
+    assert training.classes == ("red", "green")
+    assert (training.examples, evaluation.examples) == (6, 2)
+    for source in (training, evaluation):
+        for i in range(source.examples):
+            found = source.crop(source.read(tf.constant(i)), [0, 0, 9, 12]).numpy()
+            assert found.sum() % 2 == source.labels[i]
+            assert found.tobytes() in {image.tobytes() for image in pixels}
+    with pytest.raises(ValueError, match="knows no data set 'colour_of_money'"):
+        opened("tfds:colour_of_money")
+
+
+def test_a_package_that_a_data_set_lacks_is_named(monkeypatch):
+    datasets = pytest.importorskip("tensorflow_datasets")
+
+    def lacking(builder):
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+
+    monkeypatch.setattr(datasets.core.DatasetBuilder, "download_and_prepare", lacking)
+    with pytest.raises(ValueError, match="tfds:mnist needs scipy, too: pip install scipy"):
+        opened("tfds:mnist")
+
+
+def test_without_tensorflow_datasets_the_line_that_installs_it_is_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match="needs tensorflow_datasets: pip install tensorflow-data"):
+        opened("tfds:cifar10")

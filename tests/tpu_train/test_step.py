@@ -114,11 +114,18 @@ def start(
         )
         averaged = noise.training_clone(model)
         state = step.State.of(net, averaged, recipe)
-    own = phase.batch_size // strategy.num_replicas_in_sync
-    replicas = {k: v.reshape(-1, own, *v.shape[2:]) for k, v in data.items()}
+    replicas = strategy.num_replicas_in_sync
+    own = phase.batch_size // replicas
+    part = own // phase.accumulation
+    local = {  # a part has its images of all replicas beside each other: data._place
+        k: v.reshape(-1, phase.accumulation, replicas, part, *v.shape[2:])
+        .swapaxes(1, 2)
+        .reshape(-1, own, *v.shape[2:])
+        for k, v in data.items()
+    }
     iterator = iter(
         strategy.distribute_datasets_from_function(
-            lambda _: tf.data.Dataset.from_tensor_slices(replicas).repeat()
+            lambda _: tf.data.Dataset.from_tensor_slices(local).repeat()
         )
     )
     run_steps = step.traced_steps(
@@ -153,7 +160,7 @@ def norm_of(arrays):
     return np.sqrt(sum(np.sum(np.square(a)) for a in arrays))
 
 
-def replicas(variable, strategy):
+def locals_of(variable, strategy):
     return [v.numpy() for v in strategy.experimental_local_results(variable)]
 
 
@@ -365,7 +372,7 @@ def test_the_gradient_is_clipped_after_the_sum_over_replicas():
     assert norm_of([m - a for m, a in zip(moves, after)]) < 1e-4 * most
     assert norm_of([m - b for m, b in zip(moves, before)]) > 0.05 * most
     for variable in ran.state.weights:
-        np.testing.assert_array_equal(*replicas(variable, ran.strategy))
+        np.testing.assert_array_equal(*locals_of(variable, ran.strategy))
 
 
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
@@ -408,12 +415,14 @@ def test_what_is_frozen_stays_and_its_averages_with_it(frozen):
     model = network()
     ran = start(model, batches(), recipe)
     ran.go(3)
-    for layer in model.layers:
-        same = [np.array_equal(a, b) for a, b in zip(layer.get_weights(), ran.named(layer.name))]
+    for layer, average in zip(ran.net.layers, ran.averaged.layers):
+        if not layer.weights:
+            continue
+        before = model.get_layer(layer.name).get_weights()
         stays = layer.name == "bn" or (frozen == "body" and layer.name != "head")
-        assert all(s == stays for s in same), layer.name
-        for a, w in zip(ran.averaged.get_layer(layer.name).get_weights(), layer.get_weights()):
-            assert np.allclose(a, w) == stays, layer.name
+        for was, now, mean in zip(before, layer.get_weights(), average.get_weights()):
+            assert np.array_equal(was, now) == stays, layer.name
+            assert np.allclose(was, mean, rtol=1e-6) == stays, layer.name
 
 
 # --- parts -------------------------------------------------------------------------------------
@@ -425,20 +434,19 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
 @pytest.mark.parametrize("why", PARTS)
-def test_a_batch_in_parts_gives_the_losses_and_weights_of_the_whole(why, devices):
-    """With mixing, dropout, clipping and weight decay."""
+def test_a_batch_in_parts_gives_the_losses_and_weights_of_the_whole(why):
+    """With mixing, dropout, clipping and weight decay; on one device and on two."""
     recipe = dataclasses.replace(
         RECIPE, optimizer="rmsprop", clip_norm=1.0, weight_decay=1e-3, **PARTS[why]
     )
     model, data = network(norm=why != "no batch norm"), batches(4, mixed=True)
     reached = {}
-    for parts in (1, 2, 4) if devices == "cpu" else (1, 2):
+    for parts, devices in ((1, "cpu"), (2, "cpu"), (4, "cpu"), (2, "cpu:2")):
         phase = dataclasses.replace(PHASE, accumulation=parts)
         ran = start(model, data, recipe, phase, devices=devices, rate=0.01)
-        reached[parts] = [ran.go() for _ in range(4)], ran.weights()
-    figures, weights = reached.pop(1)
+        reached[parts, devices] = [ran.go() for _ in range(4)], ran.weights()
+    figures, weights = reached.pop((1, "cpu"))
     assert not np.allclose(weights[0], model.get_weights()[0], rtol=1e-3)
     for other_figures, other in reached.values():
         np.testing.assert_allclose(other_figures, figures, rtol=1e-5)
@@ -497,17 +505,17 @@ def test_an_overflow_on_one_replica_skips_the_step_on_both():
     assert np.isfinite(ran.go()[2])
     assert ran.state.loss_scale.numpy() == 2.0**15
     assert ran.state.good_steps.numpy() == 1
-    before = [replicas(v, ran.strategy) for v in everything]
+    before = [locals_of(v, ran.strategy) for v in everything]
     loss, _, norm = ran.go()
     assert np.isfinite(loss)
     assert not np.isfinite(norm)
     for variable, old in zip(everything, before):
-        np.testing.assert_array_equal(replicas(variable, ran.strategy), old)
-    assert replicas(ran.state.loss_scale, ran.strategy) == [2.0**14] * 2
-    assert replicas(ran.state.good_steps, ran.strategy) == [0] * 2
+        np.testing.assert_array_equal(locals_of(variable, ran.strategy), old)
+    assert locals_of(ran.state.loss_scale, ran.strategy) == [2.0**14] * 2
+    assert locals_of(ran.state.good_steps, ran.strategy) == [0] * 2
     ran.go()
     for variable, old in zip(ran.state.weights, before):
-        new = replicas(variable, ran.strategy)
+        new = locals_of(variable, ran.strategy)
         np.testing.assert_array_equal(*new)
         assert not np.array_equal(new[0], old[0])
 
@@ -602,6 +610,13 @@ def test_every_shape_of_a_step_is_static_though_the_batchs_is_not(changes):
         (op.type, op.name, out.shape)
         for op in graph.get_operations()
         for out in op.outputs
-        if op.type != "Placeholder" and not out.shape.is_fully_defined()
+        if op.type != "Placeholder" and not out.shape.is_fully_defined() and not _reserved(out)
     ]
     assert not unknown
+
+
+def _reserved(tensor):
+    """What the kernel of batch norm keeps for its gradient on some GPUs, and that one's gradient."""
+    if tensor.op.type == "ZerosLike":
+        tensor = tensor.op.inputs[0]
+    return tensor.op.type == "FusedBatchNormV3" and tensor is tensor.op.outputs[5]

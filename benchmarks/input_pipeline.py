@@ -1,0 +1,405 @@
+"""Images a second of one core: from JPEG files to augmented 224-pixel batches, ours and others'.
+
+Every pipeline reads the same files, crops at random (5 to 100 % of the area), resizes to 224,
+flips, and applies RandAugment with 2 operations of magnitude 10, to uint8 batches of 20:
+
+- ours: what `effnet-train` trains from;
+- official: google/automl efficientnetv2's steps (preprocessing.py), the whole image decoded, with
+  official_randaugment.py. Needs TensorFlow 2.15 with tensorflow-addons (`--legacy-python`);
+- keras_cv: its RandomCropAndResize, RandomFlip and RandAugment;
+- torchvision: Pillow, RandomResizedCrop, RandomHorizontalFlip, RandAugment.
+
+Each runs in a process of its own with one thread; all are pinned to the same core and take turns,
+so that what disturbs one disturbs all. Counted is the process's own processor time, which other
+programs on the machine disturb less than the clock; a round is the whole folder twice. A second
+table has the time of each operation alone, ours and the official one. Prints what is in
+docs/results/input-pipeline.md, in about ten minutes:
+
+    python benchmarks/input_pipeline.py --photos=photos --legacy-python=.venv-legacy/bin/python
+"""
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+SIZE, BATCH, LAYERS, MAGNITUDE, AREA = 224, 20, 2, 10, (0.05, 1.0)
+CONTENDERS = ("ours", "official", "keras_cv", "torchvision")
+# Of the operations at magnitude 10 (Solarize at 5: at 10 it would do nothing)
+ARGUMENTS = {
+    **{"AutoContrast": None, "Equalize": None, "Invert": None, "Rotate": 30.0, "Posterize": 4},
+    **{"Solarize": 128, "Color": 1.9, "Contrast": 1.9, "Brightness": 1.9, "Sharpness": 1.9},
+    **{"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 100.0, "TranslateY": 100.0, "Cutout": 40},
+    **{"SolarizeAdd": 110},
+}
+
+
+def files_of(folder):
+    """The paths of a folder's JPEG files, sorted."""
+    return sorted(
+        os.path.join(folder, name)
+        for name in os.listdir(folder)
+        if name.lower().endswith((".jpg", ".jpeg"))
+    )
+
+
+# What each contender does: (files) -> a function that runs one epoch and gives the image count.
+
+
+def ours(files, policy=True):
+    """The dataset that the trainer trains from."""
+    import dataclasses
+
+    import numpy as np
+
+    from tpu_train.data import training_batches
+    from tpu_train.images import of_files
+    from tpu_train.phases import phases
+    from tpu_train.recipes import find_recipe
+
+    recipe = dataclasses.replace(
+        find_recipe("photos"),
+        **{"phases": 1, "image_size_last": SIZE, "crop_area_min": AREA[0], "batch_size": BATCH},
+        **{"magnitude_last": MAGNITUDE, "randaugment_layers": LAYERS, "mixup_last": 0.0},
+        augment="randaugment" if policy else "none",
+    )
+    source = of_files("photos", ("a", "b"), np.zeros(len(files), np.int32), files, files)
+    (phase,) = phases(recipe, source.examples)
+    steps = {"first_step": 0, "end_step": 2 * len(files) // BATCH, "replicas": 1}
+    return _epoch(training_batches(source, recipe, phase, **steps))
+
+
+def official(files, policy=True):
+    """google/automl's pipeline, its steps and their kinds of TensorFlow operations."""
+    import tensorflow as tf
+    from official_randaugment import randaugment
+
+    def example(path):
+        image = tf.io.decode_image(tf.io.read_file(path), channels=3)
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.shape(image),
+            tf.zeros([0, 0, 4]),
+            min_object_covered=0.0,
+            area_range=AREA,
+            use_image_if_no_bounding_boxes=True,
+        )
+        image = tf.slice(image, begin, size)
+        image.set_shape([None, None, 3])
+        image = tf.image.random_flip_left_right(tf.image.resize(image, [SIZE, SIZE]))
+        image = tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8)
+        return randaugment(image, LAYERS, ARGUMENTS) if policy else image
+
+    return _epoch(_dataset(files).map(example, tf.data.AUTOTUNE).batch(BATCH).prefetch(2))
+
+
+def keras_cv(files, policy=True):
+    """keras_cv's layers: the crop an image at a time, the rest on batches."""
+    import keras_cv
+    import tensorflow as tf
+
+    crop = keras_cv.layers.RandomCropAndResize(
+        (SIZE, SIZE), crop_area_factor=AREA, aspect_ratio_factor=(3 / 4, 4 / 3)
+    )
+    layers = [keras_cv.layers.RandomFlip("horizontal")]
+    if policy:
+        layers.append(
+            keras_cv.layers.RandAugment(
+                (0, 255), augmentations_per_image=LAYERS, magnitude=MAGNITUDE / 10
+            )
+        )
+
+    def example(path):
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        return tf.ensure_shape(crop(tf.cast(image, tf.float32)), [SIZE, SIZE, 3])
+
+    def batch(images):
+        for layer in layers:
+            images = layer(images)
+        return tf.cast(images, tf.uint8)
+
+    data = _dataset(files).map(example, tf.data.AUTOTUNE).batch(BATCH)
+    return _epoch(data.map(batch, tf.data.AUTOTUNE).prefetch(2))
+
+
+def torchvision(files, policy=True):
+    """Transforms of torchvision, on Pillow's images."""
+    from foreign import import_torch_projects
+    from PIL import Image
+
+    torch, tv, _ = import_torch_projects()
+    torch.set_num_threads(1)
+    transforms = [
+        tv.transforms.RandomResizedCrop(SIZE, scale=AREA),
+        tv.transforms.RandomHorizontalFlip(),
+        *([tv.transforms.RandAugment(LAYERS, MAGNITUDE)] if policy else []),
+        tv.transforms.PILToTensor(),
+    ]
+    run = tv.transforms.Compose(transforms)
+
+    def epoch():
+        count, batch = 0, []
+        for path in files * 2:
+            with Image.open(path) as image:
+                batch.append(run(image.convert("RGB")))
+            if len(batch) == BATCH:
+                count += len(torch.stack(batch))
+                batch = []
+        return count
+
+    return epoch
+
+
+def _dataset(files):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices(files).repeat(2)
+
+
+def _epoch(data):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    data = data.with_options(options)
+
+    def epoch():
+        count = 0
+        for batch in data:
+            count += len(batch["image"] if isinstance(batch, dict) else batch)
+        return count
+
+    return epoch
+
+
+def operation_of(contender, name, files):
+    """A function that runs one operation on one image 400 times, without decoding it."""
+    import tensorflow as tf
+
+    image = tf.io.decode_jpeg(tf.io.read_file(files[0]), channels=3)
+    image = tf.cast(tf.image.resize(image, [SIZE, SIZE]), tf.uint8)
+    run = _identity if name is None else _operations_of(contender)[name]
+    argument = ARGUMENTS.get(name)
+    data = tf.data.Dataset.range(400).map(
+        tf.autograph.experimental.do_not_convert(
+            lambda k: run(tf.ensure_shape(image, [SIZE, SIZE, 3]), argument)
+        ),
+        tf.data.AUTOTUNE,
+    )
+    return _epoch(data.batch(BATCH))
+
+
+def _identity(image, argument):
+    return image
+
+
+def _operations_of(contender):
+    if contender == "official":
+        from official_randaugment import make_operations
+
+        return make_operations()
+    import tensorflow as tf
+
+    from tpu_train import operations
+
+    def by(function):
+        return lambda image, argument: function(image, tf.constant(argument))
+
+    return {
+        "AutoContrast": lambda image, _: operations.autocontrast(image),
+        "Equalize": lambda image, _: operations.equalize(image),
+        "Invert": lambda image, _: operations.invert(image),
+        "Rotate": by(operations.rotate),
+        "Posterize": operations.posterize,
+        "Solarize": operations.solarize,
+        "Color": operations.color,
+        "Contrast": operations.contrast,
+        "Brightness": operations.brightness,
+        "Sharpness": operations.sharpness,
+        "ShearX": by(operations.shear_x),
+        "ShearY": by(operations.shear_y),
+        "TranslateX": by(operations.translate_x),
+        "TranslateY": by(operations.translate_y),
+        "Cutout": lambda image, half: operations.cutout(image, half, tf.random.uniform([2])),
+        "SolarizeAdd": operations.solarize_add,
+    }
+
+
+# The processes: a worker runs what it is asked for, a line at a time.
+
+
+def work(contender, files):
+    """Answers a line of JSON, an ``operation`` or a ``policy``, with the time of a round of it."""
+    if contender != "torchvision":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    pipelines = {
+        "ours": ours,
+        "official": official,
+        "keras_cv": keras_cv,
+        "torchvision": torchvision,
+    }
+    answers, ready = os.fdopen(os.dup(1), "w"), {}
+    os.dup2(2, 1)  # what libraries print is no answer
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if line not in ready:
+            if "operation" in asked:
+                ready[line] = operation_of(contender, asked["operation"], files)
+            else:
+                ready[line] = pipelines[contender](files, asked["policy"])
+            ready[line]()  # traced and warm
+        began = time.process_time(), time.perf_counter()
+        count = ready[line]()
+        seconds = time.process_time() - began[0], time.perf_counter() - began[1]
+        print(json.dumps([s / count for s in seconds]), file=answers, flush=True)
+
+
+class Workers:
+    """The contenders' processes, all on one core, each waiting for its turn."""
+
+    def __init__(self, contenders, pythons, photos, core):
+        self.processes = {}
+        for name in contenders:
+            self.processes[name] = subprocess.Popen(
+                [
+                    pythons[name],
+                    os.path.abspath(__file__),
+                    f"--worker={name}",
+                    f"--photos={photos}",
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            )
+
+    def ask(self, name, **asked):
+        """(processor seconds, seconds by the clock) an image, of one round."""
+        process = self.processes[name]
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of {name} ended with status {process.wait()}")
+        return json.loads(answer)
+
+    def close(self):
+        """Ends the processes."""
+        for process in self.processes.values():
+            process.stdin.close()
+            process.wait()
+
+
+def compare(workers, names, rounds, **asked):
+    """{name: [(processor seconds, seconds) an image, of each round]}, in turns."""
+    times = {name: [] for name in names}
+    for i in range(rounds):
+        for name in list(names) if i % 2 else reversed(list(names)):
+            times[name].append(workers.ask(name, **asked))
+    return times
+
+
+def _median(times, which=0):
+    return statistics.median(t[which] for t in times)
+
+
+def _print_pipelines(workers, names, rounds):
+    full = compare(workers, names, rounds, policy=True)
+    bare = compare(workers, names, rounds, policy=False)
+    print(
+        "| pipeline | images/s | lowest and highest round | by the clock | ms an image "
+        "| of it RandAugment | ours is faster |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    mine = _median(full["ours"])
+    for name in names:
+        rates = sorted(1 / cpu for cpu, _ in full[name])
+        took, without = _median(full[name]), _median(bare[name])
+        print(
+            f"| {name} | {1 / took:.0f} | {rates[0]:.0f}, {rates[-1]:.0f} | "
+            f"{1 / _median(full[name], 1):.0f} | {1000 * took:.2f} | "
+            f"{1000 * (took - without):.2f} | {took / mine:.2f} times |",
+            flush=True,
+        )
+    best = min(_median(times) for name, times in full.items() if name != "ours")
+    print(f"\nOurs over the best of the others: {best / mine:.2f} (asked: 1.5).")
+
+
+def _print_operations(workers, names, rounds):
+    print("| operation | ours, us | official, us | official / ours |")
+    print("|---|---|---|---|")
+    empty = {n: _median(t) for n, t in compare(workers, names, rounds, operation=None).items()}
+    sums = dict.fromkeys(names, 0.0)
+    for operation in ARGUMENTS:
+        times = compare(workers, names, rounds, operation=operation)
+        took = {n: max(1e6 * (_median(t) - empty[n]), 1.0) for n, t in times.items()}
+        sums = {n: sums[n] + took[n] for n in names}
+        print(
+            f"| {operation} | {took['ours']:.0f} | {took['official']:.0f} | "
+            f"{took['official'] / took['ours']:.1f} |",
+            flush=True,
+        )
+    mean = {n: s / len(ARGUMENTS) for n, s in sums.items()}
+    print(
+        f"| mean | {mean['ours']:.0f} | {mean['official']:.0f} | "
+        f"{mean['official'] / mean['ours']:.1f} |"
+    )
+
+
+def _processor():
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores, load {os.getloadavg()[0]:.1f}"
+
+
+def _commit():
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + (" and changes" if git("status", "-s") else "")
+
+
+def main(argv=None):
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--photos", required=True, help="a folder of JPEG files, 200 of them say")
+    parser.add_argument("--legacy-python", help="of an environment with tensorflow-addons")
+    parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--rounds", type=int, default=7, help="of each")
+    parser.add_argument("--core", type=int, default=0, help="that all run on, in turns")
+    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    files = files_of(options.photos)
+    if len(files) * 2 % BATCH or not files:
+        parser.error(f"{options.photos} has {len(files)} JPEG files: give a multiple of 10")
+    if options.worker:
+        work(options.worker, files)
+        return
+    names = [n for n in options.contenders if n != "official" or options.legacy_python]
+    pythons = dict.fromkeys(names, sys.executable)
+    pythons["official"] = options.legacy_python
+    print(f"{datetime.date.today()}, commit {_commit()}, {_processor()}")
+    print(f"\n    python benchmarks/input_pipeline.py {' '.join(argv or sys.argv[1:])}\n")
+    workers = Workers(names, pythons, options.photos, options.core)
+    try:
+        _print_pipelines(workers, names, options.rounds)
+        if {"ours", "official"} <= set(names):
+            print()
+            _print_operations(workers, ("ours", "official"), options.rounds)
+    finally:
+        workers.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""A training run that is killed (kill -9) again and again, against one that is not: the same bits?
+
+Trains a narrow EfficientNetV2-B0 with everything on (RandAugment, mixup, CutMix, dropout, drop
+path, clipping, accumulation, averaged weights) on random images, five phases of five sizes, with a
+checkpoint after every host call. Kills it at random moments: while it starts, in its steps, while
+it saves, while it changes phases; starts it again with the same command; and when it is through,
+compares every variable of its last checkpoint (weights, averages, optimizer slots) and of the
+exported model with those of a run that nobody killed. Prints the tables of docs/results/resume.md
+and ends with status 1 if a bit differs:
+
+    python benchmarks/kill9.py
+    python benchmarks/kill9.py --kills=4 --devices=cpu:2
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import queue
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FLAGS = {
+    "recipe": "digits",
+    "model": "efficientnetv2-b0",
+    "width": 0.25,
+    "depth": 0.2,
+    "epochs": 20,
+    "batch_size": 16,
+    "phases": 5,
+    "image_size_first": 32,
+    "image_size_last": 48,
+    "image_size_eval": 48,
+    "magnitude_first": 5,
+    "magnitude_last": 10,
+    "randaugment_layers": 2,
+    "crop_area_min": 0.25,
+    "flip": True,
+    "mixup_first": 0.2,
+    "mixup_last": 0.5,
+    "cutmix_first": 0.5,
+    "cutmix_last": 1,
+    "dropout_first": 0.1,
+    "dropout_last": 0.3,
+    "drop_path_first": 0.1,
+    "drop_path_last": 0.2,
+    "accumulation_first": 1,
+    "accumulation_last": 2,
+    "optimizer": "rmsprop",
+    "learning_rate": 0.1,
+    "clip_norm": 0.5,
+    "steps_per_loop": 2,
+    "save_minutes": 0,
+    "keep_checkpoints": True,
+}
+MOMENTS = ("start", "steps", "steps", "save", "save", "phase")  # in turns, shuffled
+_MOST_SECONDS = 600  # for a process to come to its moment
+
+
+def write_data(path, images=96, seed=0):
+    """Random images of four classes, which their colour tells, as an .npz file for ``--data``."""
+    import numpy as np
+
+    labels = np.arange(images) % 4
+    pixels = np.random.default_rng(seed).integers(0, 80, (images, 40, 48, 3))
+    pixels[..., 0] += (labels * 55)[:, None, None]
+    np.savez(path, images=pixels.astype(np.uint8), labels=labels)
+
+
+class Training:
+    """A process that trains, and what it says."""
+
+    def __init__(self, flags, workdir, *, environment=None):
+        command = [sys.executable, "-m", "tpu_train.cli.train", f"--workdir={workdir}"]
+        self.workdir = pathlib.Path(workdir)
+        self.process = subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in flags.items())],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "CUDA_VISIBLE_DEVICES": "-1",
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                **(environment or {}),
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said = []
+        self._lines = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self._lines.put(line.rstrip())
+        self._lines.put(None)
+
+    def until(self, what):
+        """Waits for a line that has `what` in it; False if the process ends before."""
+        end = time.monotonic() + _MOST_SECONDS
+        while True:
+            line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
+            if line is None:
+                self._lines.put(None)  # for whoever asks again
+                return False
+            self.said.append(line)
+            if what in line:
+                return True
+
+    def until_saving(self, count):
+        """Waits until it writes its `count`-th checkpoint from now; False if it ends before."""
+        before = None
+        while self.process.poll() is None:
+            partial = self.partial()
+            if partial and partial != before:
+                count -= 1
+                if not count:
+                    return True
+            before = partial or before
+            time.sleep(0.0002)
+        return False
+
+    def partial(self):
+        """The name of a checkpoint that is being written, or ""."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.workdir / "checkpoints"):
+                if name.startswith(".partial-"):
+                    return name
+        return ""
+
+    def kill(self):
+        """SIGKILL; False if it had ended by itself."""
+        alive = self.process.poll() is None
+        self.process.kill()
+        self.wait()
+        return alive
+
+    def wait(self):
+        """Its exit status."""
+        status = self.process.wait(_MOST_SECONDS)
+        while self.until("\0"):
+            pass
+        self._thread.join()
+        self.process.stderr.close()
+        return status
+
+
+def kill_once(flags, workdir, moment, dice, *, environment=None):
+    """Starts the run in `workdir` and kills it at a random time in the `moment` of that name.
+
+    Gives a row of the table, or None if the run was through before.
+    """
+    training = Training(flags, workdir, environment=environment)
+    if moment == "start":
+        time.sleep(dice.uniform(0.5, 8))
+    elif moment == "save":
+        training.until_saving(dice.randint(1, 4))
+        time.sleep(dice.uniform(0, 0.03))
+    else:
+        training.until(", tracing")  # a phase begins
+        if moment == "phase":
+            training.until("held-out accuracy")  # it is over
+            time.sleep(dice.uniform(0, 6))  # saving, tracing the next
+        else:
+            training.until_saving(2)  # the first host calls are done
+            time.sleep(dice.uniform(0, 2))
+    if not training.kill():
+        if training.process.returncode:
+            raise SystemExit("\n".join(training.said[-20:]))
+        return None
+    begun = [line for line in training.said if line.startswith("going on after step")]
+    phases = [line.split(",")[0] for line in training.said if line.endswith(", tracing")]
+    return {
+        "moment": moment,
+        "from step": int(begun[0].split()[4].rstrip(",")) if begun else 0,
+        "phase": phases[-1].removeprefix("phase ") if phases else "-",
+        "half-written": training.partial(),
+        "newest": max(checkpoint_steps(workdir), default=0),
+    }
+
+
+def checkpoint_steps(workdir):
+    """The steps of the checkpoints in a workdir, whole or torn."""
+    return [int(p.name.split("-")[1]) for p in pathlib.Path(workdir).glob("checkpoints/step-*")]
+
+
+def finish(flags, workdir, *, environment=None):
+    """Starts the run in `workdir` and lets it end."""
+    training = Training(flags, workdir, environment=environment)
+    if training.wait():
+        raise SystemExit("\n".join(training.said[-20:]))
+
+
+def digests(workdir):
+    """{variable: SHA-256} of the newest checkpoint's variables and of the exported model's."""
+    import keras
+
+    from tpu_train import checkpoints
+
+    newest = checkpoints.latest(str(pathlib.Path(workdir) / "checkpoints"))
+    found = {
+        f"{i} {name}": _sha256(value)
+        for i, (name, value) in enumerate(zip(newest.names, newest.values))
+    }
+    model = keras.saving.load_model(pathlib.Path(workdir) / "model.keras", compile=False)
+    found.update({f"model {i}": _sha256(w) for i, w in enumerate(model.get_weights())})
+    return {"step": str(newest.step), **found}
+
+
+def _sha256(value):
+    return hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).hexdigest()
+
+
+def of_all(found):
+    """One SHA-256 of all of :func:`digests`."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def main():
+    """Runs it all for every device; the exit status says whether all bits are equal."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--devices", default="cpu,cpu:2")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
+    equal = True
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        write_data(folder / "data.npz")
+        for device in options.devices.split(","):
+            flags = {**FLAGS, "data": folder / "data.npz", "device": device}
+            equal &= compare(flags, folder / device.replace(":", "-"), options)
+    return 0 if equal else 1
+
+
+def compare(flags, folder, options):
+    """Prints one device's tables: every kill, and what came of them. Whether all bits are equal."""
+    began = time.monotonic()
+    dice = random.Random(f"{options.seed} {flags['device']}")
+    finish(flags, folder / "whole")
+    want = digests(folder / "whole")
+    print(f"\n--device={flags['device']}: not killed, {len(want) - 1} variables at step", end=" ")
+    print(f"{want['step']}, SHA-256 of all {of_all(want)}\n", flush=True)
+    print("| kill | run | moment | went on from step | in phase | newest whole | half-written |")
+    print("|---|---|---|---|---|---|---|")
+    ended, kills, moments = [], 0, []
+    while kills < options.kills or (folder / f"run{len(ended)}").exists():
+        workdir = folder / f"run{len(ended)}"
+        if kills == options.kills:
+            finish(flags, workdir)
+            row = None
+        else:
+            moments = moments or dice.sample(MOMENTS, len(MOMENTS))
+            row = kill_once(flags, workdir, moments.pop(), dice)
+        if row is None:
+            ended.append(digests(workdir))
+            continue
+        kills += 1
+        print(
+            f"| {kills} | {len(ended) + 1} | {row['moment']} | {row['from step']} "
+            f"| {row['phase']} | {row['newest']} | {row['half-written'] or '-'} |",
+            flush=True,
+        )
+    differ = [sorted(k for k in want if got.get(k) != want[k]) for got in ended]
+    print(
+        f"\n{kills} kills, {len(ended)} runs came to their end, {time.monotonic() - began:.0f} s:"
+    )
+    for got, names in zip(ended, differ):
+        print(f"SHA-256 of all {of_all(got)}, {len(names)} of {len(want)} differ", *names[:5])
+    return not any(differ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
