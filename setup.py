@@ -38,6 +38,8 @@ setup(
     extras_require={
         # Quantization; the quantizer pins the runtime, so both are pinned here.
         "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0"],
+        # --data=tfds:NAME; its download needs the second.
+        "tfds": ["tensorflow-datasets", "importlib_resources"],
         # The TensorFlow build for a TPU VM. Colab has its own: see the README.
         "tpu": ["tensorflow-tpu==2.19.1; sys_platform == 'linux' and python_version < '3.13'"],
         # The TPU compiler, for `effnet-train plan`; jax's release says which libtpu it goes with.

@@ -11,7 +11,7 @@ import tensorflow_addons as tfa
 
 
 def randaugment(image, layers, arguments):
-    """The image after `layers` operations; each of the 16 has a condition, as in the official graph.
+    """The image after `layers` operations; each of the 16 has a condition, as officially.
 
     `arguments` has the argument of each operation at the magnitude that is asked for.
     """

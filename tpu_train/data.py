@@ -38,9 +38,7 @@ def training_batches(source, recipe, phase, *, first_step, end_step, replicas, h
         def seed(purpose, position=position):
             return tf.stack([run, position * _PURPOSES + purpose])
 
-        epoch, number = position // source.examples, position % source.examples
-        order = tf.stack([run, epoch])
-        index = tf.random.experimental.index_shuffle(number, order, source.examples - 1)
+        index = _index(source, run, position)
         element = {
             "image": _train_image(source, recipe, phase, index, seed),
             "label": labels[index],
@@ -67,6 +65,22 @@ def training_batches(source, recipe, phase, *, first_step, end_step, replicas, h
             augment.keras_cv_layers(recipe, phase, len(source.classes)), tf.data.AUTOTUNE
         )
     return batches.prefetch(2)
+
+
+def _index(source, run, position):
+    """Which image is at a position of the run: a permutation of all for every epoch."""
+    epoch, number = position // source.examples, position % source.examples
+    order = tf.stack([run, epoch])
+    return tf.random.experimental.index_shuffle(number, order, source.examples - 1)
+
+
+def images_of_steps(source, recipe, phase, first_step, end_step):
+    """The indices of the images of steps [first_step, end_step) of a phase, in their order."""
+    first = phase.first_example + (first_step - phase.first_step) * phase.batch_size
+    end = phase.first_example + (end_step - phase.first_step) * phase.batch_size
+    run = tf.constant(recipe.seed, tf.int64)
+    positions = tf.data.Dataset.range(first, end)
+    return [int(i) for i in positions.map(lambda p: _index(source, run, p)).as_numpy_iterator()]
 
 
 def _train_image(source, recipe, phase, index, seed):

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_train import checkpoints, noise
-from tpu_train.data import training_batches
+from tpu_train.data import images_of_steps, training_batches
+from tpu_train.images import corrupt, in_a_line
 from tpu_train.progress import Progress
 from tpu_train.recipe import Recipe
 from tpu_train.saves import NotFiniteError, Saves, TooManyRollbacksError, segments
@@ -25,6 +26,7 @@ from tpu_train.sources import Source
 from tpu_train.step import State, traced_steps
 
 ON_NAN = ("stop", "skip")
+_READ_AHEAD = 64  # steps
 
 
 class TrainingError(RuntimeError):
@@ -261,9 +263,11 @@ def _walk_segment(run, phase, first_step, end_step, results):
         if run.eval_epochs:
             steps = min(steps, every - step % every)
         started = time.monotonic()
-        loss, correct, norm = (
-            run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64)) / steps
-        ).numpy()
+        try:
+            sums = run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64))
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as trouble:
+            raise _named(run, phase, step, steps, trouble) from trouble
+        loss, correct, norm = sums.numpy() / steps
         step += steps
         overflows = run.state.loss_scale is not None  # which float16 does now and then
         if not (math.isfinite(loss) and (overflows or math.isfinite(norm))):
@@ -293,6 +297,20 @@ def _walk_segment(run, phase, first_step, end_step, results):
             _save(run, phase, step, results, phase_is_over=False)
         began = time.monotonic()
     return record["loss"]
+
+
+def _named(run, phase, step, steps, trouble):
+    """What to raise for an operation that failed: which images it was, if it was of them."""
+    ahead = step + steps + _READ_AHEAD  # images are read before their steps run
+    near = images_of_steps(run.training, run.recipe, phase, step, min(ahead, phase.end_step))
+    bad = [f"{run.training.where(i)} ({why})" for i, why in corrupt(run.training, near)]
+    if not bad:
+        return TrainingError(f"A step at or after {step} failed: {in_a_line(trouble)}")
+    return TrainingError(
+        f"{len(bad)} of the images of steps {step} and on cannot be decoded: {', '.join(bad[:5])}. "
+        "The last checkpoint is kept. `effnet-train prepare --check --data=...` finds all such "
+        "records of shards; prepare them again without"
+    )
 
 
 def _evaluate(run, phase, step):

@@ -8,6 +8,7 @@ import keras
 from keras_effnet.api import create_model
 from keras_effnet.preprocess import Preprocessing
 from keras_effnet.scaling import scale
+from keras_effnet.variants import find_variant
 from keras_effnet.weights import find as find_weights
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -16,7 +17,7 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mix
 def check(recipe):
     """Raises ``ValueError`` for a model or weights that are not there."""
     if ":" not in recipe.model:
-        find_weights(recipe.model, recipe.weights or None)
+        find_weights(_variant(recipe).name, recipe.weights or None)
         return
     _function(recipe.model)
     if (recipe.width, recipe.depth) != (1, 1):
@@ -82,7 +83,7 @@ def _build(recipe, classes, size, activation, policy):
 def _variant(recipe):
     """The recipe's network; scaled, a variant that no weights are published for."""
     if (recipe.width, recipe.depth) == (1, 1):
-        return recipe.model
+        return find_variant(recipe.model)
     return scale(recipe.model, width=recipe.width, depth=recipe.depth)
 
 
@@ -93,10 +94,10 @@ def _foreign(name, classes, size, activation):
     network = _function(name)(
         weights=None, input_tensor=pixels, classes=classes, classifier_activation=None
     )
-    if activation is None:
-        return network
-    scores = keras.layers.Activation(activation, dtype="float32")(network.output)
-    return keras.Model(inputs, scores, name=network.name)
+    outputs = network.output
+    if activation is not None:
+        outputs = keras.layers.Activation(activation, dtype="float32")(outputs)
+    return keras.Model(inputs, outputs, name=network.name)  # its own takes a list of one input
 
 
 def _function(name):

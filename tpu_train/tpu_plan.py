@@ -511,39 +511,39 @@ def largest_batch(compile_at, hbm_bytes, batches=BATCHES, known=()):
 
     `compile_at` maps a batch of a core to a :class:`Compiled`; `known` are some that were compiled
     before. Memory is nearly linear in the batch: two compilations say where the limit is, the next
-    ones confirm it from both sides, to an eighth of the batch.
+    ones confirm it from both sides, until these are an eighth apart.
     """
     tried = {c.batch: c for c in known}
-    begin = [b for b in (8, 64) if all(c.fits or b < c.batch for c in known)]
     while True:
         low = max((b for b, c in tried.items() if c.fits), default=0)
-        high = min((b for b, c in tried.items() if not c.fits), default=math.inf)
-        between = [b for b in batches if low < b < high]
-        if not between or high - low <= low // 8:
-            return low, high if high in tried else 0
-        if begin and len(tried) < 2:
-            guess = begin.pop(0)
-        else:
+        high = min((b for b, c in tried.items() if not c.fits), default=0)
+        between = [b for b in batches if low < b and (b < high or not high)]
+        if not between or (high and high - low <= high // 8):
+            return low, high
+        # No closer to what was tried than it takes to end the search there.
+        above = [b for b in between if b - low <= b // 8] or between[:1]
+        below = [b for b in between if high and high - b <= high // 8] or between[-1:]
+        if len(tried) < 2 and low:
+            guess = 2 * low
+        elif len(tried) < 5:
             guess = predicted_batch(list(tried.values()), hbm_bytes)
-            if guess <= low:  # it took what it was predicted to refuse, or the prediction itself
-                guess = low + low // 8
-            elif guess >= high:
-                guess = high - high // 8
-        batch = min(between, key=lambda b: abs(b - guess))
+        else:  # the compiler does not keep to the line
+            guess = (low + (high or 3 * low)) // 2
+        batch = min(max(min(between, key=lambda b: abs(b - guess)), above[-1]), below[0])
         tried[batch] = compile_at(batch)
 
 
 def predicted_batch(compiled, hbm_bytes):
     """The batch that takes all of the memory, on the line through the two compilations nearest to
-    that; half the least if there is but one, and that was refused.
+    that, of which each fitted or said what it wants; through nothing at 0 images if there is one.
     """
     points = sorted((c.batch, c.hbm_bytes) for c in compiled if c.hbm_bytes)
-    if len(points) < 2:
-        return min(c.batch for c in compiled) // 2
-    nearest = sorted(points, key=lambda p: abs(p[1] - hbm_bytes))[:2]
+    if not points:
+        return min((c.batch for c in compiled), default=128) // 2
+    nearest = sorted([(0, 0), *points], key=lambda p: abs(p[1] - hbm_bytes))[:2]
     (b0, m0), (b1, m1) = sorted(nearest)
     if m1 <= m0:
-        return BATCHES[-1]
+        return 2 * b1
     return int(b0 + (hbm_bytes - m0) * (b1 - b0) / (m1 - m0))
 
 

@@ -17,12 +17,12 @@ RECIPE = dataclasses.replace(RECIPES["digits"], image_size_eval=8, batch_size=4)
 
 
 def images(answers):
-    """Images from which :func:`reader` reads these classes; black ones, as padding is not, are 0."""
+    """Images from which :func:`reader` reads these classes."""
     return np.tile((np.asarray(answers) * 50).astype(np.uint8)[:, None, None, None], (1, 8, 8, 3))
 
 
 def reader(offset=0, calls=None):
-    """A classifier that finds the class in the brightness of the middle, `offset` classes further."""
+    """A classifier that reads the class from the middle's brightness, and adds `offset`."""
 
     class Reader(keras.layers.Layer):
         def call(self, pixels, training=True):

@@ -1,12 +1,16 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tpu_train import shards
 from tpu_train.data import training_batches
+from tpu_train.devices import make_strategy
 from tpu_train.images import corrupt
 from tpu_train.phases import phases
 from tpu_train.sources import open_data
+from tpu_train.train import TrainingError, train
 
 
 def feature(values):
@@ -200,3 +204,15 @@ def test_evaluation_shards_alone_are_refused(folder):
         path.unlink()
     with pytest.raises(ValueError, match="has no train shards, but validation ones"):
         opened(folder)
+
+
+def test_a_damaged_record_that_training_meets_is_named(folder, images, tiny_recipe, tmp_path):
+    rows = [(image, [i % 2 + 1]) for i, image in enumerate(images)]
+    rows[6] = (images[6][:-400], rows[6][1])  # a JPEG that ends too early
+    write(folder / "train-00001-of-00002", rows[5:8])
+    training, evaluation = opened(folder)
+    recipe = dataclasses.replace(tiny_recipe, phases=1, epochs=2, batch_size=4)
+    with pytest.raises(TrainingError, match=r"train-00001-of-00002 record 1 .*prepare --check"):
+        train(recipe, training, evaluation, tmp_path / "run", make_strategy("cpu"))
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert checkpoint.name == "step-000000000"

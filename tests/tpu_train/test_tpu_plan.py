@@ -102,8 +102,8 @@ def test_the_largest_batch_is_found_between_what_was_taken_and_what_was_refused(
     assert low <= most
     assert high > most or high == 0
     assert (high == 0) == (most > 4096)
-    assert not high or high - low <= max(8, low // 8) or (low, high) == (4, 8)
-    assert len(asked) == len(set(asked)) <= 10
+    assert not high or high - low <= max(8, high // 8)
+    assert len(asked) == len(set(asked)) <= 6
     assert low in (0, *asked)
 
 
@@ -114,7 +114,8 @@ def test_the_search_follows_a_compiler_that_saves_memory_near_its_limit():
         return compiled(batch, min(batch * 2**20, limit), fits=batch <= 150)
 
     low, high = tpu_plan.largest_batch(compile_at, limit)
-    assert 150 - 18 < low <= 150 < high < 150 + 18
+    assert low <= 150 < high
+    assert high - low <= high // 8
 
 
 def test_the_search_looks_at_no_other_batches_than_the_phase_can_have():

@@ -39,7 +39,7 @@ def define():
     flags.DEFINE_boolean(
         "search",
         True,
-        "look for the largest batch that fits: three to six compilations more",
+        "look for the largest batch that fits: two to eight compilations more a phase",
         **own,
     )
     flags.DEFINE_integer("classes", 1000, "that the network tells apart", **own)

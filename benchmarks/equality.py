@@ -1,0 +1,222 @@
+"""One device, two devices and two processes over TF_CONFIG: how far are their weights apart?
+
+Twenty steps of the trainer itself (`tpu_train.train`), in two phases of two sizes, with all that a
+recipe can switch on: RandAugment, random crops, mixup, CutMix, dropout, stochastic depth, averages,
+clipping, weight decay, batch norm over all replicas, batches computed in two parts. The devices are
+virtual, the processes real. Prints a line a way and optimizer, in about five minutes on two cores:
+
+    python benchmarks/equality.py
+    python benchmarks/equality.py --optimizers=rmsprop --ways=devices --width=1 --depth=1
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+STEPS = 20
+CALLS = 1 + STEPS // 5  # that a run is asked whether to stop: before the first step, then every 5
+WAYS = {"devices": "2 devices", "processes": "2 processes"}
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def recipe_of(optimizer, width, depth):
+    """The papers' numbers for what learns; everything that draws or sums is on."""
+    from tpu_train.recipes import RECIPES
+
+    return dataclasses.replace(
+        RECIPES["efficientnetv2-b0-paper"],
+        name="equality",
+        width=width,
+        depth=depth,
+        optimizer=optimizer,
+        # AdamW's steps do not scale with the gradient: a tenth of the papers' for RMSprop.
+        learning_rate=0.016 if optimizer == "rmsprop" else 0.0016,
+        warmup_epochs=0,  # at its full height from the first step on
+        epochs=15,  # 30 steps of 64 images, of which 20 are walked
+        batch_size=32,
+        accumulation_first=2,
+        accumulation_last=2,
+        phases=3,
+        image_size_first=40,
+        image_size_last=56,
+        image_size_eval=40,
+        augment="randaugment",
+        magnitude_first=5,
+        magnitude_last=10,
+        mixup_first=0.2,
+        mixup_last=0.2,
+        cutmix_first=0.5,
+        cutmix_last=0.5,
+        dropout_first=0.2,
+        dropout_last=0.2,
+        drop_path_first=0.2,
+        drop_path_last=0.2,
+        decay_kind="l2" if optimizer == "rmsprop" else "decoupled",
+        weight_decay=1e-5 if optimizer == "rmsprop" else 0.05,
+        clip_norm=1.0,
+        ema_decay=0.98,
+        batch_norm_images=0,  # all that are computed at once, over the replicas
+        precision="float32",
+        steps_per_loop=5,
+    )
+
+
+def run(recipe, device, workdir):
+    """Trains for STEPS steps; what is left is their checkpoint."""
+    from tpu_train.devices import make_strategy
+
+    strategy = make_strategy(device)  # before any other TensorFlow call
+    import numpy as np
+
+    from tpu_train.saves import StoppedError
+    from tpu_train.sources import from_arrays
+    from tpu_train.train import train
+
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (64, 48, 64, 3)).astype(np.uint8)
+    source = from_arrays("noise", images, np.arange(64) % 10, "abcdefghij")
+    asked = []
+
+    def stop():
+        asked.append(0)
+        return f"{STEPS} steps" if len(asked) == CALLS else ""
+
+    try:
+        train(recipe, source, source, workdir, strategy, stop=stop)
+    except StoppedError:
+        return
+    raise RuntimeError(f"the run was not stopped after {STEPS} steps")
+
+
+def differences(recipe, folders):
+    """{"weights", "averages", "slots"} -> the largest difference between two runs' variables; and
+    the largest way that a weight has gone since the start ("moved").
+    """
+    import keras
+    import numpy as np
+
+    from tpu_train import checkpoints, networks
+
+    keras.utils.set_random_seed(recipe.seed)  # as train() does
+    first = networks.training_network(recipe, 10).get_weights()
+    found = [checkpoints.latest(os.path.join(f, "checkpoints")) for f in folders]
+    steps = [c.step for c in found]
+    if steps != [STEPS, STEPS]:
+        raise RuntimeError(f"the runs were saved after {steps} steps, not {STEPS}")
+    one, other = (c.values for c in found)
+
+    def apart(a, b):
+        return max(float(np.abs(x - y).max()) for x, y in zip(a, b))
+
+    n = len(first)
+    return {
+        "weights": apart(one[:n], other[:n]),
+        "averages": apart(one[n : 2 * n], other[n : 2 * n]),
+        "slots": apart(one[2 * n :], other[2 * n :]),
+        "moved": apart(first, one[:n]),
+    }
+
+
+def _start(options, optimizer, device, workdir, config=None):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    environment["PYTHONPATH"] = str(ROOT)
+    if config:
+        environment["TF_CONFIG"] = json.dumps(config)
+    command = [
+        *(sys.executable, __file__, f"--one={device}", f"--workdir={workdir}"),
+        *(f"--optimizers={optimizer}", f"--width={options.width}", f"--depth={options.depth}"),
+    ]
+    # To files: a pipe that nobody reads blocks a worker, and so the other one.
+    with open(f"{workdir}-{len(os.listdir(os.path.dirname(workdir)))}.log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    return process, log.name
+
+
+def _finish(*processes):
+    for process, log in processes:
+        if process.wait(timeout=1800):
+            text = pathlib.Path(log).read_text()
+            raise RuntimeError(f"{log} ended with {process.returncode}:\n{text[-3000:]}")
+
+
+def _addresses(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    return addresses
+
+
+def _run_way(options, optimizer, way, folder):
+    workdir = os.path.join(folder, way)
+    if way == "processes":
+        workers = _addresses(2)
+        _finish(
+            *(
+                _start(
+                    *(options, optimizer, "multi-worker", workdir),
+                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}},
+                )
+                for i in range(2)
+            )
+        )
+    else:
+        device = "cpu:2" if way == "devices" else "cpu"
+        _finish(_start(options, optimizer, device, workdir))
+    return workdir
+
+
+def main(argv=None):
+    """Prints a Markdown table; with --json a dict {optimizer: {way: differences}}."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--optimizers", default="rmsprop,adamw")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--width", type=float, default=0.5, help="of EfficientNetV2-B0")
+    parser.add_argument("--depth", type=float, default=0.5, help="of EfficientNetV2-B0")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the device of a single run
+    parser.add_argument("--workdir", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.one:
+        run(
+            recipe_of(options.optimizers, options.width, options.depth),
+            options.one,
+            options.workdir,
+        )
+        return
+    found = {}
+    for optimizer in options.optimizers.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            one = _run_way(options, optimizer, "one", folder)
+            found[optimizer] = {
+                way: differences(
+                    recipe_of(optimizer, options.width, options.depth),
+                    [one, _run_way(options, optimizer, way, folder)],
+                )
+                for way in options.ways.split(",")
+            }
+    if options.json:
+        print(json.dumps(found))
+        return
+    print("| optimizer | 1 device and | weights | their averages | slots | weights moved by |")
+    print("|---|---|---|---|---|---|")
+    for optimizer, ways in found.items():
+        for way, d in ways.items():
+            figures = " | ".join(f"{d[k]:.1e}" for k in ("weights", "averages", "slots", "moved"))
+            print(f"| {optimizer} | {WAYS[way]} | {figures} |")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
