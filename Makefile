@@ -22,7 +22,7 @@ test-newest: .venv/ready
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 test-jax: .venv/ready
-	KERAS_BACKEND=jax .venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/keras_effnet -m "not slow"
+	KERAS_BACKEND=jax JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n $(JOBS) --dist worksteal tests/keras_effnet -m "not slow"
 
 test-legacy: .venv-legacy/ready
 	.venv-legacy/bin/python -m pytest -n $(JOBS) --dist worksteal tests/keras_effnet tests/tpu_train -m "not slow"
@@ -37,7 +37,7 @@ lint: .venv/ready
 .venv/ready: setup.py requirements/newest.txt requirements/torch.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,test]"
+	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,plan,test]"
 	.venv/bin/$(PIP) -c requirements/newest.txt -c requirements/torch.txt torch huggingface_hub
 	.venv/bin/$(PIP) -c requirements/torch.txt --no-deps torchvision timm
 	touch $@

@@ -126,7 +126,7 @@ def differences(recipe, folders):
     }
 
 
-def _start(options, optimizer, device, workdir, config=None):
+def _start(options, optimizer, device, workdir, log, config=None):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
     environment["PYTHONPATH"] = str(ROOT)
     if config:
@@ -136,9 +136,8 @@ def _start(options, optimizer, device, workdir, config=None):
         *(f"--optimizers={optimizer}", f"--width={options.width}", f"--depth={options.depth}"),
     ]
     # To files: a pipe that nobody reads blocks a worker, and so the other one.
-    with open(f"{workdir}-{len(os.listdir(os.path.dirname(workdir)))}.log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    return process, log.name
+    with open(log, "w") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file), log
 
 
 def _finish(*processes):
@@ -165,7 +164,7 @@ def _run_way(options, optimizer, way, folder):
         _finish(
             *(
                 _start(
-                    *(options, optimizer, "multi-worker", workdir),
+                    *(options, optimizer, "multi-worker", workdir, f"{workdir}{i}.log"),
                     {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}},
                 )
                 for i in range(2)
@@ -173,7 +172,7 @@ def _run_way(options, optimizer, way, folder):
         )
     else:
         device = "cpu:2" if way == "devices" else "cpu"
-        _finish(_start(options, optimizer, device, workdir))
+        _finish(_start(options, optimizer, device, workdir, f"{workdir}.log"))
     return workdir
 
 
@@ -182,8 +181,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--optimizers", default="rmsprop,adamw")
     parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--width", type=float, default=0.5, help="of EfficientNetV2-B0")
-    parser.add_argument("--depth", type=float, default=0.5, help="of EfficientNetV2-B0")
+    parser.add_argument("--width", type=float, default=0.25, help="of EfficientNetV2-B0")
+    parser.add_argument("--depth", type=float, default=0.3, help="of EfficientNetV2-B0")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the device of a single run
     parser.add_argument("--workdir", help=argparse.SUPPRESS)

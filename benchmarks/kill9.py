@@ -80,6 +80,7 @@ class Training:
     def __init__(self, flags, workdir, *, environment=None):
         command = [sys.executable, "-m", "tpu_train.cli.train", f"--workdir={workdir}"]
         self.workdir = pathlib.Path(workdir)
+        self.began = time.time()
         self.process = subprocess.Popen(
             [*command, *(f"--{name}={value}" for name, value in flags.items())],
             cwd=ROOT,
@@ -129,10 +130,11 @@ class Training:
         return False
 
     def partial(self):
-        """The name of a checkpoint that is being written, or ""."""
+        """The name of a checkpoint that it is writing, or ""; not one that a kill left there."""
         with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(self.workdir / "checkpoints"):
-                if name.startswith(".partial-"):
+            folder = self.workdir / "checkpoints"
+            for name in os.listdir(folder):
+                if name.startswith(".partial-") and (folder / name).stat().st_mtime > self.began:
                     return name
         return ""
 

@@ -39,7 +39,7 @@ def random_batch(batch_size):
     return images, draw.integers(0, CLASSES, batch_size, dtype=np.int32)
 
 
-def _two_threads_tensorflow(threads):
+def _tensorflow(threads):
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -49,7 +49,7 @@ def _two_threads_tensorflow(threads):
 
 def ours(model, batch_size, steps, threads, turn):
     """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
-    tf = _two_threads_tensorflow(threads)
+    tf = _tensorflow(threads)
 
     from tpu_train import networks, noise
     from tpu_train.devices import make_strategy
@@ -94,7 +94,7 @@ def ours(model, batch_size, steps, threads, turn):
 
 def keras_fit(model, batch_size, steps, threads, turn, *, averages):
     """keras.applications' network under compile and fit."""
-    tf = _two_threads_tensorflow(threads)
+    tf = _tensorflow(threads)
     import keras
 
     network = getattr(keras.applications, KERAS[model])(
@@ -151,8 +151,10 @@ def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
             turn()
 
 
-CONTENDERS = {
+CONTENDERS = {  # "oneDNN": with TF_ENABLE_ONEDNN_OPTS=1
+    "ours, oneDNN": ours,
     "ours": ours,
+    "keras, oneDNN": lambda *a: keras_fit(*a, averages=False),
     "keras": lambda *a: keras_fit(*a, averages=False),
     "keras, averages": lambda *a: keras_fit(*a, averages=True),
     "timm": lambda *a: timm_step(*a, channels_last=False),
@@ -185,7 +187,12 @@ def compare(model, options):
     """{contender: [(seconds, processor seconds) of a step, ...]}, one a round."""
     flags = [f"--batch_size={options.batch_size}", f"--steps={options.steps}"]
     flags += ["--models", model, "--cores", *map(str, options.cores)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "OMP_NUM_THREADS": str(len(options.cores)),
+    }
     running = {}
     try:
         for name in options.contenders:
@@ -194,7 +201,7 @@ def compare(model, options):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**environment, "OMP_NUM_THREADS": str(len(options.cores))},
+                env={**environment, **({"TF_ENABLE_ONEDNN_OPTS": "1"} if "oneDNN" in name else {})},
             )
         times = {name: [] for name in running}
         for _ in range(UNCOUNTED + options.rounds):
@@ -203,6 +210,7 @@ def compare(model, options):
                 process.stdin.flush()
                 seconds = json.loads(process.stdout.readline())
                 times[name].append([s / options.steps for s in seconds])
+            print(".", end="", file=sys.stderr, flush=True)
     finally:
         for process in running.values():
             process.kill()

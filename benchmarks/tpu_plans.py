@@ -131,7 +131,7 @@ def table(results):
     """The rows as Markdown, in the order of the variants."""
     lines = [
         "| variant | phase | image size | batch a core | HBM, GiB | TFLOP | GB moved | "
-        "roofline, ms | images/s at most, 8 cores | MB summed |",
+        "roofline, ms | images/s on the roofline, 8 cores | MB summed |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     order = {name: i for i, name in enumerate(VARIANTS)}

@@ -27,6 +27,8 @@ from tpu_train.step import State, traced_steps
 
 ON_NAN = ("stop", "skip")
 _READ_AHEAD = 64  # steps
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+_LOST += (tf.errors.InternalError, tf.errors.DeadlineExceededError)
 
 
 class TrainingError(RuntimeError):
@@ -73,6 +75,22 @@ class Run:
 
 def walk(run, begin):
     """All phases from `begin`, a checkpoint or None: a list of :class:`PhaseResult`."""
+    try:
+        return _walk_phases(run, begin)
+    except _LOST as error:
+        if workers(run.strategy) < 2:
+            raise
+        # TensorFlow ends what waits for a worker that is gone: at once for one that died, after
+        # 10 s without a sign of life for one that hangs.
+        lines = [line for line in error.message.splitlines() if "aborted by" in line]
+        raise TrainingError(
+            f"Another worker is gone ({lines[0].strip() if lines else in_a_line(error)}): its "
+            "output says why. Start all of them again with the same command; the checkpoints are "
+            f"in {run.saves.folder}"
+        ) from error
+
+
+def _walk_phases(run, begin):
     saves, progress = run.saves, run.progress
     if begin is None:
         # What a rollback in the first phase goes back to; a disk that takes nothing is told now.
@@ -88,10 +106,7 @@ def walk(run, begin):
             results = [*results, _walk(run, phase, max(step, phase.first_step), results)]
             progress.say(_line(results[-1], len(run.phases)))
             step = phase.end_step
-            if len(results) < len(run.phases):
-                _save(run, phase, step, results, phase_is_over=True)
-            elif not all(np.isfinite(v.numpy()).all() for v in run.state.averages):
-                raise _LossIsNoNumber(step - 1, step, _advice(run, phase, "A weight is NaN or Inf"))
+            _save(run, phase, step, results, phase_is_over=True)
         except _LossIsNoNumber as trouble:
             if run.on_nan == "stop":
                 raise TrainingError(str(trouble)) from trouble

@@ -86,6 +86,7 @@ def train(
     save_minutes=10.0,
     eval_epochs=0.0,
     on_nan="stop",
+    keep_checkpoints=False,
     stop=lambda: "",
 ):
     """Trains from the recipe's weights, or on from the checkpoint in `workdir`: a :class:`Result`.
@@ -189,7 +190,7 @@ def train(
         )
         if result.accuracy >= result.best["averaged"]:  # the best is the last
             files.remove(workdirs.BEST)
-    if not worker:
+    if not worker and not keep_checkpoints:
         files.remove(workdirs.CHECKPOINTS)  # only now: all else has arrived
     return result
 

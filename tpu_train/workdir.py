@@ -29,7 +29,7 @@ def check(path, *, overwrite):
         why = getattr(error, "strerror", None) or getattr(error, "message", error)
         raise ValueError(f"workdir {path!r} cannot be written to: {why}") from error
     taken = [name for name in FILES if files.exists(os.path.join(path, name))]
-    goes_on = "model.keras" not in taken and files.isdir(os.path.join(path, CHECKPOINTS))
+    goes_on = files.isdir(os.path.join(path, CHECKPOINTS))
     if taken and not overwrite and not goes_on:
         raise ValueError(
             f"workdir {path!r} holds a run already ({', '.join(taken)}): choose another one, or "

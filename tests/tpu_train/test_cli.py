@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -71,8 +72,8 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path
 def test_every_command_says_what_it_does(command, capsys):
     assert cli.main([command, "--help"] if command else ["--help"]) == 0
     out = capsys.readouterr().out
-    assert f"  effnet-train {command}".rstrip() in out
-    assert "--help" in out
+    assert f"effnet-train {command}".rstrip() in out
+    assert "flags:" in out
 
 
 @pytest.fixture
@@ -100,9 +101,13 @@ def test_one_line_trains_on_a_file(arguments, tmp_path, capsys):
 def test_ctrl_c_saves_the_run_and_the_same_line_goes_on(arguments, monkeypatch, tmp_path, capsys):
     told = Progress.step
 
+    pressed = []
+
     def step(*args):
         told(*args)
-        os.kill(os.getpid(), signal.SIGINT)
+        if not pressed:  # the second one would end this process at once
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+            time.sleep(0.5)  # a thread hears it
 
     monkeypatch.setattr(Progress, "step", step)
     before = signal.getsignal(signal.SIGINT)

@@ -54,7 +54,9 @@ def test_an_epoch_is_a_permutation_and_the_next_one_another(source, tiny_recipe)
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("augment", ["randaugment", "autoaugment"])
+@pytest.mark.parametrize(
+    "augment", ["randaugment", pytest.param("autoaugment", marks=pytest.mark.slow)]
+)
 def test_seeking_to_a_step_equals_running_to_it(source, tiny_recipe, augment):
     recipe = noisy(tiny_recipe, augment=augment)
     same(batches(source, recipe, 0, 5)[3:], batches(source, recipe, 3, 5))

@@ -26,7 +26,7 @@ def small(weights, input_tensor, classes, classifier_activation):
     """A network with keras.applications' arguments."""
     assert weights is None
     x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False, name="conv")(input_tensor)
-    x = keras.layers.BatchNormalization(name="bn")(x)
+    x = keras.layers.BatchNormalization(momentum=0.8, name="bn")(x)
     x = keras.layers.Activation("swish")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dropout(0.2, name="top")(x)
@@ -376,7 +376,14 @@ def test_images_of_several_labels_train_with_either_loss(go, source, loss):
     several = dataclasses.replace(
         source, labels=np.stack([source.labels, second], 1).astype(np.int32)
     )
-    changes = {"loss": loss, "balance_classes": True, "phases": 1, "epochs": 40, "ema_decay": 0.5}
+    changes = {
+        "loss": loss,
+        "balance_classes": True,
+        "phases": 1,
+        "epochs": 40,
+        "ema_decay": 0.5,
+        "learning_rate": 3.0,
+    }
     result = go(data=several, changes=changes)
     model = keras.saving.load_model(result.model_path, compile=False)
     assert model.layers[-1].activation.__name__ == loss

@@ -52,7 +52,8 @@ def parse(values, command, argv, introduction):
     rest = values([command, *argv])[1:]
     if values.help:
         print(introduction)
-        print("\nFlags marked (recipe) change one number of the recipe; --show prints them all.")
+        print("\nFlags marked (recipe) change one number of the recipe, which")
+        print("effnet-train --recipe=... --show prints.")
         print(values.get_help())
         return False
     if rest:

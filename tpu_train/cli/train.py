@@ -75,6 +75,7 @@ def define():
         "steps that made it so)",
         **own,
     )
+    flags.DEFINE_boolean("keep_checkpoints", False, "also when the run is through", **own)
     flags.DEFINE_float("save_minutes", 10.0, "between checkpoints inside a phase", **own)
     flags.DEFINE_boolean("show", False, "print the recipe and its phases, train nothing", **own)
     flags.DEFINE_integer("examples", 10_000, "training images that --show reckons with", **own)
@@ -108,6 +109,7 @@ def _train(recipe, values):
                 save_minutes=values.save_minutes,
                 eval_epochs=values.eval_epochs,
                 on_nan=values.on_nan,
+                keep_checkpoints=values.keep_checkpoints,
                 stop=stop,
             )
     except TrainingError as error:
