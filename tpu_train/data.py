@@ -32,7 +32,7 @@ def training_batches(source, recipe, phase, *, first_step, end_step, replicas, h
 
     @_no_autograph
     def example(k):
-        place = host * per_host + k % per_host  # in the batch
+        place = _place(k % per_host, phase, replicas, host, hosts)
         position = first + (k // per_host) * phase.batch_size + place
 
         def seed(purpose, position=position):
@@ -81,6 +81,18 @@ def images_of_steps(source, recipe, phase, first_step, end_step):
     run = tf.constant(recipe.seed, tf.int64)
     positions = tf.data.Dataset.range(first, end)
     return [int(i) for i in positions.map(lambda p: _index(source, run, p)).as_numpy_iterator()]
+
+
+def _place(own, phase, replicas, host, hosts):
+    """Where in the global batch a host's image number `own` of a step is.
+
+    A batch that is computed in parts has the images of a part beside each other, over all replicas:
+    so which images share batch norm's statistics does not follow from the number of replicas.
+    """
+    per_replica = phase.batch_size // replicas
+    part = per_replica // phase.accumulation
+    replica, within = host * (replicas // hosts) + own // per_replica, own % per_replica
+    return within // part * (part * replicas) + replica * part + within % part
 
 
 def _train_image(source, recipe, phase, index, seed):

@@ -1,6 +1,7 @@
 """--device -> a tf.distribute strategy. The first TensorFlow call of a program, and only once."""
 
 import contextlib
+import functools
 import os
 
 import tensorflow as tf
@@ -97,7 +98,14 @@ def _local(kind, which):
         raise ValueError(f"device {kind}:{count}: this process has {there}")
     if count == 1:
         return tf.distribute.OneDeviceStrategy(f"/{kind}:0")
-    return tf.distribute.MirroredStrategy([f"/{kind}:{i}" for i in range(count)])
+    return _mirrored(tuple(f"/{kind}:{i}" for i in range(count)))
+
+
+@functools.cache
+def _mirrored(devices):
+    # One a process: the collectives of a second one would have the keys of the first one's, which
+    # TensorFlow aborts for good ("Shape mismatch in the collective instance"; 2.15 and 2.21).
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _there_is():

@@ -128,7 +128,7 @@ def make_step(recipe, phase, classes, strategy, net, state, rate, class_weights=
         seed = tf.random.experimental.stateless_fold_in(
             tf.constant([recipe.seed, 0xD09], tf.int32), tf.cast(step, tf.int32)
         )
-        first_row = context.replica_id_in_sync_group * own
+        first_row = context.replica_id_in_sync_group * part  # as data._place has them
         total = None
         for i in range(phase.accumulation):
             rows = slice(i * part, (i + 1) * part)
@@ -138,7 +138,7 @@ def make_step(recipe, phase, classes, strategy, net, state, rate, class_weights=
             ):
                 images = tf.identity(batch["image"][rows])
             mine = {**{k: v[rows] for k, v in batch.items()}, "image": images}
-            done = forward_and_backward(mine, seed, first_row + i * part)
+            done = forward_and_backward(mine, seed, first_row + i * part * replicas)
             total = done if total is None else tf.nest.map_structure(tf.add, total, done)
         figures, gradients, statistics = total
         # One call for all: the strategy packs them into few messages.

@@ -116,7 +116,7 @@ def test_ctrl_c_saves_the_run_and_the_same_line_goes_on(arguments, monkeypatch, 
     assert signal.getsignal(signal.SIGINT) is before
     err = capsys.readouterr().err
     assert "Stopping after the running steps" in err
-    assert "Stopped after step 2. The same command goes on there" in err
+    assert "Stopped after step 2 (SIGINT). The same command goes on there" in err
     monkeypatch.setattr(Progress, "step", told)
     assert main(arguments) == 0
     assert "going on after step 2" in capsys.readouterr().err

@@ -78,6 +78,24 @@ def test_hosts_and_replicas_share_one_global_order(source, tiny_recipe):
         )
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_a_part_has_its_images_of_all_replicas_beside_each_other(source, tiny_recipe, hosts):
+    """So batch norm's groups are the same images on any number of replicas."""
+    recipe = noisy(tiny_recipe, accumulation_first=2, batch_size=16)
+    whole = batches(source, recipe, 0, 3)
+    replicas = [
+        batch
+        for host in range(hosts)
+        for batch in batches(source, recipe, 0, 3, replicas=4, host=host, hosts=hosts)
+    ]
+    own = 4 // hosts  # replicas of a host
+    for step, batch in enumerate(whole):
+        four = [replicas[h * 3 * own + step * own + i] for h in range(hosts) for i in range(own)]
+        for key, values in batch.items():
+            parts = [np.concatenate([r[key][i : i + 2] for r in four]) for i in (0, 2)]
+            np.testing.assert_array_equal(np.concatenate(parts), values)
+
+
 def test_another_seed_is_another_run(source, tiny_recipe):
     one, other = (
         batches(source, dataclasses.replace(tiny_recipe, seed=s), 0, 1)[0] for s in (0, 1)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -19,6 +20,21 @@ def test_two_devices_are_mirrored():
     strategy = make_strategy("cpu:2")
     assert strategy.num_replicas_in_sync == 2
     assert describe(strategy) == "2 replicas on CPU (MirroredStrategy)"
+
+
+def test_a_process_has_one_strategy_of_several_devices_however_often_it_asks():
+    """The collectives of a second one would meet the first one's, of another shape."""
+
+    @tf.function
+    def summed(strategy, values):
+        def own():
+            return tf.distribute.get_replica_context().all_reduce("SUM", tf.ones([values]))
+
+        return strategy.experimental_local_results(strategy.run(own))[0]
+
+    for values in (3, 5):
+        strategy = make_strategy("cpu:2")
+        np.testing.assert_array_equal(summed(strategy, values), [2.0] * values)
 
 
 @pytest.mark.parametrize(

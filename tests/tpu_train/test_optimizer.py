@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_effnet.api import create_model
 from tpu_train import optimizer
+from tpu_train.devices import make_strategy
 from tpu_train.optimizer import ADDONS, RULES, clip, decays, make, with_l2
 
 RANDOM = np.random.default_rng(0)
@@ -238,7 +239,7 @@ def distributed(strategy, name, first, end, slots=None, values=None):
 def test_replicas_agree_with_one_device_and_a_run_goes_on_from_its_slots(name, request):
     if name in ADDONS:
         request.getfixturevalue("addons")
-    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    two = make_strategy("cpu:2")
     one = tf.distribute.OneDeviceStrategy("CPU:0")
     values, slots = distributed(two, name, 0, 9)
     for replicas in [*values, *slots]:

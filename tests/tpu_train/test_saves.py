@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_train import checkpoints
+from tpu_train.devices import make_strategy
 from tpu_train.recipes import RECIPES
 from tpu_train.saves import (
     MOST_ROLLBACKS,
@@ -260,7 +261,7 @@ def test_a_worker_that_refuses_its_checkpoint_tells_the_others_first(saves):
 
 def test_one_worker_asks_nobody():
     assert everyone(tf.distribute.OneDeviceStrategy("/cpu:0")) is alone
-    assert everyone(tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])) is alone
+    assert everyone(make_strategy("cpu:2")) is alone
     assert alone([True, 7]).tolist() == [[1, 7]]
 
 

@@ -253,9 +253,7 @@ def test_keras_cv_augments_a_run_and_says_that_it_does_not_repeat(run, tmp_path)
 @pytest.mark.slow
 def test_anybodys_network_trains_and_loads_with_keras_alone(run, tmp_path, source):
     """keras.applications' ResNet50, as in the paper's Table 12; progressively."""
-    result = run(
-        model="keras.applications:ResNet50", epochs=2, steps_per_loop=1, frozen="batch_norm"
-    )
+    result = run(model="keras.applications:ResNet50", epochs=1, frozen="batch_norm")
     assert [p.image_size for p in result.phases] == [32, 40]
     images = np.stack([source.read(i).numpy() for i in range(source.examples)])
     accuracy = _elsewhere(result, images, source.labels, tmp_path)
