@@ -616,7 +616,7 @@ def test_every_shape_of_a_step_is_static_though_the_batchs_is_not(changes):
 
 
 def _reserved(tensor):
-    """What the kernel of batch norm keeps for its gradient on some GPUs, and that one's gradient."""
+    """What the kernel of batch norm keeps for its gradient on some GPUs, and its gradient."""
     if tensor.op.type == "ZerosLike":
         tensor = tensor.op.inputs[0]
     return tensor.op.type == "FusedBatchNormV3" and tensor is tensor.op.outputs[5]

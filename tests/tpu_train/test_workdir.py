@@ -70,9 +70,7 @@ def test_a_path_that_cannot_be_written_is_told_with_the_reason(tmp_path):
         workdir.check("nowhere://run", overwrite=False)
 
 
-def test_a_run_leaves_everything_in_a_remote_folder_and_goes_on_there(
-    tiny_recipe, source, capsys
-):
+def test_a_run_leaves_everything_in_a_remote_folder_and_goes_on_there(tiny_recipe, source, capsys):
     recipe = dataclasses.replace(tiny_recipe, phases=1, epochs=2)
     asked = []
     with pytest.raises(StoppedError):
