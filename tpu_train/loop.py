@@ -81,7 +81,7 @@ def walk(run, begin):
         if workers(run.strategy) < 2:
             raise
         # TensorFlow ends what waits for a worker that is gone: at once for one that died, after
-        # 10 s without a sign of life for one that hangs.
+        # 100 s without a sign of life for one that hangs (devices.py).
         lines = [line for line in error.message.splitlines() if "aborted by" in line]
         raise TrainingError(
             f"Another worker is gone ({lines[0].strip() if lines else in_a_line(error)}): its "
@@ -355,10 +355,11 @@ def _images(phases):
 
 
 def workers(strategy):
-    """How many processes a strategy spans."""
-    if strategy.cluster_resolver is None:
+    """How many processes train together; the hosts of a TPU pod are one's."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
-    return max(1, len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", ())))
+    cluster = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
 
 
 def _line(r, phases):

@@ -108,18 +108,18 @@ def train(
         raise ValueError(f"eval_epochs {eval_epochs} cannot work: give 0 or more")
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
     began = time.monotonic()
-    worker = getattr(strategy.cluster_resolver, "task_id", 0) or 0
-    files = workdirs.Workdir(workdir, worker)
+    writes = strategy.extended.should_checkpoint  # all but one of several workers do not
+    files = workdirs.Workdir(workdir, "" if writes else _worker(strategy))
     saves = Saves(
         folder=files.checkpoints,
         run=identity(recipe, training, evaluation),
         minutes=save_minutes,
         stop=stop,
-        writes=not worker,
+        writes=writes,
         everyone=everyone(strategy),
         saved=files.publish,
     )
-    if overwrite and not worker:
+    if overwrite and writes:
         files.remove(workdirs.CHECKPOINTS)
 
     keras.utils.set_random_seed(recipe.seed)
@@ -190,9 +190,14 @@ def train(
         )
         if result.accuracy >= result.best["averaged"]:  # the best is the last
             files.remove(workdirs.BEST)
-    if not worker and not keep_checkpoints:
+    if writes and not keep_checkpoints:
         files.remove(workdirs.CHECKPOINTS)  # only now: all else has arrived
     return result
+
+
+def _worker(strategy):
+    resolver = strategy.cluster_resolver
+    return f"{resolver.task_type}{resolver.task_id}"
 
 
 def _class_weights(source):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import uuid
 
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ CHECKPOINTS = "checkpoints"
 def check(path, *, overwrite):
     """Raises ``ValueError`` if `path` cannot be written to or holds a finished run; makes it."""
     files = tf.io.gfile
-    probe = os.path.join(path, f".writable-{os.getpid()}")  # several workers look at once
+    probe = os.path.join(path, f".writable-{uuid.uuid4()}")  # several workers look at once
     try:
         if not _remote(path):  # gfile's message for a file in the way is of another kind
             os.makedirs(path, exist_ok=True)
@@ -40,12 +41,12 @@ def check(path, *, overwrite):
 class Workdir:
     """A run's files, to be written at :meth:`local` paths; :meth:`publish` makes them seen.
 
-    Of several workers only the first (`worker` 0) writes to `path` itself; the others have a hidden
-    folder in it for files that they write in vain.
+    Of several workers only one writes to `path` itself; the others, whose names are given as
+    `worker`, have a hidden folder in it for files that they write in vain.
     """
 
     def __init__(self, path, worker):
-        self.path = os.path.join(path, f".worker{worker}") if worker else path
+        self.path = os.path.join(path, f".{worker}") if worker else path
         self.checkpoints = os.path.join(path, CHECKPOINTS)  # of all workers
         self._copied = {}  # {name: (size, time)} of what the remote folder has
         self._local = tempfile.mkdtemp(prefix="effnet-train-") if _remote(path) else self.path

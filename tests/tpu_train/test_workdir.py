@@ -12,7 +12,7 @@ from tpu_train.train import train
 
 
 def test_a_local_run_writes_in_place(tmp_path):
-    files = workdir.Workdir(str(tmp_path / "run"), 0)
+    files = workdir.Workdir(str(tmp_path / "run"), "")
     assert files.local("model.keras") == str(tmp_path / "run" / "model.keras")
     files.publish()
     files.close()
@@ -20,7 +20,7 @@ def test_a_local_run_writes_in_place(tmp_path):
 
 
 def test_a_remote_run_s_files_are_copied_when_they_change():
-    files = workdir.Workdir("ram://publish/run", 0)
+    files = workdir.Workdir("ram://publish/run", "")
     with open(files.local("labels.txt"), "w") as file:
         file.write("a\nb\n")
     with open(files.local("model.partial.keras"), "w") as file:
@@ -38,7 +38,7 @@ def test_a_remote_run_s_files_are_copied_when_they_change():
 def test_a_remote_run_that_goes_on_adds_to_its_metrics():
     with tf.io.gfile.GFile("ram://goes-on/run/metrics.jsonl", "w") as file:
         file.write(json.dumps({"step": 1}) + "\n")
-    files = workdir.Workdir("ram://goes-on/run", 0)
+    files = workdir.Workdir("ram://goes-on/run", "")
     files.begin(anew=False)
     with open(files.local("metrics.jsonl"), "a") as file:
         file.write(json.dumps({"step": 2}) + "\n")
@@ -56,7 +56,7 @@ def test_a_run_that_is_done_is_not_overwritten_by_accident(where, tmp_path):
     with pytest.raises(ValueError, match=r"holds a run already \(model\.keras\)"):
         workdir.check(path, overwrite=False)
     workdir.check(path, overwrite=True)
-    files = workdir.Workdir(path, 0)
+    files = workdir.Workdir(path, "")
     files.begin(anew=True)
     assert not tf.io.gfile.exists(f"{path}/model.keras")
     files.close()

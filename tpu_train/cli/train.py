@@ -92,13 +92,16 @@ def _train(recipe, values):
 
     stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
     strategy = make_strategy(values.device)  # before any other TensorFlow call
-    training, evaluation = open_data(
-        values.data, holdout=values.holdout, seed=recipe.seed, max_corrupt=values.max_corrupt
-    )
-    for path in training.skipped:
-        print(f"skipped, cannot be decoded: {path}", file=sys.stderr)
     try:
-        with interrupts(stop_after) as stop:
+        with interrupts(stop_after) as stop:  # its clock runs from here
+            training, evaluation = open_data(
+                values.data,
+                holdout=values.holdout,
+                seed=recipe.seed,
+                max_corrupt=values.max_corrupt,
+            )
+            for path in training.skipped:
+                print(f"skipped, cannot be decoded: {path}", file=sys.stderr)
             result = train(
                 recipe,
                 training,
