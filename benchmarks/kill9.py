@@ -61,7 +61,7 @@ FLAGS = {
     "keep_checkpoints": True,
 }
 MOMENTS = ("start", "steps", "steps", "save", "save", "phase")  # in turns, shuffled
-_MOST_SECONDS = 600  # for a process to come to its moment
+_MOST_SECONDS = 3600  # for a process to come to its moment, on a machine that does much else
 
 
 def write_data(path, images=96, seed=0):
