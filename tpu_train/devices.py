@@ -5,11 +5,9 @@ import functools
 import os
 
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from keras_effnet.variants import unknown
 
-_SILENCE_MS = 100_000
 DEVICES = ("auto", "tpu", "gpu", "cpu", "multi-worker")
 
 
@@ -31,23 +29,10 @@ def make_strategy(device="auto"):
                 "device 'multi-worker' needs the environment variable TF_CONFIG with the cluster's "
                 "addresses and this worker's index: see tensorflow.org/guide/distributed_training"
             )
-        _be_patient()
         return tf.distribute.MultiWorkerMirroredStrategy()
     if kind == "tpu":
         return _tpu(which)
     return _local(kind, which)
-
-
-def _be_patient():
-    """Lets workers be silent for 100 s, not 10, before TensorFlow takes them for dead.
-
-    A machine under load or on its way to another host is silent for longer than that; of one that
-    ended, its connection tells at once.
-    """
-    own = context.context()  # no public way, and later is too late
-    own.configure_coordination_service = functools.partial(
-        own.configure_coordination_service, heartbeat_timeout_in_ms=_SILENCE_MS
-    )
 
 
 def describe(strategy):

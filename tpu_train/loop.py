@@ -81,7 +81,7 @@ def walk(run, begin):
         if workers(run.strategy) < 2:
             raise
         # TensorFlow ends what waits for a worker that is gone: at once for one that died, after
-        # 100 s without a sign of life for one that hangs (devices.py).
+        # 10 s without a sign of life for one that hangs.
         lines = [line for line in error.message.splitlines() if "aborted by" in line]
         raise TrainingError(
             f"Another worker is gone ({lines[0].strip() if lines else in_a_line(error)}): its "
