@@ -17,7 +17,7 @@ def test_every_known_misuse_is_gone_through():
 
 
 def test_every_entry_names_a_test_that_is_there():
-    files = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*/test_*.py")}
     for number, *_, test in ROWS:
         file, name = test.strip("`").split("::")
-        assert f"def {name}(" in files[file], f"{number}: {test}"
+        texts = [path.read_text(encoding="utf-8") for path in ROOT.glob(f"tests/*/{file}")]
+        assert any(f"def {name}(" in text for text in texts), f"{number}: {test}"
