@@ -151,15 +151,16 @@ def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
             turn()
 
 
-CONTENDERS = {  # "oneDNN": with TF_ENABLE_ONEDNN_OPTS=1
-    "ours, oneDNN": ours,
+CONTENDERS = {
     "ours": ours,
-    "keras, oneDNN": lambda *a: keras_fit(*a, averages=False),
     "keras": lambda *a: keras_fit(*a, averages=False),
-    "keras, averages": lambda *a: keras_fit(*a, averages=True),
+    "keras, oneDNN": lambda *a: keras_fit(*a, averages=False),
+    "keras, oneDNN, averages": lambda *a: keras_fit(*a, averages=True),
     "timm": lambda *a: timm_step(*a, channels_last=False),
     "timm, channels last": lambda *a: timm_step(*a, channels_last=True),
+    "ours, without oneDNN": ours,
 }
+ONEDNN = {"keras, oneDNN": "1", "keras, oneDNN, averages": "1", "ours, without oneDNN": "0"}
 
 
 def serve(options):
@@ -201,7 +202,8 @@ def compare(model, options):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**environment, **({"TF_ENABLE_ONEDNN_OPTS": "1"} if "oneDNN" in name else {})},
+                env=environment
+                | ({"TF_ENABLE_ONEDNN_OPTS": ONEDNN[name]} if name in ONEDNN else {}),
             )
         times = {name: [] for name in running}
         for _ in range(UNCOUNTED + options.rounds):

@@ -6,7 +6,6 @@ their averages. Everything that a step changes is in :class:`State`.
 """
 
 import contextlib
-import ctypes
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -22,35 +21,12 @@ _GROWTH_STEPS = 2000  # without overflow, until float16's loss scale is doubled
 def graph_rewriting(strategy):
     """Off on a CPU, where it takes longer (18 s a phase for V2-B0) than it gives back (nothing)."""
     before = tf.config.optimizer.get_experimental_options()
-    if _on_cpu(strategy):
+    if "CPU" in strategy.extended.worker_devices[0].upper():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:
         yield
     finally:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
-
-
-def _on_cpu(strategy):
-    return "CPU" in strategy.extended.worker_devices[0].upper()
-
-
-# mallopt's (malloc.h)
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-
-
-def _keep_memory():
-    """From now on memory that is freed stays with the process, where the C library is glibc.
-
-    By default it may give the pages of a step's tensors back at its end, and then has every one of
-    them cleared and mapped anew in the next: up to 40 % of a step on two cores
-    (docs/results/step-throughput.md).
-    """
-    try:
-        glibc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return
-    for parameter, value in ((_M_TRIM_THRESHOLD, -1), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1)):
-        glibc.mallopt(parameter, value)
 
 
 @dataclass(frozen=True)
@@ -218,8 +194,6 @@ def _unless_overflown(strategy, state, finite, go):
 
 def traced_steps(recipe, phase, classes, strategy, net, state, rate, batches, class_weights=None):
     """A traced function (iterator, first step, steps) -> sums of (loss, correct, gradient norm)."""
-    if _on_cpu(strategy):
-        _keep_memory()
     replica_step = tf.autograph.experimental.do_not_convert(  # 900 updates to look at for nothing
         make_step(recipe, phase, classes, strategy, net, state, rate, class_weights)
     )
