@@ -7,7 +7,7 @@ them.
 
 import os
 
-# TensorFlow reads it when it is imported. By itself it takes oneDNN, on x86, only on processors with
-# AVX-512 VNNI; the trainer's step is three times faster with it on one that has AVX2 alone
+# TensorFlow reads it when it is imported. By itself it takes oneDNN, on x86, only on processors
+# with AVX-512 VNNI; on one without, the trainer's step is almost three times faster with it
 # (docs/results/step-throughput.md).
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

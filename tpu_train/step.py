@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
-from tpu_train import ema, noise, optimizer
+from tpu_train import augment, ema, noise, optimizer
 
 _FIRST_LOSS_SCALE = 2.0**15
 _GROWTH_STEPS = 2000  # without overflow, until float16's loss scale is doubled
@@ -132,7 +132,10 @@ def make_step(recipe, phase, classes, strategy, net, state, rate, class_weights=
 
     def forward_and_backward(batch, seed, row):
         """([loss, correct], gradients, statistics) of some images, as shares of the batch's."""
-        images, targets = _mix(batch, _targets(batch, classes, recipe))
+        targets = batch.get("target")  # mixed already, by keras_cv
+        if targets is None:
+            targets = augment.targets(batch["label"], classes, recipe)
+        images, targets = _mix(batch, targets)
         with (
             noise.draw(seed, row, phase.batch_size, replicas) as left,
             tf.GradientTape() as tape,
@@ -213,21 +216,6 @@ def traced_steps(recipe, phase, classes, strategy, net, state, rate, batches, cl
 
 def _first(strategy, value):
     return strategy.experimental_local_results(value)[0]
-
-
-def _targets(batch, classes, recipe):
-    """Soft labels, float32 (batch, classes), smoothed; of several labels each has an equal part."""
-    if "target" in batch:  # mixed already, by keras_cv
-        return batch["target"]
-    labels = batch["label"]
-    targets = tf.one_hot(labels, classes)  # -1, for no further label, is a row of zeros
-    if len(labels.shape) == 2:
-        targets = tf.reduce_max(targets, axis=1)
-    if recipe.loss == "sigmoid":
-        return targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
-    if len(labels.shape) == 2:
-        targets = tf.math.divide_no_nan(targets, tf.reduce_sum(targets, -1, keepdims=True))
-    return targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
 
 
 def _losses(kind, targets, logits, class_weights):

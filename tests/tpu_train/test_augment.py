@@ -359,6 +359,8 @@ def test_several_labels_are_one_each_or_share_one(loss, smoothing, expected):
     np.testing.assert_allclose(augment.targets(labels, 4, recipe), expected, atol=1e-7)
     one = augment.targets(tf.constant([1]), 4, recipe)  # one label an image: the same row
     np.testing.assert_allclose(one, expected[1:2], atol=1e-7)
+    twice = augment.targets(tf.constant([[1, 1, -1]]), 4, recipe)
+    np.testing.assert_allclose(twice, expected[1:2], atol=1e-7)
 
 
 def test_a_missing_keras_cv_says_the_way_out(monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_train import noise, step
+from tpu_train import augment, noise, step
 from tpu_train.devices import make_strategy
 from tpu_train.phases import Phase
 from tpu_train.recipes import RECIPES
@@ -211,37 +211,6 @@ def test_a_batch_without_mixing_stays_as_it_is():
     assert same[1] is targets
 
 
-def targets(labels, **changes):
-    batch = {"label": tf.constant(labels, tf.int32)}
-    return step._targets(batch, 4, dataclasses.replace(RECIPE, **changes)).numpy()
-
-
-def test_targets_of_one_label_and_of_several():
-    one, several = [2, 0], [[2, -1, -1], [0, 3, -1], [-1, -1, -1]]
-    np.testing.assert_array_equal(targets(one), [[0, 0, 1, 0], [1, 0, 0, 0]])
-    np.testing.assert_array_equal(targets(several), [[0, 0, 1, 0], [0.5, 0, 0, 0.5], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(
-        targets(several, loss="sigmoid"), [[0, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
-    )
-    np.testing.assert_array_equal(targets([[1, 1]], loss="sigmoid"), [[0, 1, 0, 0]])  # twice
-
-
-def test_smoothing_keeps_a_distribution_with_softmax_and_goes_to_a_half_with_sigmoid():
-    np.testing.assert_allclose(targets([1], label_smoothing=0.2), [[0.05, 0.85, 0.05, 0.05]])
-    np.testing.assert_allclose(
-        targets([1], label_smoothing=0.2, loss="sigmoid"), [[0.1, 0.9, 0.1, 0.1]]
-    )
-    np.testing.assert_allclose(
-        targets([[1, 2]], label_smoothing=0.2), [[0.05, 0.45, 0.45, 0.05]], rtol=1e-6
-    )
-
-
-def test_targets_that_come_mixed_are_taken_as_they_are():
-    target = tf.constant([[0.3, 0.7]])
-    batch = {"target": target, "label": tf.constant([0])}
-    assert step._targets(batch, 2, RECIPE) is target
-
-
 # --- losses ------------------------------------------------------------------------------------
 
 LABELS = np.array([2, 0, 1, 1])
@@ -256,7 +225,7 @@ def test_losses_are_kerass(smoothing):
         ("sigmoid", keras.losses.binary_crossentropy, CLASSES),  # Keras's is the classes' mean
     ):
         recipe = dataclasses.replace(RECIPE, loss=kind, label_smoothing=smoothing)
-        soft = step._targets({"label": tf.constant(LABELS, tf.int32)}, CLASSES, recipe)
+        soft = augment.targets(tf.constant(LABELS, tf.int32), CLASSES, recipe)
         own = step._losses(kind, soft, tf.constant(LOGITS), None)
         expected = theirs(hot, tf.constant(LOGITS), from_logits=True, label_smoothing=smoothing)
         np.testing.assert_allclose(own, times * expected, rtol=1e-5)
