@@ -9,7 +9,7 @@ import tensorflow as tf
 from tpu_train.augment import targets
 from tpu_train.data import training_batches
 from tpu_train.phases import phases
-from tpu_train.step import _mix as mix
+from tpu_train.step import mix
 
 _CELL, _CAPTION, _HEADING, _MARGIN = 1.5, 0.22, 0.34, 0.12  # inches
 _LETTERS = 22  # of a caption, that a cell has room for

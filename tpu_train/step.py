@@ -135,7 +135,7 @@ def make_step(recipe, phase, classes, strategy, net, state, rate, class_weights=
         targets = batch.get("target")  # mixed already, by keras_cv
         if targets is None:
             targets = augment.targets(batch["label"], classes, recipe)
-        images, targets = _mix(batch, targets)
+        images, targets = mix(batch, targets)
         with (
             noise.draw(seed, row, phase.batch_size, replicas) as left,
             tf.GradientTape() as tape,
@@ -243,7 +243,7 @@ def _correct(batch, logits):
     return tf.reduce_sum(tf.cast(tf.reduce_any(best[:, None] == labels, -1), tf.float32))
 
 
-def _mix(batch, targets):
+def mix(batch, targets):
     """(images, targets) after CutMix and mixup with the neighbour, where the batch says so."""
     images, share = batch["image"], 1.0
     if "box" in batch:

@@ -171,7 +171,7 @@ def test_cutmix_takes_the_box_from_the_neighbour_and_the_label_by_its_share_of_p
     images = np.repeat([10, 20, 30, 40], 8 * 8 * 3).reshape(4, 8, 8, 3).astype(np.uint8)
     boxes = [[0, 0, 4, 4], [2, 3, 8, 2], [0, 0, 0, 0], [0, 0, 8, 8]]  # the second is cut: 6 rows
     targets = tf.one_hot([0, 1, 2, 0], CLASSES)
-    mixed, labels = step._mix({"image": tf.constant(images), "box": tf.constant(boxes)}, targets)
+    mixed, labels = step.mix({"image": tf.constant(images), "box": tf.constant(boxes)}, targets)
     assert mixed.dtype == tf.uint8
     own = (mixed.numpy() == images).mean((1, 2, 3))
     np.testing.assert_array_equal(own, [1 - 16 / 64, 1 - 12 / 64, 1, 0])
@@ -186,7 +186,7 @@ def test_the_label_follows_the_pixels_for_any_box():
     random = np.random.default_rng(0)
     images = np.tile([[1], [2]], (50, SIZE * SIZE * 3)).reshape(100, SIZE, SIZE, 3)
     boxes = random.integers(0, SIZE + 1, (100, 4)).astype(np.int32)
-    mixed, labels = step._mix(
+    mixed, labels = step.mix(
         {"image": tf.constant(images, tf.uint8), "box": tf.constant(boxes)},
         tf.one_hot(np.arange(100) % 2, 2),
     )
@@ -196,7 +196,7 @@ def test_the_label_follows_the_pixels_for_any_box():
 
 def test_mixup_weighs_pixels_and_labels_alike():
     images = np.repeat([0, 200, 100, 50], 12).reshape(4, 2, 2, 3).astype(np.uint8)
-    mixed, labels = step._mix(
+    mixed, labels = step.mix(
         {"image": tf.constant(images), "mix": tf.constant([0.75, 0.5, 1.0, 0.625])},
         tf.one_hot([0, 1, 2, 2], CLASSES),
     )
@@ -206,7 +206,7 @@ def test_mixup_weighs_pixels_and_labels_alike():
 
 def test_a_batch_without_mixing_stays_as_it_is():
     images, targets = tf.zeros((2, 4, 4, 3), tf.uint8), tf.one_hot([0, 1], CLASSES)
-    same = step._mix({"image": images}, targets)
+    same = step.mix({"image": images}, targets)
     assert same[0] is images
     assert same[1] is targets
 
