@@ -29,6 +29,7 @@ def measure(model, batch_size, image_size, *, rewriting):
     """Seconds of tracing, of the first step and of a later step (median of the calls' means), and
     the processor's seconds of the first two.
     """
+    import tpu_train  # noqa: F401, I001 - before TensorFlow, which it sets up
     import numpy as np
     import tensorflow as tf
 

@@ -49,6 +49,8 @@ def _tensorflow(threads):
 
 def ours(model, batch_size, steps, threads, turn):
     """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
+    import tpu_train  # noqa: F401 - before TensorFlow, which it sets up
+
     tf = _tensorflow(threads)
 
     from tpu_train import networks, noise
@@ -121,8 +123,9 @@ def keras_fit(model, batch_size, steps, threads, turn, *, averages):
 
 def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
     """The network of timm, and the step of its train.py."""
-    import timm
-    import torch
+    from foreign import import_torch_projects
+
+    torch, _, timm = import_torch_projects()
     from timm.loss import LabelSmoothingCrossEntropy
     from timm.optim import create_optimizer_v2
     from timm.utils import ModelEmaV3
