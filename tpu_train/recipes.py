@@ -472,10 +472,10 @@ _ABLATION_ROWS = _ablations(
 _CIFAR10 = replace(
     _DIGITS,
     name="cifar10-adaptive",
-    source=f"this project: {_V2}, Table 13, in small: 4,000 images of CIFAR-10 on two CPU cores",
+    source=f"this project: {_V2}, Table 13, in small: 2,000 images of CIFAR-10 on two CPU cores",
     width=0.25,
     depth=0.5,
-    epochs=12,
+    epochs=96,
     phases=4,
     image_size_first=56,  # 1.8 of the images' own 32: two pixels a side in the last stage
     image_size_last=128,
@@ -489,13 +489,13 @@ _CIFAR10 = replace(
     flip=True,
     label_smoothing=0.1,
     schedule="exponential",
-    warmup_epochs=1,
-    decay_epochs=0.3,
+    warmup_epochs=4,
+    decay_epochs=1.6,
     weight_decay=0.05,
     ema_decay=0.995,
     steps_per_loop=20,
 )
-_CIFAR10_ROWS = (_CIFAR10, *_ablations(_CIFAR10, "cifar10", looks=4, sizes=8))
+_CIFAR10_ROWS = (_CIFAR10, *_ablations(_CIFAR10, "cifar10", looks=4, sizes=12))
 
 
 # --- derived: the published rows for one accelerator -------------------------------------------
