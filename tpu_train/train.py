@@ -37,6 +37,7 @@ class Result:
     """What a run left behind."""
 
     model_path: str
+    best_path: str  # where an earlier evaluation was better; no file otherwise
     curves_path: str
     labels_path: str
     classes: tuple[str, ...]
@@ -181,6 +182,7 @@ def train(
         export(files.local("model.keras"))
         result = Result(
             model_path=os.path.join(files.path, "model.keras"),
+            best_path=os.path.join(files.path, workdirs.BEST),
             curves_path=os.path.join(files.path, "curves.png"),
             labels_path=os.path.join(files.path, "labels.txt"),
             classes=training.classes,

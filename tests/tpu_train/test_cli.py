@@ -98,6 +98,19 @@ def test_one_line_trains_on_a_file(arguments, tmp_path, capsys):
     assert "The loss is" in capsys.readouterr().err
 
 
+def test_an_earlier_better_evaluation_is_told(arguments, tmp_path, capsys, monkeypatch):
+    found = [0.9, 0.4]
+    monkeypatch.setattr(
+        "tpu_train.train.make_evaluation",
+        lambda *_: lambda: {"averaged": found.pop(0), "raw": 0.25},
+    )
+    assert main([*arguments, "--epochs=2", "--phases=2"]) == 0
+    said = capsys.readouterr().out
+    assert "held-out accuracy 40.00%" in said
+    assert f"it was 90.00% after step 2: {tmp_path / 'w' / 'best.keras'}" in said
+    assert (tmp_path / "w" / "best.keras").is_file()
+
+
 def test_ctrl_c_saves_the_run_and_the_same_line_goes_on(arguments, monkeypatch, tmp_path, capsys):
     told = Progress.step
 

@@ -125,6 +125,11 @@ def _train(recipe, values):
         f"held-out accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
         f"model {result.model_path}, curves {result.curves_path}"
     )
+    if result.best["averaged"] > result.accuracy:
+        print(
+            f"it was {result.best['averaged']:.2%} after step {result.best['step']}: "
+            f"{result.best_path}"
+        )
     return 0
 
 
