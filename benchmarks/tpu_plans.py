@@ -1,9 +1,8 @@
 """The table of docs/tpu-plan.md: every variant's first and last phase, compiled for a TPU v5e-8.
 
 Each row is the trainer's step, compiled by the TPU compiler in a process of its own, at the batch
-of the variant's recipe (4096, 512 a core) or, where that does not fit, at the largest power of two
-that does. Small networks come first. It takes hours; what is done is kept, and the same command
-goes on:
+of the variant's recipe (4096, 512 a core) or, where that would not fit, at a power of two that does.
+Small networks come first. It takes hours; what is done is kept, and the same command goes on:
 
     python benchmarks/tpu_plans.py --results=plans.json --cache=plan-cache
     python benchmarks/tpu_plans.py --results=plans.json --doc=docs/tpu-plan.md
@@ -79,17 +78,9 @@ def measure(name, number, cache):
         step = _lowered(recipe, phase, batch, topology.cores)
         compiled = tpu_plan.compile_step(*step, topology, batch, cache)
         print(f"{name} {phase.image_size} px, {batch}: {compiled}", file=sys.stderr, flush=True)
-        if not compiled.fits:
-            refused = batch
-            if batch == 2:  # mixup and CutMix take pairs
-                break
-            batch //= 2
-            continue
-        # Twice the batch needs its temporaries twice.
-        twice = compiled.hbm_bytes + compiled.temporary_bytes
-        if refused or batch == own or twice > topology.hbm_bytes:
+        if compiled.fits or batch == 2:  # mixup and CutMix take pairs
             break
-        batch *= 2
+        refused, batch = batch, batch // 2
     return {
         "variant": name,
         "recipe": recipe.name,
