@@ -1,8 +1,8 @@
 """The table of docs/tpu-plan.md: every variant's first and last phase, compiled for a TPU v5e-8.
 
 Each row is the trainer's step, compiled by the TPU compiler in a process of its own, at the batch
-of the variant's recipe (4096, 512 a core) or, where that would not fit, at a power of two that does.
-Small networks come first. It takes hours; what is done is kept, and the same command goes on:
+of the variant's recipe (4096, 512 a core) or, where that would not fit, at a power of two that
+does. Small networks come first. It takes hours; what is done is kept, and the same command goes on:
 
     python benchmarks/tpu_plans.py --results=plans.json --cache=plan-cache
     python benchmarks/tpu_plans.py --results=plans.json --doc=docs/tpu-plan.md
