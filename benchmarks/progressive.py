@@ -44,6 +44,7 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--test_images", type=int, default=2_000, help="for the curves")
     parser.add_argument("--picture", default="docs/images/progressive.png")
+    parser.add_argument("--curves", default="docs/results/progressive.csv")
     parser.add_argument("--report", action="store_true", help="of the runs that are there")
     options = parser.parse_args()
     out = pathlib.Path(options.out)
@@ -51,7 +52,7 @@ def main():
         if not options.data:
             parser.error("--data is missing: a folder of CIFAR-10's TFRecord shards")
         train_all(options, out)
-    report(out, options.picture)
+    report(out, options.picture, options.curves)
 
 
 def train_all(options, out):
@@ -122,24 +123,24 @@ def _curve(workdir):
     ]
 
 
-def report(out, picture):
-    """Prints the table, and draws the curves."""
-    runs = {
-        arm: [_curve(w) for w in sorted(out.glob(f"{arm}-*")) if (w / "test.json").exists()]
-        for arm in ARMS
+def report(out, picture, curves_path):
+    """Prints the table, draws the curves, and writes them down."""
+    done = {
+        arm: [w for w in sorted(out.glob(f"{arm}-*")) if (w / "test.json").exists()] for arm in ARMS
     }
-    runs = {arm: curves for arm, curves in runs.items() if curves}
+    runs = {arm: [_curve(w) for w in folders] for arm, folders in done.items() if folders}
     tests = {
-        arm: [
-            100 * json.loads((w / "test.json").read_text())["accuracy"]
-            for w in sorted(out.glob(f"{arm}-*"))
-            if (w / "test.json").exists()
-        ]
+        arm: [100 * json.loads((w / "test.json").read_text())["accuracy"] for w in done[arm]]
         for arm in runs
     }
     if "fixed" not in runs:
         print("no run of the fixed size is done yet")
         return
+    with open(curves_path, "w") as file:
+        file.write("run,training_seconds,accuracy_percent\n")
+        for arm, curves in runs.items():
+            for folder, curve in zip(done[arm], curves):
+                file.writelines(f"{folder.name},{t:.1f},{a:.2f}\n" for t, a in curve)
     print(
         "| | seeds | accuracy, % | time | time to the fixed size's accuracy |\n" + "|---" * 5 + "|"
     )
