@@ -125,29 +125,29 @@ def _curve(workdir):
 
 def report(out, picture, curves_path):
     """Prints the table, draws the curves, and writes them down."""
-    done = {
-        arm: [w for w in sorted(out.glob(f"{arm}-*")) if (w / "test.json").exists()] for arm in ARMS
-    }
-    runs = {arm: [_curve(w) for w in folders] for arm, folders in done.items() if folders}
-    tests = {
-        arm: [100 * json.loads((w / "test.json").read_text())["accuracy"] for w in done[arm]]
-        for arm in runs
-    }
+    runs, tests = {}, {}  # {arm: {seed: curve}}, {arm: [accuracy in %, ...]}
+    for workdir in sorted(out.glob("*-?")):
+        if (workdir / "test.json").exists():
+            arm, _, seed = workdir.name.rpartition("-")
+            runs.setdefault(arm, {})[seed] = _curve(workdir)
+            accuracy = json.loads((workdir / "test.json").read_text())["accuracy"]
+            tests.setdefault(arm, []).append(100 * accuracy)
     if "fixed" not in runs:
         print("no run of the fixed size is done yet")
         return
+    runs = {arm: runs[arm] for arm in ARMS if arm in runs}
     with open(curves_path, "w") as file:
         file.write("run,training_seconds,accuracy_percent\n")
         for arm, curves in runs.items():
-            for folder, curve in zip(done[arm], curves):
-                file.writelines(f"{folder.name},{t:.1f},{a:.2f}\n" for t, a in curve)
+            for seed, curve in curves.items():
+                file.writelines(f"{arm}-{seed},{t:.1f},{a:.2f}\n" for t, a in curve)
     print(
         "| | seeds | accuracy, % | time | time to the fixed size's accuracy |\n" + "|---" * 5 + "|"
     )
     for arm, curves in runs.items():
         finals = tests[arm]
         spread = f" ± {statistics.stdev(finals):.1f}" if len(finals) > 1 else ""
-        pairs = list(zip(curves, runs["fixed"]))  # of one seed, one after the other
+        pairs = [(c, runs["fixed"][seed]) for seed, c in curves.items() if seed in runs["fixed"]]
         ratios = [mine[-1][0] / fixed[-1][0] for mine, fixed in pairs]
         reached = [_time_to(mine, fixed[-1][1]) for mine, fixed in pairs]
         shares = [t / fixed[-1][0] for t, (_, fixed) in zip(reached, pairs) if t is not None]
@@ -173,8 +173,8 @@ def _draw(runs, picture):
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, (arm, curves) in enumerate(runs.items()):
-        for i, curve in enumerate(curves):
-            unit = runs["fixed"][min(i, len(runs["fixed"]) - 1)][-1][0]
+        for i, (seed, curve) in enumerate(curves.items()):
+            unit = runs["fixed"].get(seed, next(iter(runs["fixed"].values())))[-1][0]
             axes.plot(
                 [t / unit for t, _ in curve],
                 [a for _, a in curve],
