@@ -326,20 +326,28 @@ def test_two_workers_over_tf_config_give_the_weights_of_one(source, tiny_recipe,
         if config:
             environment["TF_CONFIG"] = json.dumps(config)
         code = code.replace("from tests.conftest import TINY", _tiny_source())
-        return subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
-        )
+        # To files: a pipe that nobody reads blocks a worker, and so the other one.
+        with open(tmp_path / f"log{len(started)}", "w") as log:
+            started.append(
+                subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=log)
+            )
 
-    two = [
-        start("two", {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}})
-        for i in range(2)
-    ]
-    for worker in two:
-        _, errors = worker.communicate(timeout=400)
-        assert worker.returncode == 0, errors[-3000:]
-    one = start("one", None)
-    _, errors = one.communicate(timeout=400)
-    assert one.returncode == 0, errors[-3000:]
+    def finish():
+        for number, process in enumerate(started):
+            log = tmp_path / f"log{number}"
+            assert process.wait(timeout=900) == 0, log.read_text()[-3000:]
+
+    started = []
+    try:
+        for i in range(2):
+            start("two", {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}})
+        finish()
+        start("one", None)
+        finish()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
     got, expected = (
         keras.saving.load_model(tmp_path / w / "model.keras", compile=False).get_weights()
