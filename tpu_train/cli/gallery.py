@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from tpu_train.cli import recipe_flags
+from tpu_train.cli import data_flags, recipe_flags
 
 _INTRODUCTION = """Draws the first training images of every phase, cropped, augmented and mixed.
 
@@ -34,16 +34,9 @@ def define():
     """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_string(
-        "data",
-        None,
-        "folder of class folders or of TFRecord shards, a .csv, .json or .npz file, or tfds:NAME",
-        **own,
-    )
+    data_flags.define(values)
     flags.DEFINE_string("out", "gallery.png", "the picture", **own)
     flags.DEFINE_integer("images", 8, "in a row, an even number", **own)
-    flags.DEFINE_float("holdout", 0.2, "share of each class held out for evaluation", **own)
-    flags.DEFINE_integer("max_corrupt", 10, "images that may be undecodable and are skipped", **own)
     recipe_flags.define(values)
     return values
 

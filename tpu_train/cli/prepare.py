@@ -8,6 +8,8 @@ import sys
 
 from absl import flags
 
+from tpu_train.cli import data_flags
+
 
 def main(argv=None):
     """Prepares, or checks; returns the exit status."""
@@ -25,22 +27,13 @@ def main(argv=None):
 def _parse(argv):
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_string(
-        "data",
-        None,
-        "folder of class folders or of TFRecord shards, .csv or .json list, .npz file, tfds:NAME",
-        **own,
-    )
+    data_flags.define(values)
     flags.DEFINE_string("out", None, "folder for the shards: new, or one to go on with", **own)
     flags.DEFINE_integer("shards", 0, "of the training images; 0 for one every 1,250 images", **own)
     flags.DEFINE_float(
         "minival", 0, "training images to set aside: a share below 1, or how many", **own
     )
-    flags.DEFINE_float(
-        "holdout", 0.2, "share of each class for evaluation, where the data has no such part", **own
-    )
     flags.DEFINE_integer("seed", 0, "of what is held out, and of the order in the shards", **own)
-    flags.DEFINE_integer("max_corrupt", 10, "images that may be undecodable and are skipped", **own)
     flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **own)
     flags.DEFINE_boolean("help", False, "print this", short_name="h", **own)
     rest = values(["effnet-train prepare", *argv])[1:]

@@ -10,7 +10,7 @@ import sys
 from absl import flags
 
 from tpu_train import phases
-from tpu_train.cli import recipe_flags
+from tpu_train.cli import data_flags, recipe_flags
 from tpu_train.recipe import show
 
 STOPPED = 75  # EX_TEMPFAIL: try again
@@ -49,18 +49,11 @@ def define():
     """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
     values = flags.FlagValues()
     own = {"flag_values": values}
-    flags.DEFINE_string(
-        "data",
-        None,
-        "folder of class folders or of TFRecord shards, a .csv, .json or .npz file, or tfds:NAME",
-        **own,
-    )
+    data_flags.define(values)
     flags.DEFINE_string("workdir", None, "where model, curves and metrics go", **own)
     flags.DEFINE_string(
         "device", "auto", "auto, tpu[:name], gpu[:count], cpu[:count] or multi-worker", **own
     )
-    flags.DEFINE_float("holdout", 0.2, "share of each class held out for evaluation", **own)
-    flags.DEFINE_integer("max_corrupt", 10, "images that may be undecodable and are skipped", **own)
     flags.DEFINE_boolean("overwrite", False, "replace a run in workdir", **own)
     flags.DEFINE_float(
         "eval_epochs", 0.0, "between evaluations; 0: at the ends of phases alone", **own
