@@ -19,7 +19,7 @@ _GROWTH_STEPS = 2000  # without overflow, until float16's loss scale is doubled
 
 @contextlib.contextmanager
 def graph_rewriting(strategy):
-    """Off on a CPU, where it takes longer (18 s a phase for V2-B0) than it gives back (nothing)."""
+    """Off on a CPU, where it takes longer than it gives back (docs/results/phase-start.md)."""
     before = tf.config.optimizer.get_experimental_options()
     if "CPU" in strategy.extended.worker_devices[0].upper():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
