@@ -21,6 +21,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as tpu_train has it
 
 LATER = (1, 5, 10)  # steps a host call
 
@@ -29,7 +30,6 @@ def measure(model, batch_size, image_size, *, rewriting):
     """Seconds of tracing, of the first step and of a later step (median of the calls' means), and
     the processor's seconds of the first two.
     """
-    import tpu_train  # noqa: F401, I001 - before TensorFlow, which it sets up
     import numpy as np
     import tensorflow as tf
 

@@ -49,10 +49,6 @@ def _tensorflow(threads):
 
 def ours(model, batch_size, steps, threads, turn):
     """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
-    import tpu_train  # noqa: F401 - before TensorFlow, which it sets up
-
-    tf = _tensorflow(threads)
-
     from tpu_train import networks, noise
     from tpu_train.devices import make_strategy
     from tpu_train.phases import phases
@@ -60,6 +56,7 @@ def ours(model, batch_size, steps, threads, turn):
     from tpu_train.schedule import learning_rate
     from tpu_train.step import State, graph_rewriting, traced_steps
 
+    tf = _tensorflow(threads)  # only now: tpu_train sets up what TensorFlow reads on import
     recipe = dataclasses.replace(
         find_recipe(model),
         batch_size=batch_size,

@@ -4,8 +4,8 @@ Each row is the trainer's step, compiled by the TPU compiler in a process of its
 of the variant's recipe (4096, 512 a core) or, where that would not fit, at a power of two that
 does. Small networks come first. It takes hours; what is done is kept, and the same command goes on:
 
-    python benchmarks/tpu_plans.py --results=plans.json --cache=plan-cache
-    python benchmarks/tpu_plans.py --results=plans.json --doc=docs/tpu-plan.md
+    python benchmarks/tpu_plans.py --cache=plan-cache
+    python benchmarks/tpu_plans.py --doc=docs/tpu-plan.md
 
 The first compiles, the second only writes the table into the document. With --again, the first goes
 through all rows anew: those whose step is the same come out of the cache in a minute each.
@@ -143,7 +143,7 @@ def table(results):
 def main():
     """Compiles what is missing, or writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", required=True, help="JSON file, added to")
+    parser.add_argument("--results", default="docs/results/tpu-plans.json", help="added to")
     parser.add_argument("--cache", default="plan-cache", help="folder that keeps compilations")
     parser.add_argument("--doc", help="Markdown file to write the table into; compiles nothing")
     parser.add_argument("--again", action="store_true", help="all rows, also those that are there")

@@ -5,10 +5,10 @@ code's output to the grey level (google/automl efficientnetv2/autoaugment.py; th
 with two exceptions that are on purpose: see :func:`solarize` and :func:`sharpness`. Images are
 uint8 (height, width, 3) of a static shape.
 
-On a CPU TensorFlow gathers single bytes at 7 ns each and selects them at 2 ns, where a float32
-product takes 1 (docs/results/input-pipeline.md). So masks are arithmetic here, rows of pixels are
-matrices of (height, width * 3), and only what is a table by nature is gathered, by
-``tf.gather_nd``.
+On a CPU TensorFlow gathers and selects single bytes several times slower than it does arithmetic on
+float32 (docs/results/input-pipeline.md has every operation's time). So masks are arithmetic here,
+rows of pixels are matrices of (height, width * 3), and only what is a table by nature is gathered,
+by ``tf.gather_nd``.
 """
 
 import math

@@ -2,8 +2,9 @@
 
 ``train(find_recipe("digits"), training, evaluation, workdir, strategy)`` leaves in `workdir`:
 ``model.keras`` (averaged weights, softmax, normalisation inside), ``labels.txt``, ``recipe.json``,
-``metrics.jsonl``, ``curves.png`` and ``tensorboard/``; and ``checkpoints/`` until it is done.
-Called again after it was cut, it goes on there, and ends with the weights of a run that was not.
+``metrics.jsonl``, ``curves.png`` and ``tensorboard/``; ``best.keras`` where an earlier evaluation
+was better; and ``checkpoints/`` until it is done. Called again
+after it was cut, it goes on there, and ends with the weights of a run that was not.
 """
 
 import contextlib
@@ -97,6 +98,7 @@ def train(
     at the best evaluation so far, and when `stop()` says why, which is asked after every host call.
     Evaluates at the ends of phases, and every `eval_epochs`. `on_nan` "skip" goes back to the last
     checkpoint when the loss is no number, and leaves the steps out that made it so.
+    `keep_checkpoints` keeps them when the run is through.
 
     Raises ``ValueError`` for what cannot work, before anything slow, :class:`TrainingError` when
     the run cannot go on, and :class:`tpu_train.saves.StoppedError` after a stop.
