@@ -28,7 +28,8 @@ def test_a_report_fits_into_json_and_reads_as_a_table(float_content, int8_conten
     assert json.loads(json.dumps(report.as_dict()))["agreement"] == report.agreement
     lines = str(report).splitlines()
     assert [line.split()[0] for line in lines] == [
-        "float32", "top-1", "agreement", "size", "latency", "accelerated", "still", "measured",
+        "float32", "top-1", "top-5", "drop", "agreement", "divergence", "size", "latency", "2",
+        "accelerated", "still", "measured",
     ]  # fmt: skip
     assert max(map(len, lines)) <= 100
     assert lines[-1].endswith("noise")
