@@ -1,6 +1,7 @@
 """Block by block, how much of the float model's signal a converted file keeps."""
 
 import itertools
+import math
 import re
 from dataclasses import dataclass
 
@@ -19,13 +20,20 @@ _ENDS = (  # layer name -> group, of EfficientNets' ends
 _GROUPS = 16  # of a network whose names say nothing
 _CEILING = 120.0  # dB: beyond it is float's own rounding
 
+# A tensor was rescaled on purpose if many of its channels are copies of the float ones (squared
+# correlation above _COPY) with factors of their own. Errors of quantization are alike in all
+# channels or leave few copies: files without equalization have no such tensors.
+_COPY, _SHARE, _SPREAD = 0.9, 0.5, 0.25
+_BOUNDED = ("LOGISTIC", "SOFTMAX", "TANH")  # cannot be rescaled
+
 
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of the float model and its copy in the other file."""
 
     name: str
-    snr_db: float  # signal power to noise power, over all images; at most 120
+    snr_db: float  # signal power to noise power, the images' median; at most 120
+    rescaled: bool  # the other file's channels were brought to the float ones' scale first
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,9 @@ def signal_to_noise(first, second, images):
     far above the second file's error the first one's values are. 20 dB: the error is a tenth.
 
     Tensors are the same if they have the same name (quantizers keep it) or, in files of other
-    makers, the same place in the same sequence of ops. A converter may have rescaled channels
-    exactly (equalization), so every channel of the second file is first brought to the first's
-    scale by least squares: what is measured is what no rescaling can repair. Without two files
-    of the same graph the result is ().
+    makers, the same place in the same sequence of ops. Where a converter has plainly rescaled a
+    tensor's channels (equalization, which the next op undoes), each is first brought back by
+    least squares, and the row says so. Without two files of the same graph the result is ().
 
     Args:
         first: a :class:`~tflite.classifier.Classifier`, float or the one to compare with.
@@ -68,35 +75,55 @@ def signal_to_noise(first, second, images):
     details = [{d["index"]: d for d in m.get_tensor_details()} for m in made]
     shapes = [{i: tuple(d["shape"]) for i, d in per.items()} for per in details]
     pairs = [p for p in pairs if shapes[0][p[1]] == shapes[1][p[2]] and len(shapes[0][p[1]]) > 1]
-    sums = [None] * len(pairs)
-    for image in images:
-        for interpreter in made:
-            classifier.feed(interpreter, image)
-            interpreter.invoke()
-        for row, (_, a, b) in enumerate(pairs):
-            x = _real(made[0].get_tensor(a), details[0][a])
-            y = _real(made[1].get_tensor(b), details[1][b])
-            moments = np.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)])
-            sums[row] = moments if sums[row] is None else sums[row] + moments
-    tensors = [Tensor(name, _decibels(*s)) for (name, _, _), s in zip(pairs, sums)]
-    return _grouped(tensors)
+
+    def values(rows):
+        """(row, first's values, second's) of every image and row of pairs."""
+        for image in images:
+            for interpreter in made:
+                classifier.feed(interpreter, image)
+                interpreter.invoke()
+            for row in rows:
+                _, a, b, _ = pairs[row]
+                x = _real(made[0].get_tensor(a), details[0][a])
+                yield row, x, _real(made[1].get_tensor(b), details[1][b])
+
+    everything = range(len(pairs))
+    decibels = [[] for _ in pairs]
+    moments = [0.0] * len(pairs)
+    for row, x, y in values(everything):
+        decibels[row].append(_decibels(x, y))
+        power = (x * x).sum() or 1.0  # every image counts alike
+        moments[row] += np.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)]) / power
+    free = [row for row in everything[:-1] if pairs[row][3] not in _BOUNDED]  # not the scores
+    factors = {row: _factors(*moments[row]) for row in free}
+    factors = {row: f for row, f in factors.items() if f is not None}
+    for row in factors:
+        decibels[row] = []
+    for row, x, y in values(sorted(factors)) if factors else ():
+        decibels[row].append(_decibels(x, y * factors[row]))
+    return _grouped(
+        [
+            Tensor(name, float(np.median(decibels[row])), row in factors)
+            for row, (name, *_) in enumerate(pairs)
+        ]
+    )
 
 
 def _pairs(first, second):
-    """(name, index in the first file, index in the second) of the tensors that ops of both write,
-    in the first's order.
+    """(name, index in the first file, index in the second, op) of the tensors that ops of both
+    write, in the first's order.
     """
     a, b = (
         [op for op in anatomy.read_typed_ops(content) if op.name not in _HANDED_OVER]
         for content in (first, second)
     )
     there = {op.output: op.index for op in b}
-    named = [(op.output, op.index, there[op.output]) for op in a if op.output in there]
+    named = [(op.output, op.index, there[op.output], op.name) for op in a if op.output in there]
     if len(named) * 2 >= len(a):
         return named
     if [op.name for op in a] != [op.name for op in b]:
         return []
-    return [(x.output, x.index, y.index) for x, y in zip(a, b)]
+    return [(x.output, x.index, y.index, x.name) for x, y in zip(a, b)]
 
 
 def _real(value, details):
@@ -108,15 +135,24 @@ def _real(value, details):
     return value.reshape(-1, value.shape[-1])
 
 
-def _decibels(xx, xy, yy):
-    """Signal over noise from the sums of x*x, x*y and y*y of every channel, y brought to x's
-    scale.
+def _decibels(x, y):
+    """Power of x over power of x - y."""
+    signal, noise = float((x * x).sum()), float(((x - y) ** 2).sum())
+    if signal <= 0:
+        return _CEILING if noise <= 0 else 0.0
+    return min(_CEILING, 10 * math.log10(signal / max(noise, 1e-30 * signal)))
+
+
+def _factors(xx, xy, yy):
+    """What brings each channel of y back to the scale of x, from the sums of x*x, x*y and y*y; None
+    for a tensor that was not rescaled.
     """
     explained = np.divide(xy * xy, yy, out=np.zeros_like(yy), where=yy > 0)
-    signal, noise = float(xx.sum()), float(np.maximum(xx - explained, 0).sum())
-    if signal <= 0:
-        return _CEILING
-    return min(_CEILING, 10 * float(np.log10(signal / max(noise, 1e-30 * signal))))
+    copies = (explained > _COPY * xx) & (xy > 0)
+    gains = np.log(xy[copies] / xx[copies])
+    if len(gains) < max(4, _SHARE * len(xx)) or float(np.std(gains)) <= _SPREAD:
+        return None
+    return np.divide(xy, yy, out=np.zeros_like(yy), where=yy > 0)
 
 
 def _grouped(tensors):

@@ -55,6 +55,7 @@ def compare(
     title="int8",
     first_title="float32",
     second_images=None,
+    reference=None,
     runs=50,
 ):
     """The :class:`Comparison` of two .tflite in bytes on uint8 images (n, height, width, 3).
@@ -68,6 +69,8 @@ def compare(
         title: what the second file is called.
         first_title: what the first is.
         second_images: the same images in the second file's size, where it has one of its own.
+        reference: a float32 .tflite whose tensors the second file's are, where it is not `first`:
+            the network after its exact preparation. The blocks are measured against it.
         runs: how many times each file is timed at each number of threads.
 
     Raises:
@@ -85,11 +88,12 @@ def compare(
         runs=runs,
     )
     models = [classifier.open_classifier(content) for content in (first, second)]
+    signal = models[0] if reference is None else classifier.open_classifier(reference)
     few = np.asarray(images)[_spread(len(images), SNR_IMAGES)]
     measured = (report.float32, report.int8)
     return Comparison(
         report=report,
-        blocks=blocks.signal_to_noise(*models, few),
+        blocks=blocks.signal_to_noise(signal, models[1], few),
         snr_images=len(few),
         parts=tuple(anatomy.size_by_part(model.content) for model in models),
         delegates=tuple(

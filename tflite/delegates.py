@@ -132,8 +132,7 @@ class Support:
     ops: int  # of the file
     blocked: "dict[str, int]"  # ops that do not run there, "SOFTMAX int8": how many
     unknown: "dict[str, int]"  # ops that no rule speaks of
-    evidence: "tuple[str, ...]"  # of the rules that were needed, the weakest last
-    sources: "tuple[str, ...]"
+    grounds: "tuple[tuple[str, str], ...]"  # (evidence, source) of the rules needed, weakest last
     advice: str
 
     @property
@@ -164,7 +163,7 @@ def by_rules(delegate, ops, measured=None):
     """
     hardware, advice = DELEGATES[delegate]
     if measured:
-        return Support(delegate, hardware, len(ops), {}, {}, (MEASURED,), (_LITERT,), advice)
+        return Support(delegate, hardware, len(ops), {}, {}, ((MEASURED, _LITERT),), advice)
     blocked, unknown, used = {}, {}, {}
     first = None
     for place, op in enumerate(ops):
@@ -183,15 +182,14 @@ def by_rules(delegate, ops, measured=None):
     if failing:
         advice = " ".join(dict.fromkeys(rule.advice for rule in failing))
         if delegate == "EdgeTPU":
-            advice += (
-                f" As it is, the compiler takes the {first} ops before the first that stays out, "
-                "and none behind it."
-            )
+            taken = f"the {first} ops before it" if first else "nothing"
+            advice += f" It stops at the first op that stays out: as it is, it takes {taken}."
     elif measured is False:
         unknown = unknown or {"an op that no rule names": 1}
         advice = "Something in it is not taken, and no rule here knows what."
     elif unknown:
         advice = "No rule here speaks of these ops: try it."
+    grounds = dict.fromkeys((rule.evidence, rule.source) for rule in deciding)
     order = (MEASURED, DOCUMENTED, RECALLED)
     return Support(
         delegate=delegate,
@@ -199,8 +197,7 @@ def by_rules(delegate, ops, measured=None):
         ops=len(ops),
         blocked=blocked,
         unknown=unknown,
-        evidence=tuple(sorted({rule.evidence for rule in deciding}, key=order.index)),
-        sources=tuple(dict.fromkeys(rule.source for rule in deciding)),
+        grounds=tuple(sorted(grounds, key=lambda ground: order.index(ground[0]))),
         advice=advice,
     )
 

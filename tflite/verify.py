@@ -5,6 +5,7 @@ worth, agreement, size, latency, and what does not run accelerated.
 import dataclasses
 import platform
 import statistics
+import textwrap
 import time
 from dataclasses import dataclass
 
@@ -120,7 +121,10 @@ class Report:
             if self.divergence is not None:
                 note = "nats an image from the first's scores (KL); 0 is the same"
                 lines.append(row("divergence", ["", f"{self.divergence:.4f}"], note))
-        smaller = "" if self.int8 is None else f"{self.size_ratio:.1f}x smaller"
+        smaller = ""
+        if self.int8 is not None:
+            ratio = self.size_ratio
+            smaller = f"{ratio:.1f}x smaller" if ratio >= 1 else f"{1 / ratio:.1f}x larger"
         lines.append(row("size", [f"{c.size / 1e6:.2f} MB" for c in columns], smaller))
         for name, values, note in (
             ("latency", [c.latency_ms for c in columns], f"one image, 1 thread, {self.machine}"),
@@ -133,7 +137,7 @@ class Report:
         lines.append(row("accelerated", accelerated, "whether XNNPACK runs every op"))
         if self.int8 is not None:
             left = ", ".join(f"{name} {n}" for name, n in self.int8.float_ops.items()) or "none"
-            lines.append(f"{'still float':<14}{left}")
+            lines += textwrap.wrap(f"{'still float':<14}{left}", 100, subsequent_indent=" " * 14)
         lines.append(f"{'measured on':<14}{self.source}")
         return "\n".join(lines)
 

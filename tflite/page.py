@@ -1,0 +1,220 @@
+"""The looks of a report: one HTML page without network, script or anything beside it."""
+
+import base64
+import html
+import io
+
+_CSS = """
+:root { color-scheme: light dark; --bg: #f7f7f5; --card: #fff; --ink: #1c2127; --soft: #59626e;
+  --line: #e2e4e7; --first: #8d97a5; --second: #0f766e; --good: #15703a; --bad: #b3261e;
+  --warn: #9a5b00; --grid: #eceef0; }
+@media (prefers-color-scheme: dark) { :root { --bg: #13161a; --card: #1b1f25; --ink: #e7e9ec;
+  --soft: #9da7b3; --line: #2c323a; --first: #77828f; --second: #2fb8a6; --good: #57c785;
+  --bad: #ff8a80; --warn: #e8b04b; --grid: #262b32; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--bg); color: var(--ink); line-height: 1.5;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .35rem; letter-spacing: -.015em;
+  overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.75rem 0 .25rem; letter-spacing: -.01em; }
+p { margin: .25rem 0 .9rem; max-width: 46rem; }
+.soft, small { color: var(--soft); }
+.lead { font-size: 1.1rem; margin-top: 1rem; max-width: 50rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); gap: .9rem;
+  margin: 1.4rem 0 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
+  padding: .95rem 1.1rem; min-width: 0; }
+.card h3 { margin: 0; font-size: .82rem; font-weight: 600; color: var(--soft); }
+.card .value { font-size: 1.75rem; font-weight: 650; line-height: 1.25; letter-spacing: -.02em;
+  font-variant-numeric: tabular-nums; }
+.card .interval { font-size: .9rem; font-variant-numeric: tabular-nums; }
+.card p { margin: .45rem 0 0; font-size: .9rem; color: var(--soft); }
+.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
+  border-radius: .7rem; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .5rem .9rem; text-align: left; vertical-align: top;
+  border-top: 1px solid var(--line); }
+tr:first-child > * { border-top: 0; }
+th { font-weight: 600; color: var(--soft); }
+thead th { border-bottom: 1px solid var(--line); }
+tbody th { color: var(--ink); font-weight: 500; }
+.n { text-align: right; white-space: nowrap; }
+.wide table { min-width: 44rem; }
+.wrap { display: inline-block; white-space: normal; max-width: 19rem; }
+.plot { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
+  padding: 1rem 1.1rem .8rem; font-size: .82rem; font-variant-numeric: tabular-nums; }
+.row { display: grid; grid-template-columns: 5.2rem 1fr 4.2rem; gap: .7rem; align-items: center; }
+.row > :last-child { text-align: right; }
+.track { position: relative; height: 1.15rem; }
+.track .line { position: absolute; top: 0; bottom: 0; width: 1px; background: var(--grid); }
+.track .bar { position: absolute; left: 0; top: .22rem; bottom: .22rem; border-radius: 2px;
+  background: var(--second); }
+.track .bar.low { background: var(--warn); }
+.track .dot { position: absolute; top: .1rem; bottom: .1rem; width: 3px; margin-left: -1px;
+  border-radius: 2px; background: var(--ink); }
+.axis .track span { position: absolute; transform: translateX(-50%); color: var(--soft); }
+.axis .track span:first-child { transform: none; }
+.axis .track span:last-child { transform: translateX(-100%); }
+.key { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin-top: .6rem; color: var(--soft); }
+.key i { display: inline-block; width: .9rem; height: .65rem; border-radius: 2px;
+  margin-right: .4rem; }
+.key i.dot { width: 3px; height: .8rem; vertical-align: -.1rem; }
+.stack { display: flex; height: 1.6rem; border-radius: .3rem; overflow: hidden; }
+.stack i { display: block; min-width: 1px; }
+.sizes { display: grid; grid-template-columns: auto 1fr auto; gap: .6rem .8rem;
+  align-items: center; }
+.shots { display: grid; gap: .9rem; grid-template-columns: repeat(5, 1fr); }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
+  overflow: hidden; }
+figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain;
+  background: var(--grid); }
+figure img.small { image-rendering: pixelated; }
+figcaption { padding: .6rem .8rem .75rem; font-size: .88rem; line-height: 1.35; }
+figcaption small { display: block; font-size: .78rem; overflow-wrap: anywhere; }
+figcaption div { display: flex; justify-content: space-between; gap: .5rem; margin-bottom: .4rem;
+  font-variant-numeric: tabular-nums; }
+figcaption b { font-weight: 600; overflow-wrap: anywhere; }
+.good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
+.tag { display: inline-block; border: 1px solid currentColor; border-radius: 1rem;
+  padding: 0 .55rem; font-size: .78rem; font-weight: 600; white-space: nowrap; }
+.head { display: flex; justify-content: space-between; align-items: baseline; gap: .6rem; }
+.head strong { font-size: 1.02rem; }
+code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+code { font-size: .86em; overflow-wrap: anywhere; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: .7rem; margin: 0;
+  padding: .9rem 1.1rem; overflow-x: auto; font-size: .82rem; line-height: 1.45; }
+footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
+  font-size: .85rem; color: var(--soft); }
+@media (max-width: 34rem) { main { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.4rem; }
+  .shots { grid-template-columns: repeat(2, 1fr); gap: .6rem; } .wrap { max-width: 8rem; }
+  .row { grid-template-columns: 4.3rem 1fr 3.7rem; gap: .5rem; }
+  th, td { padding: .45rem .55rem; } table { font-size: .82rem; } }
+@media print { body { background: #fff; } .card, figure, tr { break-inside: avoid; } }
+"""
+
+_HUES = ("var(--second)", "#c98a2b", "#4f7cac", "#8a5a83", "#5c6b7a", "#a3a9b1", "#c7ccd2")
+
+
+def text(value):
+    """Escaped for HTML."""
+    return html.escape(str(value))
+
+
+def document(title, body):
+    """The whole page as a string."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n"
+        "</main>\n</body>\n</html>\n"
+    )
+
+
+def section(title, meaning, body):
+    """A heading, one plain sentence (HTML) of what the figures mean, and the figures."""
+    return f"<section>\n<h2>{text(title)}</h2>\n<p class=soft>{meaning}</p>\n{body}\n</section>"
+
+
+def card(title, value, interval, meaning):
+    """One figure with its uncertainty and a sentence."""
+    interval = f"<div class=interval>{text(interval)}</div>" if interval else ""
+    return (
+        f"<div class=card><h3>{text(title)}</h3><div class=value>{text(value)}</div>{interval}"
+        f"<p>{text(meaning)}</p></div>"
+    )
+
+
+def table(header, rows, numbers=()):
+    """A table of cells that are HTML; `numbers` are the columns set to the right. One of five
+    columns or more is scrolled on a phone.
+    """
+
+    def cells(values, tag):
+        made = []
+        for i, value in enumerate(values):
+            kind = "th" if tag == "th" or i == 0 else "td"
+            made.append(f"<{kind}{' class=n' if i in numbers else ''}>{value}</{kind}>")
+        return f"<tr>{''.join(made)}</tr>"
+
+    body = "\n".join(cells(row, "td") for row in rows)
+    wide = " wide" if len(header) > 4 else ""
+    head = f"<thead>{cells(header, 'th')}</thead>\n" if any(header) else ""
+    return f'<div class="scroll{wide}"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def bars(rows, top, unit, key, ceiling):
+    """Horizontal bars on a common scale from 0 to `top`.
+
+    Args:
+        rows: (name, value, other value, tooltip, low) of every bar; the other value is a mark on
+            it, `low` colours it.
+        top: where the scale ends.
+        unit: of the values.
+        key: HTML that explains bar, colour and mark.
+        ceiling: values from there on are as good as exact.
+    """
+    ticks = range(0, int(top) + 1, 10)
+    lines = "".join(f'<span class=line style="left:{100 * t / top:.2f}%"></span>' for t in ticks)
+    made = []
+    for name, value, other, tip, low in rows:
+        width, mark = (min(100, max(0, 100 * v / top)) for v in (value, other))
+        shown = "exact" if value >= ceiling else f"{value:.1f} {unit}"
+        dot = "" if other >= ceiling else f'<span class=dot style="left:{mark:.2f}%"></span>'
+        made.append(
+            f'<div class=row title="{text(tip)}"><span>{text(name)}</span><div class=track>{lines}'
+            f'<span class="bar{" low" if low else ""}" style="width:{width:.2f}%"></span>{dot}'
+            f"</div><span>{shown}</span></div>"
+        )
+    axis = "".join(f'<span style="left:{100 * t / top:.2f}%">{t}</span>' for t in ticks)
+    return (
+        f"<div class=plot>{''.join(made)}<div class='row axis'><span></span><div class=track>{axis}"
+        f"</div><span class=soft>{unit}</span></div><div class=key>{key}</div></div>"
+    )
+
+
+def stacks(rows):
+    """Stacked bars of (name, {part: bytes}), to one scale, with a key of the parts; what stands
+    behind a part's comma does not change its colour.
+    """
+    rows = [(name, _merged(sizes)) for name, sizes in rows]
+    total = {part: n for _, sizes in rows for part, n in sizes.items()}
+    parts = sorted(total, key=lambda part: -total[part])
+    hue = {part: _HUES[min(i, len(_HUES) - 1)] for i, part in enumerate(parts)}
+    longest = max(sum(sizes.values()) for _, sizes in rows)
+    made = []
+    for name, sizes in rows:
+        segments = "".join(
+            f'<i style="background:{hue[part]};width:{100 * n / longest:.3f}%" '
+            f'title="{text(part)}: {n:,} bytes"></i>'
+            for part, n in sizes.items()
+        )
+        made.append(
+            f"<span>{text(name)}</span><div class=stack>{segments}</div>"
+            f"<span>{sum(sizes.values()) / 1e6:.2f} MB</span>"
+        )
+    key = "".join(f'<span><i style="background:{hue[p]}"></i>{text(p)}</span>' for p in parts)
+    return f"<div class=plot><div class=sizes>{''.join(made)}</div><div class=key>{key}</div></div>"
+
+
+def _merged(sizes):
+    merged = {}
+    for part, n in sizes.items():
+        name = part.split(",")[0]
+        merged[name] = merged.get(name, 0) + n
+    return merged
+
+
+def picture(image):
+    """An <img> of a uint8 image (height, width, 3), its pixels in the page."""
+    from PIL import Image  # here: the package is imported without Pillow
+
+    made = Image.fromarray(image)
+    small = max(made.size) <= 96
+    made.thumbnail((224, 224))
+    buffer = io.BytesIO()
+    made.save(buffer, "png", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    kind = " class=small" if small else ""
+    return f'<img{kind} alt="" src="data:image/png;base64,{data}">'
