@@ -24,7 +24,7 @@ p { margin: .25rem 0 .9rem; max-width: 46rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17.5rem, 1fr)); gap: .9rem;
   margin: 1.4rem 0 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
-  padding: .95rem 1.1rem; min-width: 0; }
+  padding: .95rem 1.1rem; min-width: 0; overflow-wrap: anywhere; }
 .card h3 { margin: 0; font-size: .82rem; font-weight: 600; color: var(--soft); }
 .card .value { font-size: 1.75rem; font-weight: 650; line-height: 1.25; letter-spacing: -.02em;
   font-variant-numeric: tabular-nums; }
