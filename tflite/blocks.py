@@ -79,8 +79,8 @@ def signal_to_noise(first, second, images):
     def values(rows):
         """(row, first's values, second's) of every image and row of pairs."""
         for image in images:
-            for interpreter in made:
-                classifier.feed(interpreter, image)
+            for model, interpreter in zip((first, second), made):
+                classifier.feed(model, interpreter, image)
                 interpreter.invoke()
             for row in rows:
                 _, a, b, _ = pairs[row]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import graph, litert
+from tflite import graph, litert, metadata
 
 _PASSED_THROUGH = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 _UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, KeyError)
@@ -27,6 +27,8 @@ class Classifier:
     ending: str  # what its scores are: "softmax" | "sigmoid" | "logits"
     step: float  # distance of two neighbouring scores of a quantized output; 0 for float32
     resized: bool  # its own batch is larger than 1
+    mean: "tuple[float, ...]" = (0.0,)  # a float32 input gets (pixel - mean) / std: its metadata
+    std: "tuple[float, ...]" = (1.0,)
 
 
 def open_classifier(content, name="the model"):
@@ -70,6 +72,7 @@ def open_classifier(content, name="the model"):
     if len(shape) < 2 or any(n != 1 for n in shape[:-1]) or shape[-1] < 1:
         raise ValueError(f"{name} gives {shape}; a classifier gives (1, classes)")
     scale = float(outputs[0]["quantization"][0])
+    mean, std = _normalization(content)
     return Classifier(
         content=content,
         height=shapes[0][1],
@@ -78,6 +81,8 @@ def open_classifier(content, name="the model"):
         ending=_ending(graph.read_ops(content)),
         step=0.0 if outputs[0]["dtype"] == np.float32 else scale,
         resized=resized,
+        mean=mean,
+        std=std,
     )
 
 
@@ -91,17 +96,18 @@ def interpreter(classifier, *, num_threads=1, keep_tensors=False):
     return made
 
 
-def feed(made, image):
+def feed(classifier, made, image):
     """Puts a uint8 image (height, width, 3) in an interpreter's input, as the file's type has it.
 
     A uint8 input gets the pixels (what a phone's library does, whatever the scale), float32 the
-    same numbers. An int8 input whose scale means pixels gets them quantized by it, any other
-    the pixel minus 128.
+    same numbers, normalised as the file's metadata says if it has any. An int8 input whose scale
+    means pixels gets them quantized by it, any other the pixel minus 128.
     """
     details = made.get_input_details()[0]
     value = image[None]
     if details["dtype"] == np.float32:
-        value = value.astype(np.float32)
+        mean, std = (np.array(v, np.float32) for v in (classifier.mean, classifier.std))
+        value = (value.astype(np.float32) - mean) / std
     elif details["dtype"] == np.int8:
         scale, zero = details["quantization"]
         if (127 - zero) * scale < 64:  # a scale of normalised values: the codes still span 0 to 255
@@ -134,7 +140,7 @@ def scores(classifier, images):
     def run(made, part):
         rows = np.empty((len(part), classifier.classes), np.float32)
         for row, image in zip(rows, part):
-            feed(made, image)
+            feed(classifier, made, image)
             made.invoke()
             row[:] = fetch(made)
         return rows
@@ -146,6 +152,17 @@ def scores(classifier, images):
 def _ending(ops):
     last = next((op.name for op in reversed(ops) if op.name not in _PASSED_THROUGH), "")
     return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(last, "logits")
+
+
+def _normalization(content):
+    """(mean, std) of a file's metadata; what it does not say is 0 and 1."""
+    try:
+        found = metadata.read(content)
+    except ValueError:
+        found = None  # damaged, or of another format: phones' libraries read no more of it
+    if found is None:
+        return (0.0,), (1.0,)
+    return tuple(found.mean or (0.0,)), tuple(found.std or (1.0,))
 
 
 def _to_one_image(made):

@@ -156,7 +156,8 @@ def verify(
 ):
     """A :class:`Report` of two .tflite in bytes, on the same uint8 images (n, height, width, 3).
 
-    Inputs may be uint8, int8 or float32 in [0, 255], outputs float32 or quantized. The divergence
+    Inputs may be uint8, int8 or float32 (in [0, 255], or as the file's metadata says), outputs
+    float32 or quantized. The divergence
     is the mean over the images of KL(first || second) in nats: logits are normalised by a softmax,
     softmax outputs to sum 1; sigmoid outputs are a yes or no a class, their divergences summed. The
     last op of each file says which; files that end differently (one of them in a sigmoid) have
@@ -289,8 +290,8 @@ def _float_ops(content):
 def _latencies_ms(models, sets, runs, num_threads):
     """Median time of one image in every model, measured in turns, after one that is not."""
     made = [classifier.interpreter(model, num_threads=num_threads) for model in models]
-    for interpreter, images in zip(made, sets):
-        classifier.feed(interpreter, images[0])
+    for model, interpreter, images in zip(models, made, sets):
+        classifier.feed(model, interpreter, images[0])
         interpreter.invoke()
     times = [[] for _ in made]
     for _ in range(runs):

@@ -4,7 +4,7 @@ import tensorflow as tf
 from ai_edge_quantizer import quantizer, recipe
 
 import tflite
-from tflite import classifier, graph, litert
+from tflite import classifier, graph, litert, metadata
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +104,12 @@ def test_a_batch_of_several_is_resized_to_one(images):
     together.invoke()
     want = together.get_tensor(together.get_output_details()[0]["index"])
     np.testing.assert_allclose(classifier.scores(model, few), want, rtol=1e-5)
+
+
+def test_a_float_input_gets_what_its_metadata_says(float_content, images):
+    content = metadata.attach(float_content, mean=[10, 20, 30], std=2)
+    model = classifier.open_classifier(content)
+    pixels = (images.astype(np.float32) - np.array([10, 20, 30])) / 2
+    np.testing.assert_array_equal(
+        classifier.scores(model, images), litert.scores(litert.interpreter(content), pixels)
+    )
