@@ -24,9 +24,10 @@ private const val MODEL = "model.tflite" // in src/main/assets
 private const val TOP = 5
 private const val LARGEST = 2048 // pixels a side that are decoded: memory, not accuracy
 
-/** A photo of the picker -> MediaPipe's ImageClassifier with our .tflite -> its five best scores. */
+/** A picked photo -> MediaPipe's ImageClassifier with our .tflite -> its five best scores. */
 class MainActivity : ComponentActivity() {
-    private val worker = Executors.newSingleThreadExecutor() // loads and classifies, off the screen's thread
+    // Loads and classifies, off the screen's thread.
+    private val worker = Executors.newSingleThreadExecutor()
     private var classifier: ImageClassifier? = null // the worker's
 
     private val picker = registerForActivityResult(PickVisualMedia()) { photo: Uri? ->
@@ -60,9 +61,9 @@ class MainActivity : ComponentActivity() {
             val result = made.classify(image)
             val latency = (SystemClock.elapsedRealtimeNanos() - start) / 1e6
             val rows = result.classificationResult().classifications().first().categories()
-            rows.joinToString("\n", transform = ::row) +
-                String.format(Locale.ROOT, "\n%.1f ms, photo to scores", latency)
-        } catch (error: RuntimeException) { // MediaPipeException: no model, or not one that it takes
+            val timing = String.format(Locale.ROOT, "%.1f ms, photo to scores", latency)
+            (rows.map(::row) + timing).joinToString("\n")
+        } catch (error: RuntimeException) { // MediaPipe's: no model, or not one that it takes
             "$MODEL does not work: ${error.message}"
         }
         show(text, bitmap)
