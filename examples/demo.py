@@ -68,7 +68,7 @@ def run(options):
     images, labels = pixels(held_out, size)
     conversion = tflite.convert(
         keras.saving.load_model(result.model_path, compile=False),
-        mode="int8",
+        preset="int8",
         calibration=pixels(training, size, limit=CALIBRATION_IMAGES)[0],
         verification=(images, labels),
         progress=print,

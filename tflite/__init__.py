@@ -1,29 +1,33 @@
-"""From a Keras classifier to a phone: float32 and full int8 .tflite, checked against the model.
+"""From a Keras classifier to a phone: .tflite in every precision that a phone takes, int8 with its
+accuracy kept, checked against the model.
 
 >>> import tflite
 >>> conversion = tflite.convert(model, calibration="photos/")  # doctest: +SKIP
 >>> print(conversion.plan, conversion.report)  # doctest: +SKIP
 >>> tflite.save(conversion, "model.tflite")  # doctest: +SKIP
 
-Step by step: ``float_tflite`` -> ``load_images``, ``calibrate`` -> ``plan_int8``, ``quantize`` ->
+Step by step: ``float_tflite`` -> ``load_images``, ``calibrate`` -> ``make_plan``, ``quantize`` ->
 ``verify``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
-from tflite.calibrate import calibrate
-from tflite.convert import MODES, Conversion, convert, save
+from tflite.calibrate import calibrate, observe
+from tflite.convert import BudgetError, Conversion, convert, save
 from tflite.export import float_tflite, load_keras
 from tflite.graph import ConversionError, read_ops
 from tflite.images import ImageSet, load_images
-from tflite.quantize import OpPlan, QuantPlan, plan_int8, quantize
+from tflite.presets import PRESETS, Preset
+from tflite.quantize import OpPlan, QuantPlan, make_plan, quantize
 from tflite.verify import Measured, Report, verify
 
 __all__ = [
-    "MODES",
+    "PRESETS",
+    "BudgetError",
     "Conversion",
     "ConversionError",
     "ImageSet",
     "Measured",
     "OpPlan",
+    "Preset",
     "QuantPlan",
     "Report",
     "calibrate",
@@ -31,7 +35,8 @@ __all__ = [
     "float_tflite",
     "load_images",
     "load_keras",
-    "plan_int8",
+    "make_plan",
+    "observe",
     "quantize",
     "read_ops",
     "save",

@@ -1,64 +1,104 @@
-"""What range every tensor of the float model takes on real images: the input of a
-:class:`~tflite.quantize.QuantPlan`'s conversion.
-
-The result is a plain dictionary that may be edited before :func:`tflite.quantize.quantize`.
+"""What values every tensor of the float model takes on real images: the ground of the ranges that a
+:class:`~tflite.quantize.QuantPlan` is converted with.
 """
 
-import math
+import concurrent.futures
+import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import graph, litert
+from tflite import graph, litert, ranges
 
-RANGE_RULE = "smallest and largest value over all images"
 MIN_IMAGES = 16
+_BINS = 4096  # on each side of 0
+_SAMPLE = 32768  # values of one tensor of one image that are counted; extremes are of all
+_PARTS = 2  # that are observed at once: a number of its own, so that sums do not hang on the cores
 
 
-def calibrate(float_tflite, images, *, min_images=MIN_IMAGES):
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """The values of one tensor over all images."""
+
+    low: float
+    high: float
+    width: float  # of a bin, a power of two
+    counts: np.ndarray  # (2 * 4096,), bin i begins at (i - 4096) * width
+    weights: np.ndarray  # the counts of every image divided by its own mean square
+    channel_low: np.ndarray  # float32 (channels,), the last axis
+    channel_high: np.ndarray
+    channel_mean: np.ndarray
+
+    @property
+    def centers(self):
+        """Value in the middle of every bin."""
+        return (np.arange(2 * _BINS) - _BINS + 0.5) * self.width
+
+
+def in_order(images):
+    """Indices that bring images (n, height, width, 3) into an order of their own (of their hashes),
+    so that nothing hangs on the order that they came in; any part of it is a fair sample.
+    """
+    return np.argsort([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+
+
+def calibrate(float_tflite, images, *, rule="minmax", min_images=MIN_IMAGES):
     """{tensor: {"min": float, "max": float}} of every activation, over uint8 images (n, height,
     width, 3).
 
-    The extremes over all images, so the order of the images does not matter. (The default of
-    ai-edge-quantizer is a moving average which depends on it: the same 20 images gave a tensor
-    (-17, 14) or (-5, 5).) The input's range is always (0, 255), so that its scale means pixels.
+    The order of the images does not matter. (The default of ai-edge-quantizer is a moving average
+    which depends on it: the same 20 images gave a tensor (-17, 14) or (-5, 5).) The input's range
+    is always (0, 255), so that its scale means pixels.
 
     Args:
         float_tflite: bytes of a float32 .tflite with the images' size.
         images: as ``load_images`` gives them; 100 to 500 that look like those of later use.
+        rule: how ranges follow from values, one of ``ranges.RULES``.
         min_images: fewer raise.
 
     Raises:
         ValueError: too few images, images of another shape or type, values that are not finite.
     """
+    observed = observe(float_tflite, images, min_images=min_images)
+    return ranges.choose(float_tflite, observed, rule)
+
+
+def observe(float_tflite, images, *, min_images=MIN_IMAGES):
+    """{tensor: :class:`Observed`} of every activation; arguments and errors as ``calibrate``."""
+    images = checked(float_tflite, images, min_images)
+    images = images[in_order(images)]
+    tensors = graph.activations(float_tflite)
+    parts = [part for part in np.array_split(images, _PARTS) if len(part)]
+    # Made one after the other: making one hides the native log, for the whole process.
+    made = [litert.interpreter(float_tflite, keep_tensors=True) for _ in parts]
+    with concurrent.futures.ThreadPoolExecutor(_PARTS) as pool:
+        done = list(pool.map(lambda part, made: _observe(made, tensors, part), parts, made))
+    found = {}
+    for name in tensors:
+        first = done[0][name]
+        for other in done[1:]:
+            first.merge(other[name])
+        found[name] = first.result()
+    for name, seen in found.items():
+        if not np.isfinite([seen.low, seen.high]).all():
+            raise ValueError(
+                f"tensor {name!r} reaches {seen.low} to {seen.high} on the calibration images: the "
+                "model's weights are not finite; it cannot be quantized"
+            )
+    return found
+
+
+def checked(float_tflite, images, min_images=MIN_IMAGES):
+    """The images as an array, if the model takes them; ``ValueError`` otherwise."""
     images = np.asarray(images)
     require_images(len(images), min_images)
-    made = litert.interpreter(float_tflite, keep_tensors=True)
-    feed = made.get_input_details()[0]
-    want = tuple(int(n) for n in feed["shape"][1:])
+    want = litert.input_shape(float_tflite)
     if images.dtype != np.uint8 or images.shape[1:] != want:
         raise ValueError(
             f"calibration images are {images.dtype} {images.shape}; this model takes uint8 "
             f"(n, {', '.join(map(str, want))}): see tflite.load_images"
         )
-    tensors = graph.activations(float_tflite)
-    low = dict.fromkeys(tensors, math.inf)
-    high = dict.fromkeys(tensors, -math.inf)
-    for image in images:
-        made.set_tensor(feed["index"], image[None].astype(np.float32))
-        made.invoke()
-        for name, index in tensors.items():
-            value = made.get_tensor(index)
-            low[name] = min(low[name], float(value.min()))
-            high[name] = max(high[name], float(value.max()))
-    ranges = {name: {"min": low[name], "max": high[name]} for name in tensors}
-    for name, bounds in ranges.items():
-        if not all(map(math.isfinite, bounds.values())):
-            raise ValueError(
-                f"tensor {name!r} reaches {bounds['min']} to {bounds['max']} on the calibration "
-                "images: the model's weights are not finite; it cannot be quantized"
-            )
-    ranges[feed["name"]] = {"min": 0.0, "max": 255.0}
-    return ranges
+    return images
 
 
 def require_images(count, min_images=MIN_IMAGES):
@@ -68,3 +108,99 @@ def require_images(count, min_images=MIN_IMAGES):
             f"calibration has {count} images and needs {min_images}: 100 to 500 do well; with a "
             "smaller min_images tflite.calibrate accepts fewer, at the price of accuracy"
         )
+
+
+def require_variety(images):
+    """Raises ``ValueError`` where calibration images are all the same, or flat: ranges of such are
+    those of nothing.
+    """
+    if len(np.unique(images.reshape(len(images), -1), axis=0)) == 1:
+        raise ValueError(
+            f"the {len(images)} calibration images are all alike: give 100 to 500 different ones, "
+            "like those of later use"
+        )
+    if (images.reshape(len(images), -1).std(-1) == 0).all():
+        raise ValueError(
+            "every calibration image is of one colour: give photos, like those of later use"
+        )
+
+
+def _observe(made, tensors, images):
+    feed = made.get_input_details()[0]["index"]
+    seen = {name: _Counter() for name in tensors}
+    for image in images:
+        made.set_tensor(feed, image[None].astype(np.float32))
+        made.invoke()
+        for name, index in tensors.items():
+            seen[name].add(made.get_tensor(index))
+    return seen
+
+
+class _Counter:
+    """A histogram that widens its bins by powers of two, each into two halves of a wider one: what
+    it holds in the end is a function of the values, not of their order.
+    """
+
+    def __init__(self):
+        self.low, self.high = np.inf, -np.inf
+        self.width = None
+        self.counts = np.zeros((2, 2 * _BINS))  # as they are, and by the image's mean square
+        self.channels = None  # [low, high, sum, how many]
+
+    def add(self, value):
+        rows = value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)
+        low, high = float(rows.min()), float(rows.max())
+        self._extremes(low, high)
+        if not np.isfinite([low, high]).all():
+            return  # the caller raises
+        step = -(-rows.size // _SAMPLE)
+        # another offset for every tensor would be fairer still; a stride over positions will do
+        sample = rows[::step]
+        self._widen(max(abs(low), abs(high)))
+        at = np.floor(sample / np.float32(self.width)).astype(np.int64) + _BINS
+        new = np.bincount(np.clip(at, 0, 2 * _BINS - 1).ravel(), minlength=2 * _BINS)
+        self.counts[0] += new
+        self.counts[1] += new / max(float(np.mean(sample**2)), 1e-12)
+        new = [sample.min(0), sample.max(0), sample.sum(0, np.float64), len(sample)]
+        self._channels(new)
+
+    def merge(self, other):
+        self._extremes(other.low, other.high)
+        if other.width is None or other.channels is None:
+            return
+        self._widen(other.width * _BINS, other.width)
+        other._widen(self.width * _BINS, self.width)
+        self.counts += other.counts
+        self._channels(other.channels)
+
+    def result(self):
+        low, high, total, count = self.channels or (np.zeros(1), np.zeros(1), np.zeros(1), 1)
+        mean = (total / count).astype(np.float32)
+        return Observed(self.low, self.high, self.width or 1.0, *self.counts, low, high, mean)
+
+    def _extremes(self, low, high):  # numpy's: Python's min and max lose a nan
+        self.low = float(np.minimum(self.low, low))
+        self.high = float(np.maximum(self.high, high))
+
+    def _channels(self, new):
+        if self.channels is None:
+            self.channels = new
+        else:
+            old = self.channels
+            self.channels = [
+                np.minimum(old[0], new[0]),
+                np.maximum(old[1], new[1]),
+                old[2] + new[2],
+                old[3] + new[3],
+            ]
+
+    def _widen(self, reach, least=0.0):
+        """Bins wide enough for values up to `reach`, and at least so wide."""
+        need = max(2.0 ** np.ceil(np.log2(max(reach, 1e-30) / _BINS)), least)
+        if self.width is None:
+            self.width = need
+        while self.width < need:
+            pairs = self.counts.reshape(2, -1, 2).sum(-1)
+            self.counts = np.zeros((2, 2 * _BINS))
+            self.counts[:, _BINS // 2 : _BINS // 2 + _BINS] = pairs
+            self.width *= 2

@@ -1,19 +1,28 @@
-"""``effnet-tflite``: a Keras file to a .tflite for a phone, with a report beside it."""
+"""``effnet-tflite``: a Keras file to a .tflite for a phone, with a report beside it; ``report`` and
+``compare`` look at files that are there.
+"""
 
 import argparse
 import os
 import sys
 
 from keras_effnet.variants import unknown
-from tflite.convert import CALIBRATION_IMAGES, MODES, check_writable, convert, save
+from tflite import cli_report
+from tflite.convert import CALIBRATION_IMAGES, check_writable, convert, save
 from tflite.graph import ConversionError
+from tflite.presets import PRESETS, find_preset
 
 _DESCRIPTION = """\
-Converts a Keras image classifier (its preprocessing inside, pixels in [0, 255]) to a .tflite of
-batch 1. int8 takes uint8 pixels and gives float32 scores; images of later use are needed for it.
+Converts an image classifier (Keras, or a float32 .tflite; its preprocessing inside, pixels in
+[0, 255]) to a .tflite of batch 1. int8 takes uint8 pixels and gives float32 scores; images of later
+use are needed for it.
 
-Writes OUT, OUT.json (what was converted how, and how it does), and OUT.labels.txt with --labels
-(a copy beside the model, one name a line, in the order of the scores)."""
+  effnet-tflite --model=my.keras --calibration=photos/ --labels=labels.txt --out=my.tflite
+
+Writes OUT with the labels inside, OUT.html and OUT.json (what was converted how, and how it does),
+and OUT.labels.txt with --labels (one name a line, in the order of the scores).
+
+Other commands: effnet-tflite report | compare, each with --help."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,8 +35,12 @@ class _Parser(argparse.ArgumentParser):
 def main(argv=None):
     """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion."""
     try:
-        options = _parse(sys.argv[1:] if argv is None else argv)
-        return _run(options)
+        argv = sys.argv[1:] if argv is None else list(argv)
+        if argv[:1] == ["report"]:
+            return cli_report.main_report(argv[1:])
+        if argv[:1] == ["compare"]:
+            return cli_report.main_compare(argv[1:])
+        return _run(_parse(argv))
     except (ValueError, OSError, ImportError) as error:
         print(f"effnet-tflite: {error}", file=sys.stderr)
         return 2
@@ -44,9 +57,26 @@ def _parse(argv):
         allow_abbrev=False,
     )
     images = "folder of images, folder of class folders, or .npz (images, labels)"
-    parser.add_argument("--model", required=True, help=".keras or .h5 file")
+    parser.add_argument("--model", required=True, help=".keras, .h5 or float32 .tflite file")
     parser.add_argument("--out", required=True, help=".tflite to write")
-    parser.add_argument("--mode", default="int8", help=f"{' or '.join(MODES)} (default: int8)")
+    rows = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
+    parser.add_argument(
+        "--preset", help=f"{rows} (default: int8, or int8_mixed where a budget is given)"
+    )
+    parser.add_argument(
+        "--max_drop", type=float, help="budget: points of top-1 that may be lost (int8_mixed)"
+    )
+    parser.add_argument(
+        "--min_agreement",
+        type=float,
+        help="budget: share of images that must keep their answer, e.g. 0.97 (int8_mixed)",
+    )
+    parser.add_argument(
+        "--tune",
+        action=argparse.BooleanOptionalAction,
+        help="fine-tune int8 against the float model, without labels; takes minutes (default: for "
+        "int8_strict)",
+    )
     parser.add_argument("--calibration", help=f"images for int8's ranges: {images}")
     parser.add_argument(
         "--calibration_images",
@@ -70,7 +100,7 @@ def _parse(argv):
         default=10,
         help="skip so many images that cannot be decoded (default: %(default)s)",
     )
-    flags = [action.dest for action in parser._actions if action.dest != "help"]
+    flags = [action.dest for action in parser._actions if action.dest != "help"] + ["no-tune"]
     for word in argv:
         name = word.split("=")[0]
         if name.startswith("--") and name not in ("--help", *(f"--{flag}" for flag in flags)):
@@ -79,12 +109,14 @@ def _parse(argv):
 
 
 def _run(options):
-    if options.mode not in MODES:
-        raise ValueError(unknown("mode", options.mode, MODES))
-    if options.mode == "int8" and options.calibration is None:
+    if options.preset is not None:
+        find_preset(options.preset)
+    if options.calibration is None and (
+        options.preset is None or PRESETS[options.preset].calibrated
+    ):
         raise ValueError(
-            "--mode=int8 needs --calibration: a folder or .npz of 100 to 500 images like those of "
-            "later use (or take --mode=float32)"
+            f"preset {options.preset or 'int8'} needs --calibration: a folder or .npz of 100 to "
+            "500 images like those of later use (or take --preset=float32, float16, weight_only)"
         )
     for flag in ("calibration", "verify"):
         path = getattr(options, flag)
@@ -98,8 +130,11 @@ def _run(options):
     from tflite.export import load_keras  # here, as all errors above come at once without it
 
     conversion = convert(
-        load_keras(options.model),
-        mode=options.mode,
+        _read(options.model) if options.model.endswith(".tflite") else load_keras(options.model),
+        preset=options.preset,
+        max_drop=options.max_drop,
+        min_agreement=options.min_agreement,
+        tune=options.tune,
         calibration=options.calibration,
         verification=options.verify,
         class_names=class_names,
@@ -109,11 +144,36 @@ def _run(options):
         progress=lambda line: print(line, flush=True),
     )
     save(conversion, out, class_names=class_names)
-    for part in (conversion.plan, conversion.report):
-        if part is not None:
+    for part in (conversion.plan, told(conversion), conversion.report):
+        if part:
             print(f"\n{part}")
-    print(f"\nWrote {options.out} and {options.out}.json")
+    for line in conversion.warnings:
+        print(f"\nNote: {line}")
+    print(f"\nWrote {options.out}, {options.out}.html and {options.out}.json")
     return 0
+
+
+def told(conversion):
+    """What each remedy changed, and which islands stay float, as lines of text."""
+    lines = []
+    if conversion.remedies:
+        lines.append(f"{'remedy':<20}{'KL, nats':>10}{'agreement':>12}{'seconds':>9}")
+    for row in conversion.remedies:
+        lines.append(
+            f"{row.name:<20}{row.kl:>10.5f}{row.agreement:>12.2%}{row.seconds:>9.1f}  "
+            f"{row.what if row.kept else 'not kept: it did not help'}"
+        )
+    for island in conversion.islands:
+        lines.append(f"float32  {island.name}: {island.why}")
+    return "\n".join(lines)
+
+
+def _read(path):
+    """The bytes of a .tflite file."""
+    if not os.path.isfile(path):
+        raise ValueError(f"model {path!r} is not a file; give a .keras, .h5 or .tflite file")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _read_labels(path):

@@ -1,45 +1,131 @@
-"""Keras model -> checked .tflite: export, calibration, plan, quantization and verification in one
-call.
+"""Keras model -> checked .tflite: export, preparation, calibration, remedies, plan, quantization
+and verification in one call.
 """
 
+import dataclasses
+import hashlib
 import json
 import os
 import tempfile
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_effnet.preprocess import preprocessing
-from keras_effnet.variants import unknown
-from tflite import graph
-from tflite.calibrate import calibrate, require_images
+from tflite import graph, metadata, prepare, remedies, report, search
+from tflite.calibrate import calibrate, in_order, require_images, require_variety
+from tflite.classifier import open_classifier
+from tflite.compare import Comparison, compare
 from tflite.export import float_tflite, image_shape
 from tflite.images import load_images
-from tflite.quantize import QuantPlan, plan_int8, quantize
+from tflite.presets import find_preset
+from tflite.quantize import QuantPlan, make_plan, quantize
+from tflite.ranges import RULES
 from tflite.verify import Report, verify
 
-MODES = ("float32", "int8")
 CALIBRATION_IMAGES = 512
+MIN_AGREEMENT = 0.99  # of int8_mixed, if no budget is given
+_SEARCH_SECONDS = 40  # of each search
+_LARGE = 30e6  # bytes
+_LISTED = 1000  # files of a manifest
+
+
+class BudgetError(graph.ConversionError):
+    """No choice of float islands meets the budget; the message says what the best one reaches."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a converted model may lose, on the calibration images."""
+
+    max_drop: "float | None" = None  # percentage points of top-1
+    min_agreement: "float | None" = None  # share of images with the float model's answer
+
+    def __post_init__(self):
+        if self.max_drop is not None and not 0 <= self.max_drop < 100:
+            raise ValueError(f"max_drop {self.max_drop} is no number of points in [0, 100)")
+        if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
+            raise ValueError(
+                f"min_agreement {self.min_agreement} is no share: give one in (0, 1], e.g. 0.97"
+            )
+
+    def missed(self, agreement, drop):
+        """What of it a file of this agreement and drop (None where there are no labels) misses, as
+        words; "" for nothing.
+        """
+        parts = []
+        if self.min_agreement is not None and agreement < self.min_agreement:
+            parts.append(f"{agreement:.2%} agreement")
+        if self.max_drop is not None and drop is not None and drop > self.max_drop:
+            parts.append(f"{drop:.2f} points lost")
+        return " and ".join(parts)
+
+    def __str__(self):
+        parts = []
+        if self.max_drop is not None:
+            parts.append(f"at most {self.max_drop:g} points of top-1 lost")
+        if self.min_agreement is not None:
+            parts.append(f"at least {self.min_agreement:.2%} the float model's answers")
+        return " and ".join(parts)
 
 
 @dataclass(frozen=True)
 class Conversion:
     """A converted model, what it was made of, and how it does."""
 
-    mode: str
+    preset: str
     tflite: bytes
-    float_tflite: bytes  # the same bytes in mode "float32"
-    plan: "QuantPlan | None"  # None in mode "float32"
-    ranges: "dict | None"  # {tensor: {"min", "max"}}; None in mode "float32"
-    report: "Report | None"  # None without images
+    float_tflite: bytes  # the same but for metadata in preset "float32"
+    plan: QuantPlan
+    ranges: "dict | None"  # {tensor: {"min", "max"}}; None without calibration
+    report: "Report | None"  # float against converted; None without images
     skipped: "tuple[str, ...]"  # images that could not be decoded
+    remedies: "tuple[remedies.Remedy, ...]" = ()
+    islands: "tuple[search.Island, ...]" = ()
+    calibration: "dict | None" = None  # the manifest: source, images, sha256, files
+    budget: "Budget | None" = None  # of int8_mixed
+    comparison: "Comparison | None" = None  # all of it; None without images, and in "float32"
+    images: "np.ndarray | None" = None  # that it was made on
+    class_names: "tuple[str, ...] | None" = None
+    prepared: "bytes | None" = None  # the float .tflite that was quantized, tensors as in `tflite`
+
+    @property
+    def warnings(self):
+        """What its user should know, a sentence each."""
+        found = [self.plan.preset.warning] if self.plan.preset.warning else []
+        if len(self.tflite) > _LARGE:
+            found.append(
+                f"the file has {len(self.tflite) / 1e6:.0f} MB, much for an app: B0 to B3 and Lite "
+                "are made for phones"
+            )
+        seen = self.report
+        if self.budget is not None and seen is not None and seen.int8 is not None:
+            missed = self.budget.missed(seen.agreement, seen.drop and seen.drop.points)
+            if missed:
+                found.append(
+                    f"the budget ({self.budget}) is met on the calibration images, and not on "
+                    f"{seen.source}: {missed}"
+                )
+        return tuple(found)
 
     def as_dict(self):
         """What the JSON report holds: numbers, strings, lists and dictionaries only."""
+        rows = [dataclasses.asdict(row) for row in self.remedies]
+        for row in rows:
+            if not row.pop("kept"):
+                row["name"] += " (not kept)"
+        islands = [dataclasses.asdict(island) for island in self.islands]
         return {
-            "mode": self.mode,
+            "preset": self.preset,
             "size": len(self.tflite),
             "ops": graph.census(graph.read_ops(self.tflite)),
-            "plan": None if self.plan is None else str(self.plan).splitlines(),
+            "plan": str(self.plan).splitlines(),
+            "remedies": rows,
+            "islands": [{**i, "ops": len(i.pop("outputs")), "gain": i.pop("kl")} for i in islands],
+            "calibration": self.calibration,
+            "warnings": list(self.warnings),
             "report": None if self.report is None else self.report.as_dict(),
+            "comparison": None if self.comparison is None else self.comparison.as_dict(),
             "skipped_images": list(self.skipped),
         }
 
@@ -47,57 +133,67 @@ class Conversion:
 def convert(
     model,
     *,
-    mode="int8",
+    preset=None,
     calibration=None,
     verification=None,
     class_names=None,
     image_size=None,
     calibration_images=CALIBRATION_IMAGES,
+    max_drop=None,
+    min_agreement=None,
+    tune=None,
+    search_seconds=_SEARCH_SECONDS,
     max_corrupt=10,
     progress=None,
 ):
     """A :class:`Conversion` of a Keras classifier of images (batch, height, width, 3) in [0, 255].
 
-    In mode "int8" the .tflite takes uint8 pixels (1, height, width, 3) and gives float32 scores
-    (1, classes); in mode "float32" it takes float32 pixels in the same range.
-
     Args:
-        model: a Keras image classifier whose preprocessing is inside.
-        mode: "int8" or "float32".
-        calibration: images for the ranges of int8, whatever ``load_images`` takes; 16 at least.
-        verification: images that float and int8 are compared on. Default: the calibration images,
-            and the report says so; nothing is measured in mode "float32" then.
-        class_names: of the model's outputs, in order. Class folders are looked up among them;
-            without, sorted folder names count as the classes if there are as many.
+        model: a Keras image classifier whose preprocessing is inside; or the bytes of its float32
+            .tflite.
+        preset: a name of ``tflite.PRESETS``. Default: "int8", "int8_mixed" where a budget is given.
+        calibration: images that int8 and int16 are measured on, whatever ``load_images`` takes; 16
+            at least.
+        verification: images that the float and the converted model are compared on. Default: the
+            calibration images, and the report says so; without those nothing is measured.
+        class_names: of the model's outputs, in order; they go into the file. Class folders are
+            looked up among them; without, sorted folder names count as the classes if there are as
+            many.
         image_size: pixels a side, or (height, width), of a model whose own size is None.
         calibration_images: at most so many, spread evenly over all.
+        max_drop: of int8_mixed: percentage points of top-1 that may be lost, on the calibration
+            images, which need labels then.
+        min_agreement: of int8_mixed: share of the calibration images that must keep their answer.
+        tune: whether to fine-tune against the float model. Default: for "int8_strict" alone. Takes
+            minutes.
+        search_seconds: of each search.
         max_corrupt: so many files that cannot be decoded are skipped in each set.
         progress: called with a line of text before every step, e.g. ``print``.
 
     Raises:
         ValueError: bad input, before anything slow.
-        ConversionError: a product that is not the model.
+        ConversionError: a product that is not the model; ``BudgetError``: an impossible budget.
     """
     say = progress or (lambda line: None)
-    if mode not in MODES:
-        raise ValueError(unknown("mode", mode, MODES))
-    height, width, _ = image_shape(model, image_size)
-    classes = model.outputs[0].shape[-1]
+    budget = Budget(max_drop, min_agreement)
+    chosen = _chosen_preset(preset, budget, calibration)
+    if chosen.name == "int8_mixed" and budget == Budget():
+        budget = Budget(min_agreement=MIN_AGREEMENT)
+    given = bytes(model) if isinstance(model, (bytes, bytearray)) else None
+    if given is None:
+        height, width, _ = image_shape(model, image_size)
+        classes = model.outputs[0].shape[-1]
+    else:
+        opened = open_classifier(given, "the float .tflite")
+        height, width, classes = opened.height, opened.width, opened.classes
     if class_names is not None and len(class_names) != classes:
         raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
-    if mode == "int8" and calibration is None:
-        raise ValueError(
-            "mode 'int8' needs calibration images: a folder, an .npz or an array of 100 to 500 "
-            "images like those of later use"
-        )
-    if mode == "float32" and calibration is not None:
-        raise ValueError("mode 'float32' takes no calibration images; leave them out, or take int8")
 
     try:
-        contract = preprocessing(model)
+        contract = preprocessing(model) if given is None else None
     except ValueError:
         contract = None  # of others' making: a phone's stretch
-    else:
+    if contract is not None:
         say(f"Images: {contract}")
 
     def load(source, limit=None):
@@ -109,59 +205,227 @@ def convert(
             limit=limit,
             max_corrupt=max_corrupt,
         )
-        labels = found.labels
-        folders = found.class_names
-        if folders is not None and class_names is None and len(folders) != classes:
-            say(f"  {len(folders)} class folders for {classes} classes: top-1 is not measured")
-            labels = None
-        if labels is not None and (labels.min() < 0 or labels.max() >= classes):
-            raise ValueError(
-                f"{found.source}: labels run from {labels.min()} to {labels.max()}, and the model "
-                f"has {classes} classes (0 to {classes - 1})"
-            )
+        labels = _labels(found, class_names, classes, say)
         say(f"  {found.source}")
         for path in found.skipped:
             say(f"  skipped, cannot be decoded: {path}")
         return found, labels
 
-    sets = []
+    sets, labels = [], None
     if calibration is not None:
         say("Loading calibration images")
-        sets.append(load(calibration, calibration_images))
-        require_images(len(sets[0][0].images))
+        found, labels = load(calibration, calibration_images)
+        require_images(len(found.images))
+        require_variety(found.images)
+        if budget.max_drop is not None and labels is None:
+            raise ValueError(
+                "max_drop needs labelled calibration images (class folders, or an .npz with "
+                "labels): give those, or min_agreement, which needs none"
+            )
+        sets.append((found, labels))
     if verification is not None:
         say("Loading verification images")
         sets.append(load(verification))
 
     say(f"Converting to a float32 .tflite, {height}x{width} px")
-    float_content = content = float_tflite(model, image_size=image_size)
-    plan = ranges = report = None
-    if mode == "int8":
-        images = sets[0][0].images
-        say(f"Measuring the range of every tensor on {len(images):,} images")
-        ranges = calibrate(float_content, images)
-        plan = plan_int8(graph.read_ops(float_content), calibration_images=len(images))
-        say("Quantizing to int8")
-        content = quantize(float_content, ranges, plan)
+    float_content = given if given is not None else float_tflite(model, image_size=image_size)
+    made = _Made(float_content, make_plan(graph.read_ops(float_content), chosen))
+    if chosen.calibrated:
+        made = _calibrated(made, chosen, sets[0], budget, tune, search_seconds, say)
+    else:
+        made.content = quantize(float_content, None, made.plan)
+    comparison = measured = found = None
     if sets:
         found, labels = sets[-1]
         source = found.source
         if verification is None:
             source += ", the calibration images: give other ones for a figure to rely on"
         say(f"Comparing on {len(found.images):,} images")
-        int8_content = content if mode == "int8" else None
-        report = verify(float_content, int8_content, found.images, labels, source=source)
-    skipped = tuple(path for found, _ in sets for path in found.skipped)
-    return Conversion(mode, content, float_content, plan, ranges, report, skipped)
+        if chosen.name == "float32":
+            measured = verify(float_content, None, found.images, labels, source=source)
+        else:
+            comparison = compare(
+                float_content,
+                made.content,
+                found.images,
+                labels,
+                source=source,
+                title=chosen.name,
+                reference=made.prepared,
+            )
+            measured = comparison.report
+    return Conversion(
+        preset=chosen.name,
+        tflite=metadata.attach(made.content, labels=class_names, name=getattr(model, "name", "")),
+        float_tflite=float_content,
+        plan=made.plan,
+        ranges=made.ranges,
+        report=measured,
+        skipped=tuple(path for found, _ in sets for path in found.skipped),
+        remedies=tuple(made.rows),
+        islands=tuple(made.islands),
+        calibration=_manifest(sets[0][0], contract) if calibration is not None else None,
+        budget=budget if chosen.name == "int8_mixed" else None,
+        comparison=comparison,
+        images=None if found is None else found.images,
+        class_names=_names(class_names, found, classes),
+        prepared=made.prepared,
+    )
+
+
+def _names(class_names, found, classes):
+    """Of the classes, where somebody has said them."""
+    if class_names is None and found is not None and found.class_names is not None:
+        class_names = found.class_names if len(found.class_names) == classes else None
+    return None if class_names is None else tuple(class_names)
+
+
+@dataclass
+class _Made:
+    prepared: bytes
+    plan: QuantPlan
+    content: bytes = b""
+    ranges: "dict | None" = None
+    rows: tuple = ()
+    islands: tuple = ()
+
+
+def _chosen_preset(name, budget, calibration):
+    asked = budget != Budget()
+    chosen = find_preset(name or ("int8_mixed" if asked else "int8"))
+    if asked and chosen.name != "int8_mixed":
+        raise ValueError(
+            f"preset {chosen.name} takes no budget ({budget}): leave it out, or take int8_mixed, "
+            "which keeps in float32 what the budget asks for"
+        )
+    if chosen.calibrated and calibration is None:
+        raise ValueError(
+            f"preset {chosen.name} needs calibration images: a folder, an .npz or an array of 100 "
+            "to 500 images like those of later use"
+        )
+    if not chosen.calibrated and calibration is not None:
+        raise ValueError(
+            f"preset {chosen.name} takes no calibration images; leave them out (verification takes "
+            "images to compare on), or take int8"
+        )
+    return chosen
+
+
+def _labels(found, class_names, classes, say):
+    labels = found.labels
+    folders = found.class_names
+    if folders is not None and class_names is None and len(folders) != classes:
+        say(f"  {len(folders)} class folders for {classes} classes: top-1 is not measured")
+        labels = None
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            f"{found.source}: labels run from {labels.min()} to {labels.max()}, and the model "
+            f"has {classes} classes (0 to {classes - 1})"
+        )
+    return labels
+
+
+def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
+    """The preset's file by way of the remedies, and of float islands where a budget asks."""
+    found, labels = images_and_labels
+    order = in_order(found.images)
+    images = found.images[order]
+    # Hardware for int8 alone pads with zeros alone; and ai-edge-quantizer 0.10 cannot join 16-bit
+    # constants.
+    simple = preset.name == "int8_strict" or preset.activations == "int16"
+    content = prepare.fold_normalization(
+        made.prepared, border="subtract" if simple else "constant", images=images[:8]
+    )
+
+    def plan_of(content, rule):
+        return make_plan(
+            graph.read_ops(content),
+            preset,
+            calibration_images=len(images),
+            range_rule=RULES[rule],
+        )
+
+    if preset.activations == "int16":  # 65,536 codes: min-max does
+        ranges = calibrate(content, images)
+        plan = plan_of(content, "minmax")
+        return _Made(content, plan, quantize(content, ranges, plan), ranges)
+
+    tune = preset.name == "int8_strict" if tune is None else tune
+    state, judge = remedies.apply(
+        content, images, plan_of, quantize, tune=tune, seconds=seconds, say=say
+    )
+    plan = plan_of(state.content, state.rule)
+    islands = ()
+    if preset.name == "int8_mixed":
+        say(f"Searching what has to stay float32: {budget}")
+        plan, islands = _mixed(content, state, plan, judge, images, order, labels, budget, seconds)
+    product = quantize(state.content, state.ranges, plan)
+    return _Made(state.content, plan, product, state.ranges, tuple(state.rows), islands)
+
+
+def _mixed(content, state, plan, judge, images, order, labels, budget, seconds):
+    """(plan, islands) that meet the budget on the calibration images."""
+    everything = search.Judge(content, images)
+    labels = None if labels is None else labels[order]
+    before = None if budget.max_drop is None else everything.top1(content, labels)
+    reached = {}
+
+    def enough(product):
+        agreement = everything(product)[1]
+        drop = 0.0
+        if before is not None:
+            drop = 100 * (before - everything.top1(product, labels))
+        reached[product] = (agreement, drop)
+        return not budget.missed(agreement, drop)
+
+    plan, islands, met = search.search_islands(
+        plan,
+        search.islands(state.content, plan),
+        lambda trial: quantize(state.content, state.ranges, trial),
+        judge,
+        enough,
+        seconds=seconds,
+    )
+    if not met:
+        best = max(reached.values(), key=lambda r: (r[0], -r[1]))
+        drop = "" if before is None else f", {best[1]:.2f} points of top-1 lost"
+        raise BudgetError(
+            f"no choice of float islands gives {budget} on {len(images)} calibration images; the "
+            f"best found: {best[0]:.2%} agreement{drop}, with {len(islands)} islands. Lower the "
+            "budget, give more images, add fine-tuning, or take preset weight_only or float16"
+        )
+    return plan, tuple(islands)
+
+
+def _manifest(found, contract):
+    digest = hashlib.sha256()
+    for image in found.images[in_order(found.images)]:
+        digest.update(image.tobytes())
+    return {
+        "source": found.source,
+        "images": len(found.images),
+        "sha256": digest.hexdigest(),  # of the prepared pixels, in the order of their own hashes
+        "files": list(found.files[:_LISTED]),
+        "preprocessing": "stretched" if contract is None else str(contract),
+    }
 
 
 def save(conversion, path, *, class_names=None):
-    """Writes the .tflite, its report ``<path>.json``, and ``<path>.labels.txt`` if there are names.
+    """Writes the .tflite, its report ``<path>.json`` and, where it was compared, ``<path>.html``,
+    and ``<path>.labels.txt`` if there are names.
 
     Each is written aside and moved into place, the .tflite last: a .tflite that is there is whole.
     """
     path = check_writable(path)
-    files = {f"{path}.json": json.dumps(conversion.as_dict(), indent=2).encode() + b"\n"}
+    record = conversion.as_dict()
+    files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
+    if conversion.comparison is not None:
+        files[f"{path}.html"] = report.render(
+            conversion.comparison,
+            record=record,
+            images=conversion.images,
+            class_names=conversion.class_names,
+        ).encode()
     if class_names is not None:
         files[f"{path}.labels.txt"] = "".join(f"{name}\n" for name in class_names).encode()
     files[path] = conversion.tflite

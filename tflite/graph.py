@@ -14,6 +14,7 @@ import numpy as np
 
 from tflite.litert import flatbuffer_tools
 
+WITH_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # kernel, and a bias
 _ALIGNMENT = 16  # of a buffer, as the schema's force_align says
 
 
@@ -97,7 +98,7 @@ def uint8_input(model):
     graph.tensors.append(outer)
 
     step = tools.OperatorT()
-    step.opcodeIndex = _opcode(tree, tools, tools.BuiltinOperator.DEQUANTIZE)
+    step.opcodeIndex = opcode(tree, tools.BuiltinOperator.DEQUANTIZE)
     step.inputs, step.outputs = [outer_index], [inner_index]
     graph.operators.insert(0, step)
     graph.inputs = [outer_index]
@@ -105,6 +106,45 @@ def uint8_input(model):
         for tensor in signature.inputs:
             if tensor.tensorIndex == inner_index:
                 tensor.tensorIndex = outer_index
+    return write(tree)
+
+
+def uint8_ends(model):
+    """Bytes of an int8 .tflite that takes and gives uint8 where it took and gave int8: a QUANTIZE
+    op at each end, same scale and zero point + 128, so that no value changes.
+
+    Raises ``ValueError`` unless the model has one int8 input and one int8 output.
+    """
+    tools = flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(model)
+    graph = tree.subgraphs[0]
+    types = [tools.type_to_name(graph.tensors[i].type) for i in [*graph.inputs, *graph.outputs]]
+    if types != ["INT8", "INT8"]:
+        raise ValueError(f"the model's ends are {types}; uint8_ends takes an INT8 input and output")
+
+    code = opcode(tree, tools.BuiltinOperator.QUANTIZE)
+    for ends in (graph.inputs, graph.outputs):
+        inner_index, outer_index = int(ends[0]), len(graph.tensors)
+        inner = graph.tensors[inner_index]
+        outer = copy.deepcopy(inner)
+        outer.type = tools.TensorType.UINT8
+        outer.quantization.zeroPoint = np.asarray(inner.quantization.zeroPoint) + 128
+        inner.name = inner.name + b"_int8"
+        graph.tensors.append(outer)
+        step = tools.OperatorT()
+        step.opcodeIndex = code
+        into = ends is graph.inputs
+        step.inputs = [outer_index if into else inner_index]
+        step.outputs = [inner_index if into else outer_index]
+        graph.operators.insert(0 if into else len(graph.operators), step)
+        for signature in tree.signatureDefs or []:
+            for tensor in [*signature.inputs, *signature.outputs]:
+                if tensor.tensorIndex == inner_index:
+                    tensor.tensorIndex = outer_index
+        if into:
+            graph.inputs = [outer_index]
+        else:
+            graph.outputs = [outer_index]
     return write(tree)
 
 
@@ -146,6 +186,30 @@ def write(tree):
     return bytes(tools.convert_object_to_bytearray(tree))
 
 
+def biases(model):
+    """{output tensor of a convolution or dense layer: (start, scales)} of its int32 bias in a .tflite
+    in bytes: where its values begin in them, and what a unit of each is worth. Biases of other types
+    or in buffers behind the flatbuffer are left out.
+    """
+    tools = flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(model)
+    places = tools.Model.GetRootAs(model, 0)
+    graph = tree.subgraphs[0]
+    found = {}
+    for op in graph.operators:
+        if tools.opcode_to_name(tree, op.opcodeIndex) not in WITH_WEIGHTS or len(op.inputs) < 3:
+            continue
+        bias = graph.tensors[op.inputs[2]] if op.inputs[2] >= 0 else None
+        if bias is None or bias.type != tools.TensorType.INT32:
+            continue
+        buffer = places.Buffers(bias.buffer)
+        if buffer.DataLength():
+            start = buffer._tab.Vector(buffer._tab.Offset(4))
+            name = graph.tensors[op.outputs[0]].name.decode()
+            found[name] = (start, np.asarray(bias.quantization.scale, np.float64))
+    return found
+
+
 def misaligned_buffers(model):
     """How many buffers of a .tflite in bytes do not start at a multiple of 16 bytes."""
     tree = flatbuffer_tools().Model.GetRootAs(model, 0)
@@ -160,7 +224,9 @@ def misaligned_buffers(model):
     return count
 
 
-def _opcode(tree, tools, builtin):
+def opcode(tree, builtin):
+    """The index of a builtin operator code in a ``ModelT``, which gets it if it is not there."""
+    tools = flatbuffer_tools()
     for index, code in enumerate(tree.operatorCodes):
         if tools.get_builtin_code_from_operator_code(code) == builtin:
             return index

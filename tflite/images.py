@@ -29,6 +29,7 @@ class ImageSet:
     class_names: "tuple[str, ...] | None"  # of a folder of class folders
     skipped: "tuple[str, ...]"  # files that could not be decoded
     source: str  # for reports: "photos/ (512 of 2,000 images, 10 classes)"
+    files: "tuple[str, ...]" = ()  # of a folder, relative to it, in the images' order
 
 
 def load_images(
@@ -126,6 +127,7 @@ def _from_folder(folder, prepare, class_names, limit, max_corrupt):
         None if names is None else tuple(sorted(set(names))),
         tuple(skipped),
         _describe(folder, len(images), len(paths), names and len(set(names))),
+        tuple(os.path.relpath(paths[index], folder) for index in kept),
     )
 
 

@@ -16,6 +16,9 @@ _MISSING = (
 )
 
 
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
 def interpreter(model, *, num_threads=1, keep_tensors=False):
     """An allocated interpreter of a .tflite in bytes, on the CPU with XNNPACK.
 
@@ -35,9 +38,14 @@ def interpreter(model, *, num_threads=1, keep_tensors=False):
     return made
 
 
+def input_shape(model):
+    """(height, width, channels) that a .tflite in bytes takes."""
+    return tuple(int(n) for n in interpreter(model).get_input_details()[0]["shape"][1:])
+
+
 def scores(made, images):
-    """Outputs (images, classes) of an interpreter for images (n, height, width, 3) in [0, 255], one
-    at a time, in the type that the model takes.
+    """Outputs (images, classes), float32, of an interpreter for images (n, height, width, 3) in [0,
+    255], one at a time, in the type that the model takes.
     """
     feed, fetch = made.get_input_details()[0], made.get_output_details()[0]
     rows = []
@@ -45,7 +53,9 @@ def scores(made, images):
         made.set_tensor(feed["index"], image[None].astype(feed["dtype"]))
         made.invoke()
         rows.append(made.get_tensor(fetch["index"])[0])
-    return np.stack(rows)
+    scale, zero = fetch["quantization"]
+    found = np.stack(rows)
+    return (found.astype(np.float32) - zero) * np.float32(scale) if scale else found
 
 
 def is_fully_accelerated(model):
@@ -73,30 +83,48 @@ def flatbuffer_tools():
     return flatbuffer_utils
 
 
-def static_int8(model, ranges, float_rules):
-    """Bytes of a .tflite with int8 weights and activations, float32 in and out, after
-    ai-edge-quantizer.
+def schema():
+    """ai_edge_litert's classes of the .tflite format."""
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise ImportError(_MISSING.format(error)) from error
+    return schema_py_generated
+
+
+def static(model, ranges, float_rules, *, activations="int8", float_ends=True):
+    """Bytes of a .tflite with int8 weights and int8 or int16 activations after ai-edge-quantizer.
 
     Args:
         model: float32 .tflite, bytes.
         ranges: {tensor: {"min", "max"}} of every activation.
         float_rules: (op name, regular expression of ``"output tensor;"``) pairs of the ops that
-            stay float32.
+            stay float32, with their weights in int8 all the same.
+        activations: "int8" or "int16".
+        float_ends: whether input and output stay float32.
     """
-    try:
-        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
-    except ImportError as error:
-        raise ImportError(_MISSING.format(error)) from error
-    made = quantizer.Quantizer(model, recipe.static_wi8_ai8())
+    _, qtyping, quantizer, recipe = aeq = _quantizer()
+    rows = recipe.static_wi8_ai8() if activations == "int8" else recipe.static_wi8_ai16()
+    made = quantizer.Quantizer(model, rows)
     known = {op.value for op in qtyping.TFLOperationName}  # what is not among them stays float
-    for op, pattern in [*float_rules, ("INPUT", ".*"), ("OUTPUT", ".*")]:
+    ends = [("INPUT", ".*"), ("OUTPUT", ".*")] if float_ends else []
+    for op, pattern in [*float_rules, *ends]:
         if op not in known:
             continue
-        made.update_quantization_recipe(
-            pattern,
-            qtyping.TFLOperationName(op),
-            algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
-        )
+        if op in _WEIGHTED:
+            made.add_weight_only_config(pattern, qtyping.TFLOperationName(op), num_bits=8)
+        else:
+            made.update_quantization_recipe(
+                pattern,
+                qtyping.TFLOperationName(op),
+                algorithm_key=aeq[0].AlgorithmName.NO_QUANTIZE,
+            )
+    if activations == "int16":  # symmetric, as every 16-bit kernel has them
+        ranges = {
+            name: dict.fromkeys(bounds, max(map(abs, bounds.values())))
+            for name, bounds in ranges.items()
+        }
+        ranges = {name: {"min": -b["min"], "max": b["max"]} for name, b in ranges.items()}
     arrays = {
         name: {end: np.float32(value).reshape(1, 1) for end, value in bounds.items()}
         for name, bounds in ranges.items()
@@ -104,6 +132,39 @@ def static_int8(model, ranges, float_rules):
     with _quiet():
         result = made.quantize(arrays, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
+
+
+def float_activations(model, weights):
+    """Bytes of a .tflite that computes in float32 with its weights as "float16" or "int8"."""
+    manager, qtyping, quantizer, recipe = _quantizer()
+    if weights == "int8":
+        made = quantizer.Quantizer(model, recipe.weight_only_wi8_afp32())
+    else:
+        made = quantizer.Quantizer(model)
+        config = qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(
+                num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+            ),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        )
+        made.update_quantization_recipe(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+            op_config=config,
+            algorithm_key=manager.AlgorithmName.FLOAT_CASTING,
+        )
+    with _quiet():
+        result = made.quantize(enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+def _quantizer():
+    try:
+        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+    except ImportError as error:
+        raise ImportError(_MISSING.format(error)) from error
+    return algorithm_manager, qtyping, quantizer, recipe
 
 
 @contextlib.contextmanager

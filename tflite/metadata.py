@@ -303,7 +303,7 @@ def _ends(tree):
             dtype = graph.flatbuffer_tools().type_to_name(tensor.type)
             raise ValueError(
                 f"the model {what} {dtype}; MediaPipe's ImageClassifier accepts UINT8 and FLOAT32. "
-                "Convert it with another --mode, or again with uint8 or float32 at both ends"
+                "Convert it with another --preset, or again with uint8 or float32 at both ends"
             )
     return inputs[0], outputs[0]
 

@@ -39,7 +39,7 @@ def test_the_demo_on_a_folder_of_photos_leaves_all_that_it_promises(demo, tmp_pa
         assert words in said
     for name in ("model.keras", "model_int8.tflite", "curves.png", "predictions.png", "labels.txt"):
         assert (out / name).stat().st_size > 0
-    assert json.loads((out / "model_int8.tflite.json").read_text())["mode"] == "int8"
+    assert json.loads((out / "model_int8.tflite.json").read_text())["preset"] == "int8"
 
 
 def test_data_that_is_not_there_is_one_line(demo, tmp_path, capsys, monkeypatch):

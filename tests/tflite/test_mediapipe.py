@@ -51,19 +51,19 @@ def _scores(categories):
 def _expected(content, image):
     """The interpreter's scores; of a quantized output, the numbers that it stands for."""
     (row,) = litert.scores(litert.interpreter(content), image[None])
-    _, (dtype, scale, zero_point) = graph.quantization(content)
-    if dtype == "UINT8":
-        return ((row.astype(np.float32) - zero_point) * scale).astype(np.float32)
     return row
 
 
-def _converted(model, mode, images):
-    try:
-        return tflite.convert(model, mode=mode, calibration=images).tflite
-    except ValueError as error:
-        if "takes no calibration" not in str(error):
-            raise
-        return tflite.convert(model, mode=mode).tflite
+def _converted(model, preset, images):
+    calibrated = tflite.PRESETS[preset].calibrated
+    return tflite.convert(
+        model,
+        preset=preset,
+        calibration=images if calibrated else None,
+        class_names=LABELS,
+        tune=False,
+        search_seconds=0,
+    ).tflite
 
 
 def _photo(height, width, seed=0):
@@ -78,15 +78,9 @@ def _assert_same(classify, content, image, height, width):
     assert [c.category_name for c in categories] == [names[c.index] for c in categories]
 
 
-@pytest.mark.parametrize("mode", tflite.MODES)
-def test_every_preset_gives_the_interpreters_scores_or_is_refused(mode, classify, model, images):
-    content = _converted(model, mode, images)
-    types = {dtype for dtype, _, _ in graph.quantization(content)}
-    if not types <= {"UINT8", "FLOAT32"}:
-        with pytest.raises(ValueError, match=r"INT(8|16); MediaPipe.* accepts UINT8 and FLOAT32"):
-            metadata.attach(content, labels=LABELS)
-        return
-    content = metadata.attach(content, labels=LABELS)
+@pytest.mark.parametrize("preset", tflite.PRESETS)
+def test_every_preset_gives_the_interpreters_scores(preset, classify, model, images):
+    content = _converted(model, preset, images)
     _assert_same(classify, content, _photo(32, 32), 32, 32)
     for height, width in ((57, 91), (64, 96), (20, 25), (300, 401)):
         _assert_same(classify, content, _photo(height, width), 32, 32)
@@ -137,7 +131,7 @@ def test_published_networks_of_1000_classes(variant, classify, build):
     network = build(variant, classes=1000, input_shape=(64, 64, 3))
     images = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     labels = [f"name {i}" for i in range(1000)]
-    conversion = tflite.convert(network, mode="int8", calibration=images)
+    conversion = tflite.convert(network, preset="int8", calibration=images)
     for content in (conversion.float_tflite, conversion.tflite):
         content = metadata.attach(content, labels=labels)
         _assert_same(classify, content, _photo(64, 64), 64, 64)

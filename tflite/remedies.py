@@ -1,0 +1,166 @@
+"""The way from a float network to int8 that keeps its answers: one remedy after the other, each
+measured on images that it has not seen, and kept only where it helps.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from tflite import correct, finetune, prepare, ranges, search
+from tflite.calibrate import observe
+from tflite.network import Network
+
+STRENGTHS = (0.5, 1.0)  # of equalization
+_TRIAL_IMAGES = 128  # that a change is tried with
+_UNEVEN = 12.0  # a median channel with so much less reach than the widest is worth an operation
+_NEAR = 1.25  # times the least divergence
+_HELPS = 0.99  # of the divergence before: what is above is noise
+_HELPS_AT_A_PRICE = 0.9  # what costs time has to give more
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One step, and the file's distance from the float network after it, on held-out images."""
+
+    name: str
+    what: str
+    kl: float  # nats
+    agreement: float  # share of the images with the same answer
+    seconds: float
+    kept: bool = True
+
+
+@dataclass
+class State:
+    """What the remedies work on."""
+
+    content: bytes  # the float .tflite
+    ranges: dict
+    rule: str = "minmax"
+    rows: "list[Remedy]" = field(default_factory=list)
+    kl: float = float("inf")
+
+
+def apply(content, images, make_plan, quantize, *, tune=False, seconds=40, say=lambda line: None):
+    """(:class:`State`, :class:`~tflite.search.Judge`) of a float .tflite on calibration images.
+
+    Args:
+        content: bytes of the float .tflite, prepared.
+        images: uint8 images in an order of their own (``calibrate.in_order``).
+        make_plan: function from a float .tflite and a range rule to its QuantPlan.
+        quantize: function (content, ranges, plan) -> bytes.
+        tune: whether to fine-tune, which takes TensorFlow and minutes.
+        seconds: of the search for ranges.
+        say: called with a line of text before every step.
+    """
+    learn, held = search.held_out(len(images))
+    judge = search.Judge(content, images[held])
+    images = images[learn]
+
+    def make(content, found, rule):
+        return quantize(content, found, make_plan(content, rule))
+
+    say(f"Measuring the values of every tensor on {len(images):,} images")
+    start = time.monotonic()
+    observed = observe(content, images, min_images=1)
+    state = State(content, ranges.choose(content, observed, "minmax"))
+    _note(state, judge, make, "min-max ranges", "as other converters have it", start)
+
+    say("Choosing ranges")
+    start = time.monotonic()
+    trials = {rule: ranges.choose(content, observed, rule) for rule in ranges.RULES}
+    scores = {rule: judge(make(content, found, rule))[0] for rule, found in trials.items()}
+    rule = min(scores, key=scores.get)
+    if scores["swish"] < _NEAR * scores[rule]:
+        rule = "swish"  # what it clips, the correction of biases gives back
+    _try(
+        state,
+        judge,
+        make,
+        f"ranges: {rule}",
+        ranges.RULES[rule],
+        start,
+        content,
+        trials[rule],
+        rule,
+    )
+
+    say("Equalizing channels")
+    observed = _equalized(state, judge, make, images, observed)
+
+    say("Correcting biases")
+    start = time.monotonic()
+    corrected = correct.correct_biases(
+        state.content, images, lambda c: make(c, state.ranges, state.rule)
+    )
+    what = "channel means as in float"
+    _try(state, judge, make, "bias correction", what, start, corrected, state.ranges, state.rule)
+
+    if tune:
+        say("Fine-tuning against the float network")
+        start = time.monotonic()
+        tuned, found = finetune.finetune(
+            state.content, state.ranges, make_plan(state.content, state.rule), images, progress=say
+        )
+        what = "block by block, then the scores; no labels"
+        _try(state, judge, make, "fine-tuning", what, start, tuned, found, state.rule)
+
+    if seconds:
+        say("Searching ranges end to end")
+        start = time.monotonic()
+        seen = search.Judge(content, images[:_TRIAL_IMAGES])
+        found, tried = search.search_ranges(
+            state.content,
+            state.ranges,
+            lambda r: make(state.content, r, state.rule),
+            seen,
+            seconds=seconds,
+        )
+        what = f"the {tried} noisiest tensors, by the scores' divergence"
+        _try(state, judge, make, "range search", what, start, state.content, found, state.rule)
+    return state, judge
+
+
+def _equalized(state, judge, make, images, observed):
+    """Tries equalization at two strengths, then through the swishes of uneven tensors."""
+    network = Network(state.content)
+    uneven = [n for n, x in prepare.imbalance(network, observed).items() if x > _UNEVEN]
+    few = images[:_TRIAL_IMAGES]
+    ways = [("equalization", "channels of residual streams and products share their reach", ())]
+    if uneven:
+        what = f"and {len(uneven)} tensors before a swish, a multiplication each"
+        ways.append(("through swishes", what, tuple(uneven)))
+    base = state.content
+    for name, what, through in ways:
+        start = time.monotonic()
+        trials = []
+        for strength in STRENGTHS:
+            changed = prepare.equalize(
+                base, observed, strength=strength, through_swish=through, images=few[:4]
+            )
+            seen = observe(changed, few, min_images=1)
+            found = ranges.choose(changed, seen, state.rule)
+            kl = judge(make(changed, found, state.rule))[0]
+            trials.append((kl, strength, changed, found))
+        kl, strength, changed, found = min(trials, key=lambda trial: trial[0])
+        enough = _HELPS_AT_A_PRICE if through else _HELPS
+        if kl < enough * state.kl:
+            observed = observe(changed, images, min_images=1)
+            found = ranges.choose(changed, observed, state.rule)
+        what = f"{what} (strength {strength:g})"
+        _try(state, judge, make, name, what, start, changed, found, state.rule, enough)
+    return observed
+
+
+def _try(state, judge, make, name, what, start, content, found, rule, enough=_HELPS):
+    """Keeps the change if it helps, and notes what came of it."""
+    kl, agreement = judge(make(content, found, rule))
+    kept = kl < enough * state.kl
+    if kept:
+        state.content, state.ranges, state.rule, state.kl = content, found, rule, kl
+    seconds = time.monotonic() - start
+    state.rows.append(Remedy(name, what, kl, agreement, seconds, kept))
+
+
+def _note(state, judge, make, name, what, start):
+    state.kl, agreement = judge(make(state.content, state.ranges, state.rule))
+    state.rows.append(Remedy(name, what, state.kl, agreement, time.monotonic() - start))
