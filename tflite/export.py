@@ -127,6 +127,7 @@ def float_tflite(model, *, image_size=None):
             module, folder, signatures={"serving_default": serve.get_concrete_function()}
         )
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+    content = graph.short_names(content)
     check_float(content, model, shape)
     return content
 

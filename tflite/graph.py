@@ -109,6 +109,25 @@ def uint8_input(model):
     return write(tree)
 
 
+def short_names(model):
+    """The same .tflite in bytes with shorter names of tensors: of the layers that a converter has
+    fused ("a/conv;a/bn/sub") the last, without the name that all share. The ends keep theirs.
+    """
+    tree = flatbuffer_tools().read_model_from_bytearray(model)
+    graph = tree.subgraphs[0]
+    ends = {int(i) for i in [*graph.inputs, *graph.outputs]}
+    inner = [t for i, t in enumerate(graph.tensors) if i not in ends]
+    short = [t.name.split(b";")[-1] for t in inner]
+    heads = collections.Counter(name.split(b"/")[0] for name in short if b"/" in name)
+    head = max(heads, key=heads.get, default=b"") + b"/"
+    short = [name.removeprefix(head) for name in short]
+    counts = collections.Counter([*short, *(graph.tensors[i].name for i in ends)])
+    for tensor, name in zip(inner, short):
+        if counts[name] == 1:
+            tensor.name = name
+    return write(tree)
+
+
 def uint8_ends(model):
     """Bytes of an int8 .tflite that takes and gives uint8 where it took and gave int8: a QUANTIZE
     op at each end, same scale and zero point + 128, so that no value changes.
@@ -187,9 +206,9 @@ def write(tree):
 
 
 def biases(model):
-    """{output tensor of a convolution or dense layer: (start, scales)} of its int32 bias in a .tflite
-    in bytes: where its values begin in them, and what a unit of each is worth. Biases of other types
-    or in buffers behind the flatbuffer are left out.
+    """{output tensor of a convolution or dense layer: (start, scales)} of its int32 bias in the
+    bytes of a .tflite: where its values begin, and what a unit of each is worth. Biases of other
+    types or in buffers behind the flatbuffer are left out.
     """
     tools = flatbuffer_tools()
     tree = tools.read_model_from_bytearray(model)

@@ -309,12 +309,13 @@ def _feed_sigmoid(network, swish, scale):
 
 def imbalance(network, observed):
     """{tensor before a swish: how many times less than the widest channel its median one reaches}:
-    where ``equalize`` through the swish is worth its multiplication.
+    where ``equalize`` through the swish is worth its multiplication. Those that have it are left
+    out.
     """
     found = {}
     for swish in swishes(network):
         seen = observed.get(network.name(swish.z))
-        if seen is not None and len(seen.channel_high) > 1:
+        if swish.factor is None and seen is not None and len(seen.channel_high) > 1:
             reach = np.maximum(np.abs(seen.channel_low), np.abs(seen.channel_high))
             found[network.name(swish.z)] = float(reach.max() / max(np.median(reach), 1e-12))
     return found

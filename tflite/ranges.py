@@ -90,4 +90,4 @@ def _least_error(seen, function):
 
 
 def _swish(x):
-    return x / (1 + np.exp(-x))
+    return x / (1 + np.exp(np.minimum(-x, 700)))  # exp overflows beyond

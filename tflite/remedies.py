@@ -85,7 +85,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=40, say=l
     )
 
     say("Equalizing channels")
-    observed = _equalized(state, judge, make, images, observed)
+    _equalized(state, judge, make, images, observed)
 
     say("Correcting biases")
     start = time.monotonic()
@@ -121,44 +121,50 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=40, say=l
 
 
 def _equalized(state, judge, make, images, observed):
-    """Tries equalization at two strengths, then through the swishes of uneven tensors."""
+    """Tries equalization where it is free, then through the swishes of tensors that are uneven
+    still.
+    """
+    what = "channels of residual streams and products share their reach"
+    observed = _try_equalize(state, judge, make, images, observed, "equalization", what, ())
     network = Network(state.content)
     uneven = [n for n, x in prepare.imbalance(network, observed).items() if x > _UNEVEN]
-    few = images[:_TRIAL_IMAGES]
-    ways = [("equalization", "channels of residual streams and products share their reach", ())]
     if uneven:
-        what = f"and {len(uneven)} tensors before a swish, a multiplication each"
-        ways.append(("through swishes", what, tuple(uneven)))
-    base = state.content
-    for name, what, through in ways:
-        start = time.monotonic()
-        trials = []
-        for strength in STRENGTHS:
-            changed = prepare.equalize(
-                base, observed, strength=strength, through_swish=through, images=few[:4]
-            )
-            seen = observe(changed, few, min_images=1)
-            found = ranges.choose(changed, seen, state.rule)
-            kl = judge(make(changed, found, state.rule))[0]
-            trials.append((kl, strength, changed, found))
-        kl, strength, changed, found = min(trials, key=lambda trial: trial[0])
-        enough = _HELPS_AT_A_PRICE if through else _HELPS
-        if kl < enough * state.kl:
-            observed = observe(changed, images, min_images=1)
-            found = ranges.choose(changed, observed, state.rule)
-        what = f"{what} (strength {strength:g})"
-        _try(state, judge, make, name, what, start, changed, found, state.rule, enough)
-    return observed
+        what = f"of {len(uneven)} tensors before a swish, a multiplication each"
+        way = ("equalization, swish", what, tuple(uneven))
+        _try_equalize(state, judge, make, images, observed, *way)
+
+
+def _try_equalize(state, judge, make, images, observed, name, what, through):
+    """What was observed of the network that the state has then."""
+    start = time.monotonic()
+    few, trials = images[:_TRIAL_IMAGES], []
+    for strength in STRENGTHS:
+        changed = prepare.equalize(
+            state.content, observed, strength=strength, through_swish=through, images=few[:4]
+        )
+        seen = observe(changed, few, min_images=1)
+        found = ranges.choose(changed, seen, state.rule)
+        trials.append((judge(make(changed, found, state.rule))[0], strength, changed, found))
+    kl, strength, changed, found = min(trials, key=lambda trial: trial[0])
+    enough = _HELPS_AT_A_PRICE if through else _HELPS
+    after = observed
+    if kl < enough * state.kl:
+        after = observe(changed, images, min_images=1)
+        found = ranges.choose(changed, after, state.rule)
+    what = f"{what} (strength {strength:g})"
+    kept = _try(state, judge, make, name, what, start, changed, found, state.rule, enough)
+    return after if kept else observed
 
 
 def _try(state, judge, make, name, what, start, content, found, rule, enough=_HELPS):
-    """Keeps the change if it helps, and notes what came of it."""
+    """Keeps the change if it helps, notes what came of it, and says whether it was kept."""
     kl, agreement = judge(make(content, found, rule))
     kept = kl < enough * state.kl
     if kept:
         state.content, state.ranges, state.rule, state.kl = content, found, rule, kl
     seconds = time.monotonic() - start
     state.rows.append(Remedy(name, what, kl, agreement, seconds, kept))
+    return kept
 
 
 def _note(state, judge, make, name, what, start):

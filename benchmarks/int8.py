@@ -1,0 +1,373 @@
+"""int8 of trained networks against what others make of them: accuracy, agreement, latency, size.
+
+Each network is converted by TensorFlow's converter and by ai-edge-quantizer as they come, and here
+by every int8 preset, with the same 512 calibration images; all files run on the same test images.
+Stressed networks are the same functions with the channels of their residual streams and of what
+stands before every swish rescaled at random (log-normal), which is what ImageNet's networks have
+and CIFAR-10's lack. Results are kept in a JSON file, one entry a network and contender, so that a
+second call goes on; `--doc` writes the tables into a Markdown file between its markers.
+
+    python benchmarks/int8.py --data=cifar10/ --networks efficientnet-b0=b0.keras ... --stress=1.0
+    python benchmarks/int8.py --latency --doc=docs/tflite.md
+
+Data: a folder of TFRecord shards train-*, validation-* (ImageNet keys, labels from 1). About ten
+minutes a network of 64 px on two cores. The files are kept (`--files`), so that their latency can
+be measured when the machine is quiet.
+"""
+
+import argparse
+import datetime
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import numpy as np
+
+import tflite
+from keras_effnet.preprocess import resize
+from tflite import classifier, graph, litert, paired, prepare, ranges, search
+from tflite.network import Network, swishes
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CALIBRATION = 512
+PRESETS = ("int8", "int8_strict", "int8_mixed")
+NAIVE = ("naive tf", "naive aeq")
+REFERENCE_IMAGES = 1000  # of the kernels' comparison
+STEPS = ("min-max", "ranges", "equalization", "bias correction", "range search", "all")
+
+
+def cifar(folder, pattern, count, size):
+    """(uint8 images (n, size, size, 3), labels) of a split of shards, the first `count`."""
+    import tensorflow as tf
+    from PIL import Image
+
+    shards = sorted(str(path) for path in pathlib.Path(folder).glob(pattern))
+    images, labels = [], []
+    for record in tf.data.TFRecordDataset(shards).take(count):
+        features = tf.train.Example.FromString(record.numpy()).features.feature
+        jpeg = features["image/encoded"].bytes_list.value[0]
+        pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+        images.append(resize(pixels, size, size))
+        labels.append(features["image/class/label"].int64_list.value[0] - 1)
+    return np.stack(images), np.array(labels)
+
+
+def stressed(content, deviation, seed=0):
+    """The same function with channels rescaled wherever a scale passes, swishes included."""
+    network, rng = Network(content), np.random.default_rng(seed)
+    names = tuple(network.name(swish.z) for swish in swishes(network))
+    for group in prepare.groups(network, through_swish=names):
+        channels = network.shape(group.tensors[0])[-1]
+        prepare.apply_scale(network, group, np.exp(rng.normal(0, deviation, channels)))
+    return network.content()
+
+
+def naive_tf(model, content, images):
+    """TensorFlow's converter with its defaults for full integers, but float scores."""
+    import tensorflow as tf
+
+    def samples():
+        for image in images:
+            yield [image[None].astype(np.float32)]
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = samples
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.uint8
+    with litert.native_log_hidden():
+        return converter.convert()
+
+
+def naive_aeq(model, content, images):
+    """ai-edge-quantizer with its recipe and calibration (a moving average of each image's range),
+    scores left in float.
+    """
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+
+    made = quantizer.Quantizer(content, recipe.static_wi8_ai8())
+    made.update_quantization_recipe(
+        ".*",
+        qtyping.TFLOperationName.OUTPUT,
+        algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
+    )
+    name = litert.interpreter(content).get_signature_list()["serving_default"]["inputs"][0]
+    samples = [{name: image[None].astype(np.float32)} for image in images]
+    with litert.native_log_hidden():
+        seen = made.calibrate({"serving_default": samples})
+        return bytes(made.quantize(seen).quantized_model)
+
+
+def converted(preset):
+    """Function that converts with a preset here, and says what it did."""
+
+    def make(model, content, images, labels=None):
+        given = (images, labels) if labels is not None else images
+        made = tflite.convert(content, preset=preset, calibration=given)
+        return made.tflite, made.as_dict()
+
+    return make
+
+
+class Truth:
+    """A float network's scores on the test images, computed once."""
+
+    def __init__(self, content, images, labels):
+        self.content, self.images, self.labels = content, images, labels
+        self.model = classifier.open_classifier(content)
+        self.scores = classifier.scores(self.model, images)
+        self.log = paired.log_probabilities(self.scores, self.model.ending)
+
+    def measured(self, product):
+        """The figures of one file, but for its latency."""
+        model = classifier.open_classifier(product)
+        scores = classifier.scores(model, self.images)
+        log = paired.log_probabilities(scores, model.ending, step=model.step)
+        top, other = self.scores.argmax(-1), scores.argmax(-1)
+        drop = paired.drop(top == self.labels, other == self.labels)
+        same = int((top == other).sum())
+        return {
+            "float_top1": float((top == self.labels).mean()),
+            "top1": float((other == self.labels).mean()),
+            "drop": drop.points,
+            "drop_low": drop.low,
+            "drop_high": drop.high,
+            "agreement": same / len(top),
+            "agreement_low": paired.wilson(same, len(top))[0],
+            "divergence": float(paired.divergences(self.log, log, self.model.ending).mean()),
+            "size_ratio": len(self.content) / len(product),
+            "bytes": len(product),
+            "fully_accelerated": litert.is_fully_accelerated(product),
+            "images": len(top),
+        }
+
+
+def latency(files, rounds=7):
+    """{name: latency / float's}: medians of rounds in which all files of a folder take turns on one
+    thread, for machines that are never quiet.
+    """
+    contents = {path.stem: path.read_bytes() for path in sorted(files.glob("*.tflite"))}
+    times = {name: [] for name in contents}
+    for _ in range(rounds):
+        for name, content in contents.items():
+            times[name].append(search.latency_ms(content, runs=60))
+    base = np.array(times["float32"])
+    return {name: float(np.median(np.array(each) / base)) for name, each in times.items()}
+
+
+def kernels_agree(content, images):
+    """Share of images with the same answer by the reference kernels and by XNNPACK."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    fast = classifier.scores(classifier.open_classifier(content), images).argmax(-1)
+    with litert.native_log_hidden():
+        slow = Interpreter(
+            model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+        )
+        slow.allocate_tensors()
+    return float(np.mean(fast == litert.scores(slow, images).argmax(-1)))
+
+
+def ablation(truth, calibration):
+    """{step: figures}: each remedy alone on min-max ranges, and all of them together."""
+    from tflite import correct
+    from tflite.calibrate import in_order, observe
+
+    calibration = calibration[in_order(calibration)]
+    content = prepare.fold_normalization(truth.content, images=calibration[:8])
+    observed = observe(content, calibration)
+    low = ranges.choose(content, observed, "minmax")
+
+    def make(changed, found):
+        plan = tflite.make_plan(graph.read_ops(changed), "int8")
+        return tflite.quantize(changed, found, plan)
+
+    made = {"min-max": make(content, low)}
+    made["ranges"] = make(content, ranges.choose(content, observed, "swish"))
+    equal = prepare.equalize(content, observed, images=calibration[:8])
+    made["equalization"] = make(equal, ranges.choose(equal, observe(equal, calibration), "minmax"))
+    fixed = correct.correct_biases(content, calibration, lambda c: make(c, low))
+    made["bias correction"] = make(fixed, low)
+    judge = search.Judge(content, calibration[:128])
+    found, _ = search.search_ranges(content, low, lambda r: make(content, r), judge, seconds=60)
+    made["range search"] = make(content, found)
+    return {name: truth.measured(product) for name, product in made.items()}
+
+
+def run(options, results):
+    """Measures what is not in the results yet, and saves them after every entry."""
+    todo = [part.split("=", 1) for part in options.networks]
+    for name, path in todo:
+        model = tflite.load_keras(path)
+        size = model.inputs[0].shape[1] or options.image_size
+        content = tflite.float_tflite(model, image_size=None if model.inputs[0].shape[1] else size)
+        calibration, known = cifar(options.data, "train-*", CALIBRATION, size)
+        images, labels = cifar(options.data, "validation-*", options.images, size)
+        kinds = [(name, content)]
+        if options.stress:
+            kinds.append((f"{name}, stressed", stressed(content, options.stress)))
+        for kind, network in kinds:
+            entry = results.setdefault(kind, {})
+            files = pathlib.Path(options.files) / kind.replace(", ", "-")
+            files.mkdir(parents=True, exist_ok=True)
+            (files / "float32.tflite").write_bytes(network)
+            makers = {"naive aeq": naive_aeq} | {name: converted(name) for name in PRESETS}
+            if network is content:  # of a .tflite TensorFlow's converter makes nothing
+                makers["naive tf"] = naive_tf
+            truth = None
+            for contender in options.contenders:
+                if contender in entry or contender not in makers:
+                    continue
+                truth = truth or Truth(network, images, labels)
+                start = time.monotonic()
+                own = {"labels": known} if contender == "int8_mixed" else {}
+                try:
+                    made = makers[contender](model, network, calibration, **own)
+                except tflite.BudgetError as error:
+                    entry[contender] = {"error": str(error)}
+                    save(options, results)
+                    continue
+                product, record = made if isinstance(made, tuple) else (made, None)
+                figures = {"seconds": time.monotonic() - start, **truth.measured(product)}
+                (files / f"{contender}.tflite").write_bytes(product)
+                if record is not None:
+                    figures["remedies"] = record["remedies"]
+                    figures["islands"] = record["islands"]
+                    figures["reference_kernels"] = kernels_agree(product, images[:REFERENCE_IMAGES])
+                entry[contender] = figures | where()
+                save(options, results)
+                print(f"{kind}: {contender}: {brief(figures)}", flush=True)
+            if options.ablation and "ablation" not in entry:
+                truth = truth or Truth(network, images, labels)
+                entry["ablation"] = ablation(truth, calibration)
+                save(options, results)
+                for step, figures in entry["ablation"].items():
+                    print(f"{kind}: {step} alone: {brief(figures)}", flush=True)
+
+
+def brief(f):
+    """One line of figures."""
+    return (
+        f"{f['float_top1']:.2%} -> {f['top1']:.2%}, agreement {f['agreement']:.2%}, KL "
+        f"{f['divergence']:.4f}, size 1/{f['size_ratio']:.2f}"
+    )
+
+
+def where():
+    """When, of which commit and on what."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    cpu = pathlib.Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit.stdout.strip(),
+        "machine": f"{model or platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+    }
+
+
+def save(options, results):
+    """Writes the results whole."""
+    path = pathlib.Path(options.results)
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(results, indent=1) + "\n")
+    aside.replace(path)
+
+
+def tables(results):
+    """The Markdown of all tables."""
+    lines = [
+        "| network | file | top-1 float | top-1 | drop, points (95 %) | agreement | KL, nats "
+        "| latency | size | accelerated | reference kernels |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, entry in results.items():
+        for contender in (*NAIVE, *PRESETS):
+            f = entry.get(contender)
+            if f is None:
+                continue
+            if "error" in f:
+                lines.append(f"| {kind} | {contender} | {f['error']} |")
+                continue
+            cells = [
+                *(kind, contender, f"{f['float_top1']:.2%}", f"{f['top1']:.2%}"),
+                f"{f['drop']:+.2f} ({f['drop_low']:+.2f} to {f['drop_high']:+.2f})",
+                *(f"{f['agreement']:.2%}", f"{f['divergence']:.4f}"),
+                f"{f['latency_ratio']:.2f}" if "latency_ratio" in f else "",
+                f"1/{f['size_ratio']:.2f}",
+                "fully" if f["fully_accelerated"] else "partly",
+                f"{f['reference_kernels']:.2%}" if "reference_kernels" in f else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Each remedy alone, on min-max ranges (`int8`), and all together:", ""]
+    kinds = [kind for kind, entry in results.items() if "ablation" in entry]
+    lines.append("| | " + " | ".join(f"{kind}: drop | agreement | KL" for kind in kinds) + " |")
+    lines.append("|---" * (1 + 3 * len(kinds)) + "|")
+    for step in STEPS:
+        cells = []
+        for kind in kinds:
+            f = results[kind]["int8" if step == "all" else "ablation"]
+            f = f if step == "all" else f.get(step)
+            cells.append(f"{f['drop']:+.2f} | {f['agreement']:.2%} | {f['divergence']:.4f}")
+        lines.append(f"| {step} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_doc(path, results):
+    """Puts the tables between the markers of a Markdown file."""
+    begin, end = "<!-- int8: begin -->\n", "<!-- int8: end -->"
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    pathlib.Path(path).write_text(
+        head + begin + tables(results) + "\n" + end + tail, encoding="utf-8"
+    )
+
+
+def main():
+    """Parses the flags and runs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", help="folder of shards")
+    parser.add_argument("--networks", nargs="*", default=[], metavar="NAME=FILE")
+    parser.add_argument("--contenders", nargs="*", default=[*NAIVE, *PRESETS])
+    parser.add_argument(
+        "--stress", type=float, default=0.0, help="log-sd of the scales; 0 for none"
+    )
+    parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--images", type=int, default=10_000, help="test images")
+    parser.add_argument("--image_size", type=int, default=64, help="of a network that takes any")
+    parser.add_argument("--results", default=str(ROOT / "docs" / "results" / "int8.json"))
+    parser.add_argument("--files", default="int8-files", help="folder that gets all files made")
+    parser.add_argument("--latency", action="store_true", help="time the files, on a quiet machine")
+    parser.add_argument("--doc", help="Markdown file to write the tables into")
+    options = parser.parse_args()
+    path = pathlib.Path(options.results)
+    results = json.loads(path.read_text()) if path.exists() else {}
+    run(options, results)
+    if options.latency:
+        for kind, entry in results.items():
+            folder = pathlib.Path(options.files) / kind.replace(", ", "-")
+            for name, ratio in latency(folder).items():
+                if name in entry:
+                    entry[name]["latency_ratio"] = ratio
+                    print(f"{kind}: {name}: {ratio:.3f} of float's latency", flush=True)
+        save(options, results)
+    if options.doc:
+        write_doc(options.doc, results)
+    else:
+        print(tables(results))
+
+
+if __name__ == "__main__":
+    main()
