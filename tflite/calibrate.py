@@ -119,7 +119,7 @@ def require_variety(images):
             f"the {len(images)} calibration images are all alike: give 100 to 500 different ones, "
             "like those of later use"
         )
-    if (images.reshape(len(images), -1).std(-1) == 0).all():
+    if (np.ptp(images, axis=(1, 2)) == 0).all():
         raise ValueError(
             "every calibration image is of one colour: give photos, like those of later use"
         )

@@ -31,7 +31,7 @@ def correct_biases(content, images, quantized):
     """
     images = images[:IMAGES]
     network = Network(content)
-    made = bytearray(quantized(content))
+    made = bytearray(quantized(network.content()))
     places = graph.biases(made)
     rows = [op for op in network.operations if network.name(op.output) in places]
     want = _channel_means(content, images, [network.name(op.output) for op in rows])

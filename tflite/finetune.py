@@ -42,6 +42,8 @@ def finetune(content, ranges, plan, images, *, block_steps=40, steps=200, seed=0
 
     say = progress or (lambda line: None)
     walk = _Walk(tf, Network(content), ranges, plan)
+    first = tf.constant(images[:1], tf.float32)
+    walk.run({walk.network.input: first}, walk.network.operations, rounded=True)  # raises at once
     rng = np.random.default_rng(seed)
     if block_steps:
         want = have = images.astype(np.float32)
@@ -154,6 +156,9 @@ class _Walk:
             return self._kernel(op, tensor, constant)
         if (tensor, "bias") in self.moves and int8:
             return constant + self.moves[tensor, "bias"] * self.grid[tensor, "bias"]
+        if int8 and op.name not in LINEAR and constant.any():  # a factor, a mean: one scale
+            low, high = min(constant.min(), 0.0), max(constant.max(), 0.0)
+            return self.tf.quantization.fake_quant_with_min_max_vars(constant, low, high)
         return constant
 
     def _kernel(self, op, tensor, constant):

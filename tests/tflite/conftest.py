@@ -1,5 +1,6 @@
 """Converted files of the TINY variant, made once."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -12,6 +13,10 @@ pytest.importorskip("ai_edge_quantizer", reason='needs pip install "keras_effnet
 
 import keras_effnet
 import tflite
+from keras_effnet.preprocess import resize
+from keras_effnet.variants import LITE, V1, Normalization, Stage
+from tflite import litert
+from tflite.network import LINEAR, Network
 
 _SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
 
@@ -46,8 +51,99 @@ def _images(count):
 @functools.cache
 def _int8(variant, **options):
     content = _float(variant, **options)
-    plan = tflite.plan_int8(tflite.read_ops(content), calibration_images=16)
+    plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     return tflite.quantize(content, tflite.calibrate(content, _images(16)), plan)
+
+
+def _like_v1(tiny):
+    """TINY as the first generation is: a depthwise first stage with squeeze-excite, torch's mean
+    and std.
+    """
+    return dataclasses.replace(
+        tiny,
+        name="tiny-v1",
+        family=V1,
+        stages=(Stage("mbconv", 3, 1, 1, 8, 1, 0.25), *tiny.stages[1:]),
+        normalization=Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    )
+
+
+def _lite(tiny):
+    """TINY with relu6 and no squeeze-excite."""
+    stages = tuple(dataclasses.replace(stage, se_ratio=0.0) for stage in tiny.stages)
+    return dataclasses.replace(tiny, name="lite", family=LITE, stages=stages)
+
+
+_KINDS = {"v1": _like_v1, "v2": lambda tiny: tiny, "lite": _lite}
+
+
+@functools.cache
+def _photos(count, size=32):
+    """Images with shapes and colours, no two alike; noise has the same channel means throughout."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for _ in range(count):
+        coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        image = (resize(coarse, size, size) - 128.0) * rng.uniform(0.3, 1) + 128
+        rows.append(np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8))
+    return np.stack(rows)
+
+
+@functools.cache
+def _trained(variant, size=32):
+    """The float .tflite with biases, and with answers that differ from photo to photo."""
+    network = Network(_float(variant, input_shape=(size, size, 3)))
+    rng = np.random.default_rng(5)
+    for op in (op for op in network.operations if op.name in LINEAR):
+        bias = rng.normal(0, 0.3, network.shape(op.output)[-1]).astype(np.float32)
+        if op.inputs[2] < 0:
+            op.raw.inputs = [*op.inputs[:2], network.add_constant("bias", bias)]
+        else:
+            network.set_constant(op.inputs[2], bias)
+    last = next(op for op in reversed(network.operations) if op.name in LINEAR)
+    made = litert.interpreter(network.content(), keep_tensors=True)
+    logits = []
+    for image in _photos(48, size):
+        made.set_tensor(network.input, image[None].astype(np.float32))
+        made.invoke()
+        logits.append(made.get_tensor(last.output)[0])
+    mean = np.mean(logits, axis=0)
+    gain = 1 / np.std(logits - mean)
+    network.set_constant(last.inputs[1], network.constant(last.inputs[1]) * gain)
+    network.set_constant(last.inputs[2], (network.constant(last.inputs[2]) - mean) * gain)
+    return network.content()
+
+
+@pytest.fixture
+def photos():
+    """48 images of the tiny model's size with shapes and colours."""
+    return _photos(48)
+
+
+@pytest.fixture(params=["v1", "v2"])
+def trained(request, tiny):
+    """The float .tflite of a network of each generation with squeeze-excite, residual blocks,
+    biases and a mean and std in front; it answers differently from photo to photo.
+    """
+    return _trained(_KINDS[request.param](tiny))
+
+
+@pytest.fixture
+def trained_v1(tiny):
+    """The first generation's alone."""
+    return _trained(_like_v1(tiny))
+
+
+@pytest.fixture
+def trained_lite(tiny):
+    """The same with relu6."""
+    return _trained(_lite(tiny))
+
+
+@pytest.fixture
+def trained_odd(tiny):
+    """(the first generation's for 33 px, 16 photos of that size)."""
+    return _trained(_like_v1(tiny), 33), _photos(16, 33)
 
 
 @pytest.fixture
