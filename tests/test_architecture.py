@@ -127,6 +127,25 @@ def test_a_package_that_may_go_away_has_one_importer(module, homes):
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "homes"),
+    [
+        ("tensorflow", {"tflite/export.py", "tflite/finetune.py"}),
+        ("ai_edge_litert", {"tflite/litert.py"}),
+        ("ai_edge_quantizer", {"tflite/litert.py"}),
+    ],
+)
+def test_the_phone_has_few_importers_of_what_is_heavy(module, homes):
+    _assert_none(
+        [
+            offence
+            for p in _in("tflite")
+            if p.relative_to(ROOT).as_posix() not in homes
+            for offence in _offences(p, (module,), f"only {' and '.join(sorted(homes))} may")
+        ]
+    )
+
+
 def test_flags_are_the_command_lines_business():
     _assert_none(
         [

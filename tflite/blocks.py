@@ -156,7 +156,7 @@ def _factors(xx, xy, yy):
 
 
 def _grouped(tensors):
-    names = [_group(tensor.name) for tensor in tensors]
+    names = [group_of(tensor.name) for tensor in tensors]
     if len({name for name in names if name}) < 3:
         size = -(-len(tensors) // _GROUPS)
         names = [
@@ -173,8 +173,10 @@ def _grouped(tensors):
     return tuple(Block(name, tuple(tensor for _, tensor in pairs)) for name, pairs in rows)
 
 
-def _group(name):
-    """A name such as "block2a", "stem", "top", "head" or "input"; "" where there is none."""
+def group_of(name):
+    """What a tensor belongs to by its name: "block2a", "stem", "top", "head" or "input"; "" for a
+    name that says nothing.
+    """
     found = _BLOCK.search(name)
     if found:
         return f"block{found[1]}{found[2]}"

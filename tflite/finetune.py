@@ -22,7 +22,7 @@ _BLOCK_RATE, _RATE = 0.02, 0.01
 _LAST = ("SOFTMAX", "LOGISTIC")
 
 
-def finetune(content, ranges, plan, images, *, block_steps=40, steps=200, seed=0, progress=None):
+def finetune(content, ranges, plan, images, *, block_steps=40, steps=80, seed=0, progress=None):
     """(float .tflite, ranges) whose quantized version is nearer to the float scores of `content`.
 
     Args:

@@ -111,7 +111,7 @@ def islands(float_tflite, plan):
         name = network.name(op.output)
         if name not in int8:
             continue
-        group = blocks._group(name) or "the rest"
+        group = blocks.group_of(name) or "the rest"
         found.setdefault(group, []).append(name)
         if "_se_" in name and "_se_excite" not in name:
             found.setdefault("squeeze-excite branches", []).append(name)
