@@ -71,3 +71,86 @@ def test_buffers_behind_the_flatbuffer_survive(float_content, images):
         litert.scores(litert.interpreter(content), images),
         litert.scores(litert.interpreter(float_content), images),
     )
+
+
+@pytest.fixture
+def int8_ends(float_content, images):
+    """An int8 .tflite with an int8 input and output."""
+    found = tflite.calibrate(float_content, images)
+    return litert.static(float_content, found, [], float_ends=False)
+
+
+def test_uint8_ends_give_the_same_answers_to_the_bit(int8_ends, images):
+    content = graph.uint8_ends(int8_ends)
+    inner, outer = litert.interpreter(int8_ends), litert.interpreter(content)
+    feed, fetch = outer.get_input_details()[0], outer.get_output_details()[0]
+    assert feed["dtype"] == fetch["dtype"] == np.uint8
+    for image in images[:4]:
+        inner.set_tensor(
+            inner.get_input_details()[0]["index"], (image[None].astype(int) - 128).astype(np.int8)
+        )
+        inner.invoke()
+        outer.set_tensor(feed["index"], image[None])
+        outer.invoke()
+        want = inner.get_tensor(inner.get_output_details()[0]["index"]).astype(int) + 128
+        np.testing.assert_array_equal(outer.get_tensor(fetch["index"]), want)
+
+
+def test_uint8_ends_mean_the_same_numbers(int8_ends):
+    for (a, scale, zero), (b, same, more) in zip(
+        graph.quantization(int8_ends), graph.quantization(graph.uint8_ends(int8_ends))
+    ):
+        assert (a, b, scale) == ("INT8", "UINT8", same)
+        assert more == zero + 128
+    assert graph.quantization(graph.uint8_ends(int8_ends))[0] == ("UINT8", 1.0, 0)
+
+
+def test_uint8_ends_keep_the_signature_and_the_names(int8_ends, images):
+    content = graph.uint8_ends(int8_ends)
+    before, after = litert.interpreter(int8_ends), litert.interpreter(content)
+    assert before.get_signature_list() == after.get_signature_list()
+    for details in ("get_input_details", "get_output_details"):
+        assert getattr(before, details)()[0]["name"] == getattr(after, details)()[0]["name"]
+    made = after.get_signature_runner()(images=images[:1])["scores"]
+    assert made.dtype == np.uint8
+    assert graph.misaligned_buffers(content) == 0
+
+
+def test_uint8_ends_twice_or_of_float_are_errors(int8_ends, float_content):
+    for content in (graph.uint8_ends(int8_ends), float_content):
+        with pytest.raises(ValueError, match=r"takes an INT8 input and output"):
+            graph.uint8_ends(content)
+
+
+def test_short_names_are_of_the_layers_alone_and_all_different(float_content):
+    names = [op.output for op in tflite.read_ops(float_content)]
+    assert len(set(names)) == len(names)
+    assert not any(";" in name or name.startswith("tiny") for name in names)
+    assert any(name.startswith("block2a_") for name in names)
+    assert graph.activations(float_content).keys() >= {"serving_default_images:0", names[-1]}
+
+
+def test_short_names_leave_answers_and_signature(float_content, images):
+    again = graph.short_names(float_content)
+    np.testing.assert_array_equal(
+        litert.scores(litert.interpreter(again), images[:2]),
+        litert.scores(litert.interpreter(float_content), images[:2]),
+    )
+    runner = litert.interpreter(again).get_signature_runner()
+    assert runner(images=images[:1].astype(np.float32))["scores"].shape == (1, 10)
+
+
+def test_biases_are_found_where_they_stand(int8_content):
+    """What is written there is what the kernels add."""
+    places = graph.biases(int8_content)
+    assert len(places) > 10
+    tools = graph.flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(bytearray(int8_content))
+    tensors = tree.subgraphs[0].tensors
+    for op in tree.subgraphs[0].operators:
+        name = tensors[op.outputs[0]].name.decode()
+        if name in places:
+            start, scales = places[name]
+            want = bytes(tree.buffers[tensors[op.inputs[2]].buffer].data)
+            assert int8_content[start : start + len(want)] == want
+            assert len(scales) == len(want) // 4

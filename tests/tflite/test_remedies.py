@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+import tflite
+from tflite import correct, litert, prepare, ranges, remedies, search
+from tflite.calibrate import in_order
+from tflite.network import Network, swishes
+
+
+def _plan_of(content, rule):
+    return tflite.make_plan(
+        tflite.read_ops(content), "int8", calibration_images=64, range_rule=ranges.RULES[rule]
+    )
+
+
+def _apply(content, photos, **options):
+    options = {"seconds": 0, **options}
+    return remedies.apply(content, photos[in_order(photos)], _plan_of, tflite.quantize, **options)
+
+
+@pytest.fixture(scope="module")
+def applied():
+    """applied(content, photos) -> what remedies.apply gives, made once."""
+    made = {}
+
+    def once(content, photos):
+        if content not in made:
+            lines = []
+            made[content] = (*_apply(content, photos, say=lines.append), lines)
+        return made[content]
+
+    return once
+
+
+def _made(state):
+    return tflite.quantize(state.content, state.ranges, _plan_of(state.content, state.rule))
+
+
+def _stressed(content):
+    network = Network(content)
+    names = [network.name(swish.z) for swish in swishes(network)]
+    rng = np.random.default_rng(1)
+    for group in prepare.groups(network, through_swish=names[-2:]):
+        channels = network.shape(group.tensors[0])[-1]
+        prepare.apply_scale(network, group, np.exp(rng.normal(0, 1.5, channels)))
+    return network.content()
+
+
+def test_remedies_never_leave_it_worse_than_min_max(trained, photos, applied):
+    state, judge, _ = applied(trained, photos)
+    assert state.rows[0].name == "min-max ranges"
+    assert state.kl <= state.rows[0].kl
+    assert judge(_made(state))[0] == pytest.approx(state.kl)
+
+
+def test_what_is_kept_is_better_than_what_was_kept_before(trained, photos, applied):
+    state, *_ = applied(trained, photos)
+    best = float("inf")
+    for row in state.rows:
+        assert row.kept == (row.kl < best) or not row.kept
+        if row.kept:
+            best = row.kl
+    assert best == state.kl
+    assert 0 <= state.rows[-1].agreement <= 1
+    assert all(row.seconds >= 0 for row in state.rows)
+
+
+def test_every_step_is_said_and_noted(trained, photos, applied):
+    state, _, lines = applied(trained, photos)
+    names = [row.name for row in state.rows]
+    assert names[0] == "min-max ranges"
+    assert names[1].startswith("ranges: ")
+    assert names[1].removeprefix("ranges: ") in ranges.RULES
+    assert "equalization" in names
+    assert names[-1] == "bias correction"
+    assert [line.split()[0] for line in lines] == [
+        "Measuring", "Choosing", "Equalizing", "Correcting"
+    ]  # fmt: skip
+
+
+def test_the_float_network_still_gives_its_answers_but_for_its_biases(trained, photos, applied):
+    state, *_ = applied(trained, photos)
+    kept = {row.name for row in state.rows if row.kept}
+    got, want = (litert.scores(litert.interpreter(c), photos[:8]) for c in (state.content, trained))
+    assert np.abs(got - want).max() < (0.1 if "bias correction" in kept else 1e-4)
+
+
+def test_a_stressed_network_recovers(trained_v1, photos):
+    stressed = _stressed(trained_v1)
+    state, _ = _apply(stressed, photos)
+    assert state.rows[0].kl > 0.3
+    assert state.kl < 0.1 * state.rows[0].kl
+    kept = [row.name for row in state.rows if row.kept]
+    assert any("equalization" in name for name in kept)
+
+
+def test_uneven_channels_before_a_swish_are_tried_through_it(trained_v1, photos):
+    """At the price of a multiplication each, which is inserted only where it is kept."""
+    network = Network(trained_v1)
+    z = swishes(network)[-3].z
+    op = network.producers()[z]
+    network.set_constant(op.inputs[2], network.constant(op.inputs[2]) * 0)
+    kernel = network.constant(op.inputs[1])
+    kernel[..., 1:] *= 0.02  # a depthwise kernel: one channel reaches 50 times as far
+    network.set_constant(op.inputs[1], kernel)
+    content = network.content()
+    state, _ = _apply(content, photos)
+    (row,) = (row for row in state.rows if row.name == "equalization, swish")
+    assert "1 tensors before a swish" in row.what
+    more = len(tflite.read_ops(state.content)) - len(tflite.read_ops(content))
+    assert more == (1 if row.kept else 0)
+
+
+def test_a_remedy_that_harms_is_not_kept(trained_v1, photos, monkeypatch):
+    def harm(content, *_):
+        network = Network(content)
+        op = next(op for op in network.operations if op.name == "CONV_2D")
+        network.set_constant(op.inputs[2], network.constant(op.inputs[2]) + 3)
+        return network.content()
+
+    monkeypatch.setattr(correct, "correct_biases", harm)
+    monkeypatch.setattr(prepare, "equalize", lambda content, *_, **__: content)
+    state, judge = _apply(trained_v1, photos)
+    assert not state.rows[-1].kept
+    assert state.rows[-1].kl > state.kl
+    assert state.content == trained_v1
+    assert judge(_made(state))[0] == pytest.approx(state.kl)
+
+
+def test_the_search_for_ranges_is_the_last_step(trained_lite, photos):
+    state, judge = _apply(trained_lite, photos, seconds=1)
+    assert state.rows[-1].name == "range search"
+    assert "noisiest tensors" in state.rows[-1].what
+    assert state.kl <= state.rows[0].kl
+    assert judge(_made(state))[0] == pytest.approx(state.kl)
+
+
+def test_it_is_judged_on_images_that_were_not_learned_from(trained_lite, photos):
+    """Where there are enough of them."""
+    doubled = np.concatenate([photos, 255 - photos])
+    _, judge = _apply(trained_lite, doubled)
+    learn, held = search.held_out(96)
+    ordered = doubled[in_order(doubled)]
+    np.testing.assert_array_equal(judge.images, ordered[held])
+    assert not {i.tobytes() for i in judge.images} & {i.tobytes() for i in ordered[learn]}
+
+
+def test_the_order_of_the_images_does_not_change_a_byte(trained_lite, photos):
+    files = [_made(_apply(trained_lite, part)[0]) for part in (photos[:20], photos[:20][::-1])]
+    assert files[0] == files[1]

@@ -1,0 +1,260 @@
+import time
+
+import numpy as np
+import pytest
+
+import tflite
+from tflite import classifier, litert, paired, ranges, search
+from tflite.calibrate import observe
+from tflite.network import Network
+
+
+@pytest.fixture
+def begun(trained, photos):
+    """(float .tflite, min-max ranges, plan)."""
+    found = ranges.choose(trained, observe(trained, photos[:16]), "minmax")
+    plan = tflite.make_plan(tflite.read_ops(trained), "int8", calibration_images=16)
+    return trained, found, plan
+
+
+def _make(content, found, plan):
+    return tflite.quantize(content, found, plan)
+
+
+# the judge ------------------------------------------------------------------------------------
+
+
+def test_the_float_file_is_no_distance_from_itself(trained, photos):
+    assert search.Judge(trained, photos[:8])(trained) == (0.0, 1.0)
+
+
+def test_the_divergence_is_kl_in_nats(begun, photos):
+    content, found, plan = begun
+    quantized = _make(content, found, plan)
+    p, q = (litert.scores(litert.interpreter(c), photos[:8]) for c in (content, quantized))
+    kl, agreement = search.Judge(content, photos[:8])(quantized)
+    assert kl == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-3)
+    assert agreement == (p.argmax(-1) == q.argmax(-1)).mean()
+
+
+def test_the_worst_images_do_not_hide_the_others(begun, photos, monkeypatch):
+    content, *_ = begun
+    judge = search.Judge(content, photos[:40])
+    each = np.full(40, 0.1)
+    each[7] = 1000
+    monkeypatch.setattr(paired, "divergences", lambda *_: each)
+    assert judge(content)[0] == pytest.approx(0.1)
+    each[[3, 8]] = 1000  # more than 3 in 100 are no accident
+    assert judge(content)[0] > 1
+
+
+def test_top1_is_the_share_of_right_answers(trained, photos):
+    answers = litert.scores(litert.interpreter(trained), photos[:8]).argmax(-1)
+    labels = answers.copy()
+    labels[:2] = (labels[:2] + 1) % 10
+    assert search.Judge(trained, photos[:8]).top1(trained, labels) == 0.75
+
+
+# ranges ---------------------------------------------------------------------------------------
+
+
+def _spoiled(found, plan):
+    """The ranges with one far too wide and one far too narrow."""
+    names = [op.output for op in plan.ops if op.name == "CONV_2D"]
+    changed = dict(found)
+    for name, factor in ((names[0], 1.25 / 0.8**3), (names[2], 0.6)):
+        changed[name] = {end: factor * value for end, value in found[name].items()}
+    return changed
+
+
+def test_a_searched_range_is_never_worse_on_its_images(begun, photos):
+    content, found, plan = begun
+    judge = search.Judge(content, photos[:16])
+    spoiled = _spoiled(found, plan)
+
+    def make(changed):
+        return _make(content, changed, plan)
+
+    better, tried = search.search_ranges(content, spoiled, make, judge, seconds=2)
+    assert tried > 0
+    assert judge(make(better))[0] < 0.99 * judge(make(spoiled))[0]
+    assert better.keys() == spoiled.keys()
+    for bounds in better.values():
+        assert bounds["min"] <= bounds["max"]
+    network = Network(content)
+    fixed = {network.name(op.output) for op in network.operations if op.name == "LOGISTIC"}
+    for name in fixed | {network.name(network.input)}:
+        assert better[name] == found[name]
+
+
+def test_a_search_that_finds_nothing_returns_what_it_was_given(begun, photos):
+    content, found, _ = begun
+    answers = iter([1.0] * 1000)
+
+    class Judge(search.Judge):
+        def __call__(self, content):
+            return next(answers), 1.0
+
+    same, tried = search.search_ranges(
+        content, found, lambda _: content, Judge(content, photos[:2]), seconds=60
+    )
+    assert same == found
+    assert 20 < tried < len(found)
+
+
+def test_no_time_is_no_search(begun, photos):
+    content, found, plan = begun
+    judge = search.Judge(content, photos[:2])
+    start = time.monotonic()
+    same, tried = search.search_ranges(
+        content, found, lambda changed: _make(content, changed, plan), judge, seconds=0
+    )
+    assert (same, tried) == (found, 0)
+    assert time.monotonic() - start < 5
+
+
+def test_the_noisiest_tensor_is_tried_first(begun, photos):
+    content, found, plan = begun
+    name = next(op.output for op in plan.ops if op.name == "DEPTHWISE_CONV_2D")
+    changed = {**found, name: {end: 100 * value for end, value in found[name].items()}}
+    names = [op.output for op in plan.ops if op.name == "DEPTHWISE_CONV_2D"]
+    order = search._noisiest(content, _make(content, changed, plan), photos[:2], names[::-1])
+    assert order[0] == name
+    assert sorted(order) == sorted(names)
+
+
+# islands --------------------------------------------------------------------------------------
+
+
+def test_islands_are_blocks_branches_sums_and_the_last_layer(begun):
+    content, _, plan = begun
+    found = search.islands(content, plan)
+    assert {"stem", "block1a", "block2a", "block2b", "top", "squeeze-excite branches",
+            "residual additions", "last layer"} <= found.keys()  # fmt: skip
+    int8 = {op.output for op in plan.ops if op.precision == "int8"}
+    assert set().union(*found.values()) == int8
+    types = {op.output: op.name for op in plan.ops}
+    assert {types[name] for name in found["residual additions"]} == {"ADD"}
+    assert [types[name] for name in found["last layer"]] == ["FULLY_CONNECTED"]
+    assert all("_se_" in name for name in found["squeeze-excite branches"])
+
+
+class _Fake:
+    """Files are frozen sets of float tensors; each has its gain, and all together their sum."""
+
+    def __init__(self, monkeypatch, gains, costs):
+        self.gains, self.costs = gains, costs
+        monkeypatch.setattr(search, "latency_ms", lambda made: 1 + sum(costs[t] for t in made))
+
+    def make(self, plan):
+        return frozenset(op.output for op in plan.ops if op.precision == "float32")
+
+    def __call__(self, made):
+        return 1.0 - sum(self.gains[t] for t in made), 1.0
+
+
+def _letters(monkeypatch, gains, costs):
+    ops = [tflite.graph.Op("CONV_2D", name, "FLOAT32") for name in gains]
+    fake = _Fake(monkeypatch, gains, costs)
+    candidates = {f"island {name}": (name,) for name in gains}
+    return tflite.make_plan(ops, "int8"), candidates, fake
+
+
+def _search(monkeypatch, gains, costs, budget, seconds=60):
+    plan, candidates, fake = _letters(monkeypatch, gains, costs)
+    plan, chosen, met = search.search_islands(
+        plan, candidates, fake.make, fake, lambda made: fake(made)[0] <= budget, seconds=seconds
+    )
+    return fake.make(plan), chosen, met
+
+
+def test_a_budget_that_is_met_already_takes_no_island(monkeypatch):
+    assert _search(monkeypatch, {"a": 0.1}, {"a": 1}, budget=1.0) == (frozenset(), [], True)
+
+
+def test_the_most_gain_for_its_time_comes_first(monkeypatch):
+    gains, costs = {"a": 0.4, "b": 0.3, "c": 0.1}, {"a": 4, "b": 1, "c": 2}
+    made, chosen, met = _search(monkeypatch, gains, costs, budget=0.7001)
+    assert met
+    assert made == {"b"}
+    assert chosen[0].kl == pytest.approx(0.3)
+    assert chosen[0].latency_ms == pytest.approx(1)
+    assert "alone it takes 30 % off the divergence of 1.0000 for 1.00 ms" in chosen[0].why
+
+
+def test_islands_that_later_ones_make_needless_are_dropped(monkeypatch):
+    gains, costs = {"a": 0.05, "b": 0.6}, {"a": 0.01, "b": 1}
+    made, chosen, met = _search(monkeypatch, gains, costs, budget=0.4001)
+    assert met
+    assert made == {"b"}
+    assert [island.name for island in chosen] == ["island b"]
+
+
+def test_islands_that_do_not_help_are_left_out(monkeypatch):
+    gains, costs = {"a": -0.2, "b": 0.5, "c": 0.0}, {"a": 0, "b": 1, "c": 0}
+    made, _, met = _search(monkeypatch, gains, costs, budget=0.1)
+    assert not met
+    assert made == {"b"}
+
+
+def test_a_budget_out_of_reach_is_told_with_the_best_found(monkeypatch):
+    gains, costs = {"a": 0.2, "b": 0.5}, {"a": 1, "b": 1}
+    made, chosen, met = _search(monkeypatch, gains, costs, budget=0.1)
+    assert not met
+    assert made == {"a", "b"}
+    assert len(chosen) == 2
+
+
+def test_without_time_one_candidate_is_looked_at(monkeypatch):
+    gains, costs = {"a": 0.2, "b": 0.5}, {"a": 1, "b": 1}
+    made, _, met = _search(monkeypatch, gains, costs, budget=0.1, seconds=0)
+    assert not met
+    assert made == {"a"}
+
+
+def test_a_reachable_budget_is_met_by_a_real_file(begun, photos):
+    """Floats where it says so, and nearer to the float scores than without."""
+    content, found, plan = begun
+    judge = search.Judge(content, photos[:16])
+    candidates = search.islands(content, plan)
+    some = {name: candidates[name] for name in ("block2b", "top", "last layer")}
+    start = judge(_make(content, found, plan))[0]
+    chosen_plan, chosen, met = search.search_islands(
+        plan,
+        some,
+        lambda trial: _make(content, found, trial),
+        judge,
+        lambda made: judge(made)[0] < 0.95 * start,
+        seconds=30,
+    )
+    assert met
+    made = _make(content, found, chosen_plan)
+    floats = {op.output for op in tflite.read_ops(made) if op.dtype == "FLOAT32"}
+    assert chosen
+    for island in chosen:
+        assert set(island.outputs) <= floats
+        assert f"island: {island.name}" in str(chosen_plan)
+    assert judge(made)[0] < 0.95 * start
+    assert litert.is_fully_accelerated(made)
+
+
+def test_a_latency_is_of_one_image_in_milliseconds(float_content):
+    assert 0.001 < search.latency_ms(float_content, runs=3) < 1000
+
+
+@pytest.mark.parametrize(("count", "held"), [(16, 16), (63, 63), (64, 16), (100, 25), (512, 128)])
+def test_a_quarter_is_held_out_of_enough(count, held):
+    learn, judged = search.held_out(count)
+    assert len(judged) == held
+    if count < 64:
+        assert len(learn) == count
+    else:
+        assert sorted([*learn, *judged]) == list(range(count))
+
+
+def test_judges_open_files_of_any_input(begun, photos):
+    content, found, plan = begun
+    quantized = _make(content, found, plan)
+    assert classifier.open_classifier(quantized).step == 0
+    strict = tflite.make_plan(tflite.read_ops(content), "int8_strict", calibration_images=16)
+    assert search.Judge(content, photos[:4])(_make(content, found, strict))[0] < 5
