@@ -37,7 +37,7 @@ from tflite.network import Network, swishes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALIBRATION = 512
-PRESETS = ("int8", "int8_strict", "int8_mixed")
+PRESETS = ("int8", "int8 --tune", "int8_strict", "int8_mixed")
 NAIVE = ("naive tf", "naive aeq")
 REFERENCE_IMAGES = 1000  # of the kernels' comparison
 STEPS = ("min-max", "ranges", "equalization", "bias correction", "range search", "all")
@@ -110,7 +110,10 @@ def converted(preset):
 
     def make(model, content, images, labels=None):
         given = (images, labels) if labels is not None else images
-        made = tflite.convert(content, preset=preset, calibration=given)
+        name, *flags = preset.split(" --")
+        made = tflite.convert(
+            content, preset=name, calibration=given, tune=True if flags == ["tune"] else None
+        )
         return made.tflite, made.as_dict()
 
     return make

@@ -10,8 +10,9 @@ Step by step: ``float_tflite`` -> ``load_images``, ``calibrate`` -> ``make_plan`
 ``verify``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
+from tflite.budget import BudgetError
 from tflite.calibrate import calibrate, observe
-from tflite.convert import BudgetError, Conversion, convert, save
+from tflite.convert import Conversion, convert, save
 from tflite.export import float_tflite, load_keras
 from tflite.graph import ConversionError, read_ops
 from tflite.images import ImageSet, load_images

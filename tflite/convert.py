@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_effnet.preprocess import preprocessing
 from tflite import graph, metadata, prepare, remedies, report, search
+from tflite.budget import Budget, within_budget
 from tflite.calibrate import calibrate, in_order, require_images, require_variety
 from tflite.classifier import open_classifier
 from tflite.compare import Comparison, compare
@@ -28,45 +29,6 @@ MIN_AGREEMENT = 0.99  # of int8_mixed, if no budget is given
 _SEARCH_SECONDS = 40  # of each search
 _LARGE = 30e6  # bytes
 _LISTED = 1000  # files of a manifest
-
-
-class BudgetError(graph.ConversionError):
-    """No choice of float islands meets the budget; the message says what the best one reaches."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a converted model may lose, on the calibration images."""
-
-    max_drop: "float | None" = None  # percentage points of top-1
-    min_agreement: "float | None" = None  # share of images with the float model's answer
-
-    def __post_init__(self):
-        if self.max_drop is not None and not 0 <= self.max_drop < 100:
-            raise ValueError(f"max_drop {self.max_drop} is no number of points in [0, 100)")
-        if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
-            raise ValueError(
-                f"min_agreement {self.min_agreement} is no share: give one in (0, 1], e.g. 0.97"
-            )
-
-    def missed(self, agreement, drop):
-        """What of it a file of this agreement and drop (None where there are no labels) misses, as
-        words; "" for nothing.
-        """
-        parts = []
-        if self.min_agreement is not None and agreement < self.min_agreement:
-            parts.append(f"{agreement:.2%} agreement")
-        if self.max_drop is not None and drop is not None and drop > self.max_drop:
-            parts.append(f"{drop:.2f} points lost")
-        return " and ".join(parts)
-
-    def __str__(self):
-        parts = []
-        if self.max_drop is not None:
-            parts.append(f"at most {self.max_drop:g} points of top-1 lost")
-        if self.min_agreement is not None:
-            parts.append(f"at least {self.min_agreement:.2%} the float model's answers")
-        return " and ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -152,8 +114,8 @@ def convert(
         model: a Keras image classifier whose preprocessing is inside; or the bytes of its float32
             .tflite.
         preset: a name of ``tflite.PRESETS``. Default: "int8", "int8_mixed" where a budget is given.
-        calibration: images that int8 and int16 are measured on, whatever ``load_images`` takes; 16
-            at least.
+        calibration: images that int8 and int16 are measured on, whatever ``load_images`` takes:
+            a folder, TFRecord shards, ``tfds:NAME``, an .npz, arrays; 16 at least.
         verification: images that the float and the converted model are compared on. Default: the
             calibration images, and the report says so; without those nothing is measured.
         class_names: of the model's outputs, in order; they go into the file. Class folders are
@@ -167,7 +129,7 @@ def convert(
         tune: whether to fine-tune against the float model. Default: for "int8_strict" alone. Takes
             minutes.
         search_seconds: of each search.
-        max_corrupt: so many files that cannot be decoded are skipped in each set.
+        max_corrupt: so many images that cannot be decoded are skipped in each set.
         progress: called with a line of text before every step, e.g. ``print``.
 
     Raises:
@@ -219,8 +181,8 @@ def convert(
         require_variety(found.images)
         if budget.max_drop is not None and labels is None:
             raise ValueError(
-                "max_drop needs labelled calibration images (class folders, or an .npz with "
-                "labels): give those, or min_agreement, which needs none"
+                "max_drop needs labelled calibration images (class folders, shards, or an "
+                ".npz with labels): give those, or min_agreement, which needs none"
             )
         sets.append((found, labels))
     if verification is not None:
@@ -315,7 +277,7 @@ def _labels(found, class_names, classes, say):
     labels = found.labels
     folders = found.class_names
     if folders is not None and class_names is None and len(folders) != classes:
-        say(f"  {len(folders)} class folders for {classes} classes: top-1 is not measured")
+        say(f"  {len(folders)} classes of images, {classes} of the model: top-1 is not measured")
         labels = None
     if labels is not None and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
@@ -358,43 +320,12 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
     islands = ()
     if preset.name == "int8_mixed":
         say(f"Searching what has to stay float32: {budget}")
-        plan, islands = _mixed(content, state, plan, judge, images, order, labels, budget, seconds)
+        labels = labels[order] if budget.max_drop is not None else None
+        plan, islands = within_budget(
+            budget, search.Judge(content, images), labels, state, plan, judge, seconds
+        )
     product = quantize(state.content, state.ranges, plan)
     return _Made(state.content, plan, product, state.ranges, tuple(state.rows), islands)
-
-
-def _mixed(content, state, plan, judge, images, order, labels, budget, seconds):
-    """(plan, islands) that meet the budget on the calibration images."""
-    everything = search.Judge(content, images)
-    labels = None if labels is None else labels[order]
-    before = None if budget.max_drop is None else everything.top1(content, labels)
-    reached = {}
-
-    def enough(product):
-        agreement = everything(product)[1]
-        drop = 0.0
-        if before is not None:
-            drop = 100 * (before - everything.top1(product, labels))
-        reached[product] = (agreement, drop)
-        return not budget.missed(agreement, drop)
-
-    plan, islands, met = search.search_islands(
-        plan,
-        search.islands(state.content, plan),
-        lambda trial: quantize(state.content, state.ranges, trial),
-        judge,
-        enough,
-        seconds=seconds,
-    )
-    if not met:
-        best = max(reached.values(), key=lambda r: (r[0], -r[1]))
-        drop = "" if before is None else f", {best[1]:.2f} points of top-1 lost"
-        raise BudgetError(
-            f"no choice of float islands gives {budget} on {len(images)} calibration images; the "
-            f"best found: {best[0]:.2%} agreement{drop}, with {len(islands)} islands. Lower the "
-            "budget, give more images, add fine-tuning, or take preset weight_only or float16"
-        )
-    return plan, tuple(islands)
 
 
 def _manifest(found, contract):

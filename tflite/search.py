@@ -33,17 +33,17 @@ class Judge:
         The divergence is the mean over all images but the worst 3 in 100: a few images that
         overflow a range would else hide everything else.
         """
+        divergence, top = self.look(content)
+        return divergence, float((top == self.top).mean())
+
+    def look(self, content):
+        """(the divergence, the file's answers (images,))."""
         model = classifier.open_classifier(content)
         scores = classifier.scores(model, self.images)
         log = paired.log_probabilities(scores, model.ending, step=model.step)
         each = np.sort(paired.divergences(self.log, log, self.model.ending))
         kept = each[: len(each) - int(_TRIMMED * len(each))]
-        return float(kept.mean()), float((scores.argmax(-1) == self.top).mean())
-
-    def top1(self, content, labels):
-        """Share of the labels that the file gets right."""
-        scores = classifier.scores(classifier.open_classifier(content), self.images)
-        return float((scores.argmax(-1) == labels).mean())
+        return float(kept.mean()), scores.argmax(-1)
 
 
 def search_ranges(float_tflite, ranges, make, judge, *, seconds):
@@ -206,10 +206,10 @@ def _told(chosen, base_kl):
 
 
 def held_out(count):
-    """(indices to learn from, indices to judge by) of so many images in an order of their own: a
-    quarter is held out, at least 16, of 64 or more; of fewer all serve for both.
+    """(indices to learn from, indices to judge by) of so many images in an order of their own: half
+    of 64 or more are held out; of fewer all serve for both.
     """
     everything = np.arange(count)
     if count < 64:
         return everything, everything
-    return everything[: count - count // 4], everything[count - count // 4 :]
+    return everything[: count - count // 2], everything[count - count // 2 :]
