@@ -84,6 +84,7 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
         raise BudgetError(
             f"no choice of float islands gives {budget} on {len(everything.images)} calibration "
             f"images; the best found: {best[0]:.2%} agreement{drop}, with {len(islands)} islands. "
-            "Lower the budget, give more images, add fine-tuning, or take preset weight_only or float16"
+            "Lower the budget, give more images, add fine-tuning, or take preset weight_only or "
+            "float16"
         )
     return plan, tuple(islands)
