@@ -7,7 +7,7 @@ import os
 import sys
 
 from keras_effnet.variants import unknown
-from tflite import cli_report
+from tflite import cli_report, records
 from tflite.convert import CALIBRATION_IMAGES, check_writable, convert, save
 from tflite.graph import ConversionError
 from tflite.presets import PRESETS, find_preset
@@ -56,7 +56,7 @@ def _parse(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    images = "folder of images, folder of class folders, or .npz (images, labels)"
+    images = cli_report.IMAGES
     parser.add_argument("--model", required=True, help=".keras, .h5 or float32 .tflite file")
     parser.add_argument("--out", required=True, help=".tflite to write")
     rows = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
@@ -115,12 +115,13 @@ def _run(options):
         options.preset is None or PRESETS[options.preset].calibrated
     ):
         raise ValueError(
-            f"preset {options.preset or 'int8'} needs --calibration: a folder or .npz of 100 to "
-            "500 images like those of later use (or take --preset=float32, float16, weight_only)"
+            f"preset {options.preset or 'int8'} needs --calibration: a folder, shards or .npz of "
+            "100 to 500 images like those of later use (or take --preset=float32, float16, "
+            "weight_only)"
         )
     for flag in ("calibration", "verify"):
         path = getattr(options, flag)
-        if path is not None and not os.path.exists(path):
+        if path is not None and not records.exists(path):
             raise ValueError(f"--{flag} {path!r} does not exist")
     out = check_writable(options.out)
     class_names = None if options.labels is None else _read_labels(options.labels)

@@ -9,7 +9,7 @@ import sys
 
 from keras_effnet.preprocess import preprocessing
 from keras_effnet.variants import unknown
-from tflite import metadata
+from tflite import metadata, records
 from tflite.classifier import open_classifier
 from tflite.compare import compare
 from tflite.graph import ConversionError
@@ -28,7 +28,10 @@ The same for any two .tflite classifiers with as many classes, whoever made them
 images in its own size. Writes OUT and the same figures as .json beside it."""
 
 _PROBED = 16  # images that show what is wrong with a set; and so many may be corrupt
-_IMAGES = "folder of images, folder of class folders, or .npz (images, labels)"
+IMAGES = (
+    "folder of images, folder of class folders, folder of TFRecord shards (its train set; "
+    "FOLDER/validation for another), tfds:NAME or tfds:NAME/SPLIT, or .npz (images, labels)"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,7 +141,7 @@ def _parser(name, description):
 
 
 def _parse(parser, argv):
-    parser.add_argument("--data", required=True, help=f"images that were not trained on: {_IMAGES}")
+    parser.add_argument("--data", required=True, help=f"images that were not trained on: {IMAGES}")
     parser.add_argument(
         "--labels", help="text file with one class name a line, in the order of the scores"
     )
@@ -150,7 +153,7 @@ def _parse(parser, argv):
         if name.startswith("--") and name not in ("--help", *(f"--{flag}" for flag in flags)):
             raise ValueError(unknown("flag", name[2:], flags))
     options = parser.parse_args(argv)
-    if not os.path.exists(options.data):
+    if not records.exists(options.data):
         raise ValueError(f"--data {options.data!r} does not exist")
     return options
 
@@ -230,7 +233,8 @@ def _load(options, model, names, contract, limit, *, say=False):
     if folders is not None and looked_up is None and len(folders) != model.classes:
         labels = None
         lines.append(
-            f"  {len(folders)} class folders for {model.classes} classes: top-1 is not measured"
+            f"  {len(folders)} classes of images, {model.classes} of the model: top-1 is not "
+            "measured"
         )
     if labels is not None and (labels.min() < 0 or labels.max() >= model.classes):
         raise ValueError(

@@ -78,7 +78,7 @@ def test_folders_that_are_no_classes_have_no_top1(files, capfd):
     for image in (files / "photos" / "other").iterdir():
         image.unlink()
     assert _report(files) == 0
-    assert "9 class folders for 10 classes: top-1 is not measured" in capfd.readouterr().out
+    assert "9 classes of images, 10 of the model: top-1 is not measured" in capfd.readouterr().out
     assert _figures(files / "my.report.json")["report"]["drop"] is None
     for c in range(9):
         os.rename(files / "photos" / f"c{c}" / "0.png", files / f"{c}.png")
