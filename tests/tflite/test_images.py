@@ -64,6 +64,29 @@ def test_a_limit_spreads_over_all_classes(tmp_path):
     assert "4 of 12 images, 2 classes" in found.source
 
 
+def test_files_are_named_in_the_images_order(tmp_path):
+    _folder(tmp_path, dog=3, cat=2)
+    found = tflite.load_images(tmp_path, (8, 8))
+    assert found.files == ("cat/00.png", "cat/01.png", "dog/00.png", "dog/01.png", "dog/02.png")
+    for file, image in zip(found.files, found.images):
+        pixels = np.asarray(Image.open(tmp_path / file).convert("RGB"))
+        np.testing.assert_array_equal(image, resize(pixels, 8, 8))
+    assert tflite.load_images(tmp_path, (8, 8), limit=2).files == ("cat/00.png", "dog/00.png")
+    assert tflite.load_images(tmp_path / "cat", (8, 8)).files == ("00.png", "01.png")
+
+
+def test_files_that_were_skipped_are_not_among_them(tmp_path):
+    _folder(tmp_path, a=2)
+    (tmp_path / "a" / "00b.png").write_bytes(b"no image")
+    found = tflite.load_images(tmp_path, (8, 8))
+    assert found.files == ("a/00.png", "a/01.png")
+    assert len(found.files) == len(found.images)
+
+
+def test_arrays_have_no_files():
+    assert tflite.load_images(_PHOTO[None], (8, 8)).files == ()
+
+
 def test_corrupt_images_are_named_and_skipped_up_to_a_limit(tmp_path):
     _folder(tmp_path, a=2, b=2)
     for name in ("x.jpg", "y.png"):
