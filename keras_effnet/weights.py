@@ -5,6 +5,7 @@ say it, and a model is built to it, so that a path gives the same answers as the
 """
 
 import collections
+import io
 import json
 import logging
 import os
@@ -115,9 +116,10 @@ def contract(path):
         try:
             with zipfile.ZipFile(path) as file:
                 config = json.loads(file.read("config.json"))
-        except (zipfile.BadZipFile, KeyError, ValueError):
+                constants = _constants(file.read("model.weights.h5"))
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError):
             return Contract(None, None)  # read() says what is wrong with it
-        return _of_layers(config)
+        return _of_layers(config, constants)
     try:
         with h5py.File(path, "r") as file:
             if _CONTRACT in file.attrs:
@@ -131,26 +133,60 @@ def contract(path):
         return Contract(None, None)
 
 
-def _of_layers(config):
-    """The contract in a model's configuration, however deep its layers are nested."""
-    preprocessing = normalization = None
+def _constants(content):
+    """(mean, variance) that a .keras file's weights hold for its ``normalization`` layer, or
+    Nones.
+    """
+    with h5py.File(io.BytesIO(content), "r") as file:
+        place = file.get("layers/normalization/vars", {})
+        return tuple(np.array(place[key]) if key in place else None for key in "01")
+
+
+def _of_layers(config, constants=(None, None)):
+    """The contract in a model's configuration, however deep its layers are nested; `constants` are
+    those that its weights hold for a ``normalization`` that has none in its configuration.
+
+    keras.applications' networks have a ``rescaling`` in front of their ``normalization``, or alone:
+    pixel * scale + offset. (Its V1 networks with ImageNet's weights have a second one behind; those
+    are normalised as the variant says.)
+    """
+    preprocessing, centered, rescaled = None, [], []
     todo = [config]
     while todo:
         item = todo.pop()
         if isinstance(item, dict):
             name = item.get("name") or ""
-            preprocessing = (parse(name) if isinstance(name, str) else None) or preprocessing
-            if name == "normalization" and item.get("mean") and item.get("variance"):
-                mean, variance = (np.ravel(item[k]) for k in ("mean", "variance"))
-                if len(mean) == 3:
-                    normalization = Normalization(
-                        tuple(float(m) for m in mean),
-                        tuple(round(float(v) ** 0.5, 6) for v in variance),
-                    )
+            if isinstance(name, str):
+                preprocessing = parse(name) or preprocessing
+                if _constant(name) and "mean" in item:
+                    centered.append((item.get("mean"), item.get("variance")))
+                elif name.split("_")[0] == "rescaling" and "scale" in item:
+                    rescaled.append((item.get("scale"), item.get("offset")))
             todo.extend(item.values())
         elif isinstance(item, list):
             todo.extend(item)
-    return Contract(preprocessing, normalization)
+    if rescaled and centered == [(None, None)]:
+        centered = [constants]
+    return Contract(preprocessing, _composed(centered, rescaled))
+
+
+def _composed(centered, rescaled):
+    """The ``Normalization`` in pixels of what a model's first layers say; None where that is
+    nothing, or in their weights.
+    """
+    if len(centered) > 1 or len(rescaled) > 1 or not (centered or rescaled):
+        return None
+    mean, variance = centered[0] if centered else ((0.0,) * 3, (1.0,) * 3)
+    scale, offset = rescaled[0] if rescaled else (1.0, 0.0)
+    if mean is None or variance is None or np.ndim(scale) or np.ndim(offset) or not scale:
+        return None
+    mean, variance = np.ravel(mean), np.ravel(variance)
+    if len(mean) != 3:
+        return None
+    return Normalization(
+        tuple(round(float(m - offset) / scale, 6) for m in mean),
+        tuple(round(float(v) ** 0.5 / scale, 6) for v in variance),
+    )
 
 
 def load(model, path):

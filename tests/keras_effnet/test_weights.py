@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -265,3 +266,27 @@ def _save_whole(model, path):
         # ".h5 is legacy": that is why it is tried. keras.initializers: Keras 2.15's own V2.
         warnings.filterwarnings("ignore", ".*legacy.*|.*HDF5 file.*|The `keras.initializers.seria")
         model.save(str(path))
+
+
+@pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetV2B0", "EfficientNetV2S"])
+def test_a_saved_model_of_keras_applications_sees_the_same_pixels(keras, tmp_path, name):
+    """Their preprocessing is a rescaling, with or without a normalization behind it."""
+    keras.utils.set_random_seed(0)
+    theirs = getattr(keras.applications, name)(
+        weights=None, classes=5, input_shape=(32, 32, 3), classifier_activation=None
+    )
+    with warnings.catch_warnings():  # Keras 2.15 warns of its own initializers
+        warnings.simplefilter("ignore")
+        theirs.save(tmp_path / "theirs.keras")
+    ours = create_model(
+        {"EfficientNetB0": "efficientnet-b0", "EfficientNetV2B0": "efficientnetv2-b0"}.get(
+            name, "efficientnetv2-s"
+        ),
+        weights=tmp_path / "theirs.keras",
+        classes=5,
+        input_shape=(32, 32, 3),
+        classifier_activation=None,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
+    want, got = (_numbers(model(images)) for model in (theirs, ours))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
