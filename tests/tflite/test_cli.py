@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 
@@ -5,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tflite import cli
+import tflite
+from tflite import cli, cli_report, metadata
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Conversions without the searches, which have tests of their own."""
+    monkeypatch.setattr(cli, "convert", functools.partial(tflite.convert, search_seconds=0))
 
 
 @pytest.fixture
@@ -38,7 +46,8 @@ def test_a_folder_of_photos_makes_an_int8_file(files, capfd):
     assert _run(files, labels=files / "labels.txt") == 0
     out, err = capfd.readouterr()
     assert err == ""
-    assert "Quantizing to int8" in out
+    for word in ("min-max ranges", "bias correction", "KL, nats", "preset   int8"):
+        assert word in out
     assert "skipped, cannot be decoded" in out
     assert "top-1" in out
     assert "the calibration images" in out
@@ -46,27 +55,37 @@ def test_a_folder_of_photos_makes_an_int8_file(files, capfd):
     assert report["report"]["images"] == 20
     assert len(report["skipped_images"]) == 1
     assert (files / "out" / "m.tflite.labels.txt").read_text().startswith("c0\nc1\n")
+    assert metadata.read((files / "out" / "m.tflite").read_bytes()).labels[:2] == ("c0", "c1")
+    assert sorted(os.listdir(files / "out")) == [
+        "m.tflite", "m.tflite.html", "m.tflite.json", "m.tflite.labels.txt"
+    ]  # fmt: skip
+    assert report["calibration"]["files"][0] == "c0/0.png"
 
 
 def test_float32_takes_no_images(files):
-    assert _run(files, mode="float32", calibration=None) == 0
+    assert _run(files, preset="float32", calibration=None) == 0
     assert sorted(os.listdir(files / "out")) == ["m.tflite", "m.tflite.json"]
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"mode": "int9"}, "Unknown mode 'int9'. Did you mean 'int8'"),
+        ({"preset": "int9"}, "Unknown preset 'int9'. Did you mean 'int8'"),
         ({"calibrate": "x"}, "Unknown flag 'calibrate'. Did you mean 'calibration'"),
         ({"model": "none.keras"}, "'none.keras' is not a file"),
         ({"model": None}, "required: --model"),
-        ({"calibration": None}, "--mode=int8 needs --calibration"),
+        ({"calibration": None}, "preset int8 needs --calibration"),
         ({"calibration": "none"}, "--calibration 'none' does not exist"),
         ({"verify": "none"}, "--verify 'none' does not exist"),
         ({"out": "none/m.tflite"}, "is not a folder"),
         ({"image_size": "big"}, "invalid int value: 'big'"),
         ({"image_size": 64}, "image_size 64 does not fit"),
         ({"calibration_images": 4}, "has 4 images and needs 16"),
+        ({"max_drop": -1}, "max_drop -1.0 is no number of points"),
+        ({"min_agreement": 97}, "min_agreement 97.0 is no share"),
+        ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
+        ({"preset": "float16"}, "preset float16 takes no calibration images"),
+        ({"model": "none.tflite"}, "'none.tflite' is not a file"),
     ],
 )
 def test_bad_flags_are_one_line_and_leave_nothing(files, capfd, flags, message):
@@ -99,3 +118,74 @@ def test_help_says_what_is_written(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     assert "OUT.labels.txt" in capsys.readouterr().out
+
+
+def _flat(files, float_content):
+    """Photos without class folders, for a .tflite."""
+    (files / "float.tflite").write_bytes(float_content)
+    (files / "flat").mkdir()
+    for c in range(10):
+        for i in range(2):
+            os.rename(files / "photos" / f"c{c}" / f"{i}.png", files / "flat" / f"{c}{i}.png")
+    return {"model": files / "float.tflite", "calibration": files / "flat"}
+
+
+def test_a_truncated_tflite_is_one_line(files, float_content, capfd):
+    (files / "half.tflite").write_bytes(float_content[: len(float_content) // 2])
+    assert _run(files, model=files / "half.tflite") == 2
+    err = capfd.readouterr().err
+    assert "truncated or damaged" in err
+    assert err.count("\n") == 1
+    assert not os.listdir(files / "out")
+
+
+def test_a_drop_without_labels_is_an_error(files, float_content, capfd):
+    assert _run(files, **_flat(files, float_content), max_drop=1) == 2
+    assert "max_drop needs labelled calibration images" in capfd.readouterr().err
+    assert not os.listdir(files / "out")
+
+
+def test_images_all_alike_are_an_error(files, float_content, capfd):
+    flags = _flat(files, float_content)
+    first = (files / "flat" / "00.png").read_bytes()
+    for path in (files / "flat").iterdir():
+        path.write_bytes(first)
+    assert _run(files, **flags) == 2
+    assert "20 calibration images are all alike" in capfd.readouterr().err
+    assert not os.listdir(files / "out")
+
+
+def test_an_impossible_budget_writes_no_file(files, float_content, capfd, monkeypatch):
+    monkeypatch.setattr("tflite.search.islands", lambda *_: {})
+    everything_else = np.full(20, -1)
+    monkeypatch.setattr("tflite.search.Judge.look", lambda *_: (1.0, everything_else))
+    assert _run(files, **_flat(files, float_content), min_agreement=1) == 1
+    err = capfd.readouterr().err
+    assert "effnet-tflite: no choice of float islands gives at least 100.00%" in err
+    assert "the best found: 0.00% agreement, with 0 islands" in err
+    assert not os.listdir(files / "out")
+
+
+def test_a_float_tflite_and_a_budget_make_int8_mixed(files, float_content, capfd):
+    assert _run(files, **_flat(files, float_content), min_agreement=0.1) == 0
+    assert json.loads((files / "out" / "m.tflite.json").read_text())["preset"] == "int8_mixed"
+    assert "preset   int8_mixed" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_other_commands_get_their_own_arguments(name, monkeypatch):
+    monkeypatch.setattr(cli_report, f"main_{name}", lambda argv: [name, *argv])
+    assert cli.main([name, "a.tflite", "--data=x"]) == [name, "a.tflite", "--data=x"]
+
+
+def test_no_tune_is_a_flag(files, monkeypatch):
+    seen = {}
+
+    def convert(model, **options):
+        seen.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(cli, "convert", convert)
+    for extra, want in ((["--no-tune"], False), (["--tune"], True), ([], None)):
+        assert _run(files, *extra) == 2
+        assert seen["tune"] is want
