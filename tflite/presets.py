@@ -32,7 +32,7 @@ PRESETS = {p.name: p for p in (
     Preset("weight_only", "int8",    "float32", "float32", "float32",
            "a quarter of the size, float's speed"),
     Preset("int8",        "int8",    "int8",    "uint8",   "float32",
-           "Android's CPU: all int8 but the softmax"),
+           "Android's CPU: all int8 but the scores"),
     Preset("int8_mixed",  "int8",    "int8",    "uint8",   "float32",
            "int8 but for the islands of float that a budget takes"),
     Preset("int8_strict", "int8",    "int8",    "uint8",   "uint8",

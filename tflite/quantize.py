@@ -22,7 +22,7 @@ _FLOAT = {
     "HARD_SWISH": "XNNPACK has no int8 hard-swish; its slow kernel takes several times longer",
 }
 _PIXELS = "pixels are prepared before they are rounded: one rounding, and no slower"
-_SCORES = "the scores: steps of 1/256 make ties"
+_SCORES = "the scores: 256 steps make ties, and float costs nothing here"
 _NO_KERNEL = "not known to run in int8"
 _KEPT = "the preset computes in float"
 
@@ -91,6 +91,9 @@ def make_plan(ops, preset, *, calibration_images=0, range_rule=RULES["minmax"]):
     preset = find_preset(preset) if isinstance(preset, str) else preset
     first = next((i for i, op in enumerate(ops) if op.name in graph.WITH_WEIGHTS), len(ops))
     everything = preset.output == "uint8" or preset.activations == "int16"
+    last = len(ops) - 1
+    while last > 0 and ops[last].name in ("SOFTMAX", "LOGISTIC"):
+        last -= 1  # to what gives the scores
     rows = []
     for index, op in enumerate(ops):
         if op.dtype != "FLOAT32":
@@ -104,7 +107,7 @@ def make_plan(ops, preset, *, calibration_images=0, range_rule=RULES["minmax"]):
             why = _FLOAT[op.name]
         elif index < first:
             why = _PIXELS
-        elif op.name == "LOGISTIC" and index == len(ops) - 1:
+        elif index > last or (index == last and op.name == "FULLY_CONNECTED"):
             why = _SCORES
         else:
             why = "" if known else _NO_KERNEL
