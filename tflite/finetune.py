@@ -95,7 +95,7 @@ class _Walk:
         self.moves = {}  # (tensor, what) -> variable in grid units
         self.grid = {}  # (tensor, what) -> the size of a unit
         for op in network.operations:
-            if op.output in self.rounded:
+            if op.output in self.rounded or op.name in LINEAR:  # whose weights are int8 in any case
                 self._add_moves(op)
 
     def _add_moves(self, op):
@@ -137,12 +137,12 @@ class _Walk:
         env = dict(env)
         for op in operations:
             int8 = rounded and op.output in self.rounded
-            values = [self._value(env, op, i, int8) for i in op.inputs]
+            values = [self._value(env, op, i, int8, rounded) for i in op.inputs]
             out = self._compute(op, values)
             env[op.output] = self._round(op.output, out) if int8 else out
         return env
 
-    def _value(self, env, op, tensor, int8):
+    def _value(self, env, op, tensor, int8, rounded):
         if tensor < 0:
             return None
         if tensor in env:
@@ -152,9 +152,9 @@ class _Walk:
         if not network.is_float(tensor):
             return network.integers(tensor)
         constant = network.constant(tensor)
-        if int8 and op.name in LINEAR and tensor == op.inputs[1]:
+        if rounded and op.name in LINEAR and tensor == op.inputs[1]:
             return self._kernel(op, tensor, constant)
-        if (tensor, "bias") in self.moves and int8:
+        if (tensor, "bias") in self.moves and rounded:
             return constant + self.moves[tensor, "bias"] * self.grid[tensor, "bias"]
         if int8 and op.name not in LINEAR and constant.any():  # a factor, a mean: one scale
             low, high = min(constant.min(), 0.0), max(constant.max(), 0.0)

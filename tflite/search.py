@@ -118,7 +118,7 @@ def islands(float_tflite, plan):
         if op.name == "ADD":
             found.setdefault("residual additions", []).append(name)
     last = [op for op in network.operations if op.name in LINEAR][-1:]
-    for op in last:
+    for op in (op for op in last if network.name(op.output) in int8):
         found.setdefault("last layer", []).append(network.name(op.output))
     return {name: tuple(outputs) for name, outputs in found.items()}
 

@@ -98,8 +98,7 @@ def test_channel_means_come_nearer_throughout(trained, photos):
         return tflite.quantize(content, found, plan)
 
     corrected = correct.correct_biases(trained, learn, quantized)
-    network = Network(trained)
-    names = [network.name(op.output) for op in network.operations if op.name in LINEAR]
+    names = list(graph.biases(quantized(trained)))
     want, before, after = (
         _means(content, held, names)
         for content in (trained, quantized(trained), quantized(corrected))

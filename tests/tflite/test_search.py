@@ -48,11 +48,15 @@ def test_the_worst_images_do_not_hide_the_others(begun, photos, monkeypatch):
     assert judge(content)[0] > 1
 
 
-def test_top1_is_the_share_of_right_answers(trained, photos):
-    answers = litert.scores(litert.interpreter(trained), photos[:8]).argmax(-1)
-    labels = answers.copy()
-    labels[:2] = (labels[:2] + 1) % 10
-    assert search.Judge(trained, photos[:8]).top1(trained, labels) == 0.75
+def test_the_answers_are_the_files_own(begun, photos):
+    content, found, plan = begun
+    quantized = _make(content, found, plan)
+    judge = search.Judge(content, photos[:8])
+    divergence, top = judge.look(quantized)
+    np.testing.assert_array_equal(
+        top, litert.scores(litert.interpreter(quantized), photos[:8]).argmax(-1)
+    )
+    assert (divergence, (top == judge.top).mean()) == judge(quantized)
 
 
 # ranges ---------------------------------------------------------------------------------------
@@ -67,16 +71,18 @@ def _spoiled(found, plan):
     return changed
 
 
-def test_a_searched_range_is_never_worse_on_its_images(begun, photos):
+def test_a_searched_range_is_never_worse_on_its_images(begun, photos, monkeypatch):
     content, found, plan = begun
     judge = search.Judge(content, photos[:16])
     spoiled = _spoiled(found, plan)
+    wrong = [name for name in found if spoiled[name] != found[name]]
+    monkeypatch.setattr(search, "_noisiest", lambda *_: wrong)
 
     def make(changed):
         return _make(content, changed, plan)
 
-    better, tried = search.search_ranges(content, spoiled, make, judge, seconds=2)
-    assert tried > 0
+    better, tried = search.search_ranges(content, spoiled, make, judge, seconds=60)
+    assert tried == 2
     assert judge(make(better))[0] < 0.99 * judge(make(spoiled))[0]
     assert better.keys() == spoiled.keys()
     for bounds in better.values():
@@ -127,7 +133,8 @@ def test_the_noisiest_tensor_is_tried_first(begun, photos):
 
 
 def test_islands_are_blocks_branches_sums_and_the_last_layer(begun):
-    content, _, plan = begun
+    content, *_ = begun
+    plan = tflite.make_plan(tflite.read_ops(content), "int8_strict", calibration_images=16)
     found = search.islands(content, plan)
     assert {"stem", "block1a", "block2a", "block2b", "top", "squeeze-excite branches",
             "residual additions", "last layer"} <= found.keys()  # fmt: skip
@@ -137,6 +144,12 @@ def test_islands_are_blocks_branches_sums_and_the_last_layer(begun):
     assert {types[name] for name in found["residual additions"]} == {"ADD"}
     assert [types[name] for name in found["last layer"]] == ["FULLY_CONNECTED"]
     assert all("_se_" in name for name in found["squeeze-excite branches"])
+
+
+def test_what_is_float_already_is_no_island(begun):
+    content, _, plan = begun
+    int8 = {op.output for op in plan.ops if op.precision == "int8"}
+    assert set().union(*search.islands(content, plan).values()) == int8
 
 
 class _Fake:
@@ -217,7 +230,7 @@ def test_a_reachable_budget_is_met_by_a_real_file(begun, photos):
     content, found, plan = begun
     judge = search.Judge(content, photos[:16])
     candidates = search.islands(content, plan)
-    some = {name: candidates[name] for name in ("block2b", "top", "last layer")}
+    some = {name: candidates[name] for name in ("block2a", "block2b", "top")}
     start = judge(_make(content, found, plan))[0]
     chosen_plan, chosen, met = search.search_islands(
         plan,
@@ -242,8 +255,8 @@ def test_a_latency_is_of_one_image_in_milliseconds(float_content):
     assert 0.001 < search.latency_ms(float_content, runs=3) < 1000
 
 
-@pytest.mark.parametrize(("count", "held"), [(16, 16), (63, 63), (64, 16), (100, 25), (512, 128)])
-def test_a_quarter_is_held_out_of_enough(count, held):
+@pytest.mark.parametrize(("count", "held"), [(16, 16), (63, 63), (64, 32), (101, 50), (512, 256)])
+def test_half_is_held_out_of_enough(count, held):
     learn, judged = search.held_out(count)
     assert len(judged) == held
     if count < 64:
