@@ -2,16 +2,18 @@
 measured on images that it has not seen, and kept only where it helps.
 """
 
+import re
 import time
 from dataclasses import dataclass, field
 
-from tflite import correct, finetune, prepare, ranges, search
+from tflite import blocks, correct, finetune, prepare, ranges, search
 from tflite.calibrate import observe
-from tflite.network import Network
+from tflite.network import Network, swishes
 
 STRENGTHS = (0.5, 1.0)  # of equalization
 _TRIAL_IMAGES = 128  # that a change is tried with
-_UNEVEN = 12.0  # a median channel with so much less reach than the widest is worth an operation
+_STAGE_IMAGES = 48  # and a stage's swishes
+_STAGE = re.compile(r"block\d+|.+")
 _NEAR = 1.25  # times the least divergence
 _HELPS = 0.99  # of the divergence before: what is above is noise
 _HELPS_AT_A_PRICE = 0.9  # what costs time has to give more
@@ -85,7 +87,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=40, say=l
     )
 
     say("Equalizing channels")
-    _equalized(state, judge, make, images, observed)
+    _equalized(state, judge, make, images, observed, seconds)
 
     say("Correcting biases")
     start = time.monotonic()
@@ -120,25 +122,45 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=40, say=l
     return state, judge
 
 
-def _equalized(state, judge, make, images, observed):
-    """Tries equalization where it is free, then through the swishes of tensors that are uneven
-    still.
+def _equalized(state, judge, make, images, observed, seconds):
+    """Tries equalization where it is free, then stage by stage through the swishes, front to back,
+    for so many seconds.
     """
     what = "channels of residual streams and products share their reach"
-    observed = _try_equalize(state, judge, make, images, observed, "equalization", what, ())
-    network = Network(state.content)
-    uneven = [n for n, x in prepare.imbalance(network, observed).items() if x > _UNEVEN]
-    if uneven:
-        what = f"of {len(uneven)} tensors before a swish, a multiplication each"
-        way = ("equalization, swish", what, tuple(uneven))
-        _try_equalize(state, judge, make, images, observed, *way)
+    _try_equalize(state, judge, make, images, observed, "equalization", what, (), _HELPS)
+    until = time.monotonic() + seconds
+    tried = []
+    for stage, names in _stages(Network(state.content)).items():
+        if time.monotonic() > until:
+            break
+        tried.append(stage)
+        start = time.monotonic()
+        seen = observe(state.content, images[:_STAGE_IMAGES], min_images=1)
+        many = "one tensor" if len(names) == 1 else f"{len(names)} tensors"
+        what = f"of {many} before a swish, a multiplication each"
+        way = (f"equalization, {stage}", what, names, _HELPS_AT_A_PRICE)
+        _try_equalize(state, judge, make, images, seen, *way, start)
+    if tried:
+        seen = [row for row in state.rows if not row.kept and row.name.split(", ")[-1] in tried]
+        state.rows = [row for row in state.rows if row not in seen]
 
 
-def _try_equalize(state, judge, make, images, observed, name, what, through):
-    """What was observed of the network that the state has then."""
-    start = time.monotonic()
-    few, trials = images[:_TRIAL_IMAGES], []
-    for strength in STRENGTHS:
+def _stages(network):
+    """{"stem": tensors before its swishes without a factor yet, "block1": ...}, front to back."""
+    found = {}
+    for swish in swishes(network):
+        if swish.factor is None:
+            name = network.name(swish.z)
+            stage = _STAGE.match(blocks.group_of(name) or "the rest")[0]
+            found.setdefault(stage, []).append(name)
+    return {stage: tuple(names) for stage, names in found.items()}
+
+
+def _try_equalize(state, judge, make, images, observed, name, what, through, enough, start=None):
+    """Tries it at the strengths that there are, on a few images first."""
+    start = time.monotonic() if start is None else start
+    few, trials = images[: _STAGE_IMAGES if through else _TRIAL_IMAGES], []
+    for strength in STRENGTHS[:1] if through else STRENGTHS:
         changed = prepare.equalize(
             state.content, observed, strength=strength, through_swish=through, images=few[:4]
         )
@@ -146,25 +168,20 @@ def _try_equalize(state, judge, make, images, observed, name, what, through):
         found = ranges.choose(changed, seen, state.rule)
         trials.append((judge(make(changed, found, state.rule))[0], strength, changed, found))
     kl, strength, changed, found = min(trials, key=lambda trial: trial[0])
-    enough = _HELPS_AT_A_PRICE if through else _HELPS
-    after = observed
     if kl < enough * state.kl:
-        after = observe(changed, images, min_images=1)
-        found = ranges.choose(changed, after, state.rule)
+        found = ranges.choose(changed, observe(changed, images, min_images=1), state.rule)
     what = f"{what} (strength {strength:g})"
-    kept = _try(state, judge, make, name, what, start, changed, found, state.rule, enough)
-    return after if kept else observed
+    _try(state, judge, make, name, what, start, changed, found, state.rule, enough)
 
 
 def _try(state, judge, make, name, what, start, content, found, rule, enough=_HELPS):
-    """Keeps the change if it helps, notes what came of it, and says whether it was kept."""
+    """Keeps the change if it helps, and notes what came of it."""
     kl, agreement = judge(make(content, found, rule))
     kept = kl < enough * state.kl
     if kept:
         state.content, state.ranges, state.rule, state.kl = content, found, rule, kl
     seconds = time.monotonic() - start
     state.rows.append(Remedy(name, what, kl, agreement, seconds, kept))
-    return kept
 
 
 def _note(state, judge, make, name, what, start):
