@@ -33,14 +33,15 @@ def test_a_trained_network_keeps_its_answers_in_int8(shared, capsys):
         tflite.load_keras(path),
         calibration=_cifar10(data, "train-*", 256)[0],
         verification=_cifar10(data, "validation-*", 1000),
+        search_seconds=5,
     )
     report = made.report
     with capsys.disabled():
         print(f"\n{made.plan}\n\n{report}\n")
     assert report.float32.top1 > 0.8
-    assert report.agreement >= 0.97
+    assert report.agreement >= 0.975  # min-max ranges: 0.966 to 0.975
     assert report.int8.top1 > report.float32.top1 - 0.015
     assert report.int8.fully_accelerated
     assert report.size_ratio > 3.2
     assert graph.misaligned_buffers(made.tflite) == 0
-    assert set(report.int8.float_ops) == {"MUL", "SUB"}  # normalisation; it ends in logits
+    assert set(report.int8.float_ops) == {"CONCATENATION", "FULLY_CONNECTED"}  # its border; its logits
