@@ -94,21 +94,33 @@ def test_a_stressed_network_recovers(trained_v1, photos):
     assert any("equalization" in name for name in kept)
 
 
-def test_uneven_channels_before_a_swish_are_tried_through_it(trained_v1, photos):
-    """At the price of a multiplication each, which is inserted only where it is kept."""
+@pytest.mark.parametrize("price", [1e9, 0.0], ids=["pays", "does not"])
+def test_a_multiplication_is_inserted_only_where_it_pays(trained_v1, photos, monkeypatch, price):
+    stages = remedies._stages
+    monkeypatch.setattr(remedies, "_HELPS_AT_A_PRICE", price)
+    monkeypatch.setattr(remedies, "_stages", lambda network: {"stem": stages(network)["stem"]})
+    monkeypatch.setattr(search, "search_ranges", lambda _, found, *__, **___: (found, 0))
+    monkeypatch.setattr(correct, "correct_biases", lambda content, *_: content)
+    state, judge = _apply(trained_v1, photos, seconds=60)
+    rows = [row for row in state.rows if row.name == "equalization, stem"]
+    more = len(tflite.read_ops(state.content)) - len(tflite.read_ops(trained_v1))
+    assert more == len(rows) == (1 if price else 0)
+    got, want = (
+        litert.scores(litert.interpreter(c), photos[:4]) for c in (state.content, trained_v1)
+    )
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert judge(_made(state))[0] == pytest.approx(state.kl)
+
+
+def test_stages_have_the_swishes_that_have_no_multiplication_yet(trained_v1):
     network = Network(trained_v1)
-    z = swishes(network)[-3].z
-    op = network.producers()[z]
-    network.set_constant(op.inputs[2], network.constant(op.inputs[2]) * 0)
-    kernel = network.constant(op.inputs[1])
-    kernel[..., 1:] *= 0.02  # a depthwise kernel: one channel reaches 50 times as far
-    network.set_constant(op.inputs[1], kernel)
-    content = network.content()
-    state, _ = _apply(content, photos)
-    (row,) = (row for row in state.rows if row.name == "equalization, swish")
-    assert "1 tensors before a swish" in row.what
-    more = len(tflite.read_ops(state.content)) - len(tflite.read_ops(content))
-    assert more == (1 if row.kept else 0)
+    found = remedies._stages(network)
+    assert list(found) == ["stem", "block1", "block2", "top"]
+    names = [name for stage in found.values() for name in stage]
+    assert names == [network.name(swish.z) for swish in swishes(network)]
+    stem = next(g for g in prepare.groups(network, through_swish=found["stem"]) if g.swishes)
+    prepare.apply_scale(network, stem, np.full(network.shape(stem.tensors[0])[-1], 2.0))
+    assert list(remedies._stages(network)) == ["block1", "block2", "top"]
 
 
 def test_a_remedy_that_harms_is_not_kept(trained_v1, photos, monkeypatch):
