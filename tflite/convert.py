@@ -146,7 +146,7 @@ def convert(
         height, width, _ = image_shape(model, image_size)
         classes = model.outputs[0].shape[-1]
     else:
-        opened = open_classifier(given, "the float .tflite")
+        opened = _open_float(given, image_size)
         height, width, classes = opened.height, opened.width, opened.classes
     if class_names is not None and len(class_names) != classes:
         raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
@@ -250,6 +250,31 @@ class _Made:
     ranges: "dict | None" = None
     rows: tuple = ()
     islands: tuple = ()
+
+
+def _open_float(content, image_size):
+    """The ``Classifier`` of a float32 .tflite of batch 1 that takes pixels."""
+    opened = open_classifier(content, "the float .tflite")
+    source, _ = graph.quantization(content)
+    types = {op.dtype for op in graph.read_ops(content)}
+    if source[0] != "FLOAT32" or types & {"INT8", "UINT8", "INT16", "FLOAT16"}:
+        raise ValueError(
+            f"the .tflite takes {source[0]} and holds {', '.join(sorted(types))}: give the float32 "
+            "one that it was made of, or the Keras model"
+        )
+    if opened.resized:
+        raise ValueError("the .tflite takes several images at a time: export it with a batch of 1")
+    if any(opened.mean) or any(std != 1 for std in opened.std):
+        raise ValueError(
+            f"the .tflite takes pixels normalised by mean {opened.mean} and std {opened.std}, as "
+            "its metadata says; give one that takes pixels in [0, 255] and normalises them itself"
+        )
+    if image_size not in (None, opened.height, (opened.height, opened.width)):
+        raise ValueError(
+            f"image_size {image_size} does not fit the .tflite, which takes {opened.height}x"
+            f"{opened.width}: leave it out"
+        )
+    return opened
 
 
 def _chosen_preset(name, budget, calibration):

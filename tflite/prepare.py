@@ -307,20 +307,6 @@ def _feed_sigmoid(network, swish, scale):
     network.rewire(swish.logistic, swish.z, unscaled)
 
 
-def imbalance(network, observed):
-    """{tensor before a swish: how many times less than the widest channel its median one reaches}:
-    where ``equalize`` through the swish is worth its multiplication. Those that have it are left
-    out.
-    """
-    found = {}
-    for swish in swishes(network):
-        seen = observed.get(network.name(swish.z))
-        if swish.factor is None and seen is not None and len(seen.channel_high) > 1:
-            reach = np.maximum(np.abs(seen.channel_low), np.abs(seen.channel_high))
-            found[network.name(swish.z)] = float(reach.max() / max(np.median(reach), 1e-12))
-    return found
-
-
 def _passes(network, op):
     if op.name == "MEAN":  # over the image, the channels stay
         last = len(network.shape(op.inputs[0])) - 1

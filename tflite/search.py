@@ -55,7 +55,7 @@ def search_ranges(float_tflite, ranges, make, judge, *, seconds):
         ranges: {tensor: {"min", "max"}} to begin with.
         make: function from ranges to the quantized file's bytes.
         judge: a :class:`Judge`.
-        seconds: not to be exceeded by more than one trial.
+        seconds: not to be exceeded by more than one tensor's trials.
 
     Returns (ranges, how many tensors were tried).
     """

@@ -44,4 +44,7 @@ def test_a_trained_network_keeps_its_answers_in_int8(shared, capsys):
     assert report.int8.fully_accelerated
     assert report.size_ratio > 3.2
     assert graph.misaligned_buffers(made.tflite) == 0
-    assert set(report.int8.float_ops) == {"CONCATENATION", "FULLY_CONNECTED"}  # its border; its logits
+    assert set(report.int8.float_ops) == {
+        "CONCATENATION",
+        "FULLY_CONNECTED",
+    }  # its border; its logits

@@ -239,13 +239,11 @@ def test_a_truncated_tflite_is_an_error(float_content, images):
         tflite.convert(b"no model at all", calibration=images)
 
 
-@pytest.mark.xfail(reason="convert() does not look at the file's types yet", strict=True)
 def test_a_tflite_that_is_quantized_already_is_an_error(int8_content, images):
     with pytest.raises(ValueError, match=r"float32"):
         tflite.convert(int8_content, calibration=images, **_QUICK)
 
 
-@pytest.mark.xfail(reason="convert() does not look at the file's metadata yet", strict=True)
 def test_a_tflite_that_takes_normalised_pixels_is_an_error(float_content, images):
     """Its ranges would be those of pixels that it never gets."""
     content = metadata.attach(float_content, mean=127.5, std=127.5)

@@ -335,30 +335,3 @@ def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
     ]
     assert all(np.isfinite(value).all() for value in values)
     assert max(np.abs(value).max() for value in values) < 1e4
-
-
-def test_imbalance_finds_the_tensor_whose_channels_differ(trained, photos):
-    network = Network(trained)
-    name = _before_swish(network)[-1]
-    group = next(
-        g
-        for g in prepare.groups(network, through_swish=(name,))
-        if any(network.name(swish.z) == name for swish in g.swishes)
-    )
-    scale = np.ones(network.shape(group.tensors[0])[-1], np.float32)
-    scale[0] = 100
-    for op in network.operations:
-        if op.output in group.tensors and op.name in LINEAR:
-            for tensor in op.inputs[1:]:
-                value = network.constant(tensor)
-                shape = (-1, *[1] * (value.ndim - 1))
-                network.set_constant(tensor, value * scale.reshape(shape))
-    changed = network.content()
-    before = prepare.imbalance(Network(trained), _seen(trained, photos[:16]))
-    after = prepare.imbalance(Network(changed), _seen(changed, photos[:16]))
-    assert before.keys() == after.keys() == set(_before_swish(Network(trained)))
-    assert after[name] > 10 * before[name]
-    assert {n for n in after if abs(after[n] - before[n]) > 0.1 * before[n]} == {name}
-    once = prepare.equalize(changed, _seen(changed, photos[:16]), through_swish=(name,))
-    left = prepare.imbalance(Network(once), _seen(once, photos[:16]))
-    assert left.keys() == before.keys() - {name}  # it has its multiplication
