@@ -10,12 +10,15 @@ scratch. Stage by stage beside each other, the two variants' plans say what is a
   a copy of the block before it, or random where that one is its stage's first and has other shapes.
 
 The script compares both networks' logits before the noise and writes the noisy one, which is then
-trained for an epoch or two, from its first step on with the classifier that it has:
+trained for an epoch, from its first step on with the classifier that it has and without
+RandAugment, which in so little time costs more than it gives:
 
     python benchmarks/grow.py --from=small.keras --model=efficientnet-b3 --out=grown.keras
-    effnet-train --recipe=finetune --model=efficientnet-b3 --weights=grown.keras --zero_head=false \
-        --data=cifar10 --image_size_first=64 --image_size_last=64 --image_size_eval=64 \
-        --epochs=1 --learning_rate=0.001 --workdir=b3
+    effnet-train --recipe=photos --model=efficientnet-b3 --weights=grown.keras --zero_head=false \
+        --data=cifar10 --phases=1 --image_size_first=64 --image_size_last=64 --image_size_eval=64 \
+        --augment=none --mixup_last=0 --crop_area_min=0.6 --dropout_first=0.1 --dropout_last=0.1 \
+        --drop_path_first=0 --drop_path_last=0 --batch_size=64 --learning_rate=0.001 \
+        --warmup_epochs=0.1 --ema_decay=0.995 --epochs=1 --workdir=b3
 
 `--from` is a `.keras` file of a whole network of either family, keras.applications' or ours, and
 tells its variant by its layers.
