@@ -10,8 +10,8 @@ scratch. Stage by stage beside each other, the two variants' plans say what is a
   a copy of the block before it, or random where that one is its stage's first and has other shapes.
 
 The script compares both networks' logits before the noise and writes the noisy one, which is then
-trained for an epoch, from its first step on with the classifier that it has and without
-RandAugment, which in so little time costs more than it gives:
+trained for an epoch or less, with the classifier that it has, and without RandAugment if its
+weights do not know it: so little time is too short to learn that, too:
 
     python benchmarks/grow.py --from=small.keras --model=efficientnet-b3 --out=grown.keras
     effnet-train --recipe=photos --model=efficientnet-b3 --weights=grown.keras --zero_head=false \
