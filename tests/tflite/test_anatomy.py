@@ -32,7 +32,8 @@ def test_labels_are_not_structure(float_content):
 def test_ops_are_named_with_their_types(int8_content):
     kinds = collections.Counter(map(str, anatomy.read_typed_ops(int8_content)))
     assert kinds["DEQUANTIZE uint8->float32"] == kinds["QUANTIZE float32->int8"] == 1
-    assert kinds["DEQUANTIZE int8->float32"] == kinds["SOFTMAX float32"] == 1
+    assert kinds["FULLY_CONNECTED float32"] == kinds["SOFTMAX float32"] == 1
+    assert kinds["DEQUANTIZE int8->float32"] == 2  # the last layer's input, and its weights
     assert kinds["SUB float32"] == 1
     assert kinds["CONV_2D int8"] > 5
     assert [op.name for op in anatomy.read_typed_ops(int8_content)] == [

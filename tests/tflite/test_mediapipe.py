@@ -70,20 +70,24 @@ def _photo(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def _assert_same(classify, content, image, height, width):
+def _assert_same(classify, content, image, height, width, step=0.0):
     pixels = mediapipe.stretch(image, height, width)
     categories = classify(content, image)
-    np.testing.assert_array_equal(_scores(categories), _expected(content, pixels))
+    expected = _expected(content, pixels)
+    np.testing.assert_allclose(_scores(categories), expected, rtol=0, atol=1.01 * step)
     names = metadata.read(content).labels
     assert [c.category_name for c in categories] == [names[c.index] for c in categories]
 
 
 @pytest.mark.parametrize("preset", tflite.PRESETS)
 def test_every_preset_gives_the_interpreters_scores(preset, classify, model, images):
+    """To the bit; int16x8, which has no fast kernels, to a step: MediaPipe brings slow ones of its
+    own.
+    """
     content = _converted(model, preset, images)
-    _assert_same(classify, content, _photo(32, 32), 32, 32)
-    for height, width in ((57, 91), (64, 96), (20, 25), (300, 401)):
-        _assert_same(classify, content, _photo(height, width), 32, 32)
+    step = 1 / 32768 if preset == "int16x8" else 0.0
+    for height, width in ((32, 32), (57, 91), (64, 96), (20, 25), (300, 401)):
+        _assert_same(classify, content, _photo(height, width), 32, 32, step)
 
 
 def test_normalisation_is_applied(classify, float_content):
