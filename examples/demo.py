@@ -86,7 +86,7 @@ def run(options):
     print(f"{len(training.skipped)} images skipped" if training.skipped else "", end="")
     print(
         f"{result.model_path}: the network, loads in any Keras\n"
-        f"{file}: the same for a phone, in int8 (report beside it)\n"
+        f"{file}: the same for a phone, in int8; {file}.html: what it is worth\n"
         f"{result.curves_path}: how it learned\n"
         f"{out / 'predictions.png'}: {PICTURED} held-out images and what int8 says\n"
         f"{time.monotonic() - began:.0f} s in all"
