@@ -76,6 +76,8 @@ class Conversion:
         for row in rows:
             if not row.pop("kept"):
                 row["name"] += " (not kept)"
+            if row["kl"] == float("inf"):
+                row["kl"], row["what"] = None, f"{row['what']}: a file that does not run"
         islands = [dataclasses.asdict(island) for island in self.islands]
         return {
             "preset": self.preset,

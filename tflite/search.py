@@ -37,8 +37,13 @@ class Judge:
         return divergence, float((top == self.top).mean())
 
     def look(self, content):
-        """(the divergence, the file's answers (images,))."""
-        model = classifier.open_classifier(content)
+        """(the divergence, the file's answers (images,)); infinity and -1 for a file that does not
+        run: scales that are too far apart are beyond XNNPACK's kernels.
+        """
+        try:
+            model = classifier.open_classifier(content)
+        except ValueError:
+            return float("inf"), np.full(len(self.images), -1)
         scores = classifier.scores(model, self.images)
         log = paired.log_probabilities(scores, model.ending, step=model.step)
         each = np.sort(paired.divergences(self.log, log, self.model.ending))

@@ -271,3 +271,9 @@ def test_judges_open_files_of_any_input(begun, photos):
     assert classifier.open_classifier(quantized).step == 0
     strict = tflite.make_plan(tflite.read_ops(content), "int8_strict", calibration_images=16)
     assert search.Judge(content, photos[:4])(_make(content, found, strict))[0] < 5
+
+
+def test_a_file_that_does_not_run_is_infinitely_far(trained, photos):
+    divergence, top = search.Judge(trained, photos[:4]).look(trained[:-200])
+    assert divergence == float("inf")
+    assert (top == -1).all()
