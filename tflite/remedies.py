@@ -42,7 +42,7 @@ class State:
     kl: float = float("inf")
 
 
-def apply(content, images, make_plan, quantize, *, tune=False, seconds=40, say=lambda line: None):
+def apply(content, images, make_plan, quantize, *, tune=False, seconds=25, say=lambda line: None):
     """(:class:`State`, :class:`~tflite.search.Judge`) of a float .tflite on calibration images.
 
     Args:
