@@ -26,7 +26,7 @@ from tflite.verify import Report, verify
 
 CALIBRATION_IMAGES = 512
 MIN_AGREEMENT = 0.99  # of int8_mixed, if no budget is given
-_SEARCH_SECONDS = 25  # of each search
+_SEARCH_SECONDS = 20  # of each search
 _LARGE = 30e6  # bytes
 _LISTED = 1000  # files of a manifest
 

@@ -11,7 +11,8 @@ from tflite.calibrate import observe
 from tflite.network import Network, swishes
 
 STRENGTHS = (0.5, 1.0)  # of equalization
-_TRIAL_IMAGES = 128  # that a change is tried with
+_TRIAL_IMAGES = 64  # that a change is tried with
+_SEARCH_IMAGES = 128  # that ranges are searched by
 _STAGE_IMAGES = 48  # and a stage's swishes
 _STAGE = re.compile(r"block\d+|.+")
 _NEAR = 1.25  # times the least divergence
@@ -42,7 +43,7 @@ class State:
     kl: float = float("inf")
 
 
-def apply(content, images, make_plan, quantize, *, tune=False, seconds=25, say=lambda line: None):
+def apply(content, images, make_plan, quantize, *, tune=False, seconds=20, say=lambda line: None):
     """(:class:`State`, :class:`~tflite.search.Judge`) of a float .tflite on calibration images.
 
     Args:
@@ -109,7 +110,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=25, say=l
     if seconds:
         say("Searching ranges end to end")
         start = time.monotonic()
-        seen = search.Judge(content, images[:_TRIAL_IMAGES])
+        seen = search.Judge(content, images[:_SEARCH_IMAGES])
         found, tried = search.search_ranges(
             state.content,
             state.ranges,
