@@ -75,21 +75,29 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
         reached.append((agreement, drop))
         return not budget.missed(agreement - margin, drop)
 
+    start = plan
     plan, islands, met = search.search_islands(
-        plan,
+        start,
         search.islands(state.content, plan),
         lambda trial: quantize(state.content, state.ranges, trial),
         judge,
         enough,
         seconds=seconds,
     )
-    if not met and budget.missed(*reached[-1]):
-        best = max(reached, key=lambda r: (r[0], -(r[1] or 0)))
-        drop = "" if best[1] is None else f", {best[1]:.2f} points of top-1 lost"
-        raise BudgetError(
-            f"no choice of float islands gives {budget} on {len(everything.images)} calibration "
-            f"images; the best found: {best[0]:.2%} agreement{drop}, with {len(islands)} islands. "
-            "Lower the budget, give more images, add fine-tuning, or take preset weight_only or "
-            "float16"
-        )
-    return plan, tuple(islands)
+    if met:
+        return plan, tuple(islands)
+    # with nothing to spare, then: reached[i] is what the first i islands give
+    for count, found in enumerate(reached[: len(islands) + 1]):
+        if not budget.missed(*found):
+            plan = start
+            for island in islands[:count]:
+                plan = plan.with_floats(island.outputs, f"island: {island.name}")
+            return plan, tuple(islands[:count])
+    best = max(reached, key=lambda r: (r[0], -(r[1] or 0)))
+    drop = "" if best[1] is None else f", {best[1]:.2f} points of top-1 lost"
+    raise BudgetError(
+        f"no choice of float islands gives {budget} on {len(everything.images)} calibration "
+        f"images; the best found: {best[0]:.2%} agreement{drop}, with {len(islands)} islands. "
+        "Lower the budget, give more images, add fine-tuning, or take preset weight_only or "
+        "float16"
+    )

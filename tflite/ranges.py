@@ -19,6 +19,7 @@ RULES = {
     "swish": "least squared error of the tensor, or of the swish behind it",
 }
 _TAIL = 1e-4
+_LEAST_TERM = 2**-9  # of the sum's range; XNNPACK's ADD runs scales down to 2^-10 of the sum's
 _CUTS = 48  # candidates for each end of a range
 
 
@@ -42,7 +43,20 @@ def choose(float_tflite, observed, rule):
             low, high = _least_error(seen, _swish if through_swish else None)
         found[name] = {"min": low, "max": high}
     found[network.name(network.input)] = {"min": 0.0, "max": 255.0}
+    for op in network.operations:
+        if op.name == "ADD":
+            _widen(found, [network.name(i) for i in op.inputs], network.name(op.output))
     return found
+
+
+def _widen(found, terms, total):
+    """Gives a term that is next to nothing beside its sum a range that XNNPACK's ADD takes."""
+    reach = max(abs(end) for end in found.get(total, {"max": 0.0}).values())
+    for name in terms:
+        own = max(abs(end) for end in found[name].values()) if name in found else 0.0
+        if 0 < own < _LEAST_TERM * reach:
+            factor = _LEAST_TERM * reach / own
+            found[name] = {end: value * factor for end, value in found[name].items()}
 
 
 def _percentiles(seen):

@@ -164,3 +164,15 @@ def test_ranges_that_begin_above_zero_quantize(trained, photos):
     scale, zero = details["quantization"]
     assert (-128 - zero) * scale == 0
     assert (127 - zero) * scale == pytest.approx(9, rel=1e-3)
+
+
+def test_a_term_that_is_next_to_nothing_gets_a_range_that_its_sum_can_take():
+    found = {
+        "small": {"min": -1e-4, "max": 2e-4},
+        "large": {"min": -3.0, "max": 4.0},
+        "sum": {"min": -3.0, "max": 4.0},
+    }
+    ranges._widen(found, ["small", "large"], "sum")
+    assert found["small"]["max"] == pytest.approx(4 / 512)
+    assert found["small"]["min"] == pytest.approx(-2 / 512)
+    assert found["large"] == {"min": -3.0, "max": 4.0}
