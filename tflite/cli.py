@@ -124,7 +124,7 @@ def _run(options):
         if path is not None and not records.exists(path):
             raise ValueError(f"--{flag} {path!r} does not exist")
     out = check_writable(options.out)
-    class_names = None if options.labels is None else _read_labels(options.labels)
+    class_names = None if options.labels is None else cli_report.read_labels(options.labels)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     print(f"Loading {options.model}", flush=True)
@@ -175,24 +175,6 @@ def _read(path):
         raise ValueError(f"model {path!r} is not a file; give a .keras, .h5 or .tflite file")
     with open(path, "rb") as file:
         return file.read()
-
-
-def _read_labels(path):
-    """Class names of a text file, one a line."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [line.strip() for line in file.read().splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--labels {path!r} is not a UTF-8 text file") from error
-    while names and not names[-1]:
-        names.pop()
-    if not names or not all(names):
-        line = names.index("") + 1 if names else 1
-        raise ValueError(f"--labels {path!r}: line {line} is empty; give one class name a line")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"--labels {path!r} has {twice[0]!r} twice; class names must differ")
-    return tuple(names)
 
 
 if __name__ == "__main__":

@@ -78,14 +78,18 @@ class Conversion:
                 row["name"] += " (not kept)"
             if row["kl"] == float("inf"):
                 row["kl"], row["what"] = None, f"{row['what']}: a file that does not run"
-        islands = [dataclasses.asdict(island) for island in self.islands]
+        islands = [
+            {"name": i.name, "ops": len(i.outputs), "gain": i.kl, "latency_ms": i.latency_ms}
+            | {"why": i.why}
+            for i in self.islands
+        ]
         return {
             "preset": self.preset,
             "size": len(self.tflite),
             "ops": graph.census(graph.read_ops(self.tflite)),
             "plan": str(self.plan).splitlines(),
             "remedies": rows,
-            "islands": [{**i, "ops": len(i.pop("outputs")), "gain": i.pop("kl")} for i in islands],
+            "islands": islands,
             "calibration": self.calibration,
             "warnings": list(self.warnings),
             "report": None if self.report is None else self.report.as_dict(),
