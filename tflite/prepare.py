@@ -165,7 +165,7 @@ def fold_normalization(content, *, border="constant", images=None):
     if any(len(readers[tensor]) > 1 for tensor in (network.input, *(s.output for s in steps))):
         return content  # the pixels go elsewhere, too
     factor, shift = found
-    before, after = _padding(network, stem)
+    before, after = padding(network, stem)
     kernel = network.constant(stem.inputs[1]).astype(np.float64)
     zero = np.broadcast_to(-shift / factor, kernel.shape[-1:])  # the pixel that b made 0
     network.set_constant(stem.inputs[1], kernel * factor)
@@ -209,7 +209,7 @@ def _scale_and_shift(network, steps):
     return factor, shift
 
 
-def _padding(network, conv):
+def padding(network, conv):
     """((top, left), (bottom, right)): how many zeros a convolution pads with."""
     if conv.raw.builtinOptions.padding == _VALID:
         return (0, 0), (0, 0)

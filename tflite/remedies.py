@@ -6,12 +6,13 @@ import re
 import time
 from dataclasses import dataclass, field
 
-from tflite import blocks, correct, finetune, prepare, ranges, search
+from tflite import blocks, correct, finetune, prepare, ranges, rounding, search
 from tflite.calibrate import observe
 from tflite.network import Network, swishes
 
 STRENGTHS = (0.5, 1.0)  # of equalization
 _TRIAL_IMAGES = 64  # that a change is tried with
+_ROUNDING_IMAGES = 128  # that weights are rounded by
 _SEARCH_IMAGES = 128  # that ranges are searched by
 _STAGE_IMAGES = 48  # and a stage's swishes
 _STAGE = re.compile(r"block\d+|.+")
@@ -89,6 +90,12 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=20, say=l
 
     say("Equalizing channels")
     _equalized(state, judge, make, images, observed, seconds)
+
+    say("Rounding weights together")
+    start = time.monotonic()
+    rounded = rounding.round_weights(state.content, images[:_ROUNDING_IMAGES])
+    what = "each makes up for those before it, by what goes together in the layer's inputs"
+    _try(state, judge, make, "weight rounding", what, start, rounded, state.ranges, state.rule)
 
     say("Correcting biases")
     start = time.monotonic()

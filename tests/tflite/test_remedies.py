@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import correct, litert, prepare, ranges, remedies, search
+from tflite import correct, litert, prepare, ranges, remedies, rounding, search
 from tflite.calibrate import in_order
 from tflite.network import Network, swishes
 
@@ -72,17 +72,21 @@ def test_every_step_is_said_and_noted(trained, photos, applied):
     assert names[1].startswith("ranges: ")
     assert names[1].removeprefix("ranges: ") in ranges.RULES
     assert "equalization" in names
-    assert names[-1] == "bias correction"
+    assert names[-2:] == ["weight rounding", "bias correction"]
     assert [line.split()[0] for line in lines] == [
-        "Measuring", "Choosing", "Equalizing", "Correcting"
+        "Measuring", "Choosing", "Equalizing", "Rounding", "Correcting"
     ]  # fmt: skip
 
 
-def test_the_float_network_still_gives_its_answers_but_for_its_biases(trained, photos, applied):
+def test_the_float_network_still_gives_its_answers_but_for_weights_and_biases(
+    trained, photos, applied
+):
     state, *_ = applied(trained, photos)
     kept = {row.name for row in state.rows if row.kept}
     got, want = (litert.scores(litert.interpreter(c), photos[:8]) for c in (state.content, trained))
-    assert np.abs(got - want).max() < (0.1 if "bias correction" in kept else 1e-4)
+    assert np.abs(got - want).max() < (
+        0.1 if kept & {"weight rounding", "bias correction"} else 1e-4
+    )
 
 
 def test_a_stressed_network_recovers(trained_v1, photos):
@@ -100,7 +104,8 @@ def test_a_multiplication_is_inserted_only_where_it_pays(trained_v1, photos, mon
     monkeypatch.setattr(remedies, "_HELPS_AT_A_PRICE", price)
     monkeypatch.setattr(remedies, "_stages", lambda network: {"stem": stages(network)["stem"]})
     monkeypatch.setattr(search, "search_ranges", lambda _, found, *__, **___: (found, 0))
-    monkeypatch.setattr(correct, "correct_biases", lambda content, *_: content)
+    for module, name in ((rounding, "round_weights"), (correct, "correct_biases")):
+        monkeypatch.setattr(module, name, lambda content, *_: content)
     state, judge = _apply(trained_v1, photos, seconds=60)
     rows = [row for row in state.rows if row.name == "equalization, stem"]
     more = len(tflite.read_ops(state.content)) - len(tflite.read_ops(trained_v1))
@@ -132,6 +137,7 @@ def test_a_remedy_that_harms_is_not_kept(trained_v1, photos, monkeypatch):
 
     monkeypatch.setattr(correct, "correct_biases", harm)
     monkeypatch.setattr(prepare, "equalize", lambda content, *_, **__: content)
+    monkeypatch.setattr(rounding, "round_weights", lambda content, *_: content)
     state, judge = _apply(trained_v1, photos)
     assert not state.rows[-1].kept
     assert state.rows[-1].kl > state.kl
