@@ -154,16 +154,13 @@ class Truth:
 
 
 def latency(files, rounds=7):
-    """{name: latency / float's}: medians of rounds in which all files of a folder take turns on one
-    thread, for machines that are never quiet.
+    """{name: latency / float's} of a folder's files: medians of rounds, for machines that are never
+    quiet.
     """
     contents = {path.stem: path.read_bytes() for path in sorted(files.glob("*.tflite"))}
-    times = {name: [] for name in contents}
-    for _ in range(rounds):
-        for name, content in contents.items():
-            times[name].append(search.latency_ms(content, runs=60))
-    base = np.array(times["float32"])
-    return {name: float(np.median(np.array(each) / base)) for name, each in times.items()}
+    times = np.array([search.latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
+    base = times[:, list(contents).index("float32")]
+    return dict(zip(contents, map(float, np.median(times / base[:, None], 0))))
 
 
 def kernels_agree(content, images):

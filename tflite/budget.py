@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from tflite import graph, search
 from tflite.quantize import quantize
 
@@ -61,19 +63,30 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
     Raises:
         BudgetError: nothing found meets it.
     """
-    # Islands are chosen by these images: a standard error more than asked, so that other images
-    # have it, too.
     share = budget.min_agreement or 1.0
-    margin = math.sqrt(share * (1 - share) / len(everything.images))
+    count = len(everything.images)
+    _, unseen = search.held_out(count)  # by ranges and biases, which know the others
     reached = []  # (agreement, drop) of every file looked at, the plan's last
 
     def enough(product):
         _, top = everything.look(product)
-        agreement, drop = float((top == everything.top).mean()), None
+        reached.append(losses(top, np.arange(count)))
+        # Islands are chosen by these images: a standard error more than asked, so that other images
+        # have it, too.
+        for part in (np.arange(count), unseen):
+            agreement, drop = losses(top, part)
+            if budget.missed(agreement - math.sqrt(share * (1 - share) / len(part)), drop):
+                return False
+        return True
+
+    def losses(top, part):
+        drop = None
         if labels is not None:
-            drop = 100 * float((everything.top == labels).mean() - (top == labels).mean())
-        reached.append((agreement, drop))
-        return not budget.missed(agreement - margin, drop)
+            right = [int((each == labels)[part].sum()) for each in (everything.top, top)]
+            drop = (
+                100 * (right[0] - right[1]) / len(part)
+            )  # of counts: 2 points are not more than 2
+        return float((top == everything.top)[part].mean()), drop
 
     start = plan
     plan, islands, met = search.search_islands(

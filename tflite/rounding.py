@@ -17,7 +17,8 @@ from tflite.prepare import padding
 _CODES = 127  # of a weight, on each side of 0
 _POSITIONS = 64  # of an image, at most, that a layer's inputs are taken at
 _WIDEST = 2560  # inputs to a sum: of more, all their products take too much memory
-_DAMPING = 0.01  # of the inputs' mean square
+_DAMPING = 0.01  # of the inputs' variance
+_NOISE = 1e-4  # of the inputs' mean square: their own rounding, 256 codes for some 9 deviations
 _AT_ONCE = 8  # images that are summed up together
 _THREADS = 2  # with half of the images each
 
@@ -97,8 +98,10 @@ class _Layer:
         """
         kernel, bias = self.op.inputs[1], (*self.op.inputs, -1)[2]
         has_bias = bias >= 0 and network.is_constant(bias)
+        noise = _NOISE * np.einsum("gii->gi", square).mean(-1)
         if has_bias:  # which takes what concerns the mean
             square = square - mean[:, :, None] * mean[:, None, :]
+        square = square + noise[:, None, None] * np.eye(mean.shape[-1])
         weights = self.weights(network)
         rounded = round_to_grid(weights, square)
         if has_bias:

@@ -2,7 +2,6 @@
 many times over (a conversion takes a tenth of a second).
 """
 
-import statistics
 import time
 from dataclasses import dataclass
 
@@ -144,13 +143,14 @@ def search_islands(plan, candidates, make, judge, enough, *, seconds):
     start = make(plan)
     if enough(start):
         return plan, [], True
-    base_kl, base_ms = judge(start)[0], latency_ms(start)
+    base_kl, base_ms = judge(start)[0], latency_ms(start)[0]
     until, looked = time.monotonic() + seconds, []
     for name, outputs in candidates.items():
         if looked and time.monotonic() > until:
             break
         content = make(plan.with_floats(outputs, name))
-        gain, cost = base_kl - judge(content)[0], max(latency_ms(content) - base_ms, 0.0)
+        before, after = latency_ms(start, content)
+        gain, cost = base_kl - judge(content)[0], max(after - before, 0.0)
         looked.append(Island(name, outputs, gain, cost))
     looked = [island for island in looked if island.kl > 0]
     looked.sort(key=lambda i: i.kl / max(i.latency_ms, 0.01 * base_ms), reverse=True)
@@ -170,15 +170,9 @@ def search_islands(plan, candidates, make, judge, enough, *, seconds):
     return _with(plan, chosen), _told(chosen, base_kl), False
 
 
-def latency_ms(content, runs=_RUNS):
-    """Median time of one image, one thread."""
-    made = litert.interpreter(content)
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        made.invoke()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
+def latency_ms(*contents, runs=_RUNS):
+    """[median time of one image on one thread, ...] of files, which take turns."""
+    return litert.latencies_ms([litert.interpreter(content) for content in contents], runs)
 
 
 def _with(plan, chosen):

@@ -4,9 +4,7 @@ worth, agreement, size, latency, and what does not run accelerated.
 
 import dataclasses
 import platform
-import statistics
 import textwrap
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -293,10 +291,4 @@ def _latencies_ms(models, sets, runs, num_threads):
     for model, interpreter, images in zip(models, made, sets):
         classifier.feed(model, interpreter, images[0])
         interpreter.invoke()
-    times = [[] for _ in made]
-    for _ in range(runs):
-        for interpreter, log in zip(made, times):
-            start = time.perf_counter()
-            interpreter.invoke()
-            log.append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(log) for log in times]
+    return litert.latencies_ms(made, runs)
