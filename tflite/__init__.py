@@ -12,7 +12,8 @@ Step by step: ``float_tflite`` -> ``load_images``, ``calibrate`` -> ``make_plan`
 
 from tflite.budget import BudgetError
 from tflite.calibrate import calibrate, observe
-from tflite.convert import Conversion, convert, save
+from tflite.conversion import Conversion, save
+from tflite.convert import convert
 from tflite.export import float_tflite, load_keras
 from tflite.graph import ConversionError, read_ops
 from tflite.images import ImageSet, load_images

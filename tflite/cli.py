@@ -7,8 +7,9 @@ import os
 import sys
 
 from keras_effnet.variants import unknown
-from tflite import cli_report, records
-from tflite.convert import CALIBRATION_IMAGES, check_writable, convert, save
+from tflite import cli_report, records, whole
+from tflite.conversion import save
+from tflite.convert import CALIBRATION_IMAGES, convert
 from tflite.graph import ConversionError
 from tflite.presets import PRESETS, find_preset
 
@@ -123,7 +124,7 @@ def _run(options):
         path = getattr(options, flag)
         if path is not None and not records.exists(path):
             raise ValueError(f"--{flag} {path!r} does not exist")
-    out = check_writable(options.out)
+    out = whole.check_writable(options.out)
     class_names = None if options.labels is None else cli_report.read_labels(options.labels)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

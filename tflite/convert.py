@@ -2,100 +2,27 @@
 and verification in one call.
 """
 
-import dataclasses
 import hashlib
-import json
-import os
-import tempfile
 from dataclasses import dataclass
 
-import numpy as np
-
 from keras_effnet.preprocess import preprocessing
-from tflite import graph, metadata, prepare, remedies, report, search
+from tflite import graph, metadata, prepare, remedies, search
 from tflite.budget import Budget, within_budget
 from tflite.calibrate import calibrate, in_order, require_images, require_variety
 from tflite.classifier import open_classifier
-from tflite.compare import Comparison, compare
+from tflite.compare import compare
+from tflite.conversion import Conversion
 from tflite.export import float_tflite, image_shape
 from tflite.images import load_images
 from tflite.presets import find_preset
 from tflite.quantize import QuantPlan, make_plan, quantize
 from tflite.ranges import RULES
-from tflite.verify import Report, verify
+from tflite.verify import verify
 
 CALIBRATION_IMAGES = 512
 MIN_AGREEMENT = 0.99  # of int8_mixed, if no budget is given
 _SEARCH_SECONDS = 20  # of each search
-_LARGE = 30e6  # bytes
 _LISTED = 1000  # files of a manifest
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """A converted model, what it was made of, and how it does."""
-
-    preset: str
-    tflite: bytes
-    float_tflite: bytes  # the same but for metadata in preset "float32"
-    plan: QuantPlan
-    ranges: "dict | None"  # {tensor: {"min", "max"}}; None without calibration
-    report: "Report | None"  # float against converted; None without images
-    skipped: "tuple[str, ...]"  # images that could not be decoded
-    remedies: "tuple[remedies.Remedy, ...]" = ()
-    islands: "tuple[search.Island, ...]" = ()
-    calibration: "dict | None" = None  # the manifest: source, images, sha256, files
-    budget: "Budget | None" = None  # of int8_mixed
-    comparison: "Comparison | None" = None  # all of it; None without images, and in "float32"
-    images: "np.ndarray | None" = None  # that it was made on
-    class_names: "tuple[str, ...] | None" = None
-    prepared: "bytes | None" = None  # the float .tflite that was quantized, tensors as in `tflite`
-
-    @property
-    def warnings(self):
-        """What its user should know, a sentence each."""
-        found = [self.plan.preset.warning] if self.plan.preset.warning else []
-        if len(self.tflite) > _LARGE:
-            found.append(
-                f"the file has {len(self.tflite) / 1e6:.0f} MB, much for an app: B0 to B3 and Lite "
-                "are made for phones"
-            )
-        seen = self.report
-        if self.budget is not None and seen is not None and seen.int8 is not None:
-            missed = self.budget.missed(seen.agreement, seen.drop and seen.drop.points)
-            if missed:
-                found.append(
-                    f"the budget ({self.budget}) is met on the calibration images, and not on "
-                    f"{seen.source}: {missed}"
-                )
-        return tuple(found)
-
-    def as_dict(self):
-        """What the JSON report holds: numbers, strings, lists and dictionaries only."""
-        rows = [dataclasses.asdict(row) for row in self.remedies]
-        for row in rows:
-            if not row.pop("kept"):
-                row["name"] += " (not kept)"
-            if row["kl"] == float("inf"):
-                row["kl"], row["what"] = None, f"{row['what']}: a file that does not run"
-        islands = [
-            {"name": i.name, "ops": len(i.outputs), "gain": i.kl, "latency_ms": i.latency_ms}
-            | {"why": i.why}
-            for i in self.islands
-        ]
-        return {
-            "preset": self.preset,
-            "size": len(self.tflite),
-            "ops": graph.census(graph.read_ops(self.tflite)),
-            "plan": str(self.plan).splitlines(),
-            "remedies": rows,
-            "islands": islands,
-            "calibration": self.calibration,
-            "warnings": list(self.warnings),
-            "report": None if self.report is None else self.report.as_dict(),
-            "comparison": None if self.comparison is None else self.comparison.as_dict(),
-            "skipped_images": list(self.skipped),
-        }
 
 
 def convert(
@@ -370,58 +297,3 @@ def _manifest(found, contract):
         "files": list(found.files[:_LISTED]),
         "preprocessing": "stretched" if contract is None else str(contract),
     }
-
-
-def save(conversion, path, *, class_names=None):
-    """Writes the .tflite, its report ``<path>.json`` and, where it was compared, ``<path>.html``,
-    and ``<path>.labels.txt`` if there are names.
-
-    Each is written aside and moved into place, the .tflite last: a .tflite that is there is whole.
-    """
-    path = check_writable(path)
-    record = conversion.as_dict()
-    files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
-    if conversion.comparison is not None:
-        files[f"{path}.html"] = report.render(
-            conversion.comparison,
-            record=record,
-            images=conversion.images,
-            class_names=conversion.class_names,
-        ).encode()
-    if class_names is not None:
-        files[f"{path}.labels.txt"] = "".join(f"{name}\n" for name in class_names).encode()
-    files[path] = conversion.tflite
-    for name, content in files.items():
-        handle, aside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".tflite-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(aside, 0o666 & ~_umask())  # mkstemp's own is for the owner alone
-            os.replace(aside, name)
-        except BaseException:
-            os.unlink(aside)
-            raise
-
-
-def check_writable(path):
-    """The absolute path, if a file can be written there; ``ValueError`` otherwise. Leaves nothing
-    behind.
-    """
-    path = os.path.abspath(os.fspath(path))
-    folder = os.path.dirname(path)
-    if os.path.isdir(path):
-        raise ValueError(f"{path!r} is a folder; give the .tflite's own path in it")
-    if not os.path.isdir(folder):
-        raise ValueError(f"{folder!r} is not a folder; make it, or write elsewhere")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"{folder!r} cannot be written to ({error}); write elsewhere") from error
-    return path
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,9 +6,8 @@ what it means.
 
 import json
 import os
-import tempfile
 
-from tflite import figure_sections, page, record_sections
+from tflite import figure_sections, page, record_sections, whole
 
 _RECORD = ("preset", "plan", "remedies", "islands", "calibration")
 
@@ -45,20 +44,7 @@ def write_report(path_html, comparison, *, record=None, images=None, class_names
         f"{stem}.json": json.dumps(figures, indent=2, default=str).encode() + b"\n",
         path: render(comparison, record=record, images=images, class_names=names).encode(),
     }
-    asides = []
-    try:
-        for content in files.values():
-            handle, aside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".report-")
-            asides.append(aside)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(aside, 0o666 & ~_umask())  # mkstemp's own is for the owner alone
-        for name, aside in zip(files, list(asides)):
-            os.replace(aside, name)
-            asides.remove(aside)
-    finally:
-        for aside in asides:
-            os.unlink(aside)
+    whole.write(files)
     return f"{stem}.json"
 
 
@@ -209,9 +195,3 @@ def _listed(counts):
 
 def _signed(value):
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
