@@ -33,7 +33,7 @@ import numpy as np
 
 import tflite
 from keras_effnet.preprocess import resize
-from tflite import classifier, graph, litert, paired, prepare, ranges, search
+from tflite import classifier, graph, litert, paired, prepare, ranges, rounding, search
 from tflite.network import Network, swishes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -42,7 +42,10 @@ PRESETS = ("int8", "int8_strict", "int8_mixed")
 NAIVE = ("naive tf", "naive aeq")
 ABLATION_IMAGES = 2000
 REFERENCE_IMAGES = 1000  # of the kernels' comparison
-STEPS = ("min-max", "ranges", "equalization", "bias correction", "range search", "all")
+STEPS = (
+    *("min-max", "ranges", "equalization", "weight rounding", "bias correction"),
+    *("range search", "all"),
+)
 
 
 def cifar(folder, pattern, count, size):
@@ -194,6 +197,7 @@ def ablation(truth, calibration):
     made["ranges"] = make(content, ranges.choose(content, observed, "swish"))
     equal = prepare.equalize(content, observed, images=calibration[:8])
     made["equalization"] = make(equal, ranges.choose(equal, observe(equal, calibration), "minmax"))
+    made["weight rounding"] = make(rounding.round_weights(content, calibration[:128]), low)
     fixed = correct.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
     judge = search.Judge(content, calibration[:128])
