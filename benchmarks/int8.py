@@ -197,7 +197,7 @@ def ablation(truth, calibration):
     made["ranges"] = make(content, ranges.choose(content, observed, "swish"))
     equal = prepare.equalize(content, observed, images=calibration[:8])
     made["equalization"] = make(equal, ranges.choose(equal, observe(equal, calibration), "minmax"))
-    made["weight rounding"] = make(rounding.round_weights(content, calibration[:128]), low)
+    made["weight rounding"] = make(rounding.round_weights(content, calibration[:64]), low)
     fixed = correct.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
     judge = search.Judge(content, calibration[:128])
@@ -319,8 +319,10 @@ def tables(results):
                 f"{f['reference_kernels']:.2%}" if "reference_kernels" in f else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
+    kinds = [kind for kind, entry in results.items() if {"ablation", "int8"} <= set(entry)]
+    if not kinds:
+        return "\n".join(lines)
     lines += ["", "Each remedy alone, on min-max ranges (`int8`), and all together:", ""]
-    kinds = [kind for kind, entry in results.items() if "ablation" in entry]
     lines.append("| | " + " | ".join(f"{kind}: drop | agreement | KL" for kind in kinds) + " |")
     lines.append("|---" * (1 + 3 * len(kinds)) + "|")
     for step in STEPS:

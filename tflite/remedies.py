@@ -12,7 +12,7 @@ from tflite.network import Network, swishes
 
 STRENGTHS = (0.5, 1.0)  # of equalization
 _TRIAL_IMAGES = 64  # that a change is tried with
-_ROUNDING_IMAGES = 128  # that weights are rounded by
+_ROUNDING_IMAGES = 64  # that weights are rounded by
 _SEARCH_IMAGES = 128  # that ranges are searched by
 _STAGE_IMAGES = 48  # and a stage's swishes
 _STAGE = re.compile(r"block\d+|.+")
