@@ -78,7 +78,7 @@ def _parse(argv):
         help="fine-tune int8 against the float model, without labels; takes minutes (default: for "
         "int8_strict)",
     )
-    parser.add_argument("--calibration", help=f"images for int8's ranges: {images}")
+    parser.add_argument("--calibration", help=f"images for int8's ranges and weights: {images}")
     parser.add_argument(
         "--calibration_images",
         type=int,

@@ -33,7 +33,7 @@ class Conversion:
     comparison: "Comparison | None" = None  # all of it; None without images, and in "float32"
     images: "np.ndarray | None" = None  # that it was made on
     class_names: "tuple[str, ...] | None" = None
-    prepared: "bytes | None" = None  # the float .tflite that was quantized, tensors as in `tflite`
+    prepared: "bytes | None" = None  # float32, the same answers, with the tensors of `tflite`
 
     @property
     def warnings(self):

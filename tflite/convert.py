@@ -47,8 +47,9 @@ def convert(
         model: a Keras image classifier whose preprocessing is inside; or the bytes of its float32
             .tflite.
         preset: a name of ``tflite.PRESETS``. Default: "int8", "int8_mixed" where a budget is given.
-        calibration: images that int8 and int16 are measured on, whatever ``load_images`` takes:
-            a folder, TFRecord shards, ``tfds:NAME``, an .npz, arrays; 16 at least.
+        calibration: images that int8 and int16 are measured on, and weights rounded by (of
+            "weight_only", too, if given), whatever ``load_images`` takes: a folder, TFRecord
+            shards, ``tfds:NAME``, an .npz, arrays; 16 at least.
         verification: images that the float and the converted model are compared on. Default: the
             calibration images, and the report says so; without those nothing is measured.
         class_names: of the model's outputs, in order; they go into the file. Class folders are
@@ -125,7 +126,7 @@ def convert(
     say(f"Converting to a float32 .tflite, {height}x{width} px")
     float_content = given if given is not None else float_tflite(model, image_size=image_size)
     made = _Made(float_content, make_plan(graph.read_ops(float_content), chosen))
-    if chosen.calibrated:
+    if calibration is not None:
         made = _calibrated(made, chosen, sets[0], budget, tune, search_seconds, say)
     else:
         made.content = quantize(float_content, None, made.plan)
@@ -223,7 +224,7 @@ def _chosen_preset(name, budget, calibration):
             f"preset {chosen.name} needs calibration images: a folder, an .npz or an array of 100 "
             "to 500 images like those of later use"
         )
-    if not chosen.calibrated and calibration is not None:
+    if not chosen.takes_images and calibration is not None:
         raise ValueError(
             f"preset {chosen.name} takes no calibration images; leave them out (verification takes "
             "images to compare on), or take int8"
@@ -250,6 +251,10 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
     found, labels = images_and_labels
     order = in_order(found.images)
     images = found.images[order]
+    if not preset.calibrated:
+        state = remedies.apply_to_weights(made.prepared, images, say=say)
+        product = quantize(state.content, None, made.plan)
+        return _Made(made.prepared, made.plan, product, None, tuple(state.rows))
     # Hardware for int8 alone pads with zeros alone; and ai-edge-quantizer 0.10 cannot join 16-bit
     # constants.
     simple = preset.name == "int8_strict" or preset.activations == "int16"
@@ -265,10 +270,12 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
             range_rule=RULES[rule],
         )
 
-    if preset.activations == "int16":  # 65,536 codes: min-max does
-        ranges = calibrate(content, images)
-        plan = plan_of(content, "minmax")
-        return _Made(content, plan, quantize(content, ranges, plan), ranges)
+    if preset.activations == "int16":  # 65,536 codes: min-max does, and weights decide
+        state = remedies.apply_to_weights(content, images, say=say)
+        ranges = calibrate(state.content, images)
+        plan = plan_of(state.content, "minmax")
+        product = quantize(state.content, ranges, plan)
+        return _Made(content, plan, product, ranges, tuple(state.rows))
 
     tune = preset.name == "int8_strict" if tune is None else tune
     state, judge = remedies.apply(
@@ -283,7 +290,7 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
             budget, search.Judge(content, images), labels, state, plan, judge, seconds
         )
     product = quantize(state.content, state.ranges, plan)
-    return _Made(state.content, plan, product, state.ranges, tuple(state.rows), islands)
+    return _Made(state.exact, plan, product, state.ranges, tuple(state.rows), islands)
 
 
 def _manifest(found, contract):

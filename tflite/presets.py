@@ -19,8 +19,15 @@ class Preset:
 
     @property
     def calibrated(self):
-        """Whether it takes calibration images."""
+        """Whether it needs calibration images."""
         return self.activations != "float32"
+
+    @property
+    def takes_images(self):
+        """Whether it has a use for calibration images: where weights are int8, they are rounded by
+        them.
+        """
+        return self.weights == "int8"
 
 
 # fmt: off

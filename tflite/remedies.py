@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-from tflite import blocks, correct, finetune, prepare, ranges, rounding, search
+from tflite import blocks, correct, finetune, litert, prepare, ranges, rounding, search
 from tflite.calibrate import observe
 from tflite.network import Network, swishes
 
@@ -38,10 +38,28 @@ class State:
     """What the remedies work on."""
 
     content: bytes  # the float .tflite
-    ranges: dict
+    ranges: "dict | None"  # None where weights alone are quantized
     rule: str = "minmax"
     rows: "list[Remedy]" = field(default_factory=list)
     kl: float = float("inf")
+    exact: bytes = b""  # the content before what changes the float network's own answers
+
+
+def apply_to_weights(content, images, *, say=lambda line: None):
+    """:class:`State` of a float .tflite whose weights alone will be int8: rounded together, where
+    that helps. Arguments as ``apply``.
+    """
+    learn, held = search.held_out(len(images))
+    judge = search.Judge(content, images[held])
+
+    def make(content, ranges, rule):
+        return litert.float_activations(content, "int8")
+
+    state = State(content, None, exact=content)
+    start = time.monotonic()
+    _note(state, judge, make, "nearest codes", "of the weights, as other converters have it", start)
+    _rounded(state, judge, make, images[learn], say)
+    return state
 
 
 def apply(content, images, make_plan, quantize, *, tune=False, seconds=20, say=lambda line: None):
@@ -91,11 +109,8 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=20, say=l
     say("Equalizing channels")
     _equalized(state, judge, make, images, observed, seconds)
 
-    say("Rounding weights together")
-    start = time.monotonic()
-    rounded = rounding.round_weights(state.content, images[:_ROUNDING_IMAGES])
-    what = "each makes up for those before it, by what goes together in the layer's inputs"
-    _try(state, judge, make, "weight rounding", what, start, rounded, state.ranges, state.rule)
+    state.exact = state.content
+    _rounded(state, judge, make, images, say)
 
     say("Correcting biases")
     start = time.monotonic()
@@ -128,6 +143,14 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=20, say=l
         what = f"the {tried} noisiest tensors, by the scores' divergence"
         _try(state, judge, make, "range search", what, start, state.content, found, state.rule)
     return state, judge
+
+
+def _rounded(state, judge, make, images, say):
+    say("Rounding weights together")
+    start = time.monotonic()
+    rounded = rounding.round_weights(state.content, images[:_ROUNDING_IMAGES])
+    what = "each makes up for those before it, by what goes together in the layer's inputs"
+    _try(state, judge, make, "weight rounding", what, start, rounded, state.ranges, state.rule)
 
 
 def _equalized(state, judge, make, images, observed, seconds):

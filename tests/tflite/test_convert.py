@@ -209,6 +209,33 @@ def test_a_drop_is_measured_in_points_of_the_labels(trained_v1, photos, monkeypa
         tflite.convert(trained_v1, calibration=(photos[:24], labels[:24]), max_drop=0.0, **_QUICK)
 
 
+@pytest.mark.parametrize("preset", ["weight_only", "int16x8"])
+def test_int8_weights_are_rounded_by_the_images_that_are_given(trained_v1, photos, preset):
+    made = tflite.convert(trained_v1, preset=preset, calibration=photos, **_QUICK)
+    nearest, together = made.remedies
+    assert together.name == "weight rounding"
+    assert together.kept
+    assert together.kl < 0.5 * nearest.kl
+    assert made.prepared != made.tflite
+    assert made.calibration["images"] == len(photos)
+
+
+def test_weights_are_rounded_to_the_nearest_code_without_images(trained_v1, photos):
+    made = tflite.convert(trained_v1, preset="weight_only", verification=photos)
+    rounded = tflite.convert(trained_v1, preset="weight_only", calibration=photos)
+    assert made.remedies == ()
+    assert rounded.report.divergence < made.report.divergence
+
+
+def test_blocks_are_compared_with_the_float_network_that_was_given(trained_v1, photos):
+    made = tflite.convert(trained_v1, calibration=photos, **_QUICK)
+    assert any(row.name == "bias correction" for row in made.remedies)
+    got, want = (
+        litert.scores(litert.interpreter(c), photos[:8]) for c in (made.prepared, trained_v1)
+    )
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
 def test_bad_budgets_are_errors_before_anything_slow(model, images):
     def fails(match, **options):
         with pytest.raises(ValueError, match=match):

@@ -32,6 +32,11 @@ def test_images_are_asked_for_where_activations_are_rounded():
     }  # fmt: skip
 
 
+def test_images_have_a_use_where_weights_are_rounded():
+    others = {p.name for p in PRESETS.values() if not p.takes_images}
+    assert others == {"float32", "float16"}
+
+
 def test_ends_are_what_mediapipe_takes():
     for preset in PRESETS.values():
         assert {preset.input, preset.output} <= {"uint8", "float32"}
