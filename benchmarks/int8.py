@@ -38,7 +38,7 @@ from tflite.network import Network, swishes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALIBRATION = 512
-PRESETS = ("int8", "int8_strict", "int8_mixed")
+PRESETS = ("int8", "int8_strict", "int8_mixed", "weight_only")
 NAIVE = ("naive tf", "naive aeq")
 ABLATION_IMAGES = 2000
 REFERENCE_IMAGES = 1000  # of the kernels' comparison
