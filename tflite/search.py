@@ -171,8 +171,11 @@ def search_islands(plan, candidates, make, judge, enough, *, seconds):
 
 
 def latency_ms(*contents, runs=_RUNS):
-    """[median time of one image on one thread, ...] of files, which take turns."""
-    return litert.latencies_ms([litert.interpreter(content) for content in contents], runs)
+    """[median time of one image on one thread, ...] of files, which take turns: the thread's own
+    time, as that hangs less on what else the machine does.
+    """
+    made = [litert.interpreter(content) for content in contents]
+    return litert.latencies_ms(made, runs, time.thread_time)
 
 
 def _with(plan, chosen):
