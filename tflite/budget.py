@@ -1,5 +1,6 @@
 """What a converted model may lose, and the float islands that keep it within that."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from tflite import graph, search
 from tflite.quantize import quantize
+
+_LOOKS = 3  # times a search's seconds, since a network has some twenty islands
 
 
 class BudgetError(graph.ConversionError):
@@ -58,24 +61,25 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
         state: a :class:`~tflite.remedies.State`, what is quantized.
         plan: the :class:`~tflite.quantize.QuantPlan` to begin with.
         judge: the judge that islands are chosen by.
-        seconds: for the first look at them.
+        seconds: a third of what the look at all islands may take.
 
     Raises:
         BudgetError: nothing found meets it.
     """
-    share = budget.min_agreement or 1.0
     count = len(everything.images)
     _, unseen = search.held_out(count)  # by ranges and biases, which know the others
-    reached = []  # (agreement, drop) of every file looked at, the plan's last
+    best = None  # (agreement, drop) of all files looked at
 
-    def enough(product):
+    def enough(product, spare):
+        nonlocal best
         _, top = everything.look(product)
-        reached.append(losses(top, np.arange(count)))
-        # Islands are chosen by these images: a standard error more than asked, so that other images
-        # have it, too.
-        for part in (np.arange(count), unseen):
+        found = losses(top, np.arange(count))
+        best = found if best is None else max(best, found, key=lambda f: (f[0], -(f[1] or 0)))
+        for part in (np.arange(count), unseen) if spare else (np.arange(count),):
             agreement, drop = losses(top, part)
-            if budget.missed(agreement - math.sqrt(share * (1 - share) / len(part)), drop):
+            share = budget.min_agreement or 1.0
+            error = math.sqrt(share * (1 - share) / len(part))
+            if budget.missed(agreement - spare * error, drop):
                 return False
         return True
 
@@ -88,29 +92,23 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
             )  # of counts: 2 points are not more than 2
         return float((top == everything.top)[part].mean()), drop
 
-    start = plan
-    plan, islands, met = search.search_islands(
-        start,
-        search.islands(state.content, plan),
-        lambda trial: quantize(state.content, state.ranges, trial),
-        judge,
-        enough,
-        seconds=seconds,
+    def make(trial):
+        return quantize(state.content, state.ranges, trial)
+
+    if enough(make(plan), 1):
+        return plan, ()
+    ranked = search.ranked_islands(
+        plan, search.islands(state.content, plan), make, judge, seconds=_LOOKS * seconds
     )
-    if met:
-        return plan, tuple(islands)
-    # with nothing to spare, then: reached[i] is what the first i islands give
-    for count, found in enumerate(reached[: len(islands) + 1]):
-        if not budget.missed(*found):
-            plan = start
-            for island in islands[:count]:
-                plan = plan.with_floats(island.outputs, f"island: {island.name}")
-            return plan, tuple(islands[:count])
-    best = max(reached, key=lambda r: (r[0], -(r[1] or 0)))
+    # Islands are chosen by these images: a standard error more than asked, so that other images
+    # have it, too; where that is out of reach, with nothing to spare.
+    for spare in (1, 0):
+        found = search.fewest_islands(plan, ranked, make, functools.partial(enough, spare=spare))
+        if found is not None:
+            return found
     drop = "" if best[1] is None else f", {best[1]:.2f} points of top-1 lost"
     raise BudgetError(
-        f"no choice of float islands gives {budget} on {len(everything.images)} calibration "
-        f"images; the best found: {best[0]:.2%} agreement{drop}, with {len(islands)} islands. "
-        "Lower the budget, give more images, add fine-tuning, or take preset weight_only or "
-        "float16"
+        f"no choice of float islands gives {budget} on {count} calibration images; the best found: "
+        f"{best[0]:.2%} agreement{drop}. Lower the budget, give more images, add fine-tuning, or "
+        "take preset weight_only or float16"
     )

@@ -2,6 +2,7 @@
 many times over (a conversion takes a tenth of a second).
 """
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from tflite.network import LINEAR, Network
 _FACTORS = (0.8, 1.25)  # that an end of a range is tried at
 _GAIN = 0.01  # a change that takes less than this share off the divergence is not kept
 _RUNS = 20  # of a latency
+_GLANCE = 64  # images that every island is looked at with
 _TRIMMED = 0.03  # of the images, the worst
 
 
@@ -25,6 +27,14 @@ class Judge:
         scores = classifier.scores(self.model, images)
         self.top = scores.argmax(-1)
         self.log = paired.log_probabilities(scores, self.model.ending)
+
+    def first(self, count):
+        """The judge by so many of the images."""
+        fewer = copy.copy(self)
+        fewer.images, fewer.top, fewer.log = (
+            rows[:count] for rows in (self.images, self.top, self.log)
+        )
+        return fewer
 
     def __call__(self, content):
         """(KL(float || content) in nats, share of images with the same answer).
@@ -95,12 +105,12 @@ def _noisiest(float_tflite, content, images, names):
 
 @dataclass(frozen=True)
 class Island:
-    """Operations that stay in float32 in the midst of int8."""
+    """Operations that may stay in float32 in the midst of int8."""
 
     name: str
     outputs: "tuple[str, ...]"  # the tensors that they write
-    kl: float  # nats that they take off the divergence
-    latency_ms: float  # that they cost, one thread
+    kl: float  # nats that they add to the divergence when they alone are int8
+    latency_ms: float  # that float32 costs, one thread
     why: str = ""
 
 
@@ -127,47 +137,78 @@ def islands(float_tflite, plan):
     return {name: tuple(outputs) for name, outputs in found.items()}
 
 
-def search_islands(plan, candidates, make, judge, enough, *, seconds):
-    """The plan with the float islands that a budget takes, the most gain for its time first.
+def ranked_islands(plan, candidates, make, judge, *, seconds):
+    """[Island, ...], those first that give most for their time.
+
+    What a part adds to the divergence is seen with all others in float32. (With all others in int8
+    it is a small difference of two large numbers that roundings elsewhere make jump by more.)
 
     Args:
         plan: the :class:`~tflite.quantize.QuantPlan` to begin with.
-        candidates: {name: outputs}, as ``islands`` gives them.
+        candidates: {name: outputs}, as ``islands`` gives them; parts may overlap.
         make: function from a plan to the quantized file's bytes.
-        judge: a :class:`Judge`.
-        enough: function from the file's bytes to whether the budget is met.
-        seconds: for the first look at the candidates.
-
-    Returns (plan, [Island, ...], whether the budget is met).
+        judge: a :class:`Judge`, of which a few images are used.
+        seconds: those that nobody got to look at come last.
     """
-    start = make(plan)
-    if enough(start):
-        return plan, [], True
-    base_kl, base_ms = judge(start)[0], latency_ms(start)[0]
+    start, judge = make(plan), judge.first(_GLANCE)
+    [base_ms] = latency_ms(start)
+    everything = {output for outputs in candidates.values() for output in outputs}
     until, looked = time.monotonic() + seconds, []
     for name, outputs in candidates.items():
         if looked and time.monotonic() > until:
-            break
-        content = make(plan.with_floats(outputs, name))
-        before, after = latency_ms(start, content)
-        gain, cost = base_kl - judge(content)[0], max(after - before, 0.0)
-        looked.append(Island(name, outputs, gain, cost))
-    looked = [island for island in looked if island.kl > 0]
-    looked.sort(key=lambda i: i.kl / max(i.latency_ms, 0.01 * base_ms), reverse=True)
+            looked.append(Island(name, outputs, 0.0, 0.0, "there was no time to look at it"))
+            continue
+        kl = judge(make(plan.with_floats(everything - set(outputs), name)))[0]
+        before, after = latency_ms(start, make(plan.with_floats(outputs, name)))
+        cost = max(after - before, 0.0)
+        why = f"alone in int8 it makes a divergence of {kl:.5f}; float32 costs {cost:.2f} ms"
+        looked.append(Island(name, outputs, kl, cost, why))
 
-    chosen, kl = [], base_kl
-    for island in looked:
-        trial = _with(plan, [*chosen, island])
-        content = make(trial)
-        found = judge(content)[0]
-        if found > kl * (1 - _GAIN):
-            continue  # what it gives, others gave already
-        chosen.append(island)
-        kl = found
-        if enough(content):
-            chosen = _pruned(plan, chosen, make, enough)
-            return _with(plan, chosen), _told(chosen, base_kl), True
-    return _with(plan, chosen), _told(chosen, base_kl), False
+    ranked, floats = [], set()
+    while looked:
+
+        def worth(island):
+            left = len(set(island.outputs) - floats) / len(island.outputs)
+            return left * island.kl / max(island.latency_ms, 0.01 * base_ms)
+
+        best = max(looked, key=worth)
+        looked.remove(best)
+        if not set(best.outputs) <= floats:
+            ranked.append(best)
+            floats.update(best.outputs)
+    return ranked
+
+
+def fewest_islands(plan, ranked, make, enough):
+    """(the plan with as many of the first islands as it takes, those), or None where all of them
+    are not enough.
+
+    Args:
+        plan: the :class:`~tflite.quantize.QuantPlan` to begin with.
+        ranked: as ``ranked_islands`` gives them.
+        make: function from a plan to the quantized file's bytes.
+        enough: function from the file's bytes to whether the budget is met.
+    """
+
+    def with_first(count):
+        found = plan
+        for island in ranked[:count]:
+            found = found.with_floats(island.outputs, f"island: {island.name}")
+        return found
+
+    low, high = -1, len(ranked)
+    for count in (0, high):
+        if enough(make(with_first(count))):
+            high = count
+            break
+        low = count
+    while high - low > 1:
+        middle = (low + high) // 2
+        if enough(make(with_first(middle))):
+            high = middle
+        else:
+            low = middle
+    return None if low == len(ranked) else (with_first(high), tuple(ranked[:high]))
 
 
 def latency_ms(*contents, runs=_RUNS):
@@ -176,35 +217,6 @@ def latency_ms(*contents, runs=_RUNS):
     """
     made = [litert.interpreter(content) for content in contents]
     return litert.latencies_ms(made, runs, time.thread_time)
-
-
-def _with(plan, chosen):
-    for island in chosen:
-        plan = plan.with_floats(island.outputs, f"island: {island.name}")
-    return plan
-
-
-def _pruned(plan, chosen, make, enough):
-    """Without the islands that the later ones made needless, the dearest first."""
-    for island in sorted(chosen, key=lambda i: -i.latency_ms):
-        fewer = [other for other in chosen if other is not island]
-        if fewer and enough(make(_with(plan, fewer))):
-            chosen = fewer
-    return chosen
-
-
-def _told(chosen, base_kl):
-    return [
-        Island(
-            i.name,
-            i.outputs,
-            i.kl,
-            i.latency_ms,
-            f"alone it takes {100 * i.kl / base_kl:.0f} % off the divergence of {base_kl:.4f} for "
-            f"{i.latency_ms:.2f} ms",
-        )
-        for i in chosen
-    ]
 
 
 def held_out(count):

@@ -7,23 +7,26 @@ from tflite import budget, search
 
 
 def _enough(monkeypatch, asked, labels=None):
-    """The question that islands are chosen by: answers of 200 images, of which the float network
-    gives every one as 0, to whether that is enough.
+    """Function from the answers of 200 images, of which the float network gives every one as 0, to
+    whether a file that gives them takes no islands.
     """
-    found = []
-
-    def search_islands(plan, candidates, make, judge, enough, *, seconds):
-        found.append(enough)
-        return plan, [], True
-
-    monkeypatch.setattr(search, "search_islands", search_islands)
     monkeypatch.setattr(search, "islands", lambda *_: {})
-    everything = SimpleNamespace(
-        images=np.zeros(200), top=np.zeros(200, int), look=lambda product: (0.0, product)
-    )
+    monkeypatch.setattr(search, "ranked_islands", lambda *_, **__: [])
     state = SimpleNamespace(content=b"", ranges={})
-    budget.within_budget(asked, everything, labels, state, None, None, 0)
-    return found[0]
+
+    def enough(answers, spare=True):
+        everything = SimpleNamespace(
+            images=np.zeros(200), top=np.zeros(200, int), look=lambda product: (0.0, answers)
+        )
+        tries = []
+        monkeypatch.setattr(budget, "quantize", lambda *_: tries.append(1))
+        try:
+            budget.within_budget(asked, everything, labels, state, None, None, 0)
+        except budget.BudgetError:
+            return False
+        return len(tries) == 1 or not spare  # else only with nothing to spare
+
+    return enough
 
 
 def _answers(seen=0, unseen=0):
@@ -43,6 +46,12 @@ def test_a_budget_is_met_on_the_images_that_ranges_do_not_know(monkeypatch):
     enough = _enough(monkeypatch, budget.Budget(min_agreement=0.9))
     assert enough(_answers(unseen=7))
     assert not enough(_answers(unseen=8))  # 96 % of all, 92 % of them
+
+
+def test_a_budget_that_is_only_just_met_is_met_all_the_same(monkeypatch):
+    enough = _enough(monkeypatch, budget.Budget(min_agreement=0.9))
+    assert enough(_answers(seen=20), spare=False)
+    assert not enough(_answers(seen=21), spare=False)
 
 
 @pytest.mark.parametrize(("seen", "unseen", "met"), [(4, 0, True), (6, 0, False), (0, 3, False)])

@@ -153,77 +153,79 @@ def test_what_is_float_already_is_no_island(begun):
 
 
 class _Fake:
-    """Files are frozen sets of float tensors; each has its gain, and all together their sum."""
+    """Files are frozen sets of float tensors; every other one adds its noise."""
 
-    def __init__(self, monkeypatch, gains, costs):
-        self.gains, self.costs = gains, costs
-        monkeypatch.setattr(search, "latency_ms", lambda *files: [self.cost(f) for f in files])
-        self.cost = lambda made: 1 + sum(costs[t] for t in made)
+    def __init__(self, monkeypatch, noise, costs):
+        self.noise = noise
+        monkeypatch.setattr(
+            search, "latency_ms", lambda *files: [1 + sum(costs[t] for t in f) for f in files]
+        )
 
     def make(self, plan):
         return frozenset(op.output for op in plan.ops if op.precision == "float32")
 
+    def first(self, count):
+        return self
+
     def __call__(self, made):
-        return 1.0 - sum(self.gains[t] for t in made), 1.0
+        return sum(noise for t, noise in self.noise.items() if t not in made), 1.0
 
 
-def _letters(monkeypatch, gains, costs):
-    ops = [tflite.graph.Op("CONV_2D", name, "FLOAT32") for name in gains]
-    fake = _Fake(monkeypatch, gains, costs)
-    candidates = {f"island {name}": (name,) for name in gains}
-    return tflite.make_plan(ops, "int8"), candidates, fake
+def _letters(monkeypatch, noise, costs, candidates=None, seconds=60):
+    """(plan, its islands in order, the judge)."""
+    plan = tflite.make_plan([tflite.graph.Op("CONV_2D", name, "FLOAT32") for name in noise], "int8")
+    fake = _Fake(monkeypatch, noise, costs)
+    candidates = candidates or {f"island {name}": (name,) for name in noise}
+    ranked = search.ranked_islands(plan, candidates, fake.make, fake, seconds=seconds)
+    return plan, ranked, fake
 
 
-def _search(monkeypatch, gains, costs, budget, seconds=60):
-    plan, candidates, fake = _letters(monkeypatch, gains, costs)
-    plan, chosen, met = search.search_islands(
-        plan, candidates, fake.make, fake, lambda made: fake(made)[0] <= budget, seconds=seconds
-    )
-    return fake.make(plan), chosen, met
+def _search(monkeypatch, noise, costs, budget, **options):
+    """(what is float, the islands) for a divergence of that budget."""
+    plan, ranked, fake = _letters(monkeypatch, noise, costs, **options)
+    found = search.fewest_islands(plan, ranked, fake.make, lambda made: fake(made)[0] <= budget)
+    return found and (fake.make(found[0]), found[1])
 
 
 def test_a_budget_that_is_met_already_takes_no_island(monkeypatch):
-    assert _search(monkeypatch, {"a": 0.1}, {"a": 1}, budget=1.0) == (frozenset(), [], True)
+    assert _search(monkeypatch, {"a": 0.1}, {"a": 1}, budget=1.0) == (frozenset(), ())
 
 
 def test_the_most_gain_for_its_time_comes_first(monkeypatch):
-    gains, costs = {"a": 0.4, "b": 0.3, "c": 0.1}, {"a": 4, "b": 1, "c": 2}
-    made, chosen, met = _search(monkeypatch, gains, costs, budget=0.7001)
-    assert met
+    noise, costs = {"a": 0.4, "b": 0.3, "c": 0.1}, {"a": 4, "b": 1, "c": 2}
+    made, chosen = _search(monkeypatch, noise, costs, budget=0.5001)
     assert made == {"b"}
     assert chosen[0].kl == pytest.approx(0.3)
     assert chosen[0].latency_ms == pytest.approx(1)
-    assert "alone it takes 30 % off the divergence of 1.0000 for 1.00 ms" in chosen[0].why
+    assert "makes a divergence of 0.30000; float32 costs 1.00 ms" in chosen[0].why
 
 
-def test_islands_that_later_ones_make_needless_are_dropped(monkeypatch):
-    gains, costs = {"a": 0.05, "b": 0.6}, {"a": 0.01, "b": 1}
-    made, chosen, met = _search(monkeypatch, gains, costs, budget=0.4001)
-    assert met
-    assert made == {"b"}
-    assert [island.name for island in chosen] == ["island b"]
+@pytest.mark.parametrize("budget", [0.0, 0.1, 0.2, 0.35, 0.5, 0.8, 0.99])
+def test_no_more_islands_than_it_takes(monkeypatch, budget):
+    noise = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
+    made, chosen = _search(monkeypatch, noise, dict.fromkeys(noise, 1), budget=budget + 1e-9)
+    left = [sum(list(noise.values())[n:]) for n in range(5)]
+    fewest = next(n for n in range(5) if left[n] <= budget + 1e-9)
+    assert made == set(list(noise)[:fewest])
+    assert len(chosen) == fewest
 
 
-def test_islands_that_do_not_help_are_left_out(monkeypatch):
-    gains, costs = {"a": -0.2, "b": 0.5, "c": 0.0}, {"a": 0, "b": 1, "c": 0}
-    made, _, met = _search(monkeypatch, gains, costs, budget=0.1)
-    assert not met
-    assert made == {"b"}
+def test_a_budget_out_of_reach_has_no_answer(monkeypatch):
+    assert _search(monkeypatch, {"a": 0.2, "b": 0.5}, {"a": 1, "b": 1}, budget=-0.1) is None
 
 
-def test_a_budget_out_of_reach_is_told_with_the_best_found(monkeypatch):
-    gains, costs = {"a": 0.2, "b": 0.5}, {"a": 1, "b": 1}
-    made, chosen, met = _search(monkeypatch, gains, costs, budget=0.1)
-    assert not met
-    assert made == {"a", "b"}
-    assert len(chosen) == 2
+def test_without_time_one_candidate_is_looked_at_and_the_others_come_last(monkeypatch):
+    noise = {"a": 0.2, "b": 0.5}
+    _, ranked, _ = _letters(monkeypatch, noise, {"a": 1, "b": 1}, seconds=0)
+    assert [island.name for island in ranked] == ["island a", "island b"]
+    assert "no time" in ranked[1].why
 
 
-def test_without_time_one_candidate_is_looked_at(monkeypatch):
-    gains, costs = {"a": 0.2, "b": 0.5}, {"a": 1, "b": 1}
-    made, _, met = _search(monkeypatch, gains, costs, budget=0.1, seconds=0)
-    assert not met
-    assert made == {"a"}
+def test_islands_that_overlap_are_worth_what_is_left_of_them(monkeypatch):
+    noise, costs = {"a": 0.5, "b": 0.1, "c": 0.2}, {"a": 1, "b": 1, "c": 1}
+    candidates = {"both": ("a", "b"), "a": ("a",), "c": ("c",), "b": ("b",)}
+    _, ranked, _ = _letters(monkeypatch, noise, costs, candidates)
+    assert [island.name for island in ranked] == ["a", "c", "both"]  # half of both was left
 
 
 def test_a_reachable_budget_is_met_by_a_real_file(begun, photos):
@@ -233,16 +235,17 @@ def test_a_reachable_budget_is_met_by_a_real_file(begun, photos):
     candidates = search.islands(content, plan)
     some = {name: candidates[name] for name in ("block2a", "block2b", "top")}
     start = judge(_make(content, found, plan))[0]
-    chosen_plan, chosen, met = search.search_islands(
-        plan,
-        some,
-        lambda trial: _make(content, found, trial),
-        judge,
-        lambda made: judge(made)[0] < 0.95 * start,
-        seconds=30,
+
+    def make(trial):
+        return _make(content, found, trial)
+
+    ranked = search.ranked_islands(plan, some, make, judge, seconds=30)
+    assert {island.name for island in ranked} == set(some)
+    assert all(0 < island.kl < start for island in ranked)
+    chosen_plan, chosen = search.fewest_islands(
+        plan, ranked, make, lambda made: judge(made)[0] < 0.95 * start
     )
-    assert met
-    made = _make(content, found, chosen_plan)
+    made = make(chosen_plan)
     floats = {op.output for op in tflite.read_ops(made) if op.dtype == "FLOAT32"}
     assert chosen
     for island in chosen:
