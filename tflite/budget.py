@@ -1,10 +1,6 @@
 """What a converted model may lose, and the float islands that keep it within that."""
 
-import functools
-import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from tflite import graph, search
 from tflite.quantize import quantize
@@ -66,49 +62,33 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
     Raises:
         BudgetError: nothing found meets it.
     """
-    count = len(everything.images)
-    _, unseen = search.held_out(count)  # by ranges and biases, which know the others
     best = None  # (agreement, drop) of all files looked at
 
-    def enough(product, spare):
+    def enough(product):
         nonlocal best
         _, top = everything.look(product)
-        found = losses(top, np.arange(count))
-        best = found if best is None else max(best, found, key=lambda f: (f[0], -(f[1] or 0)))
-        for part in (np.arange(count), unseen) if spare else (np.arange(count),):
-            agreement, drop = losses(top, part)
-            share = budget.min_agreement or 1.0
-            error = math.sqrt(share * (1 - share) / len(part))
-            if budget.missed(agreement - spare * error, drop):
-                return False
-        return True
-
-    def losses(top, part):
-        drop = None
+        agreement, drop = float((top == everything.top).mean()), None
         if labels is not None:
-            right = [int((each == labels)[part].sum()) for each in (everything.top, top)]
-            drop = (
-                100 * (right[0] - right[1]) / len(part)
-            )  # of counts: 2 points are not more than 2
-        return float((top == everything.top)[part].mean()), drop
+            right = [int((each == labels).sum()) for each in (everything.top, top)]
+            drop = 100 * (right[0] - right[1]) / len(top)  # of counts: 2 points are not more than 2
+        if best is None or (agreement, -(drop or 0)) > (best[0], -(best[1] or 0)):
+            best = agreement, drop
+        return not budget.missed(agreement, drop)
 
     def make(trial):
         return quantize(state.content, state.ranges, trial)
 
-    if enough(make(plan), 1):
+    if enough(make(plan)):
         return plan, ()
     ranked = search.ranked_islands(
         plan, search.islands(state.content, plan), make, judge, seconds=_LOOKS * seconds
     )
-    # Islands are chosen by these images: a standard error more than asked, so that other images
-    # have it, too; where that is out of reach, with nothing to spare.
-    for spare in (1, 0):
-        found = search.fewest_islands(plan, ranked, make, functools.partial(enough, spare=spare))
-        if found is not None:
-            return found
+    found = search.fewest_islands(plan, ranked, make, enough)
+    if found is not None:
+        return found
     drop = "" if best[1] is None else f", {best[1]:.2f} points of top-1 lost"
     raise BudgetError(
-        f"no choice of float islands gives {budget} on {count} calibration images; the best found: "
-        f"{best[0]:.2%} agreement{drop}. Lower the budget, give more images, add fine-tuning, or "
+        f"no choice of float islands gives {budget} on {len(everything.images)} calibration "
+        f"images; the best found: {best[0]:.2%} agreement{drop}. Lower the budget, give more images, add fine-tuning, or "
         "take preset weight_only or float16"
     )
