@@ -89,6 +89,6 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
     drop = "" if best[1] is None else f", {best[1]:.2f} points of top-1 lost"
     raise BudgetError(
         f"no choice of float islands gives {budget} on {len(everything.images)} calibration "
-        f"images; the best found: {best[0]:.2%} agreement{drop}. Lower the budget, give more images, add fine-tuning, or "
-        "take preset weight_only or float16"
+        f"images; the best found: {best[0]:.2%} agreement{drop}. Lower the budget, give more "
+        "images, add fine-tuning, or take preset weight_only or float16"
     )
