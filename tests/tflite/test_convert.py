@@ -189,7 +189,7 @@ def test_islands_meet_a_budget_that_int8_misses(trained_v1, photos, monkeypatch)
     floats = {op.output for op in tflite.read_ops(made.tflite) if op.dtype == "FLOAT32"}
     for island in made.islands:
         assert set(island.outputs) <= floats
-        assert "off the divergence" in island.why
+        assert "makes a divergence of" in island.why
     assert made.as_dict()["islands"][0]["ops"] == len(made.islands[0].outputs)
 
 
