@@ -2,7 +2,7 @@
 
 Each network is converted by TensorFlow's converter and by ai-edge-quantizer as they come, and here
 by every int8 preset, with the same 512 training images; all files run on the same test images.
-(int8_mixed, which has a budget to meet, takes 1,024 test images, and is measured on the rest.)
+(int8_mixed, which has a budget to meet, takes 512 test images, and is measured on the rest.)
 Stressed networks are the same functions with the channels of their residual streams and of what
 stands before every swish rescaled at random (log-normal), which is what ImageNet's networks have
 and CIFAR-10's lack. Results are kept in a JSON file, one entry a network and contender, so that a
@@ -38,7 +38,7 @@ from tflite.network import Network, swishes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALIBRATION = 512
-BUDGET = 1024
+BUDGET = 512
 PRESETS = ("int8", "int8_strict", "int8_mixed", "weight_only")
 NAIVE = ("naive tf", "naive aeq")
 ABLATION_IMAGES = 2000
