@@ -71,7 +71,6 @@ def run(options):
         preset="int8",
         calibration=pixels(training, size, limit=CALIBRATION_IMAGES)[0],
         verification=(images, labels),
-        search_seconds=10,
         progress=print,
     )
     file = out / "model_int8.tflite"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tflite import graph, search
 from tflite.quantize import quantize
 
-_LOOKS = 3  # times a search's seconds, since a network has some twenty islands
+_LOOKS = 6  # times a search's seconds, since a network has some twenty islands
 
 
 class BudgetError(graph.ConversionError):
@@ -57,7 +57,7 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
         state: a :class:`~tflite.remedies.State`, what is quantized.
         plan: the :class:`~tflite.quantize.QuantPlan` to begin with.
         judge: the judge that islands are chosen by.
-        seconds: a third of what the look at all islands may take.
+        seconds: a sixth of what the look at all islands may take.
 
     Raises:
         BudgetError: nothing found meets it.

@@ -21,7 +21,7 @@ from tflite.verify import verify
 
 CALIBRATION_IMAGES = 512
 MIN_AGREEMENT = 0.99  # of int8_mixed, if no budget is given
-_SEARCH_SECONDS = 20  # of each search
+_SEARCH_SECONDS = 10  # of each search
 _LISTED = 1000  # files of a manifest
 
 

@@ -62,7 +62,7 @@ def apply_to_weights(content, images, *, say=lambda line: None):
     return state
 
 
-def apply(content, images, make_plan, quantize, *, tune=False, seconds=20, say=lambda line: None):
+def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=lambda line: None):
     """(:class:`State`, :class:`~tflite.search.Judge`) of a float .tflite on calibration images.
 
     Args:

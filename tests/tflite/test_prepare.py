@@ -138,7 +138,7 @@ def test_pixels_that_go_elsewhere_too_are_not_folded(trained):
 
 
 def test_a_fold_that_changes_answers_is_refused(trained, photos, monkeypatch):
-    monkeypatch.setattr(prepare, "_padding", lambda *_: ((0, 0), (0, 0)))  # black borders
+    monkeypatch.setattr(prepare, "padding", lambda *_: ((0, 0), (0, 0)))  # black borders
     with pytest.raises(tflite.ConversionError, match=r"folding the normalisation changes"):
         prepare.fold_normalization(trained, images=photos[:4])
 
