@@ -47,7 +47,7 @@ class Budget:
         return " and ".join(parts)
 
 
-def within_budget(budget, everything, labels, state, plan, judge, seconds):
+def within_budget(budget, everything, labels, state, plan, judge, seconds, say=lambda line: None):
     """(plan, islands) with as few operations in float32 as the budget takes.
 
     Args:
@@ -57,7 +57,8 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
         state: a :class:`~tflite.remedies.State`, what is quantized.
         plan: the :class:`~tflite.quantize.QuantPlan` to begin with.
         judge: the judge that islands are chosen by.
-        seconds: a sixth of what the look at all islands may take.
+        seconds: of a search; the look at all islands may take six times that.
+        say: called with a line of text for every island that is looked at.
 
     Raises:
         BudgetError: nothing found meets it.
@@ -81,7 +82,7 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds):
     if enough(make(plan)):
         return plan, ()
     ranked = search.ranked_islands(
-        plan, search.islands(state.content, plan), make, judge, seconds=_LOOKS * seconds
+        plan, search.islands(state.content, plan), make, judge, seconds=_LOOKS * seconds, say=say
     )
     found = search.fewest_islands(plan, ranked, make, enough)
     if found is not None:

@@ -287,7 +287,7 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
         say(f"Searching what has to stay float32: {budget}")
         labels = labels[order] if budget.max_drop is not None else None
         plan, islands = within_budget(
-            budget, search.Judge(content, images), labels, state, plan, judge, seconds
+            budget, search.Judge(content, images), labels, state, plan, judge, seconds, say
         )
     product = quantize(state.content, state.ranges, plan)
     return _Made(state.exact, plan, product, state.ranges, tuple(state.rows), islands)

@@ -137,7 +137,7 @@ def islands(float_tflite, plan):
     return {name: tuple(outputs) for name, outputs in found.items()}
 
 
-def ranked_islands(plan, candidates, make, judge, *, seconds):
+def ranked_islands(plan, candidates, make, judge, *, seconds, say=lambda line: None):
     """[Island, ...], those first that give most for their time.
 
     What a part adds to the divergence is seen with all others in float32. (With all others in int8
@@ -149,6 +149,7 @@ def ranked_islands(plan, candidates, make, judge, *, seconds):
         make: function from a plan to the quantized file's bytes.
         judge: a :class:`Judge`, of which a few images are used.
         seconds: those that nobody got to look at come last.
+        say: called with a line of text for every candidate.
     """
     start, judge = make(plan), judge.first(_GLANCE)
     [base_ms] = latency_ms(start)
@@ -163,14 +164,15 @@ def ranked_islands(plan, candidates, make, judge, *, seconds):
         cost = max(after - before, 0.0)
         why = f"alone in int8 it makes a divergence of {kl:.5f}; float32 costs {cost:.2f} ms"
         looked.append(Island(name, outputs, kl, cost, why))
+        say(f"  {name}: {why}")
 
     ranked, floats = [], set()
+
+    def worth(island):
+        left = len(set(island.outputs) - floats) / len(island.outputs)
+        return left * island.kl / max(island.latency_ms, 0.01 * base_ms)
+
     while looked:
-
-        def worth(island):
-            left = len(set(island.outputs) - floats) / len(island.outputs)
-            return left * island.kl / max(island.latency_ms, 0.01 * base_ms)
-
         best = max(looked, key=worth)
         looked.remove(best)
         if not set(best.outputs) <= floats:
@@ -184,7 +186,7 @@ def fewest_islands(plan, ranked, make, enough):
     are not enough.
 
     Args:
-        plan: the :class:`~tflite.quantize.QuantPlan` to begin with.
+        plan: the :class:`~tflite.quantize.QuantPlan` to begin with, which by itself is not enough.
         ranked: as ``ranked_islands`` gives them.
         make: function from a plan to the quantized file's bytes.
         enough: function from the file's bytes to whether the budget is met.
@@ -196,19 +198,16 @@ def fewest_islands(plan, ranked, make, enough):
             found = found.with_floats(island.outputs, f"island: {island.name}")
         return found
 
-    low, high = -1, len(ranked)
-    for count in (0, high):
-        if enough(make(with_first(count))):
-            high = count
-            break
-        low = count
+    low, high = 0, len(ranked)
+    if not enough(make(with_first(high))):
+        return None
     while high - low > 1:
         middle = (low + high) // 2
         if enough(make(with_first(middle))):
             high = middle
         else:
             low = middle
-    return None if low == len(ranked) else (with_first(high), tuple(ranked[:high]))
+    return with_first(high), tuple(ranked[:high])
 
 
 def latency_ms(*contents, runs=_RUNS):

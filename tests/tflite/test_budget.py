@@ -32,6 +32,16 @@ def _answers(other):
     return np.arange(200) < other
 
 
+def test_a_budget_that_is_met_already_takes_no_island(monkeypatch):
+    enough = _enough(monkeypatch, budget.Budget(min_agreement=0.9))
+
+    def slow(*_, **__):
+        raise AssertionError("looked at islands")
+
+    monkeypatch.setattr(search, "ranked_islands", slow)
+    assert enough(_answers(0))
+
+
 def test_a_budget_that_is_only_just_met_is_met(monkeypatch):
     enough = _enough(monkeypatch, budget.Budget(min_agreement=0.9))
     assert enough(_answers(20))

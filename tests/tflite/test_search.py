@@ -187,10 +187,6 @@ def _search(monkeypatch, noise, costs, budget, **options):
     return found and (fake.make(found[0]), found[1])
 
 
-def test_a_budget_that_is_met_already_takes_no_island(monkeypatch):
-    assert _search(monkeypatch, {"a": 0.1}, {"a": 1}, budget=1.0) == (frozenset(), ())
-
-
 def test_the_most_gain_for_its_time_comes_first(monkeypatch):
     noise, costs = {"a": 0.4, "b": 0.3, "c": 0.1}, {"a": 4, "b": 1, "c": 2}
     made, chosen = _search(monkeypatch, noise, costs, budget=0.5001)
