@@ -197,24 +197,30 @@ def _try_equalize(state, judge, make, images, observed, name, what, through, eno
         )
         seen = observe(changed, few, min_images=1)
         found = ranges.choose(changed, seen, state.rule)
-        trials.append((judge(make(changed, found, state.rule))[0], strength, changed, found))
-    kl, strength, changed, found = min(trials, key=lambda trial: trial[0])
-    if kl < enough * state.kl:
-        found = ranges.choose(changed, observe(changed, images, min_images=1), state.rule)
+        trials.append((judge(make(changed, found, state.rule)), strength, changed))
+    seen, strength, changed = min(trials, key=lambda trial: trial[0][0])
     what = f"{what} (strength {strength:g})"
+    if seen[0] >= enough * state.kl:
+        _settle(state, seen, name, what, start)
+        return
+    found = ranges.choose(changed, observe(changed, images, min_images=1), state.rule)
     _try(state, judge, make, name, what, start, changed, found, state.rule, enough)
 
 
 def _try(state, judge, make, name, what, start, content, found, rule, enough=_HELPS):
     """Keeps the change if it helps, and notes what came of it."""
-    kl, agreement = judge(make(content, found, rule))
-    kept = kl < enough * state.kl
+    seen = judge(make(content, found, rule))
+    kept = seen[0] < enough * state.kl
     if kept:
-        state.content, state.ranges, state.rule, state.kl = content, found, rule, kl
-    seconds = time.monotonic() - start
-    state.rows.append(Remedy(name, what, kl, agreement, seconds, kept))
+        state.content, state.ranges, state.rule, state.kl = content, found, rule, seen[0]
+    _settle(state, seen, name, what, start, kept)
+
+
+def _settle(state, seen, name, what, start, kept=False):
+    state.rows.append(Remedy(name, what, *seen, time.monotonic() - start, kept))
 
 
 def _note(state, judge, make, name, what, start):
-    state.kl, agreement = judge(make(state.content, state.ranges, state.rule))
-    state.rows.append(Remedy(name, what, state.kl, agreement, time.monotonic() - start))
+    seen = judge(make(state.content, state.ranges, state.rule))
+    state.kl = seen[0]
+    _settle(state, seen, name, what, start, kept=True)
