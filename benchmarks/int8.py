@@ -38,7 +38,6 @@ from tflite.network import Network, swishes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALIBRATION = 512
-BUDGET = 512
 PRESETS = ("int8", "int8_strict", "int8_mixed", "weight_only")
 NAIVE = ("naive tf", "naive aeq")
 ABLATION_IMAGES = 2000
@@ -115,14 +114,7 @@ def converted(preset):
     """Function that converts with a preset here, and says what it did."""
 
     def make(model, content, images):
-        name, *flags = preset.split(" --")
-        made = tflite.convert(
-            content,
-            preset=name,
-            calibration=images,
-            calibration_images=len(images),
-            tune=True if flags == ["tune"] else None,
-        )
+        made = tflite.convert(content, preset=preset, calibration=images)
         return made.tflite, made.as_dict()
 
     return make
@@ -239,8 +231,9 @@ def run(options, results):
                 start = time.monotonic()
                 # A budget is met on images that were not trained on, or it is not met at all.
                 mixed = contender == "int8_mixed"
-                seen = images[:BUDGET] if mixed else calibration
-                judged = Truth(network, images[BUDGET:], labels[BUDGET:]) if mixed else truth
+                seen = images[:CALIBRATION] if mixed else calibration
+                rest = slice(CALIBRATION, None)
+                judged = Truth(network, images[rest], labels[rest]) if mixed else truth
                 try:
                     made = makers[contender](model, network, seen)
                 except tflite.BudgetError as error:

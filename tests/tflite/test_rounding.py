@@ -44,7 +44,7 @@ def test_inputs_that_have_nothing_in_common_are_rounded_to_the_nearest_code():
     np.testing.assert_allclose(rounded, _nearest(weights), atol=1e-6)
 
 
-def test_three_weights_come_close_to_the_best_of_all_roundings():
+def test_a_few_weights_come_close_to_the_best_of_all_roundings():
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(40, 1, 4)).astype(np.float32)
     square = _correlated(rng, 40, 4, rank=1)
