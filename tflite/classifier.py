@@ -72,7 +72,8 @@ def open_classifier(content, name="the model"):
     if len(shape) < 2 or any(n != 1 for n in shape[:-1]) or shape[-1] < 1:
         raise ValueError(f"{name} gives {shape}; a classifier gives (1, classes)")
     scale = float(outputs[0]["quantization"][0])
-    mean, std = _normalization(content)
+    takes_floats = inputs[0]["dtype"] == np.float32
+    mean, std = _normalization(content) if takes_floats else ((0.0,), (1.0,))
     return Classifier(
         content=content,
         height=shapes[0][1],
@@ -186,7 +187,7 @@ def _require_whole(content, name):
             elif buffer.DataLength():
                 start = buffer._tab.Vector(buffer._tab.Offset(4))
                 ends.append(start + buffer.DataLength())
-        graph.read_ops(content)
+        litert.flatbuffer_tools().read_model_from_bytearray(content)  # all of it
         whole = max(ends) <= len(content)
     except _UNREADABLE:
         whole = False

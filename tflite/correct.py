@@ -38,7 +38,7 @@ def correct_biases(content, images, quantized):
     for op in rows:
         name = network.name(op.output)
         start, scales = places[name]
-        got = _channel_means(bytes(made), images, [name])[name]
+        [got] = _channel_means(graph.until(made, name), images).values()
         # the median: a few images that overflow their ranges would else decide
         shift = np.median(got - want[name], 0)
         whole = np.frombuffer(made, np.int32, len(shift), start)
@@ -48,16 +48,18 @@ def correct_biases(content, images, quantized):
     return network.content()
 
 
-def _channel_means(content, images, names):
+def _channel_means(content, images, names=None):
     """{tensor: (images, channels)} of the means over each image, of float and of int8 tensors (by
-    their scales).
+    their scales): of those named, or of the output.
     """
     parts = [part for part in np.array_split(images, _THREADS) if len(part)]
-    made = [litert.interpreter(content, keep_tensors=True) for _ in parts]
+    made = [litert.interpreter(content, keep_tensors=names is not None) for _ in parts]
 
     def run(made, part):
         feed = made.get_input_details()[0]
-        details = [d for d in made.get_tensor_details() if d["name"] in names]
+        details = made.get_output_details()
+        if names is not None:
+            details = [d for d in made.get_tensor_details() if d["name"] in names]
         rows = {d["name"]: [] for d in details}
         for image in part:
             made.set_tensor(feed["index"], image[None].astype(feed["dtype"]))
@@ -73,4 +75,4 @@ def _channel_means(content, images, names):
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         done = list(pool.map(run, made, parts))
-    return {name: np.stack([m for rows in done for m in rows[name]]) for name in names}
+    return {name: np.stack([m for rows in done for m in rows[name]]) for name in done[0]}

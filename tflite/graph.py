@@ -8,6 +8,7 @@ write of such a file loses the weights without a word.
 
 import collections
 import copy
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,16 +35,17 @@ class Op:
 def read_ops(model):
     """The ops of a .tflite in bytes, in the order of execution, as a tuple of :class:`Op`."""
     tools = flatbuffer_tools()
-    tree = tools.read_model_from_bytearray(model)
-    graph = tree.subgraphs[0]
+    tree = tools.Model.GetRootAs(model, 0)
+    graph = tree.Subgraphs(0)
+    builtin = {code: name for name, code in vars(tools.BuiltinOperator).items() if name.isupper()}
     rows = []
-    for op in graph.operators:
-        output = graph.tensors[op.outputs[0]]
-        code = tree.operatorCodes[op.opcodeIndex]
-        name = tools.opcode_to_name(tree, op.opcodeIndex)
-        if code.customCode:
-            name = code.customCode.decode()
-        rows.append(Op(name, output.name.decode(), tools.type_to_name(output.type)))
+    for index in range(graph.OperatorsLength()):
+        op = graph.Operators(index)
+        code = tree.OperatorCodes(op.OpcodeIndex())
+        custom, known = code.CustomCode(), tools.get_builtin_code_from_operator_code(code)
+        output = graph.Tensors(op.Outputs(0))
+        name = custom.decode() if custom else builtin[known]
+        rows.append(Op(name, output.Name().decode(), tools.type_to_name(output.Type())))
     return tuple(rows)
 
 
@@ -62,13 +64,11 @@ def activations(model):
     input and what its ops write, no weights.
     """
     tools = flatbuffer_tools()
-    graph = tools.read_model_from_bytearray(model).subgraphs[0]
-    indices = [*graph.inputs, *(i for op in graph.operators for i in op.outputs)]
-    return {
-        graph.tensors[i].name.decode(): int(i)
-        for i in indices
-        if graph.tensors[i].type == tools.TensorType.FLOAT32
-    }
+    graph = tools.Model.GetRootAs(model, 0).Subgraphs(0)
+    written = (graph.Operators(i).OutputsAsNumpy() for i in range(graph.OperatorsLength()))
+    indices = np.concatenate([graph.InputsAsNumpy(), *written]).tolist()
+    tensors = ((index, graph.Tensors(index)) for index in indices)
+    return {t.Name().decode(): i for i, t in tensors if t.Type() == tools.TensorType.FLOAT32}
 
 
 def uint8_input(model):
@@ -172,16 +172,16 @@ def quantization(model):
     float.
     """
     tools = flatbuffer_tools()
-    graph = tools.read_model_from_bytearray(model).subgraphs[0]
+    graph = tools.Model.GetRootAs(model, 0).Subgraphs(0)
 
     def describe(index):
-        tensor = graph.tensors[index]
-        q = tensor.quantization
-        if q is None or q.scale is None or len(q.scale) == 0:
-            return tools.type_to_name(tensor.type), 0.0, 0
-        return tools.type_to_name(tensor.type), float(q.scale[0]), int(q.zeroPoint[0])
+        tensor = graph.Tensors(index)
+        kind, q = tools.type_to_name(tensor.Type()), tensor.Quantization()
+        if kind == "FLOAT32" or q is None or not q.ScaleLength():
+            return kind, 0.0, 0
+        return kind, float(q.Scale(0)), int(q.ZeroPoint(0))
 
-    return describe(graph.inputs[0]), describe(graph.outputs[0])
+    return describe(graph.Inputs(0)), describe(graph.Outputs(0))
 
 
 def write(tree):
@@ -227,6 +227,22 @@ def biases(model):
             name = graph.tensors[op.outputs[0]].name.decode()
             found[name] = (start, np.asarray(bias.quantization.scale, np.float64))
     return found
+
+
+def until(model, tensor):
+    """Bytes of the .tflite that ends with the op that writes a tensor, which is its output."""
+    cut = bytearray(model)
+    graph = flatbuffer_tools().Model.GetRootAs(cut, 0).Subgraphs(0)
+    for count in range(1, graph.OperatorsLength() + 1):
+        index = graph.Operators(count - 1).Outputs(0)
+        if graph.Tensors(index).Name().decode() == tensor:
+            break
+    else:
+        raise ValueError(f"no op of the .tflite writes {tensor!r}")
+    outputs, operators = (graph._tab.Vector(graph._tab.Offset(field)) for field in (8, 10))
+    struct.pack_into("<I", cut, operators - 4, count)  # a vector's length stands before it
+    struct.pack_into("<i", cut, outputs, index)
+    return bytes(cut)
 
 
 def misaligned_buffers(model):

@@ -3,12 +3,13 @@ many times over (a conversion takes a tenth of a second).
 """
 
 import copy
+import dataclasses
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import blocks, classifier, litert, paired
+from tflite import blocks, classifier, graph, litert, paired
 from tflite.network import LINEAR, Network
 
 _FACTORS = (0.8, 1.25)  # that an end of a range is tried at
@@ -48,12 +49,15 @@ class Judge:
     def look(self, content):
         """(the divergence, the file's answers (images,)); infinity and -1 for a file that does not
         run: scales that are too far apart are beyond XNNPACK's kernels.
+
+        The file is one that was made of the float network here: it is not looked at otherwise.
         """
+        _, (_, step, _) = graph.quantization(content)
+        model = dataclasses.replace(self.model, content=content, step=step)
         try:
-            model = classifier.open_classifier(content)
-        except ValueError:
+            scores = classifier.scores(model, self.images)
+        except (RuntimeError, ValueError):
             return float("inf"), np.full(len(self.images), -1)
-        scores = classifier.scores(model, self.images)
         log = paired.log_probabilities(scores, model.ending, step=model.step)
         each = np.sort(paired.divergences(self.log, log, self.model.ending))
         kept = each[: len(each) - int(_TRIMMED * len(each))]

@@ -135,9 +135,9 @@ def test_one_image_of_huge_values_does_not_decide(trained_v1, photos, monkeypatc
     shapes = {network.name(op.output): network.shape(op.output)[-1] for op in network.operations}
     calls = []
 
-    def means(content, images, names):
-        calls.append(names)
-        found = {name: np.full((8, shapes[name]), 0.1 * (len(calls) > 1)) for name in names}
+    def means(content, images, names=None):
+        calls.append(names or [op.output for op in tflite.read_ops(content)][-1:])
+        found = {name: np.full((8, shapes[name]), 0.1 * (names is None)) for name in calls[-1]}
         for rows in found.values():
             rows[0] *= 5000
         return found

@@ -154,3 +154,27 @@ def test_biases_are_found_where_they_stand(int8_content):
             want = bytes(tree.buffers[tensors[op.inputs[2]].buffer].data)
             assert int8_content[start : start + len(want)] == want
             assert len(scales) == len(want) // 4
+
+
+def test_a_file_ends_where_it_is_asked_to(int8_content, images):
+    made = litert.interpreter(int8_content, keep_tensors=True)
+    made.set_tensor(made.get_input_details()[0]["index"], images[:1])
+    made.invoke()
+    tensors = {d["name"]: d["index"] for d in made.get_tensor_details()}
+    ops = tflite.read_ops(int8_content)
+    for place in range(3, len(ops), 11):
+        cut = graph.until(int8_content, ops[place].output)
+        assert tflite.read_ops(cut) == ops[: place + 1]
+        short = litert.interpreter(cut)
+        assert short.get_output_details()[0]["name"] == ops[place].output
+        short.set_tensor(short.get_input_details()[0]["index"], images[:1])
+        short.invoke()
+        np.testing.assert_array_equal(
+            short.get_tensor(short.get_output_details()[0]["index"]),
+            made.get_tensor(tensors[ops[place].output]),
+        )
+
+
+def test_a_file_cannot_end_where_nothing_is_written(int8_content):
+    with pytest.raises(ValueError, match="no op of the .tflite writes 'nowhere'"):
+        graph.until(int8_content, "nowhere")
