@@ -2,6 +2,7 @@
 :class:`~tflite.quantize.QuantPlan` is converted with.
 """
 
+import collections
 import concurrent.futures
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from tflite import graph, litert, ranges
 MIN_IMAGES = 16
 _BINS = 4096  # on each side of 0
 _SAMPLE = 32768  # values of one tensor of one image that are counted; extremes are of all
-_PARTS = 2  # that are observed at once: a number of its own, so that sums do not hang on the cores
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,6 @@ class Observed:
     weights: np.ndarray  # the counts of every image divided by its own mean square
     channel_low: np.ndarray  # float32 (channels,), the last axis
     channel_high: np.ndarray
-    channel_mean: np.ndarray
 
     @property
     def centers(self):
@@ -63,22 +62,19 @@ def calibrate(float_tflite, images, *, rule="minmax", min_images=MIN_IMAGES):
     return ranges.choose(float_tflite, observed, rule)
 
 
-def observe(float_tflite, images, *, min_images=MIN_IMAGES):
-    """{tensor: :class:`Observed`} of every activation; arguments and errors as ``calibrate``."""
+def observe(float_tflite, images, *, only=None, min_images=MIN_IMAGES):
+    """{tensor: :class:`Observed`} of every activation, or of those in `only`; arguments and errors
+    as ``calibrate``.
+    """
     images = checked(float_tflite, images, min_images)
     images = images[in_order(images)]
     tensors = graph.activations(float_tflite)
-    parts = [part for part in np.array_split(images, _PARTS) if len(part)]
-    # Made one after the other: making one hides the native log, for the whole process.
-    made = [litert.interpreter(float_tflite, keep_tensors=True) for _ in parts]
-    with concurrent.futures.ThreadPoolExecutor(_PARTS) as pool:
-        done = list(pool.map(lambda part, made: _observe(made, tensors, part), parts, made))
-    found = {}
-    for name in tensors:
-        first = done[0][name]
-        for other in done[1:]:
-            first.merge(other[name])
-        found[name] = first.result()
+    tensors = {name: i for name, i in tensors.items() if only is None or name in only}
+    seen = {name: _Counter() for name in tensors}
+    for made in _runs(float_tflite, images):
+        for name, index in tensors.items():
+            seen[name].add(made.tensor(index)())
+    found = {name: counter.result() for name, counter in seen.items()}
     for name, seen in found.items():
         if not np.isfinite([seen.low, seen.high]).all():
             raise ValueError(
@@ -125,15 +121,26 @@ def require_variety(images):
         )
 
 
-def _observe(made, tensors, images):
-    feed = made.get_input_details()[0]["index"]
-    seen = {name: _Counter() for name in tensors}
-    for image in images:
-        made.set_tensor(feed, image[None].astype(np.float32))
-        made.invoke()
-        for name, index in tensors.items():
-            seen[name].add(made.get_tensor(index))
-    return seen
+def _runs(content, images):
+    """An interpreter with all its tensors for every image; while one is looked at, the other runs.
+    (Looking takes Python's lock: two threads that look are no faster than one.)
+    """
+    # Made one after the other: making one hides the native log, for the whole process.
+    made = [litert.interpreter(content, keep_tensors=True) for _ in range(2)]
+    feed = made[0].get_input_details()[0]["index"]
+
+    def run(interpreter, image):
+        interpreter.set_tensor(feed, image[None].astype(np.float32))
+        interpreter.invoke()
+        return interpreter
+
+    with concurrent.futures.ThreadPoolExecutor(len(made)) as pool:
+        running = collections.deque(map(pool.submit, [run] * len(made), made, images))
+        for image in [*images[len(made) :], *[None] * len(running)]:
+            interpreter = running.popleft().result()
+            yield interpreter
+            if image is not None:
+                running.append(pool.submit(run, interpreter, image))
 
 
 class _Counter:
@@ -145,7 +152,7 @@ class _Counter:
         self.low, self.high = np.inf, -np.inf
         self.width = None
         self.counts = np.zeros((2, 2 * _BINS))  # as they are, and by the image's mean square
-        self.channels = None  # [low, high, sum, how many]
+        self.channels = None  # low, high
 
     def add(self, value):
         rows = value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)
@@ -155,48 +162,29 @@ class _Counter:
             return  # the caller raises
         step = -(-rows.size // _SAMPLE)
         # another offset for every tensor would be fairer still; a stride over positions will do
-        sample = rows[::step]
+        sample = np.ascontiguousarray(rows[::step])
         self._widen(max(abs(low), abs(high)))
-        at = np.floor(sample / np.float32(self.width)).astype(np.int64) + _BINS
-        new = np.bincount(np.clip(at, 0, 2 * _BINS - 1).ravel(), minlength=2 * _BINS)
+        at = np.floor(sample.reshape(-1) * np.float32(1 / self.width)).astype(np.intp)
+        at += _BINS
+        new = np.bincount(np.clip(at, 0, 2 * _BINS - 1, out=at), minlength=2 * _BINS)
         self.counts[0] += new
-        self.counts[1] += new / max(float(np.mean(sample**2)), 1e-12)
-        new = [sample.min(0), sample.max(0), sample.sum(0, np.float64), len(sample)]
-        self._channels(new)
-
-    def merge(self, other):
-        self._extremes(other.low, other.high)
-        if other.width is None or other.channels is None:
-            return
-        self._widen(other.width * _BINS, other.width)
-        other._widen(self.width * _BINS, self.width)
-        self.counts += other.counts
-        self._channels(other.channels)
+        self.counts[1] += new / max(float(np.vdot(sample, sample)) / sample.size, 1e-12)
+        low, high = sample.min(0), sample.max(0)
+        if self.channels is not None:
+            low, high = np.minimum(self.channels[0], low), np.maximum(self.channels[1], high)
+        self.channels = low, high
 
     def result(self):
-        low, high, total, count = self.channels or (np.zeros(1), np.zeros(1), np.zeros(1), 1)
-        mean = (total / count).astype(np.float32)
-        return Observed(self.low, self.high, self.width or 1.0, *self.counts, low, high, mean)
+        channels = self.channels or (np.zeros(1), np.zeros(1))
+        return Observed(self.low, self.high, self.width or 1.0, *self.counts, *channels)
 
     def _extremes(self, low, high):  # numpy's: Python's min and max lose a nan
         self.low = float(np.minimum(self.low, low))
         self.high = float(np.maximum(self.high, high))
 
-    def _channels(self, new):
-        if self.channels is None:
-            self.channels = new
-        else:
-            old = self.channels
-            self.channels = [
-                np.minimum(old[0], new[0]),
-                np.maximum(old[1], new[1]),
-                old[2] + new[2],
-                old[3] + new[3],
-            ]
-
-    def _widen(self, reach, least=0.0):
-        """Bins wide enough for values up to `reach`, and at least so wide."""
-        need = max(2.0 ** np.ceil(np.log2(max(reach, 1e-30) / _BINS)), least)
+    def _widen(self, reach):
+        """Bins wide enough for values up to `reach`."""
+        need = 2.0 ** np.ceil(np.log2(max(reach, 1e-30) / _BINS))
         if self.width is None:
             self.width = need
         while self.width < need:

@@ -112,6 +112,13 @@ def equalize(content, observed, *, strength=0.5, through_swish=(), images=None):
     return changed
 
 
+def scaled(content, *, through_swish=()):
+    """Names of the tensors that ``equalize`` scales in a float .tflite in bytes."""
+    network = Network(content)
+    found = groups(network, through_swish=through_swish)
+    return {network.name(tensor) for group in found for tensor in group.tensors}
+
+
 def apply_scale(network, group, scale):
     """Multiplies the channels of a group's tensors by `scale` (channels,) and divides where they
     are read.

@@ -2,19 +2,18 @@
 measured on images that it has not seen, and kept only where it helps.
 """
 
+import dataclasses
 import re
 import time
 from dataclasses import dataclass, field
 
-from tflite import blocks, correct, finetune, litert, prepare, ranges, rounding, search
+from tflite import blocks, correct, finetune, graph, litert, prepare, ranges, rounding, search
 from tflite.calibrate import observe
 from tflite.network import Network, swishes
 
 STRENGTHS = (0.5, 1.0)  # of equalization
-_TRIAL_IMAGES = 64  # that a change is tried with
 _ROUNDING_IMAGES = 64  # that weights are rounded by
 _SEARCH_IMAGES = 128  # that ranges are searched by
-_STAGE_IMAGES = 48  # and a stage's swishes
 _STAGE = re.compile(r"block\d+|.+")
 _NEAR = 1.25  # times the least divergence
 _HELPS = 0.99  # of the divergence before: what is above is noise
@@ -43,6 +42,7 @@ class State:
     rows: "list[Remedy]" = field(default_factory=list)
     kl: float = float("inf")
     exact: bytes = b""  # the content before what changes the float network's own answers
+    observed: dict = field(default_factory=dict)  # what ``calibrate.observe`` saw of it
 
 
 def apply_to_weights(content, images, *, say=lambda line: None):
@@ -57,7 +57,8 @@ def apply_to_weights(content, images, *, say=lambda line: None):
 
     state = State(content, None, exact=content)
     start = time.monotonic()
-    _note(state, judge, make, "nearest codes", "of the weights, as other converters have it", start)
+    what = "of the weights, as other converters have it"
+    _try(state, judge, make, "nearest codes", what, start)
     _rounded(state, judge, make, images[learn], say)
     return state
 
@@ -84,30 +85,23 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
     say(f"Measuring the values of every tensor on {len(images):,} images")
     start = time.monotonic()
     observed = observe(content, images, min_images=1)
-    state = State(content, ranges.choose(content, observed, "minmax"))
-    _note(state, judge, make, "min-max ranges", "as other converters have it", start)
+    found = {rule: ranges.choose(content, observed, rule) for rule in ranges.RULES}
+    state = State(content, found["minmax"], observed=observed)
+    first = _try(state, judge, make, "min-max ranges", "as other converters have it", start)
 
     say("Choosing ranges")
     start = time.monotonic()
-    trials = {rule: ranges.choose(content, observed, rule) for rule in ranges.RULES}
-    scores = {rule: judge(make(content, found, rule))[0] for rule, found in trials.items()}
-    rule = min(scores, key=scores.get)
-    if scores["swish"] < _NEAR * scores[rule]:
+    others = [rule for rule in ranges.RULES if rule != "minmax"]
+    scores = {rule: judge(make(content, found[rule], rule)) for rule in others}
+    scores["minmax"] = first
+    rule = min(scores, key=lambda rule: scores[rule][0])
+    if scores["swish"][0] < _NEAR * scores[rule][0]:
         rule = "swish"  # what it clips, the correction of biases gives back
-    _try(
-        state,
-        judge,
-        make,
-        f"ranges: {rule}",
-        ranges.RULES[rule],
-        start,
-        content,
-        trials[rule],
-        rule,
-    )
+    change = {"ranges": found[rule], "rule": rule}
+    _settle(state, scores[rule], f"ranges: {rule}", ranges.RULES[rule], start, change)
 
     say("Equalizing channels")
-    _equalized(state, judge, make, images, observed, seconds)
+    _equalized(state, judge, make, images, seconds)
 
     state.exact = state.content
     _rounded(state, judge, make, images, say)
@@ -118,7 +112,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
         state.content, images, lambda c: make(c, state.ranges, state.rule)
     )
     what = "channel means as in float"
-    _try(state, judge, make, "bias correction", what, start, corrected, state.ranges, state.rule)
+    _try(state, judge, make, "bias correction", what, start, content=corrected)
 
     if tune:
         say("Fine-tuning against the float network")
@@ -127,7 +121,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
             state.content, state.ranges, make_plan(state.content, state.rule), images, progress=say
         )
         what = "block by block, then the scores; no labels"
-        _try(state, judge, make, "fine-tuning", what, start, tuned, found, state.rule)
+        _try(state, judge, make, "fine-tuning", what, start, content=tuned, ranges=found)
 
     if seconds:
         say("Searching ranges end to end")
@@ -141,7 +135,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
             seconds=seconds,
         )
         what = f"the {tried} noisiest tensors, by the scores' divergence"
-        _try(state, judge, make, "range search", what, start, state.content, found, state.rule)
+        _try(state, judge, make, "range search", what, start, ranges=found)
     return state, judge
 
 
@@ -150,27 +144,25 @@ def _rounded(state, judge, make, images, say):
     start = time.monotonic()
     rounded = rounding.round_weights(state.content, images[:_ROUNDING_IMAGES])
     what = "each makes up for those before it, by what goes together in the layer's inputs"
-    _try(state, judge, make, "weight rounding", what, start, rounded, state.ranges, state.rule)
+    _try(state, judge, make, "weight rounding", what, start, content=rounded)
 
 
-def _equalized(state, judge, make, images, observed, seconds):
+def _equalized(state, judge, make, images, seconds):
     """Tries equalization where it is free, then stage by stage through the swishes, front to back,
     for so many seconds.
     """
     what = "channels of residual streams and products share their reach"
-    _try_equalize(state, judge, make, images, observed, "equalization", what, (), _HELPS)
+    _try_equalize(state, judge, make, images, "equalization", what, (), _HELPS)
     until = time.monotonic() + seconds
     tried = []
     for stage, names in _stages(Network(state.content)).items():
         if time.monotonic() > until:
             break
         tried.append(stage)
-        start = time.monotonic()
-        seen = observe(state.content, images[:_STAGE_IMAGES], min_images=1)
         many = "one tensor" if len(names) == 1 else f"{len(names)} tensors"
         what = f"of {many} before a swish, a multiplication each"
         way = (f"equalization, {stage}", what, names, _HELPS_AT_A_PRICE)
-        _try_equalize(state, judge, make, images, seen, *way, start)
+        _try_equalize(state, judge, make, images, *way)
     if tried:
         seen = [row for row in state.rows if not row.kept and row.name.split(", ")[-1] in tried]
         state.rows = [row for row in state.rows if row not in seen]
@@ -187,40 +179,42 @@ def _stages(network):
     return {stage: tuple(names) for stage, names in found.items()}
 
 
-def _try_equalize(state, judge, make, images, observed, name, what, through, enough, start=None):
-    """Tries it at the strengths that there are, on a few images first."""
-    start = time.monotonic() if start is None else start
-    few, trials = images[: _STAGE_IMAGES if through else _TRIAL_IMAGES], []
+def _try_equalize(state, judge, make, images, name, what, through, enough):
+    """Tries it at the strengths that there are."""
+    start, trials = time.monotonic(), []
     for strength in STRENGTHS[:1] if through else STRENGTHS:
-        changed = prepare.equalize(
-            state.content, observed, strength=strength, through_swish=through, images=few[:4]
+        content = prepare.equalize(
+            state.content,
+            state.observed,
+            strength=strength,
+            through_swish=through,
+            images=images[:4],
         )
-        seen = observe(changed, few, min_images=1)
-        found = ranges.choose(changed, seen, state.rule)
-        trials.append((judge(make(changed, found, state.rule)), strength, changed))
-    seen, strength, changed = min(trials, key=lambda trial: trial[0][0])
-    what = f"{what} (strength {strength:g})"
-    if seen[0] >= enough * state.kl:
-        _settle(state, seen, name, what, start)
-        return
-    found = ranges.choose(changed, observe(changed, images, min_images=1), state.rule)
-    _try(state, judge, make, name, what, start, changed, found, state.rule, enough)
+        only = prepare.scaled(content, through_swish=through)
+        only |= graph.activations(content).keys() - state.observed.keys()
+        seen = observe(content, images, only=only, min_images=1)
+        seen = {**state.observed, **seen}
+        found = ranges.choose(content, seen, state.rule)
+        score = judge(make(content, found, state.rule))
+        change = {"content": content, "observed": seen, "ranges": found}
+        trials.append((score, f"{what} (strength {strength:g})", change))
+    score, what, change = min(trials, key=lambda trial: trial[0][0])
+    _settle(state, score, name, what, start, change, enough)
 
 
-def _try(state, judge, make, name, what, start, content, found, rule, enough=_HELPS):
-    """Keeps the change if it helps, and notes what came of it."""
-    seen = judge(make(content, found, rule))
-    kept = seen[0] < enough * state.kl
+def _try(state, judge, make, name, what, start, **change):
+    """(KL, agreement) of the state with a change, which is kept if it helps."""
+    changed = dataclasses.replace(state, **change)
+    score = judge(make(changed.content, changed.ranges, changed.rule))
+    _settle(state, score, name, what, start, change)
+    return score
+
+
+def _settle(state, score, name, what, start, change, enough=_HELPS):
+    """Keeps a change if it helps, and notes what came of it."""
+    kl, agreement = score
+    kept = kl < enough * state.kl
     if kept:
-        state.content, state.ranges, state.rule, state.kl = content, found, rule, seen[0]
-    _settle(state, seen, name, what, start, kept)
-
-
-def _settle(state, seen, name, what, start, kept=False):
-    state.rows.append(Remedy(name, what, *seen, time.monotonic() - start, kept))
-
-
-def _note(state, judge, make, name, what, start):
-    seen = judge(make(state.content, state.ranges, state.rule))
-    state.kl = seen[0]
-    _settle(state, seen, name, what, start, kept=True)
+        for field_name, value in {**change, "kl": kl}.items():
+            setattr(state, field_name, value)
+    state.rows.append(Remedy(name, what, kl, agreement, time.monotonic() - start, kept))

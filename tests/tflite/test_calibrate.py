@@ -130,7 +130,6 @@ def test_channels_have_their_own_statistics(trained, photos):
         rows = values[name].reshape(-1, values[name].shape[-1])
         np.testing.assert_array_equal(row.channel_low, rows.min(0))
         np.testing.assert_array_equal(row.channel_high, rows.max(0))
-        np.testing.assert_allclose(row.channel_mean, rows.mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_a_histogram_is_of_the_values_and_not_of_their_order():
@@ -147,19 +146,10 @@ def test_a_histogram_is_of_the_values_and_not_of_their_order():
     np.testing.assert_allclose(a.weights, b.weights)
 
 
-@pytest.mark.parametrize("reach", [1.0, 100.0])
-def test_merged_histograms_are_those_of_all_values(reach):
-    rng = np.random.default_rng(0)
-    first = rng.normal(0, 1, (100, 4)).astype(np.float32)
-    second = rng.normal(0, reach, (100, 4)).astype(np.float32)
-    one, two, both = _Counter(), _Counter(), _Counter()
-    one.add(first)
-    two.add(second)
-    one.merge(two)
-    both.add(first)
-    both.add(second)
-    for name in ("low", "high", "width", "counts", "channel_low", "channel_high"):
-        np.testing.assert_array_equal(getattr(one.result(), name), getattr(both.result(), name))
+def test_of_some_tensors_as_much_is_seen_as_of_all(trained, photos):
+    everything = observe(trained, photos[:16])
+    names = sorted(everything)[::5]
+    _same(observe(trained, photos[:16], only=names), {name: everything[name] for name in names})
 
 
 def test_of_large_tensors_a_sample_is_counted_and_extremes_are_of_all():
@@ -195,10 +185,6 @@ def test_a_nan_of_one_image_is_not_lost_among_the_others():
     for value in (1.0, np.nan, 2.0):
         counter.add(np.full((4, 2), value, np.float32))
     assert np.isnan([counter.low, counter.high]).all()
-    other = _Counter()
-    other.add(np.ones((4, 2), np.float32))
-    other.merge(counter)
-    assert np.isnan([other.low, other.high]).all()
 
 
 def test_interpreters_are_made_one_after_the_other(float_content, images, monkeypatch):

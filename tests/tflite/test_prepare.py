@@ -335,3 +335,19 @@ def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
     ]
     assert all(np.isfinite(value).all() for value in values)
     assert max(np.abs(value).max() for value in values) < 1e4
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_what_is_scaled_is_told_and_nothing_else_changes(trained_v1, photos, through):
+    """Whoever looks at those tensors again knows the values of all."""
+    names = _before_swish(Network(trained_v1)) if through else ()
+    before = _seen(trained_v1, photos[:16])
+    changed = prepare.equalize(trained_v1, before, through_swish=names)
+    told = prepare.scaled(changed, through_swish=names)
+    after = _seen(changed, photos[:16])
+    assert told <= before.keys() <= after.keys()
+    for name, seen in before.items():
+        reach = max(abs(seen.low), abs(seen.high))
+        ends = np.abs([after[name].channel_high - seen.channel_high,
+                       after[name].channel_low - seen.channel_low])  # fmt: skip
+        assert (ends.max() > 1e-3 * reach) == (name in told), name
