@@ -14,7 +14,7 @@ class BudgetError(graph.ConversionError):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a converted model may lose, on the calibration images."""
+    """What a converted model may lose, on images that nothing was learned from."""
 
     max_drop: "float | None" = None  # percentage points of top-1
     min_agreement: "float | None" = None  # share of images with the float model's answer
@@ -47,12 +47,12 @@ class Budget:
         return " and ".join(parts)
 
 
-def within_budget(budget, everything, labels, state, plan, judge, seconds, say=lambda line: None):
+def within_budget(budget, unseen, labels, state, plan, judge, seconds, say=lambda line: None):
     """(plan, islands) with as few operations in float32 as the budget takes.
 
     Args:
         budget: a :class:`Budget`.
-        everything: a :class:`~tflite.search.Judge` on the images that it is to be met on.
+        unseen: a :class:`~tflite.search.Judge` on the images that it is to be met on.
         labels: of those images, or None where the budget has no ``max_drop``.
         state: a :class:`~tflite.remedies.State`, what is quantized.
         plan: the :class:`~tflite.quantize.QuantPlan` to begin with.
@@ -67,19 +67,21 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds, say=l
 
     def enough(product):
         nonlocal best
-        _, top = everything.look(product)
-        agreement, drop = float((top == everything.top).mean()), None
+        _, top = unseen.look(product)
+        agreement, drop = float((top == unseen.top).mean()), None
         if labels is not None:
-            right = [int((each == labels).sum()) for each in (everything.top, top)]
+            right = [int((each == labels).sum()) for each in (unseen.top, top)]
             drop = 100 * (right[0] - right[1]) / len(top)  # of counts: 2 points are not more than 2
+        lost = "" if drop is None else f", {drop:.2f} points of top-1 lost"
+        say(f"  {agreement:.2%} agreement{lost} on {len(top):,} held-out images")
         if best is None or (agreement, -(drop or 0)) > (best[0], -(best[1] or 0)):
             best = agreement, drop
         return not budget.missed(agreement, drop)
 
     def make(trial):
-        return quantize(state.content, state.ranges, trial)
+        return quantize(state.content_for(trial), state.ranges, trial)
 
-    if enough(make(plan)):
+    if enough(quantize(state.content, state.ranges, plan)):
         return plan, ()
     ranked = search.ranked_islands(
         plan, search.islands(state.content, plan), make, judge, seconds=_LOOKS * seconds, say=say
@@ -89,7 +91,7 @@ def within_budget(budget, everything, labels, state, plan, judge, seconds, say=l
         return found
     drop = "" if best[1] is None else f", {best[1]:.2f} points of top-1 lost"
     raise BudgetError(
-        f"no choice of float islands gives {budget} on {len(everything.images)} calibration "
-        f"images; the best found: {best[0]:.2%} agreement{drop}. Lower the budget, give more "
-        "images, add fine-tuning, or take preset weight_only or float16"
+        f"no choice of float islands gives {budget} on {len(unseen.images):,} held-out images; the "
+        f"best found: {best[0]:.2%} agreement{drop}. Lower the budget, give more images, add "
+        "fine-tuning, or take preset weight_only or float16"
     )

@@ -9,7 +9,7 @@ import sys
 from keras_effnet.variants import unknown
 from tflite import cli_report, records, whole
 from tflite.conversion import save
-from tflite.convert import CALIBRATION_IMAGES, convert
+from tflite.convert import BUDGET_IMAGES, CALIBRATION_IMAGES, convert
 from tflite.graph import ConversionError
 from tflite.presets import PRESETS, find_preset
 
@@ -82,8 +82,8 @@ def _parse(argv):
     parser.add_argument(
         "--calibration_images",
         type=int,
-        default=CALIBRATION_IMAGES,
-        help="use at most so many, spread evenly (default: %(default)s)",
+        help="use at most so many, spread evenly (default: "
+        f"{CALIBRATION_IMAGES}, with a budget {BUDGET_IMAGES})",
     )
     parser.add_argument(
         "--verify",

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from tflite import blocks, correct, finetune, graph, litert, prepare, ranges, rounding, search
 from tflite.calibrate import observe
-from tflite.network import Network, swishes
+from tflite.network import LINEAR, Network, swishes
 
 STRENGTHS = (0.5, 1.0)  # of equalization
+_JUDGED = 256  # images, at most, that a remedy is judged by
 _ROUNDING_IMAGES = 64  # that weights are rounded by
 _SEARCH_IMAGES = 128  # that ranges are searched by
 _STAGE = re.compile(r"block\d+|.+")
@@ -42,7 +43,21 @@ class State:
     rows: "list[Remedy]" = field(default_factory=list)
     kl: float = float("inf")
     exact: bytes = b""  # the content before what changes the float network's own answers
+    plain: bytes = b""  # and before what makes up for int8 activations
     observed: dict = field(default_factory=dict)  # what ``calibrate.observe`` saw of it
+
+    def content_for(self, plan):
+        """The content where a plan leaves more in float than it had: those layers do not make up
+        for errors of int8 activations that are not made.
+        """
+        floats = {op.output for op in plan.ops if op.precision == "float32"}
+        network, plain = Network(self.content), Network(self.plain)
+        for op, before in zip(network.operations, plain.operations):
+            if op.name in LINEAR and network.name(op.output) in floats:
+                for tensor, source in zip(op.inputs[1:], before.inputs[1:]):
+                    if source >= 0 and plain.is_constant(source):
+                        network.set_constant(tensor, plain.constant(source))
+        return network.content()
 
 
 def apply_to_weights(content, images, *, say=lambda line: None):
@@ -50,7 +65,7 @@ def apply_to_weights(content, images, *, say=lambda line: None):
     that helps. Arguments as ``apply``.
     """
     learn, held = search.held_out(len(images))
-    judge = search.Judge(content, images[held])
+    judge = search.Judge(content, images[held[:_JUDGED]])
 
     def make(content, ranges, rule):
         return litert.float_activations(content, "int8")
@@ -76,7 +91,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
         say: called with a line of text before every step.
     """
     learn, held = search.held_out(len(images))
-    judge = search.Judge(content, images[held])
+    judge = search.Judge(content, images[held[:_JUDGED]])
     images = images[learn]
 
     def make(content, found, rule):
@@ -105,6 +120,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
 
     state.exact = state.content
     _rounded(state, judge, make, images, say)
+    state.plain = state.content
 
     say("Correcting biases")
     start = time.monotonic()

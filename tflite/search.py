@@ -16,6 +16,7 @@ _FACTORS = (0.8, 1.25)  # that an end of a range is tried at
 _GAIN = 0.01  # a change that takes less than this share off the divergence is not kept
 _RUNS = 20  # of a latency
 _GLANCE = 64  # images that every island is looked at with
+_LEARNED = 512  # images, at most, that ranges, weights and biases hang on
 _TRIMMED = 0.03  # of the images, the worst
 
 
@@ -224,9 +225,10 @@ def latency_ms(*contents, runs=_RUNS):
 
 def held_out(count):
     """(indices to learn from, indices to judge by) of so many images in an order of their own: half
-    of 64 or more are held out; of fewer all serve for both.
+    of 64 or more are learned from, and 512 at most; fewer serve for both.
     """
     everything = np.arange(count)
     if count < 64:
         return everything, everything
-    return everything[: count - count // 2], everything[count - count // 2 :]
+    learned = min(count - count // 2, _LEARNED)
+    return everything[:learned], everything[learned:]

@@ -12,15 +12,15 @@ def _enough(monkeypatch, asked, labels=None):
     """
     monkeypatch.setattr(search, "islands", lambda *_: {})
     monkeypatch.setattr(search, "ranked_islands", lambda *_, **__: [])
-    state = SimpleNamespace(content=b"", ranges={})
+    state = SimpleNamespace(content=b"", ranges={}, content_for=lambda plan: b"")
 
     def enough(answers):
-        everything = SimpleNamespace(
+        unseen = SimpleNamespace(
             images=np.zeros(200), top=np.zeros(200, int), look=lambda product: (0.0, answers)
         )
         monkeypatch.setattr(budget, "quantize", lambda *_: b"")
         try:
-            return budget.within_budget(asked, everything, labels, state, "plan", None, 0)[1] == ()
+            return budget.within_budget(asked, unseen, labels, state, "plan", None, 0)[1] == ()
         except budget.BudgetError:
             return False
 
@@ -65,11 +65,11 @@ def test_a_budget_out_of_reach_says_the_best_that_was_found(monkeypatch):
     monkeypatch.setattr(search, "islands", lambda *_: {})
     monkeypatch.setattr(search, "ranked_islands", lambda *_, **__: [])
     monkeypatch.setattr(budget, "quantize", lambda *_: b"")
-    everything = SimpleNamespace(
+    unseen = SimpleNamespace(
         images=np.zeros(200), top=np.zeros(200, int), look=lambda product: (0.0, _answers(30))
     )
-    state = SimpleNamespace(content=b"", ranges={})
+    state = SimpleNamespace(content=b"", ranges={}, content_for=lambda plan: b"")
     asked = budget.Budget(min_agreement=0.9)
-    said = r"at least 90.00% .* on 200 calibration images; the best found: 85.00% agreement\."
+    said = r"at least 90.00% .* on 200 held-out images; the best found: 85.00% agreement\."
     with pytest.raises(budget.BudgetError, match=said):
-        budget.within_budget(asked, everything, None, state, "plan", None, 0)
+        budget.within_budget(asked, unseen, None, state, "plan", None, 0)

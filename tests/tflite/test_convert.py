@@ -193,6 +193,30 @@ def test_islands_meet_a_budget_that_int8_misses(trained_v1, photos, monkeypatch)
     assert made.as_dict()["islands"][0]["ops"] == len(made.islands[0].outputs)
 
 
+def test_a_budget_is_met_on_images_that_nothing_was_learned_from(trained_v1, photos, monkeypatch):
+    """Where there are enough of them, and by their own labels."""
+    images, seen = np.concatenate([photos, 255 - photos]), {}
+    kept = correct.correct_biases
+
+    def learn(content, learned, *rest):
+        seen["learned"] = {image.tobytes() for image in learned}
+        return kept(content, learned, *rest)
+
+    def meet(budget, unseen, labels, state, plan, *_):
+        seen["unseen"] = [image.tobytes() for image in unseen.images]
+        seen["labels"] = labels
+        return plan, ()
+
+    monkeypatch.setattr(correct, "correct_biases", learn)
+    monkeypatch.setitem(convert_function.__globals__, "within_budget", meet)
+    labels = np.arange(len(images)) % 10
+    tflite.convert(trained_v1, calibration=(images, labels), max_drop=50.0, **_QUICK)
+    assert len(seen["unseen"]) == 48
+    assert not seen["learned"] & set(seen["unseen"])
+    own = {image.tobytes(): label for image, label in zip(images, labels)}
+    assert [own[image] for image in seen["unseen"]] == seen["labels"].tolist()
+
+
 def test_an_impossible_budget_says_what_the_best_is(trained_v1, photos, monkeypatch):
     monkeypatch.setattr(search, "islands", lambda *_: {})
     _spoil(monkeypatch)

@@ -176,5 +176,5 @@ def test_a_file_ends_where_it_is_asked_to(int8_content, images):
 
 
 def test_a_file_cannot_end_where_nothing_is_written(int8_content):
-    with pytest.raises(ValueError, match="no op of the .tflite writes 'nowhere'"):
+    with pytest.raises(ValueError, match=r"no op of the \.tflite writes 'nowhere'"):
         graph.until(int8_content, "nowhere")

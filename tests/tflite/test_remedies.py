@@ -4,7 +4,7 @@ import pytest
 import tflite
 from tflite import correct, litert, prepare, ranges, remedies, rounding, search
 from tflite.calibrate import in_order
-from tflite.network import Network, swishes
+from tflite.network import LINEAR, Network, swishes
 
 
 def _plan_of(content, rule):
@@ -166,3 +166,24 @@ def test_it_is_judged_on_images_that_were_not_learned_from(trained_lite, photos)
 def test_the_order_of_the_images_does_not_change_a_byte(trained_lite, photos):
     files = [_made(_apply(trained_lite, part)[0]) for part in (photos[:20], photos[:20][::-1])]
     assert files[0] == files[1]
+
+
+def test_layers_that_stay_float_make_up_for_nothing(trained_v1, photos):
+    """What was added to a bias for the errors of int8 is an error where there are none."""
+    state, _ = _apply(trained_v1, photos)
+    plain = Network(state.content)
+    biased = [op for op in plain.operations if op.name in LINEAR and op.inputs[2] >= 0]
+    for op in biased:
+        plain.set_constant(op.inputs[2], plain.constant(op.inputs[2]) + 1)
+    state.plain = plain.content()
+
+    plan = _plan_of(state.content, state.rule)
+    some = {plain.name(op.output) for op in biased[3:5]}
+    found = Network(state.content_for(plan.with_floats(some, "island")))
+    before = Network(state.content)
+    floats = some | {op.output for op in plan.ops if op.precision == "float32"}
+    for op, now in zip(before.operations, found.operations):
+        if op.name in LINEAR and op.inputs[2] >= 0:
+            change = found.constant(now.inputs[2]) - before.constant(op.inputs[2])
+            assert (np.abs(change) > 0.5).all() == (before.name(op.output) in floats)
+            assert np.ptp(change) < 1e-5

@@ -258,8 +258,11 @@ def test_a_latency_is_of_one_image_in_milliseconds(float_content):
     assert 0.5 < first / second < 2
 
 
-@pytest.mark.parametrize(("count", "held"), [(16, 16), (63, 63), (64, 32), (101, 50), (512, 256)])
-def test_half_is_held_out_of_enough(count, held):
+@pytest.mark.parametrize(
+    ("count", "held"),
+    [(16, 16), (63, 63), (64, 32), (101, 50), (512, 256), (1024, 512), (2048, 1536)],
+)
+def test_half_is_held_out_of_enough_and_of_many_more(count, held):
     learn, judged = search.held_out(count)
     assert len(judged) == held
     if count < 64:
