@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -22,7 +23,13 @@ def demo():
 
 
 @pytest.mark.slow
-def test_the_demo_on_a_folder_of_photos_leaves_all_that_it_promises(demo, tmp_path, capsys):
+def test_the_demo_on_a_folder_of_photos_leaves_all_that_it_promises(
+    demo, tmp_path, capsys, monkeypatch
+):
+    from tpu_train import recipes
+
+    smaller = dataclasses.replace(recipes.find_recipe("photos"), phases=2, image_size_eval=96)
+    monkeypatch.setattr(recipes, "find_recipe", {"photos": smaller}.get)
     random = np.random.default_rng(0)
     for name, shade in (("dark", 40), ("light", 180)):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -32,7 +39,7 @@ def test_the_demo_on_a_folder_of_photos_leaves_all_that_it_promises(demo, tmp_pa
             tf.io.write_file(path, tf.io.encode_jpeg(image))
     (tmp_path / "photos" / "dark" / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")
     out = tmp_path / "out"
-    arguments = [f"--data={tmp_path / 'photos'}", f"--out={out}", "--device=cpu", "--epochs=6"]
+    arguments = [f"--data={tmp_path / 'photos'}", f"--out={out}", "--device=cpu", "--epochs=2"]
     assert demo.main(arguments) == 0
     said = capsys.readouterr().out
     for words in ("skipped, cannot be decoded", "bad.jpg", "held-out top-1", "agreement", "in all"):
