@@ -92,20 +92,25 @@ def size_by_part(model):
     appended = _appended(model)
     if appended:
         parts["labels and metadata"] = parts.get("labels and metadata", 0) + appended
-    scales = sum(_scale_bytes(tensor) for graph in tree.subgraphs for tensor in graph.tensors)
+    scales = _scale_bytes(model)
     if scales:
         parts["scales and zero points"] = scales
     parts["structure"] = len(model) - sum(parts.values())
     return dict(sorted(parts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _scale_bytes(tensor):
-    """Of a tensor's quantization: a float32 scale and an int64 zero point a channel."""
-    q = tensor.quantization
-    if q is None:
-        return 0
-    scales, zeros = (0 if v is None else len(v) for v in (q.scale, q.zeroPoint))
-    return 4 * scales + 8 * zeros
+def _scale_bytes(model):
+    """Of the tensors' float32 scales and int64 zero points, each of which several may share."""
+    tree = litert.flatbuffer_tools().Model.GetRootAs(model, 0)
+    vectors = {}  # where it begins -> its bytes
+    for graph in map(tree.Subgraphs, range(tree.SubgraphsLength())):
+        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+            q = tensor.Quantization()
+            for field, size in ((8, 4), (10, 8)) if q is not None else ():
+                offset = q._tab.Offset(field)
+                if offset:
+                    vectors[q._tab.Vector(offset)] = size * q._tab.VectorLen(offset)
+    return sum(vectors.values())
 
 
 def _appended(model):

@@ -178,3 +178,21 @@ def test_a_file_ends_where_it_is_asked_to(int8_content, images):
 def test_a_file_cannot_end_where_nothing_is_written(int8_content):
     with pytest.raises(ValueError, match=r"no op of the \.tflite writes 'nowhere'"):
         graph.until(int8_content, "nowhere")
+
+
+def test_zero_points_that_are_alike_are_written_once(int8_content, images):
+    """Every reader finds them, and nothing else changes."""
+    tools = graph.flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(bytearray(int8_content))
+    plain = bytes(tools.convert_object_to_bytearray(tree))
+    shared = graph.write(tools.read_model_from_bytearray(bytearray(int8_content)))
+    assert len(shared) < len(plain) - 5000
+    a, b = (tools.read_model_from_bytearray(c).subgraphs[0].tensors for c in (plain, shared))
+    for one, other in zip(a, b):
+        for field in ("scale", "zeroPoint", "quantizedDimension"):
+            x, y = (getattr(tensor.quantization, field, None) for tensor in (one, other))
+            np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(
+        litert.scores(litert.interpreter(shared), images[:4]),
+        litert.scores(litert.interpreter(plain), images[:4]),
+    )
