@@ -45,7 +45,7 @@ def read_ops(model):
         code = tree.OperatorCodes(op.OpcodeIndex())
         custom, known = code.CustomCode(), tools.get_builtin_code_from_operator_code(code)
         output = graph.Tensors(op.Outputs(0))
-        name = custom.decode() if custom else builtin[known]
+        name = custom.decode() if custom else builtin.get(known, f"BUILTIN {known}")
         rows.append(Op(name, output.Name().decode(), tools.type_to_name(output.Type())))
     return tuple(rows)
 
