@@ -118,14 +118,11 @@ class Training:
 
     def until_saving(self, count):
         """Waits until it writes its `count`-th checkpoint from now; False if it ends before."""
-        before = None
+        before = set(checkpoint_steps(self.workdir))
         while self.process.poll() is None:
-            partial = self.partial()
-            if partial and partial != before:
-                count -= 1
-                if not count:
-                    return True
-            before = partial or before
+            written = len({*checkpoint_steps(self.workdir)} - before)
+            if written >= count or (written == count - 1 and self.partial()):
+                return True
             time.sleep(0.0002)
         return False
 

@@ -1,7 +1,6 @@
 """Runs that are killed, in small; the figures: benchmarks/kill9.py, docs/results/resume.md."""
 
 import json
-import random
 import signal
 import socket
 import time
@@ -28,12 +27,23 @@ def flags(tmp_path):
     return {**FLAGS, "data": tmp_path / "data.npz"}
 
 
+class _Early:
+    """Dice that never let a run come to its end first, however slow or fast the machine is."""
+
+    @staticmethod
+    def randint(low, _):
+        return low
+
+    @staticmethod
+    def uniform(low, high):
+        return low + 0.1 * (high - low)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cpu:2"])
 def test_a_run_that_is_killed_ends_with_the_bits_of_one_that_is_not(flags, tmp_path, device):
     flags["device"] = device
     kill9.finish(flags, tmp_path / "whole")
-    dice = random.Random(0)
-    rows = [kill9.kill_once(flags, tmp_path / "cut", m, dice) for m in ("save", "phase")]
+    rows = [kill9.kill_once(flags, tmp_path / "cut", m, _Early) for m in ("save", "phase")]
     assert None not in rows
     kill9.finish(flags, tmp_path / "cut")
     assert kill9.digests(tmp_path / "cut") == kill9.digests(tmp_path / "whole")
