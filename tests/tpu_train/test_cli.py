@@ -114,21 +114,23 @@ def test_an_earlier_better_evaluation_is_told(arguments, tmp_path, capsys, monke
 def test_ctrl_c_saves_the_run_and_the_same_line_goes_on(arguments, monkeypatch, tmp_path, capsys):
     told = Progress.step
 
-    pressed = []
+    heard = []
 
     def step(*args):
         told(*args)
-        if not pressed:  # the second one would end this process at once
-            pressed.append(os.kill(os.getpid(), signal.SIGINT))
-            time.sleep(0.5)  # a thread hears it
+        if not heard:  # the second one would end this process at once
+            os.kill(os.getpid(), signal.SIGINT)
+            while "Ctrl-C once more" not in "".join(heard):  # a thread says it
+                heard.append(capsys.readouterr().err)
+                time.sleep(0.01)
 
     monkeypatch.setattr(Progress, "step", step)
     before = signal.getsignal(signal.SIGINT)
     arguments += ["--phases=1", "--epochs=2", "--steps_per_loop=2"]
     assert main(arguments) == STOPPED
     assert signal.getsignal(signal.SIGINT) is before
+    assert "Stopping after the running steps" in "".join(heard)
     err = capsys.readouterr().err
-    assert "Stopping after the running steps" in err
     assert "Stopped after step 2 (SIGINT). The same command goes on there" in err
     monkeypatch.setattr(Progress, "step", told)
     assert main(arguments) == 0
