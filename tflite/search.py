@@ -14,7 +14,8 @@ from tflite.network import LINEAR, Network
 
 _FACTORS = (0.8, 1.25)  # that an end of a range is tried at
 _GAIN = 0.01  # a change that takes less than this share off the divergence is not kept
-_RUNS = 20  # of a latency
+_RUNS = 20  # of a latency, at least
+_RUNS_MS = 200  # and as many as take so long
 _GLANCE = 64  # images that every island is looked at with
 _LEARNED = 512  # images, at most, that ranges, weights and biases hang on
 _TRIMMED = 0.03  # of the images, the worst
@@ -158,6 +159,7 @@ def ranked_islands(plan, candidates, make, judge, *, seconds, say=lambda line: N
     """
     start, judge = make(plan), judge.first(_GLANCE)
     [base_ms] = latency_ms(start)
+    runs = max(_RUNS, int(_RUNS_MS / base_ms))
     everything = {output for outputs in candidates.values() for output in outputs}
     until, looked = time.monotonic() + seconds, []
     for name, outputs in candidates.items():
@@ -165,7 +167,7 @@ def ranked_islands(plan, candidates, make, judge, *, seconds, say=lambda line: N
             looked.append(Island(name, outputs, 0.0, 0.0, "there was no time to look at it"))
             continue
         kl = judge(make(plan.with_floats(everything - set(outputs), name)))[0]
-        before, after = latency_ms(start, make(plan.with_floats(outputs, name)))
+        before, after = latency_ms(start, make(plan.with_floats(outputs, name)), runs=runs)
         cost = max(after - before, 0.0)
         why = f"alone in int8 it makes a divergence of {kl:.5f}; float32 costs {cost:.2f} ms"
         looked.append(Island(name, outputs, kl, cost, why))

@@ -158,7 +158,7 @@ class _Fake:
     def __init__(self, monkeypatch, noise, costs):
         self.noise = noise
         monkeypatch.setattr(
-            search, "latency_ms", lambda *files: [1 + sum(costs[t] for t in f) for f in files]
+            search, "latency_ms", lambda *fs, **_: [1 + sum(costs[t] for t in f) for f in fs]
         )
 
     def make(self, plan):
