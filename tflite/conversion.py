@@ -49,8 +49,8 @@ class Conversion:
             missed = self.budget.missed(seen.agreement, seen.drop and seen.drop.points)
             if missed:
                 found.append(
-                    f"the budget ({self.budget}) is met on the calibration images, and not on "
-                    f"{seen.source}: {missed}"
+                    f"the budget ({self.budget}) is met on the held-out images, and not "
+                    f"on {seen.source}: {missed}"
                 )
         return tuple(found)
 

@@ -100,20 +100,11 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
     say(f"Measuring the values of every tensor on {len(images):,} images")
     start = time.monotonic()
     observed = observe(content, images, min_images=1)
-    found = {rule: ranges.choose(content, observed, rule) for rule in ranges.RULES}
-    state = State(content, found["minmax"], observed=observed)
-    first = _try(state, judge, make, "min-max ranges", "as other converters have it", start)
+    state = State(content, ranges.choose(content, observed, "minmax"), observed=observed)
+    _try(state, judge, make, "min-max ranges", "as other converters have it", start)
 
     say("Choosing ranges")
-    start = time.monotonic()
-    others = [rule for rule in ranges.RULES if rule != "minmax"]
-    scores = {rule: judge(make(content, found[rule], rule)) for rule in others}
-    scores["minmax"] = first
-    rule = min(scores, key=lambda rule: scores[rule][0])
-    if scores["swish"][0] < _NEAR * scores[rule][0]:
-        rule = "swish"  # what it clips, the correction of biases gives back
-    change = {"ranges": found[rule], "rule": rule}
-    _settle(state, scores[rule], f"ranges: {rule}", ranges.RULES[rule], start, change)
+    _choose_ranges(state, judge, make, "ranges")
 
     say("Equalizing channels")
     _equalized(state, judge, make, images, seconds)
@@ -163,12 +154,27 @@ def _rounded(state, judge, make, images, say):
     _try(state, judge, make, "weight rounding", what, start, content=rounded)
 
 
+def _choose_ranges(state, judge, make, name):
+    """Tries the other rules for ranges."""
+    start = time.monotonic()
+    others = [rule for rule in ranges.RULES if rule != state.rule]
+    found = {rule: ranges.choose(state.content, state.observed, rule) for rule in others}
+    scores = {rule: judge(make(state.content, found[rule], rule)) for rule in others}
+    rule = min(scores, key=lambda rule: scores[rule][0])
+    if "swish" in scores and scores["swish"][0] < _NEAR * scores[rule][0]:
+        rule = "swish"  # what it clips, the correction of biases gives back
+    change = {"ranges": found[rule], "rule": rule}
+    _settle(state, scores[rule], f"{name}: {rule}", ranges.RULES[rule], start, change)
+
+
 def _equalized(state, judge, make, images, seconds):
     """Tries equalization where it is free, then stage by stage through the swishes, front to back,
     for so many seconds.
     """
     what = "channels of residual streams and products share their reach"
     _try_equalize(state, judge, make, images, "equalization", what, (), _HELPS)
+    if state.rows[-1].kept:  # other ranges may be best now
+        _choose_ranges(state, judge, make, "ranges, equalized")
     until = time.monotonic() + seconds
     tried = []
     for stage, names in _stages(Network(state.content)).items():
