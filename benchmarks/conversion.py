@@ -1,0 +1,54 @@
+"""How long V1-B0 with 1,000 classes takes to int8, from Keras, at 224 px with 512 images.
+
+Random weights: they take as long as any. The images are crops of a folder's photos, every second
+one flipped, as many times over as it takes. Prints every step with the seconds so far:
+
+    taskset -c 0,1 python benchmarks/conversion.py --data=photos/
+"""
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import numpy as np
+
+import keras_effnet
+import tflite
+
+SIZE, MARGIN = 224, 32
+
+
+def crops(photos, count, seed=0):
+    """uint8 (count, 224, 224, 3) of photos (n, 256, 256, 3)."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for index in range(count):
+        top, left = rng.integers(0, MARGIN, 2)
+        crop = photos[index % len(photos)][top : top + SIZE, left : left + SIZE]
+        found.append(crop[:, ::-1] if index % 2 else crop)
+    return np.stack(found)
+
+
+def main():
+    """Converts once."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder of photos")
+    parser.add_argument("--images", type=int, default=512)
+    options = parser.parse_args()
+    photos = tflite.load_images(options.data, (SIZE + MARGIN, SIZE + MARGIN)).images
+    images = crops(photos, options.images)
+    model = keras_effnet.create_model("efficientnet-b0", weights=None)
+    began = time.monotonic()
+
+    def say(line):
+        print(f"{time.monotonic() - began:4.0f} s  {line}", flush=True)
+
+    made = tflite.convert(model, calibration=images, progress=say)
+    say(f"float / int8: {len(made.float_tflite) / len(made.tflite):.2f}")
+
+
+if __name__ == "__main__":
+    main()
