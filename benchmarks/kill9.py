@@ -120,7 +120,7 @@ class Training:
         """Waits until it writes its `count`-th checkpoint from now; False if it ends before."""
         before = set(checkpoint_steps(self.workdir))
         while self.process.poll() is None:
-            written = len({*checkpoint_steps(self.workdir)} - before)
+            written = len(set(checkpoint_steps(self.workdir)) - before)
             if written >= count or (written == count - 1 and self.partial()):
                 return True
             time.sleep(0.0002)

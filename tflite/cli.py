@@ -65,12 +65,14 @@ def _parse(argv):
         "--preset", help=f"{rows} (default: int8, or int8_mixed where a budget is given)"
     )
     parser.add_argument(
-        "--max_drop", type=float, help="budget: points of top-1 that may be lost (int8_mixed)"
+        "--max_drop",
+        type=float,
+        help="budget: points of top-1 that may be lost on held-out images (int8_mixed)",
     )
     parser.add_argument(
         "--min_agreement",
         type=float,
-        help="budget: share of images that must keep their answer, e.g. 0.97 (int8_mixed)",
+        help="budget: share of held-out images that must keep their answer, e.g. 0.97 (int8_mixed)",
     )
     parser.add_argument(
         "--tune",

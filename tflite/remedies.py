@@ -225,11 +225,10 @@ def _try_equalize(state, judge, make, images, name, what, through, enough):
 
 
 def _try(state, judge, make, name, what, start, **change):
-    """(KL, agreement) of the state with a change, which is kept if it helps."""
+    """Keeps a change if it helps."""
     changed = dataclasses.replace(state, **change)
     score = judge(make(changed.content, changed.ranges, changed.rule))
     _settle(state, score, name, what, start, change)
-    return score
 
 
 def _settle(state, score, name, what, start, change, enough=_HELPS):

@@ -10,13 +10,15 @@ BENCHMARK = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "start_
 
 @pytest.mark.slow
 def test_the_package_adds_next_to_nothing_to_importing_keras(run_python):
-    """Target: 0.1 s, where Keras takes 4.6. Processor time, the least of three fresh processes."""
+    """Target: 0.1 s on a machine where Keras takes 4.6: the share hangs less on how fast it is.
+    Processor time, the least of three fresh processes.
+    """
     script = (
         "import time; import keras; half = time.process_time(); import keras_effnet; "
         "print((time.process_time() - half) / half)"
     )
     share = min(float(run_python(script, with_package=True).split()[-1]) for _ in range(3))
-    assert share < 0.04
+    assert share < 0.1 / 4.6
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_no_time_is_no_search(begun, photos):
         content, found, lambda changed: _make(content, changed, plan), judge, seconds=0
     )
     assert (same, tried) == (found, 0)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 5
 
 
 def test_the_noisiest_tensor_is_tried_first(begun, photos):

@@ -28,7 +28,7 @@ def flags(tmp_path):
 
 
 class _Early:
-    """Dice that never let a run come to its end first, however slow or fast the machine is."""
+    """Dice for moments long before a run's end: its first save, the start of its second phase."""
 
     @staticmethod
     def randint(low, _):
