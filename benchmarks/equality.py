@@ -1,6 +1,6 @@
 """One device, two devices and two processes over TF_CONFIG: how far are their weights apart?
 
-Twenty steps of the trainer itself (`tpu_train.train`), in two phases of two sizes, with all that a
+Twenty steps of the trainer itself (`tpu_train.training.run`), in two phases of two sizes, with all that a
 recipe can switch on: RandAugment, random crops, mixup, CutMix, dropout, stochastic depth, averages,
 clipping, weight decay, batch norm over all replicas, batches computed in two parts. The devices are
 virtual, the processes real. Prints a line a way and optimizer, in about five minutes on two cores:
@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def recipe_of(optimizer, width, depth):
     """The papers' numbers for what learns; everything that draws or sums is on."""
-    from tpu_train.recipes import RECIPES
+    from tpu_train.recipes.published import RECIPES
 
     return dataclasses.replace(
         RECIPES["efficientnetv2-b0-paper"],
@@ -72,14 +72,14 @@ def recipe_of(optimizer, width, depth):
 
 def run(recipe, device, workdir):
     """Trains for STEPS steps; what is left is their checkpoint."""
-    from tpu_train.devices import make_strategy
+    from tpu_train.training.distribution import make_strategy
 
     strategy = make_strategy(device)  # before any other TensorFlow call
     import numpy as np
 
-    from tpu_train.saves import StoppedError
-    from tpu_train.sources import from_arrays
-    from tpu_train.train import train
+    from tpu_train.checkpointing.manager import StoppedError
+    from tpu_train.input_pipeline.data_loading import from_arrays
+    from tpu_train.training.run import train
 
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (64, 48, 64, 3)).astype(np.uint8)
@@ -104,11 +104,12 @@ def differences(recipe, folders):
     import keras
     import numpy as np
 
-    from tpu_train import checkpoints, networks
+    from tpu_train.checkpointing import storage
+    from tpu_train.training import model_factory
 
     keras.utils.set_random_seed(recipe.seed)  # as train() does
-    first = networks.training_network(recipe, 10).get_weights()
-    found = [checkpoints.latest(os.path.join(f, "checkpoints")) for f in folders]
+    first = model_factory.training_network(recipe, 10).get_weights()
+    found = [storage.latest(os.path.join(f, "checkpoints")) for f in folders]
     steps = [c.step for c in found]
     if steps != [STEPS, STEPS]:
         raise RuntimeError(f"the runs were saved after {steps} steps, not {STEPS}")

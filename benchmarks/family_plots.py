@@ -17,7 +17,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from keras_effnet.cost import cost
+from keras_effnet.model_cost import cost
 from keras_effnet.scaling import family, scale
 from keras_effnet.variants import VARIANTS
 

@@ -11,10 +11,10 @@ import re
 
 import numpy as np
 
-from keras_effnet.plan import plan
+from keras_effnet.network_plan import plan
 from keras_effnet.porting import SOURCES
-from keras_effnet.porting.names import parts
-from keras_effnet.porting.reference import random_images
+from keras_effnet.porting.reference_models import random_images
+from keras_effnet.pretrained.layer_names import parts
 from keras_effnet.variants import VARIANTS
 
 

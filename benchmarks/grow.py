@@ -199,11 +199,12 @@ def main(argv=None):
 
     import keras
 
-    from keras_effnet import create_model, plan, weights
+    from keras_effnet import create_model, plan
+    from keras_effnet.pretrained import files
 
     source = keras.saving.load_model(options.source, compile=False)
     source.get_layer("predictions").activation = keras.activations.linear
-    stored = weights.read(options.source, source)
+    stored = files.read(options.source, source)
     small, large = find_plan(stored), plan(options.model)
     keras.utils.set_random_seed(options.seed)
     network = create_model(
@@ -215,7 +216,7 @@ def main(argv=None):
     fresh = {layer.name: layer.get_weights() for layer in network.layers if layer.weights}
     for noise in (0.0, options.noise):
         grown = grow(stored, small, large, fresh, seed=options.seed, noise=noise)
-        weights.assign(network, grown, options.source)
+        files.assign(network, grown, options.source)
         off = difference(source, network, source.input_shape[1])
         print(f"{small.name} -> {large.name}, noise {noise}: logits differ by {off:.1e}")
         if not noise and off > TOLERANCE:

@@ -60,10 +60,10 @@ def ours(files, policy=True):
 
     import numpy as np
 
-    from tpu_train.data import training_batches
-    from tpu_train.images import of_files
-    from tpu_train.phases import phases
-    from tpu_train.recipes import find_recipe
+    from tpu_train.input_pipeline.batches import training_batches
+    from tpu_train.input_pipeline.image_source import of_files
+    from tpu_train.recipes.phases import phases
+    from tpu_train.recipes.published import find_recipe
 
     recipe = dataclasses.replace(
         find_recipe("photos"),
@@ -202,25 +202,25 @@ def _operations_of(contender):
         return make_operations()
     import tensorflow as tf
 
-    from tpu_train import operations
+    from tpu_train.input_pipeline import image_ops
 
     return {
-        "AutoContrast": lambda image, _: operations.autocontrast(image),
-        "Equalize": lambda image, _: operations.equalize(image),
-        "Invert": lambda image, _: operations.invert(image),
-        "Rotate": operations.rotate,
-        "Posterize": operations.posterize,
-        "Solarize": operations.solarize,
-        "Color": operations.color,
-        "Contrast": operations.contrast,
-        "Brightness": operations.brightness,
-        "Sharpness": operations.sharpness,
-        "ShearX": operations.shear_x,
-        "ShearY": operations.shear_y,
-        "TranslateX": operations.translate_x,
-        "TranslateY": operations.translate_y,
-        "Cutout": lambda image, half: operations.cutout(image, half, tf.random.uniform([2])),
-        "SolarizeAdd": operations.solarize_add,
+        "AutoContrast": lambda image, _: image_ops.autocontrast(image),
+        "Equalize": lambda image, _: image_ops.equalize(image),
+        "Invert": lambda image, _: image_ops.invert(image),
+        "Rotate": image_ops.rotate,
+        "Posterize": image_ops.posterize,
+        "Solarize": image_ops.solarize,
+        "Color": image_ops.color,
+        "Contrast": image_ops.contrast,
+        "Brightness": image_ops.brightness,
+        "Sharpness": image_ops.sharpness,
+        "ShearX": image_ops.shear_x,
+        "ShearY": image_ops.shear_y,
+        "TranslateX": image_ops.translate_x,
+        "TranslateY": image_ops.translate_y,
+        "Cutout": lambda image, half: image_ops.cutout(image, half, tf.random.uniform([2])),
+        "SolarizeAdd": image_ops.solarize_add,
     }
 
 

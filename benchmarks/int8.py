@@ -32,10 +32,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 
 import tflite
-from keras_effnet.preprocess import resize
-from tflite import classifier, graph, litert, paired, prepare, ranges, rounding, search
-from tflite.mediapipe import stretch
-from tflite.network import Network, swishes
+from keras_effnet.image_preprocessing import resize
+from tflite import litert
+from tflite.evaluation import classifier, paired_statistics
+from tflite.flatbuffer import rewrite
+from tflite.flatbuffer.graph import Network, swishes
+from tflite.images.mediapipe import stretch
+from tflite.quantization import equalization, range_estimation, range_search, weight_rounding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALIBRATION = 512
@@ -70,9 +73,9 @@ def stressed(content, deviation, seed=0):
     """The same function with channels rescaled wherever a scale passes, swishes included."""
     network, rng = Network(content), np.random.default_rng(seed)
     names = tuple(network.name(swish.z) for swish in swishes(network))
-    for group in prepare.groups(network, through_swish=names):
+    for group in equalization.groups(network, through_swish=names):
         channels = network.shape(group.tensors[0])[-1]
-        prepare.apply_scale(network, group, np.exp(rng.normal(0, deviation, channels)))
+        equalization.apply_scale(network, group, np.exp(rng.normal(0, deviation, channels)))
     return network.content()
 
 
@@ -129,15 +132,15 @@ class Truth:
         self.content, self.images, self.labels = content, images, labels
         self.model = classifier.open_classifier(content)
         self.scores = classifier.scores(self.model, images)
-        self.log = paired.log_probabilities(self.scores, self.model.ending)
+        self.log = paired_statistics.log_probabilities(self.scores, self.model.ending)
 
     def measured(self, product):
         """The figures of one file, but for its latency."""
         model = classifier.open_classifier(product)
         scores = classifier.scores(model, self.images)
-        log = paired.log_probabilities(scores, model.ending, step=model.step)
+        log = paired_statistics.log_probabilities(scores, model.ending, step=model.step)
         top, other = self.scores.argmax(-1), scores.argmax(-1)
-        drop = paired.drop(top == self.labels, other == self.labels)
+        drop = paired_statistics.drop(top == self.labels, other == self.labels)
         same = int((top == other).sum())
         return {
             "float_top1": float((top == self.labels).mean()),
@@ -146,8 +149,10 @@ class Truth:
             "drop_low": drop.low,
             "drop_high": drop.high,
             "agreement": same / len(top),
-            "agreement_low": paired.wilson(same, len(top))[0],
-            "divergence": float(paired.divergences(self.log, log, self.model.ending).mean()),
+            "agreement_low": paired_statistics.wilson(same, len(top))[0],
+            "divergence": float(
+                paired_statistics.divergences(self.log, log, self.model.ending).mean()
+            ),
             "size_ratio": len(self.content) / len(product),
             "bytes": len(product),
             "fully_accelerated": litert.is_fully_accelerated(product),
@@ -160,7 +165,7 @@ def latency(files, rounds=7):
     quiet.
     """
     contents = {path.stem: path.read_bytes() for path in sorted(files.glob("*.tflite"))}
-    times = np.array([search.latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
+    times = np.array([range_search.latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
     base = times[:, list(contents).index("float32")]
     return dict(zip(contents, map(float, np.median(times / base[:, None], 0))))
 
@@ -180,27 +185,31 @@ def kernels_agree(content, images):
 
 def ablation(truth, calibration):
     """{step: figures}: each remedy alone on min-max ranges, and all of them together."""
-    from tflite import correct
-    from tflite.calibrate import in_order, observe
+    from tflite.quantization import bias_correction
+    from tflite.quantization.calibration import in_order, observe
 
     calibration = calibration[in_order(calibration)]
-    content = prepare.fold_normalization(truth.content, images=calibration[:8])
+    content = equalization.fold_normalization(truth.content, images=calibration[:8])
     observed = observe(content, calibration)
-    low = ranges.choose(content, observed, "minmax")
+    low = range_estimation.choose(content, observed, "minmax")
 
     def make(changed, found):
-        plan = tflite.make_plan(graph.read_ops(changed), "int8")
+        plan = tflite.make_plan(rewrite.read_ops(changed), "int8")
         return tflite.quantize(changed, found, plan)
 
     made = {"min-max": make(content, low)}
-    made["ranges"] = make(content, ranges.choose(content, observed, "swish"))
-    equal = prepare.equalize(content, observed, images=calibration[:8])
-    made["equalization"] = make(equal, ranges.choose(equal, observe(equal, calibration), "minmax"))
-    made["weight rounding"] = make(rounding.round_weights(content, calibration[:64]), low)
-    fixed = correct.correct_biases(content, calibration, lambda c: make(c, low))
+    made["ranges"] = make(content, range_estimation.choose(content, observed, "swish"))
+    equal = equalization.equalize(content, observed, images=calibration[:8])
+    made["equalization"] = make(
+        equal, range_estimation.choose(equal, observe(equal, calibration), "minmax")
+    )
+    made["weight rounding"] = make(weight_rounding.round_weights(content, calibration[:64]), low)
+    fixed = bias_correction.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
-    judge = search.Judge(content, calibration[:128])
-    found, _ = search.search_ranges(content, low, lambda r: make(content, r), judge, seconds=40)
+    judge = range_search.Judge(content, calibration[:128])
+    found, _ = range_search.search_ranges(
+        content, low, lambda r: make(content, r), judge, seconds=40
+    )
     made["range search"] = make(content, found)
     return {name: truth.measured(product) for name, product in made.items()}
 

@@ -202,9 +202,9 @@ def digests(workdir):
     """{variable: SHA-256} of the newest checkpoint's variables and of the exported model's."""
     import keras
 
-    from tpu_train import checkpoints
+    from tpu_train.checkpointing import storage
 
-    newest = checkpoints.latest(str(pathlib.Path(workdir) / "checkpoints"))
+    newest = storage.latest(str(pathlib.Path(workdir) / "checkpoints"))
     found = {
         f"{i} {name}": _sha256(value)
         for i, (name, value) in enumerate(zip(newest.names, newest.values))

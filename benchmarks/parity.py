@@ -33,11 +33,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
 
-from keras_effnet.cost import cost
-from keras_effnet.plan import plan
-from keras_effnet.porting import SOURCES, legacy, port
-from keras_effnet.porting.checkpoint import NAMES
-from keras_effnet.porting.names import parts
+from keras_effnet.model_cost import cost
+from keras_effnet.network_plan import plan
+from keras_effnet.porting import SOURCES, keras_h5, port
+from keras_effnet.pretrained.layer_names import parts
+from keras_effnet.pretrained.tf_checkpoint import NAMES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -91,7 +91,7 @@ def _of_torch(source, name, image_size, folder):
 
 
 def _of_applications(source, name, image_size, folder):
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     # in keras.applications' own tests' format; their released .h5 are tests/keras_effnet's business
     ours = create_model(name, input_shape=(image_size, image_size, 3))
@@ -103,11 +103,11 @@ def _of_applications(source, name, image_size, folder):
 
 
 def _of_legacy(source, name, image_size, folder):
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     before = create_model(name, input_shape=(image_size, image_size, 3))
     foreign.tame(before)
-    names = {"qubvel": legacy.QUBVEL, "leondgarse": legacy.LEONDGARSE}[source]
+    names = {"qubvel": keras_h5.QUBVEL, "leondgarse": keras_h5.LEONDGARSE}[source]
     path = folder / "model.h5"
     arrays = {
         part.theirs: before.get_layer(part.layer).get_weights() for part in parts(plan(name), names)
@@ -154,7 +154,7 @@ def _variables(resolved):
 
 def checkpoint_shapes(name):
     """{variable: shape} for a network whose official list is not among the goldens."""
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     model = create_model(name, input_shape=(32, 32, 3))
     resolved = plan(name)

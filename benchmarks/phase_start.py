@@ -1,6 +1,6 @@
 """What starting a training phase costs: tracing the step, the first step, and a later one.
 
-The trainer's own step (`tpu_train.step`) on random images, one phase, one CPU device. Measured as
+The trainer's own step (`tpu_train.training.step`) on random images, one phase, one CPU device. Measured as
 the trainer runs it (TensorFlow's graph rewriting off on a CPU) and with the rewriting left on, each
 in fresh processes, in turns. Prints the table of docs/results/phase-start.md, in about four minutes
 on two cores:
@@ -33,14 +33,14 @@ def measure(model, batch_size, image_size, *, rewriting):
     import numpy as np
     import tensorflow as tf
 
-    from tpu_train import networks, noise
-    from tpu_train.data import training_batches
-    from tpu_train.devices import make_strategy
-    from tpu_train.phases import phases
-    from tpu_train.recipes import RECIPES
-    from tpu_train.schedule import learning_rate
-    from tpu_train.sources import from_arrays
-    from tpu_train.step import State, graph_rewriting, traced_steps
+    from tpu_train.input_pipeline.batches import training_batches
+    from tpu_train.input_pipeline.data_loading import from_arrays
+    from tpu_train.recipes.phases import phases
+    from tpu_train.recipes.published import RECIPES
+    from tpu_train.training import distributed_layers, model_factory
+    from tpu_train.training.distribution import make_strategy
+    from tpu_train.training.lr_schedule import learning_rate
+    from tpu_train.training.step import State, graph_rewriting, traced_steps
 
     images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, 32, 32, 3))
     source = from_arrays(
@@ -58,11 +58,14 @@ def measure(model, batch_size, image_size, *, rewriting):
     )
     (phase,) = phases(recipe, source.examples)
     strategy = make_strategy("cpu")
-    network = networks.training_network(recipe, len(source.classes))
+    network = model_factory.training_network(recipe, len(source.classes))
     with strategy.scope():
-        net, averaged = noise.training_clone(network), noise.training_clone(network)
+        net, averaged = (
+            distributed_layers.training_clone(network),
+            distributed_layers.training_clone(network),
+        )
         state = State.of(net, averaged, recipe)
-    noise.set_dropout(net, phase.dropout_rate, 1.0)
+    distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
     batches = iter(
         strategy.distribute_datasets_from_function(
             lambda context: training_batches(

@@ -57,14 +57,14 @@ def main():
 
 def train_all(options, out):
     """Every arm with every seed, in turns; a run that is done is not trained again."""
-    from tpu_train.devices import make_strategy
+    from tpu_train.training.distribution import make_strategy
 
     strategy = make_strategy("cpu")
     training, test = _images(options.data)
     import numpy as np
 
-    from tpu_train.recipes import find_recipe
-    from tpu_train.train import train
+    from tpu_train.recipes.published import find_recipe
+    from tpu_train.training.run import train
 
     for seed in options.seeds:
         for arm in options.arms:
@@ -83,7 +83,7 @@ def _accuracy(path, source):
     """Of a saved model on all images of a source, as a share of 1."""
     import keras
 
-    from tpu_train.data import evaluation_batches
+    from tpu_train.input_pipeline.batches import evaluation_batches
 
     model = keras.saving.load_model(path, compile=False)
     hits = 0.0
@@ -97,7 +97,7 @@ def _images(folder):
     """The first training images of each class, and the test set, as sources."""
     import numpy as np
 
-    from tpu_train.sources import from_arrays, open_data
+    from tpu_train.input_pipeline.data_loading import from_arrays, open_data
 
     sources = []
     for source, most in zip(open_data(folder, holdout=0.1, seed=0), (IMAGES_A_CLASS, None)):

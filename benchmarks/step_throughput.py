@@ -49,12 +49,12 @@ def _tensorflow(threads):
 
 def ours(model, batch_size, steps, threads, turn):
     """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
-    from tpu_train import networks, noise
-    from tpu_train.devices import make_strategy
-    from tpu_train.phases import phases
-    from tpu_train.recipes import find_recipe
-    from tpu_train.schedule import learning_rate
-    from tpu_train.step import State, graph_rewriting, traced_steps
+    from tpu_train.recipes.phases import phases
+    from tpu_train.recipes.published import find_recipe
+    from tpu_train.training import distributed_layers, model_factory
+    from tpu_train.training.distribution import make_strategy
+    from tpu_train.training.lr_schedule import learning_rate
+    from tpu_train.training.step import State, graph_rewriting, traced_steps
 
     tf = _tensorflow(threads)  # only now: tpu_train sets up what TensorFlow reads on import
     recipe = dataclasses.replace(
@@ -68,12 +68,12 @@ def ours(model, batch_size, steps, threads, turn):
     examples = 100_000
     (phase,) = phases(recipe, examples)
     strategy = make_strategy("cpu")
-    network = networks.training_network(recipe, CLASSES)
+    network = model_factory.training_network(recipe, CLASSES)
     with strategy.scope():
-        net = noise.training_clone(network, batch_norm_images=recipe.batch_norm_images)
-        averaged = noise.training_clone(network)
+        net = distributed_layers.training_clone(network, batch_norm_images=recipe.batch_norm_images)
+        averaged = distributed_layers.training_clone(network)
         state = State.of(net, averaged, recipe)
-    noise.set_dropout(net, phase.dropout_rate, 1.0)
+    distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
     images, labels = random_batch(batch_size)
     batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
     batches = iter(strategy.distribute_datasets_from_function(lambda context: batch))

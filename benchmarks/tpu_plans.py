@@ -26,8 +26,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 from keras_effnet import cost
 from keras_effnet.variants import VARIANTS
-from tpu_train.phases import phases
-from tpu_train.recipes import RECIPES
+from tpu_train.recipes.phases import phases
+from tpu_train.recipes.published import RECIPES
 
 TOPOLOGY = "v5e:2x4"
 EXAMPLES, CLASSES = 1_281_167, 1000
@@ -66,17 +66,17 @@ def rows():
 
 def measure(name, number, cache):
     """A row: what was compiled, as a dictionary."""
-    from tpu_train import tpu_plan
+    from tpu_train.tpu_compile import plan
 
     began = time.monotonic()
     recipe = recipe_of(VARIANTS[name])
-    topology = tpu_plan.open_topology(TOPOLOGY)
-    phase = tpu_plan.checked_phases(recipe, topology.cores, EXAMPLES)[number - 1]
+    topology = plan.open_topology(TOPOLOGY)
+    phase = plan.checked_phases(recipe, topology.cores, EXAMPLES)[number - 1]
     own = phase.batch_size // topology.cores
     batch, refused = min(own, _guess(name, phase.image_size, topology.hbm_bytes)), 0
     while True:
         step = _lowered(recipe, phase, batch, topology.cores)
-        compiled = tpu_plan.compile_step(*step, topology, batch, cache)
+        compiled = plan.compile_step(*step, topology, batch, cache)
         print(f"{name} {phase.image_size} px, {batch}: {compiled}", file=sys.stderr, flush=True)
         if compiled.fits or batch == 2:  # mixup and CutMix take pairs
             break
@@ -88,7 +88,7 @@ def measure(name, number, cache):
         "image_size": phase.image_size,
         "recipe_batch": own,
         "refused": refused,
-        "roofline_seconds": tpu_plan.roofline_seconds(compiled, topology),
+        "roofline_seconds": plan.roofline_seconds(compiled, topology),
         "cores": topology.cores,
         "hbm_there_is": topology.hbm_bytes,
         "compiler": topology.compiler,
@@ -101,10 +101,10 @@ def _lowered(recipe, phase, batch, cores):
     """The step, and nothing else: L2's variables take 8 GB, which the compiler needs afterwards."""
     import keras
 
-    from tpu_train import tpu_plan
+    from tpu_train.tpu_compile import plan
 
-    trained = tpu_plan.trainee(recipe, cores, classes=CLASSES, examples=EXAMPLES)
-    step = tpu_plan.lower(trained, phase, batch)
+    trained = plan.trainee(recipe, cores, classes=CLASSES, examples=EXAMPLES)
+    step = plan.lower(trained, phase, batch)
     del trained
     keras.backend.clear_session()
     gc.collect()

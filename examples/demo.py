@@ -40,7 +40,7 @@ def main(argv=None):
 
 def run(options):
     """Trains, converts, verifies and draws."""
-    from tpu_train.devices import make_strategy
+    from tpu_train.training.distribution import make_strategy
 
     strategy = make_strategy(options.device)  # before any other TensorFlow call
 
@@ -49,8 +49,8 @@ def run(options):
     import keras
 
     import tflite
-    from tpu_train.recipes import find_recipe
-    from tpu_train.train import train
+    from tpu_train.recipes.published import find_recipe
+    from tpu_train.training.run import train
 
     began = time.monotonic()
     out = pathlib.Path(options.out)
@@ -94,7 +94,7 @@ def run(options):
 
 def open_images(data, seed):
     """(training, held-out) sources; a third is held out."""
-    from tpu_train.sources import from_arrays, open_data, split
+    from tpu_train.input_pipeline.data_loading import from_arrays, open_data, split
 
     if data != "digits":
         return open_data(data, holdout=1 / 3, seed=seed)
@@ -107,7 +107,7 @@ def open_images(data, seed):
 
 def pixels(source, size, limit=None):
     """uint8 images (n, size, size, 3) and labels (n,), spread evenly over a source."""
-    from tpu_train.data import evaluation_batches
+    from tpu_train.input_pipeline.batches import evaluation_batches
 
     count = min(source.examples, limit or source.examples)
     chosen = source.take(np.linspace(0, source.examples - 1, count).astype(int))

@@ -52,9 +52,9 @@ def main(argv=None):
 
 def pretrain(options, strategy, classes, images, labels, test_images, test_labels):
     """The path of a model trained on the first half; one that is there already is taken."""
-    from tpu_train.recipes import find_recipe
-    from tpu_train.sources import from_arrays
-    from tpu_train.train import train
+    from tpu_train.input_pipeline.data_loading import from_arrays
+    from tpu_train.recipes.published import find_recipe
+    from tpu_train.training.run import train
 
     folder = pathlib.Path(options.out) / "pretrained"
     if (folder / "model.keras").is_file():
@@ -93,7 +93,7 @@ def run(options):
         if getattr(options, flag) < 1:
             raise ValueError(f"--{flag.replace('_', '-')} {getattr(options, flag)}: give 1 or more")
     classes, train_set, test_set = read(options.data)
-    from tpu_train.devices import make_strategy
+    from tpu_train.training.distribution import make_strategy
 
     strategy = make_strategy(options.device)  # before any other use of a device
     began = time.monotonic()
@@ -147,7 +147,7 @@ def from_body(options, seed, path, images, labels, tests):
     """{way: accuracy} of the trained body: first under a new head alone, then trained itself."""
     import keras
 
-    from keras_effnet.transfer import freeze, with_new_head
+    from keras_effnet.finetuning import freeze, with_new_head
 
     keras.utils.set_random_seed(seed)
     trained = keras.saving.load_model(path, compile=False)

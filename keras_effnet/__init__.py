@@ -9,8 +9,8 @@ one plan, one builder.
 Importing this package does not import Keras; building the first model does.
 """
 
-from keras_effnet import explain, porting
-from keras_effnet.api import (
+from keras_effnet import porting, saliency
+from keras_effnet.constructors import (
     EfficientNetB0,
     EfficientNetB1,
     EfficientNetB2,
@@ -36,15 +36,9 @@ from keras_effnet.api import (
     EfficientNetV2XL,
     create_model,
 )
-from keras_effnet.cost import Cost, cost
-from keras_effnet.doctor import Finding, doctor
-from keras_effnet.download import DownloadError
-from keras_effnet.features import FeatureTable, Level, feature_table, features
-from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
-from keras_effnet.plan import Block, Plan, plan
-from keras_effnet.preprocess import Preprocessing, load_image, preprocess, preprocessing
-from keras_effnet.scaling import scale
-from keras_effnet.transfer import (
+from keras_effnet.diagnostics import Finding, doctor
+from keras_effnet.feature_pyramid import FeatureTable, Level, feature_table, features
+from keras_effnet.finetuning import (
     Unfreezing,
     freeze,
     layer_groups,
@@ -53,9 +47,15 @@ from keras_effnet.transfer import (
     unfreezing,
     with_new_head,
 )
-from keras_effnet.transplant import transplant
+from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
+from keras_effnet.image_size import transplant
+from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
+from keras_effnet.model_cost import Cost, cost
+from keras_effnet.network_plan import Block, Plan, plan
+from keras_effnet.pretrained.download import DownloadError
+from keras_effnet.pretrained.registry import WEIGHT_SETS, list_weights
+from keras_effnet.scaling import scale
 from keras_effnet.variants import VARIANTS, Stage, Variant, list_models
-from keras_effnet.weight_sets import WEIGHT_SETS, list_weights
 
 __version__ = "0.1.0"
 
@@ -100,7 +100,7 @@ __all__ = [
     "create_model",
     "decode_predictions",
     "doctor",
-    "explain",
+    "saliency",
     "feature_table",
     "features",
     "freeze",

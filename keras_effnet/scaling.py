@@ -4,7 +4,7 @@ Pure: no Keras, no TensorFlow.
 One unit of phi multiplies depth by alpha, width by beta and the image size by gamma, and with alpha
 * beta^2 * gamma^2 near 2 about doubles the multiply-adds. The rule is exact arithmetic, a network
 is not: filters come in eights, repeats are rounded up. So what a variant costs is always counted
-(:func:`keras_effnet.cost.cost`), never taken from the rule.
+(:func:`keras_effnet.model_cost.cost`), never taken from the rule.
 """
 
 import itertools
@@ -13,8 +13,8 @@ import numbers
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from keras_effnet.cost import Cost, cost
-from keras_effnet.plan import MIN_IMAGE_SIZE, plan
+from keras_effnet.model_cost import Cost, cost
+from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
 from keras_effnet.variants import VARIANTS, Variant, find_variant
 
 # All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).

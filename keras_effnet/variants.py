@@ -2,7 +2,7 @@
 TensorFlow.
 
 A row holds only what the papers and the official code state; whatever follows from it (block
-counts, channel counts, drop rates, layer names) is worked out by :mod:`keras_effnet.plan`.
+counts, channel counts, drop rates, layer names) is worked out by :mod:`keras_effnet.network_plan`.
 
 Sources: EfficientNet (arXiv 1905.11946, tensorflow/tpu models/official/efficientnet),
 EfficientNet-Lite (models/official/efficientnet/lite), EfficientNetV2 (arXiv 2104.00298,

@@ -59,10 +59,10 @@ def test_the_networks_know_neither_the_training_nor_the_phone_nor_tensorflow():
     forbidden = ("tpu_train", "tflite", "tensorflow", "tensorflow_addons", "keras_cv", "jax")
     exempt = {
         # TensorFlow's own checkpoints are read by TensorFlow, on whatever backend Keras runs
-        ("keras_effnet/porting/checkpoint.py", "tensorflow"),
+        ("keras_effnet/pretrained/tf_checkpoint.py", "tensorflow"),
         # Keras has no gradients: they are the backend's, which Keras has imported by then
-        ("keras_effnet/gradient.py", "tensorflow"),
-        ("keras_effnet/gradient.py", "jax"),
+        ("keras_effnet/gradients.py", "tensorflow"),
+        ("keras_effnet/gradients.py", "jax"),
     }
     _assert_none(
         [
@@ -76,7 +76,7 @@ def test_the_networks_know_neither_the_training_nor_the_phone_nor_tensorflow():
 
 
 def test_tensorflow_is_imported_only_when_a_checkpoint_is_read():
-    path = ROOT / "keras_effnet" / "porting" / "checkpoint.py"
+    path = ROOT / "keras_effnet" / "pretrained" / "tf_checkpoint.py"
     top = [n for n in ast.parse(path.read_text(encoding="utf-8")).body if hasattr(n, "names")]
     assert not [a.name for n in top for a in n.names if _within(a.name, "tensorflow")]
 
@@ -92,10 +92,10 @@ def test_the_training_and_the_phone_never_see_each_other():
 @pytest.mark.parametrize(
     "pure",
     [
-        *(f"keras_effnet/{n}.py" for n in ("variants", "plan", "cost", "scaling")),
-        "tpu_train/recipe.py",
-        "tpu_train/recipes.py",
-        "tpu_train/phases.py",
+        *(f"keras_effnet/{n}.py" for n in ("variants", "network_plan", "model_cost", "scaling")),
+        "tpu_train/recipes/schema.py",
+        "tpu_train/recipes/published.py",
+        "tpu_train/recipes/phases.py",
     ],
 )
 def test_tables_and_plans_need_no_framework(pure):
@@ -107,13 +107,19 @@ def test_tables_and_plans_need_no_framework(pure):
 @pytest.mark.parametrize(
     ("module", "homes"),
     [
-        ("tensorflow_addons", {"tpu_train/optimizer.py"}),
-        ("keras_cv", {"tpu_train/augment.py", "tpu_train/gallery.py"}),
-        ("tensorflow_datasets", {"tpu_train/tfds.py", "tflite/records.py"}),
-        ("jax", {"keras_effnet/gradient.py", "tpu_train/tpu_plan.py"}),
-        ("torch", {"keras_effnet/porting/reference.py", "keras_effnet/porting/state_dicts.py"}),
-        ("timm", {"keras_effnet/porting/reference.py"}),
-        ("torchvision", {"keras_effnet/porting/reference.py"}),
+        ("tensorflow_addons", {"tpu_train/training/optimizers.py"}),
+        (
+            "keras_cv",
+            {"tpu_train/input_pipeline/augmentation.py", "tpu_train/input_pipeline/preview.py"},
+        ),
+        ("tensorflow_datasets", {"tpu_train/input_pipeline/tfds.py", "tflite/images/tfrecord.py"}),
+        ("jax", {"keras_effnet/gradients.py", "tpu_train/tpu_compile/plan.py"}),
+        (
+            "torch",
+            {"keras_effnet/porting/reference_models.py", "keras_effnet/porting/state_dicts.py"},
+        ),
+        ("timm", {"keras_effnet/porting/reference_models.py"}),
+        ("torchvision", {"keras_effnet/porting/reference_models.py"}),
     ],
 )
 def test_a_package_that_may_go_away_has_one_importer(module, homes):
@@ -130,7 +136,7 @@ def test_a_package_that_may_go_away_has_one_importer(module, homes):
 @pytest.mark.parametrize(
     ("module", "homes"),
     [
-        ("tensorflow", {"tflite/export.py", "tflite/finetune.py"}),
+        ("tensorflow", {"tflite/export.py", "tflite/quantization/finetuning.py"}),
         ("ai_edge_litert", {"tflite/litert.py"}),
         ("ai_edge_quantizer", {"tflite/litert.py"}),
     ],

@@ -10,16 +10,16 @@ Step by step: ``float_tflite`` -> ``load_images``, ``calibrate`` -> ``make_plan`
 ``verify``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
-from tflite.budget import BudgetError
-from tflite.calibrate import calibrate, observe
-from tflite.conversion import Conversion, save
-from tflite.convert import convert
+from tflite.converter import convert
+from tflite.evaluation.accuracy import Measured, Report, verify
 from tflite.export import float_tflite, load_keras
-from tflite.graph import ConversionError, read_ops
-from tflite.images import ImageSet, load_images
+from tflite.flatbuffer.rewrite import ConversionError, read_ops
+from tflite.images.loader import ImageSet, load_images
 from tflite.presets import PRESETS, Preset
-from tflite.quantize import OpPlan, QuantPlan, make_plan, quantize
-from tflite.verify import Measured, Report, verify
+from tflite.quantization.calibration import calibrate, observe
+from tflite.quantization.mixed_precision import BudgetError
+from tflite.quantization.quantizer import OpPlan, QuantPlan, make_plan, quantize
+from tflite.result import Conversion, save
 
 __all__ = [
     "PRESETS",

@@ -12,7 +12,8 @@ import tempfile
 
 import numpy as np
 
-from tflite import graph, litert
+from tflite import litert
+from tflite.flatbuffer import rewrite
 
 _TOLERANCE = 1e-4  # of the largest |output|, or of 1 where that is smaller
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
@@ -127,7 +128,7 @@ def float_tflite(model, *, image_size=None):
             module, folder, signatures={"serving_default": serve.get_concrete_function()}
         )
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-    content = graph.short_names(content)
+    content = rewrite.short_names(content)
     check_float(content, model, shape)
     return content
 
@@ -136,17 +137,17 @@ def check_float(content, model, shape):
     """Raises ``ConversionError`` unless .tflite bytes hold the model's weights and give its
     answers, to 1e-4, on four random images of `shape` (height, width, 3).
     """
-    names = {op.name for op in graph.read_ops(content)}
+    names = {op.name for op in rewrite.read_ops(content)}
     bad = sorted(n for n in names if n in _NO_WEIGHTS or n.startswith("Flex"))
     if bad:
-        raise graph.ConversionError(
+        raise rewrite.ConversionError(
             f"the .tflite of {model.name} has the ops {', '.join(bad)}: its weights are not in the "
             "file, or it needs TensorFlow at run time. Convert through tflite.float_tflite"
         )
     # Kernels only: batch normalisation's vectors disappear into them.
     kernels = sum(math.prod(w.shape) for w in model.weights if len(w.shape) > 1)
     if len(content) < 3 * kernels:
-        raise graph.ConversionError(
+        raise rewrite.ConversionError(
             f"the .tflite of {model.name} has {len(content):,} bytes for {kernels:,} weights; "
             f"float32 ones take {4 * kernels:,}: weights are missing"
         )
@@ -155,7 +156,7 @@ def check_float(content, model, shape):
     got = litert.scores(litert.interpreter(content), images)
     worst = np.abs(got - want).max() / max(1.0, np.abs(want).max())
     if not worst < _TOLERANCE:  # also where it is nan
-        raise graph.ConversionError(
+        raise rewrite.ConversionError(
             f"the .tflite of {model.name} differs from the model by {worst:.2g} on random images; "
             f"{_TOLERANCE:g} is allowed. If the model itself gives nan, its training diverged"
         )

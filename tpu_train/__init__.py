@@ -1,7 +1,7 @@
 """Training of EfficientNets with progressive learning on every tf.distribute strategy.
 
-Recipe -> phases -> loop: :mod:`tpu_train.recipes` says how a network is trained,
-:mod:`tpu_train.phases` resolves it into phases (pure, printable), :mod:`tpu_train.train` walks
+Recipe -> phases -> loop: :mod:`tpu_train.recipes.published` says how a network is trained,
+:mod:`tpu_train.recipes.phases` resolves it into phases (pure, printable), :mod:`tpu_train.training.run` walks
 them.
 """
 

@@ -2,7 +2,7 @@
 :mod:`keras_effnet.cli`.
 """
 
-from keras_effnet.cost import cost
+from keras_effnet.model_cost import cost
 from keras_effnet.scaling import PAPER, Coefficients, family, scale
 
 _PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes a value

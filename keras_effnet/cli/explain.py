@@ -5,8 +5,8 @@ import os
 import numpy as np
 
 from keras_effnet.cli.predict import add_model, contract_of, open_model
+from keras_effnet.image_preprocessing import load_image, preprocess
 from keras_effnet.labels import decode_predictions
-from keras_effnet.preprocess import load_image, preprocess
 from keras_effnet.variants import unknown
 
 METHODS = ("grad-cam", "occlusion")
@@ -48,7 +48,7 @@ def run(options):
 
     from PIL import Image
 
-    from keras_effnet.explain import feature_maps, grad_cam, occlusion, overlay
+    from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
 
     if options.maps:
         picture, said = feature_maps(model, image, options.maps), f"feature maps of {options.maps}"

@@ -6,8 +6,8 @@ import pathlib
 
 import numpy as np
 
+from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
 from keras_effnet.labels import decode_predictions
-from keras_effnet.preprocess import Preprocessing, load_image, preprocess, preprocessing
 from keras_effnet.variants import VARIANTS, unknown
 
 
@@ -63,7 +63,7 @@ def open_model(model, weights=None, labels=None):
     if labels is not None:
         names = pathlib.Path(labels).read_text(encoding="utf-8").splitlines()
     if model in VARIANTS:
-        from keras_effnet.api import create_model
+        from keras_effnet.constructors import create_model
 
         return create_model(model, weights=weights or "auto"), names
     if not os.path.isfile(model):

@@ -2,10 +2,10 @@
 
 import fnmatch
 
-from keras_effnet.cost import cost
-from keras_effnet.plan import plan
+from keras_effnet.model_cost import cost
+from keras_effnet.network_plan import plan
+from keras_effnet.pretrained.registry import WEIGHT_SETS
 from keras_effnet.variants import VARIANTS, list_models
-from keras_effnet.weight_sets import WEIGHT_SETS
 
 
 def add_pattern(parser):

@@ -9,13 +9,13 @@ framework.
 import os
 from dataclasses import replace
 
-from keras_effnet.plan import plan
-from keras_effnet.porting.reference import NotRunnableError, of_keras, random_images
-from keras_effnet.porting.report import Difference, Report
+from keras_effnet.network_plan import plan
+from keras_effnet.porting.parity_report import Difference, Report
+from keras_effnet.porting.reference_models import NotRunnableError, of_keras, random_images
 from keras_effnet.porting.sources import SOURCES, find_network, find_source
 from keras_effnet.porting.state_dicts import read_config
+from keras_effnet.pretrained.registry import default_preprocessing
 from keras_effnet.variants import VARIANTS
-from keras_effnet.weight_sets import default_preprocessing
 
 __all__ = ["SOURCES", "Difference", "Report", "export", "port"]
 
@@ -77,8 +77,8 @@ def port(
     resolved = plan(variant)
     stored = row.read(path, resolved, include_top=include_top)
 
-    from keras_effnet import weights  # here, so that names and errors need no framework
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
+    from keras_effnet.pretrained import files  # here, so that names and errors need no framework
 
     network = create_model(
         variant,
@@ -86,7 +86,7 @@ def port(
         classes=_classes(path, stored, classes) if include_top else 1000,
         preprocessing=prepared,
     )
-    weights.assign(network, stored, path)
+    files.assign(network, stored, path)
     differences, why_not = (), "not asked for"
     if compare:
         differences, why_not = _compare(row, path, name, resolved, variant, stored, network)

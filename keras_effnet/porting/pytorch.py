@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras_effnet.porting.names import Names, check, parts
+from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.porting.state_dicts import read_state
-from keras_effnet.preprocess import Preprocessing
+from keras_effnet.pretrained.layer_names import Names, check, parts
 from keras_effnet.variants import VARIANTS, Normalization
 
 # fmt: off

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable, Optional
 
-from keras_effnet.porting import applications, checkpoint, legacy, pytorch, reference
-from keras_effnet.porting.names import Names
+from keras_effnet.porting import keras_applications, keras_h5, pytorch, reference_models
+from keras_effnet.pretrained import tf_checkpoint
+from keras_effnet.pretrained.layer_names import Names
 from keras_effnet.variants import unknown
 
 
@@ -23,15 +24,15 @@ class Source:
 
 
 def _timm(path, name, plan, variant, stored, images):
-    return reference.of_timm(path, name, plan, images)
+    return reference_models.of_timm(path, name, plan, images)
 
 
 def _torchvision(path, name, plan, variant, stored, images):
-    return reference.of_torchvision(path, name, plan, images)
+    return reference_models.of_torchvision(path, name, plan, images)
 
 
 def _applications(path, name, plan, variant, stored, images):
-    return reference.of_applications(stored, plan, variant, images)
+    return reference_models.of_applications(stored, plan, variant, images)
 
 
 SOURCES = {
@@ -40,27 +41,27 @@ SOURCES = {
         Source(
             name="keras-applications",
             files=".h5, .weights.h5 or .keras",
-            variants=applications.APPLICATIONS_VARIANTS,
-            read=applications.read,
+            variants=keras_applications.APPLICATIONS_VARIANTS,
+            read=keras_applications.read,
             outputs=_applications,
         ),
         Source(
             name="qubvel",
             files=".h5 of qubvel/efficientnet",
-            variants=legacy.QUBVEL_VARIANTS,
-            read=partial(legacy.read, names=legacy.QUBVEL),
+            variants=keras_h5.QUBVEL_VARIANTS,
+            read=partial(keras_h5.read, names=keras_h5.QUBVEL),
         ),
         Source(
             name="leondgarse",
             files=".h5 of keras_efficientnet_v2 or keras_cv_attention_models",
-            variants=legacy.LEONDGARSE_VARIANTS,
-            read=partial(legacy.read, names=legacy.LEONDGARSE),
+            variants=keras_h5.LEONDGARSE_VARIANTS,
+            read=partial(keras_h5.read, names=keras_h5.LEONDGARSE),
         ),
         Source(
             name="tensorflow",
             files="checkpoints of tensorflow/tpu (V1, Lite) and google/automl (V2)",
-            variants=checkpoint.CHECKPOINT_VARIANTS,
-            read=checkpoint.read,
+            variants=tf_checkpoint.CHECKPOINT_VARIANTS,
+            read=tf_checkpoint.read,
         ),
         Source(
             name="timm",

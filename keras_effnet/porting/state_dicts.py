@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 
-from keras_effnet.preprocess import Preprocessing
+from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.variants import Normalization
 
 # What a training writes around its weights; the averaged ones first.

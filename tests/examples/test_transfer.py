@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from keras_effnet import variants
-from keras_effnet.api import create_model
+from keras_effnet.constructors import create_model
 
 tf = pytest.importorskip("tensorflow")
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from keras_effnet.api import create_model
 from keras_effnet.cli import main
-from keras_effnet.plan import plan
-from keras_effnet.preprocess import load_image, preprocess, preprocessing
+from keras_effnet.constructors import create_model
+from keras_effnet.image_preprocessing import load_image, preprocess, preprocessing
+from keras_effnet.network_plan import plan
+from keras_effnet.pretrained.registry import WEIGHT_SETS
 from keras_effnet.variants import VARIANTS
-from keras_effnet.weight_sets import WEIGHT_SETS
 
 
 def test_models_prints_a_row_for_every_variant(capsys, zoo):

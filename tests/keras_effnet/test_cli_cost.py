@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from keras_effnet.cli import cost as cost_cli
-from keras_effnet.cost import cost
+from keras_effnet.model_cost import cost
 from keras_effnet.scaling import PUBLISHED_PHI, family, scale
 
 

@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-from keras_effnet.cost import cost
+from keras_effnet.model_cost import cost
 from keras_effnet.variants import VARIANTS
 
 PAPER_V1 = "arXiv 1905.11946, table 2"

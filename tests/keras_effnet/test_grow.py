@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from keras_effnet import weights
-from keras_effnet.api import create_model
-from keras_effnet.plan import plan
+from keras_effnet.constructors import create_model
+from keras_effnet.network_plan import plan
+from keras_effnet.pretrained import files
 from keras_effnet.variants import VARIANTS
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "grow.py"
@@ -48,7 +48,7 @@ def networks(keras, small, large, tame):
 def test_a_wider_and_deeper_network_gives_the_same_answers(script, networks, small, large, images):
     one, other = networks
     grown = script.grow(_stored(one), plan(small), plan(large), _stored(other))
-    weights.assign(other, grown, "grown")
+    files.assign(other, grown, "grown")
     np.testing.assert_allclose(
         np.asarray(other(images(32), training=False)),
         np.asarray(one(images(32), training=False)),

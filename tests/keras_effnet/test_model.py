@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from keras_effnet.api import create_model
-from keras_effnet.plan import plan
+from keras_effnet.constructors import create_model
+from keras_effnet.network_plan import plan
 from keras_effnet.variants import V1, VARIANTS, Stage
 
 # keras.applications has the others: test_parity builds them and counts them too.

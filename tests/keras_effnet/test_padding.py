@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from keras_effnet.api import create_model
-from keras_effnet.cost import cost
-from keras_effnet.plan import plan
+from keras_effnet.constructors import create_model
+from keras_effnet.model_cost import cost
+from keras_effnet.network_plan import plan
 
 
 def _strided(small):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import keras_effnet
-from keras_effnet.api import create_model
-from keras_effnet.plan import plan
+from keras_effnet.constructors import create_model
+from keras_effnet.network_plan import plan
+from keras_effnet.pretrained.registry import WEIGHT_SETS
 from keras_effnet.variants import V1, VARIANTS
-from keras_effnet.weight_sets import WEIGHT_SETS
 
 SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
     f"efficientnetv2-{s.lower()}": f"EfficientNetV2{s}"

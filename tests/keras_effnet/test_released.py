@@ -7,12 +7,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from keras_effnet.api import create_model
-from keras_effnet.download import DownloadError
-from keras_effnet.plan import plan
-from keras_effnet.preprocess import Preprocessing, preprocessing
+from keras_effnet.constructors import create_model
+from keras_effnet.image_preprocessing import Preprocessing, preprocessing
+from keras_effnet.network_plan import plan
+from keras_effnet.pretrained.download import DownloadError
+from keras_effnet.pretrained.registry import WEIGHT_SETS, WeightSet
 from keras_effnet.variants import Normalization
-from keras_effnet.weight_sets import WEIGHT_SETS, WeightSet
 
 pytestmark = pytest.mark.tensorflow_only("reads TensorFlow's checkpoints")
 
@@ -26,7 +26,7 @@ def server(tmp_path, monkeypatch):
     (folder / "cloud").mkdir(parents=True)
     monkeypatch.setenv("KERAS_EFFNET_MIRROR", folder.as_uri())
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("keras_effnet.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("keras_effnet.pretrained.download.time.sleep", lambda seconds: None)
     return folder / "cloud"
 
 
@@ -66,12 +66,12 @@ def put(server, tiny, theirs, tmp_path):
     def write(name="tiny.tar.gz", *, model=theirs, copies=1):
         import tensorflow as tf
 
-        from keras_effnet.porting import checkpoint
-        from keras_effnet.porting.names import parts
+        from keras_effnet.pretrained import tf_checkpoint
+        from keras_effnet.pretrained.layer_names import parts
 
         tensors = {"global_step": np.int64(1)}
-        for part in parts(plan(tiny), checkpoint.NAMES):
-            variables = checkpoint._VARIABLES[part.kind]
+        for part in parts(plan(tiny), tf_checkpoint.NAMES):
+            variables = tf_checkpoint._VARIABLES[part.kind]
             for variable, value in zip(variables, model.get_layer(part.layer).get_weights()):
                 name_ = f"tiny/{part.theirs}/{variable}"
                 tensors[name_] = value * 0

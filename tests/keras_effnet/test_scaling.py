@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from keras_effnet.cost import cost
-from keras_effnet.plan import plan
+from keras_effnet.model_cost import cost
+from keras_effnet.network_plan import plan
 from keras_effnet.scaling import (
     PAPER,
     PUBLISHED_PHI,
@@ -113,7 +113,7 @@ def test_an_unknown_base_names_the_nearest():
 
 
 def test_a_scaled_network_is_built(keras, tiny):
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     v = scale(tiny, 1)
     model = create_model(v, classes=10)
@@ -125,7 +125,7 @@ def test_a_scaled_network_is_built(keras, tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("phi", [0.5, 1, 1.7])
 def test_a_scaled_b0_is_built_and_answers(keras, images, phi):
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     v = scale("efficientnet-b0", phi)
     model = create_model(v)

@@ -13,10 +13,10 @@ pytest.importorskip("ai_edge_quantizer", reason='needs pip install "keras_effnet
 
 import keras_effnet
 import tflite
-from keras_effnet.preprocess import resize
+from keras_effnet.image_preprocessing import resize
 from keras_effnet.variants import LITE, V1, Normalization, Stage
 from tflite import litert
-from tflite.network import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Network
 
 _SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
 

@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("tensorflow")
 
 from keras_effnet.variants import VARIANTS
-from tpu_train.recipes import RECIPES
-from tpu_train.sources import from_arrays
+from tpu_train.input_pipeline.data_loading import from_arrays
+from tpu_train.recipes.published import RECIPES
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from tpu_train import cli
 from tpu_train.cli import recipe_flags
 from tpu_train.cli.train import STOPPED, define, main
-from tpu_train.progress import Progress
-from tpu_train.recipe import Recipe
-from tpu_train.recipes import RECIPES
+from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.schema import Recipe
+from tpu_train.training.metrics_writer import Progress
 
 
 def test_every_field_of_a_recipe_is_a_flag_with_its_type():
@@ -101,7 +101,7 @@ def test_one_line_trains_on_a_file(arguments, tmp_path, capsys):
 def test_an_earlier_better_evaluation_is_told(arguments, tmp_path, capsys, monkeypatch):
     found = [0.9, 0.4]
     monkeypatch.setattr(
-        "tpu_train.train.make_evaluation",
+        "tpu_train.training.run.make_evaluation",
         lambda *_: lambda: {"averaged": found.pop(0), "raw": 0.25},
     )
     assert main([*arguments, "--epochs=2", "--phases=2"]) == 0

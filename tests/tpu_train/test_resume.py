@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import kill9
-from tpu_train import checkpoints, loop
-from tpu_train.devices import make_strategy
-from tpu_train.saves import StoppedError
-from tpu_train.train import TrainingError, train
+from tpu_train.checkpointing import storage
+from tpu_train.checkpointing.manager import StoppedError
+from tpu_train.training import loop
+from tpu_train.training.distribution import make_strategy
+from tpu_train.training.run import TrainingError, train
 
 pytestmark = pytest.mark.slow
 
@@ -176,5 +177,5 @@ def test_steps_that_make_the_loss_no_number_are_left_out_and_a_resume_leaves_the
             make_strategy("cpu"),
             stream=stream,
         )
-    newest = checkpoints.latest(str(tmp_path / "stopped" / "checkpoints"))
+    newest = storage.latest(str(tmp_path / "stopped" / "checkpoints"))
     assert all(np.isfinite(value).all() for value in newest.values)

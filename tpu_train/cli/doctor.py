@@ -9,8 +9,8 @@ import sys
 
 from absl import flags
 
-from tpu_train import doctor
-from tpu_train.environment import gather
+from tpu_train.diagnostics import checks
+from tpu_train.diagnostics.environment import gather
 
 
 def main(argv=None):
@@ -39,12 +39,12 @@ def main(argv=None):
         print(values.get_help())
         return 0
     environment = gather(values.workdir, values.device)
-    findings = doctor.examine(environment)
+    findings = checks.examine(environment)
     if values.json:
         print(json.dumps({"findings": [dataclasses.asdict(f) for f in findings]}, indent=1))
     else:
-        print(doctor.show(environment, findings))
-    return int(any(f.level == doctor.PROBLEM for f in findings))
+        print(checks.show(environment, findings))
+    return int(any(f.level == checks.PROBLEM for f in findings))
 
 
 if __name__ == "__main__":

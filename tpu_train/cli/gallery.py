@@ -43,8 +43,8 @@ def define():
 
 def _draw(recipe, values):
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the pictures are made where a run's are, on the CPU
-    from tpu_train.gallery import draw_gallery  # here, so that --help does not wait
-    from tpu_train.sources import open_data
+    from tpu_train.input_pipeline.data_loading import open_data
+    from tpu_train.input_pipeline.preview import draw_gallery  # here, so that --help does not wait
 
     training, _ = open_data(
         values.data, holdout=values.holdout, seed=recipe.seed, max_corrupt=values.max_corrupt

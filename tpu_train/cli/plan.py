@@ -56,11 +56,11 @@ def _plan(recipe, values):
             raise ValueError(f"--phase={number}: give numbers of phases, e.g. --phase=1,4")
         numbers.append(int(number))
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing runs: TensorFlow only traces
-    from tpu_train import tpu_plan  # here, so that --help does not wait
+    from tpu_train.tpu_compile import plan  # here, so that --help does not wait
 
-    topology = tpu_plan.open_topology(values.topology)
+    topology = plan.open_topology(values.topology)
     plans = list(
-        tpu_plan.plan(
+        plan.plan(
             recipe,
             topology,
             classes=values.classes,
@@ -72,7 +72,7 @@ def _plan(recipe, values):
         )
     )
     print(f"{recipe.name}: {recipe.model}, {recipe.precision}, {recipe.optimizer}")
-    print(tpu_plan.show(plans, topology))
+    print(plan.show(plans, topology))
     return 0 if all(p.step.fits for p in plans) else 1
 
 

@@ -51,7 +51,11 @@ def _parse(argv):
 
 
 def _prepare(values):
-    from tpu_train.prepare import PrepareError, prepare, summary  # here: --help does not wait
+    from tpu_train.input_pipeline.tfrecord_writer import (  # here: --help does not wait
+        PrepareError,
+        prepare,
+        summary,
+    )
 
     try:
         prepared = prepare(
@@ -71,7 +75,7 @@ def _prepare(values):
 
 
 def _check(values):
-    from tpu_train.prepare import check
+    from tpu_train.input_pipeline.tfrecord_writer import check
 
     checked = check(values.data)
     for problem in checked.problems:

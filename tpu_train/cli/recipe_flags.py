@@ -4,8 +4,8 @@ import dataclasses
 
 from absl import flags
 
-from tpu_train.recipe import Recipe, check
-from tpu_train.recipes import RECIPES, find_recipe
+from tpu_train.recipes.published import RECIPES, find_recipe
+from tpu_train.recipes.schema import Recipe, check
 
 _NOT_FLAGS = ("name", "source")  # of a recipe
 _FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not in _NOT_FLAGS]

@@ -9,9 +9,9 @@ import sys
 
 from absl import flags
 
-from tpu_train import phases
 from tpu_train.cli import data_flags, recipe_flags
-from tpu_train.recipe import show
+from tpu_train.recipes import phases
+from tpu_train.recipes.schema import show
 
 STOPPED = 75  # EX_TEMPFAIL: try again
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
@@ -77,11 +77,13 @@ def define():
 
 
 def _train(recipe, values):
-    from tpu_train.devices import make_strategy
-    from tpu_train.interrupts import interrupts, parse_duration
-    from tpu_train.saves import StoppedError
-    from tpu_train.sources import open_data  # here, so that --show and --help do not wait
-    from tpu_train.train import TrainingError, train
+    from tpu_train.checkpointing.manager import StoppedError
+    from tpu_train.checkpointing.preemption import interrupts, parse_duration
+    from tpu_train.input_pipeline.data_loading import (
+        open_data,  # here, so that --show and --help do not wait
+    )
+    from tpu_train.training.distribution import make_strategy
+    from tpu_train.training.run import TrainingError, train
 
     stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
     strategy = make_strategy(values.device)  # before any other TensorFlow call

@@ -5,10 +5,10 @@ import pytest
 
 from benchmarks import foreign
 from keras_effnet.cli import main
-from keras_effnet.plan import plan
-from keras_effnet.porting import legacy
-from keras_effnet.porting.names import parts
-from keras_effnet.porting.report import Difference, Report
+from keras_effnet.network_plan import plan
+from keras_effnet.porting import keras_h5
+from keras_effnet.porting.parity_report import Difference, Report
+from keras_effnet.pretrained.layer_names import parts
 
 
 def _run(*arguments):
@@ -18,10 +18,10 @@ def _run(*arguments):
 @pytest.fixture(scope="module")
 def qubvel_b0(tmp_path_factory):
     """The path of a qubvel file of 3 classes, with random weights."""
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     model = create_model("efficientnet-b0", classes=3, input_shape=(32, 32, 3))
-    found = parts(plan("efficientnet-b0"), legacy.QUBVEL)
+    found = parts(plan("efficientnet-b0"), keras_h5.QUBVEL)
     path = tmp_path_factory.mktemp("qubvel") / "x.h5"
     foreign.save_h5(path, {p.theirs: model.get_layer(p.layer).get_weights() for p in found})
     return path
@@ -92,7 +92,7 @@ def test_arguments_that_make_no_sense_are_refused(capsys):
 def test_the_way_back_from_the_terminal(keras, torch_projects, tmp_path, capsys):
     from safetensors.numpy import load_file
 
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     model = create_model("efficientnet-b0", classes=3, input_shape=(32, 32, 3))
     path, out = tmp_path / "x.keras", tmp_path / "x.safetensors"

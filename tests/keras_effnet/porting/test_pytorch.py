@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks import foreign
-from keras_effnet.plan import plan
+from keras_effnet.network_plan import plan
 from keras_effnet.porting import SOURCES, export, port
 from keras_effnet.porting.pytorch import TIMM, TORCHVISION, read
-from keras_effnet.porting.reference import of_keras, random_images
+from keras_effnet.porting.reference_models import of_keras, random_images
 from keras_effnet.porting.sources import find_network
 
 tensorflow_only = pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
@@ -273,7 +273,7 @@ def test_timms_configuration_beside_a_file_is_heeded(keras, timm_b0, tmp_path):
     assert report.source == "timm tf_efficientnet_b0"
     assert model.input_shape == (None, 64, 64, 3)
     np.testing.assert_allclose(np.ravel(model.get_layer("normalization").mean), 127.5)
-    from keras_effnet.preprocess import Preprocessing, preprocessing
+    from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 
     assert preprocessing(model) == Preprocessing(64, 0.9, "bicubic")
     with pytest.raises(ValueError, match=r"is of tf_efficientnet_b0, says the config\.json"):
@@ -305,7 +305,7 @@ def test_the_way_back_loads_strictly_and_is_exact(keras, torch_projects, timm_b0
 
 def test_torchvisions_way_back_too(keras, torch_projects, tmp_path):
     _, torchvision, _ = torch_projects
-    from keras_effnet.api import create_model
+    from keras_effnet.constructors import create_model
 
     variant = SOURCES["torchvision"].variants["efficientnet_b0"]
     model = create_model(variant, classes=5, input_shape=(32, 32, 3))

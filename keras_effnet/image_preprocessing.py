@@ -1,0 +1,187 @@
+"""What a network expects of an image, and an image made so: decode, crop, resize. No Keras here.
+
+A :class:`Preprocessing` is data of the weights (:mod:`keras_effnet.pretrained.registry`); a model carries
+its own in the name of one layer without effect, so that every file of it remembers.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from typing import Optional
+
+import numpy as np
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+# The layer that carries a contract: its name is all that it has.
+CARRIER = re.compile(r"preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an image of any size to the pixels that a network was trained to see.
+
+    The pixels stay RGB in [0, 255]: the network normalises them itself.
+    """
+
+    image_size: int  # pixels a side
+    crop: Optional[float]  # share of the shorter side, from the centre; None: the whole, stretched
+    interpolation: str  # "bilinear" | "bicubic"
+
+    def __post_init__(self):
+        if self.image_size < 1:
+            raise ValueError(f"image_size {self.image_size} is too small: give at least 1 pixel")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise ValueError(f"crop {self.crop} is no share: give one in (0, 1], or None for none")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation {self.interpolation!r} is not known: give 'bilinear' or 'bicubic'"
+            )
+
+    def __str__(self):
+        part = (
+            "the whole image, stretched"
+            if self.crop is None
+            else f"centre square of {self.crop:.3g} of the shorter side"
+        )
+        return (
+            f"RGB in [0, 255]; {part}; {self.interpolation} to "
+            f"{self.image_size} x {self.image_size} pixels"
+        )
+
+    @property
+    def layer_name(self):
+        """The name of the layer that carries this through a file."""
+        crop = "whole" if self.crop is None else f"crop{self.crop:.4f}"
+        return f"preprocessing_{self.image_size}px_{crop}_{self.interpolation}"
+
+
+def preprocessing(model):
+    """The :class:`Preprocessing` of a ``keras.Model`` built or loaded here, also inside another.
+
+    The size is the model's input size where it has one. Raises ``ValueError`` for a model that does
+    not carry it (built by others).
+
+    >>> from keras_effnet import create_model
+    >>> print(preprocessing(create_model("efficientnetv2-b0")))
+    RGB in [0, 255]; centre square of 0.875 of the shorter side; bicubic to 224 x 224 pixels
+    """
+    for layer in _layers(model):
+        contract = parse(layer.name)
+        if contract is not None:
+            side = model.input_shape[1:3] if model.input_shape[-1] in (1, 3) else ()
+            sides = {n for n in side if n is not None}
+            return replace(contract, image_size=sides.pop()) if len(sides) == 1 else contract
+    raise ValueError(
+        f"{model.name} does not say how its images are to be prepared: it was not built by "
+        "keras_effnet.create_model. Say it with keras_effnet.Preprocessing(image_size, crop, "
+        "interpolation)"
+    )
+
+
+def parse(layer_name):
+    """The :class:`Preprocessing` that a layer's name carries, or None.
+
+    >>> parse(Preprocessing(224, 0.875, "bicubic").layer_name)
+    Preprocessing(image_size=224, crop=0.875, interpolation='bicubic')
+    """
+    match = CARRIER.fullmatch(layer_name)
+    if not match:
+        return None
+    size, _, crop, interpolation = match.groups()
+    return Preprocessing(int(size), crop and float(crop), interpolation)
+
+
+def _layers(model):
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+
+
+def load_image(path):
+    """The image of a JPEG, PNG, BMP, GIF or WebP file: uint8 (height, width, 3), RGB.
+
+    EXIF rotation is ignored, as in the official training and evaluation. Raises ``ValueError`` for
+    a file that is no image, is truncated, or has more than 8 bits a channel.
+
+    >>> load_image("photo.jpg")
+    Traceback (most recent call last):
+    ValueError: photo.jpg is not there: give the path of an image file
+    """
+    from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow
+
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not there: give the path of an image file")
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"{path} has {image.mode} pixels, more than 8 bits: convert it")
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image that can be read") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be decoded: {error}") from error
+
+
+def preprocess(image, contract):
+    """uint8 (size, size, channels) of an image, uint8 (height, width, channels) in [0, 255].
+
+    As the official evaluation: a centre square of ``int(crop * shorter side)`` pixels, then a
+    resize without antialiasing (google/automl efficientnetv2/preprocess_legacy.py). Raises
+    ``ValueError`` for another shape or type.
+
+    >>> image = np.zeros((60, 80, 3), np.uint8)
+    >>> preprocess(image, Preprocessing(32, 0.875, "bicubic")).shape
+    (32, 32, 3)
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.dtype != np.uint8:
+        raise ValueError(
+            f"an image is {image.dtype} {image.shape}: give uint8 (height, width, channels)"
+        )
+    if contract.crop is not None:
+        height, width = image.shape[:2]
+        side = max(1, int(contract.crop * min(height, width)))
+        top, left = (height - side + 1) // 2, (width - side + 1) // 2
+        image = image[top : top + side, left : left + side]
+    return resize(image, contract.image_size, contract.image_size, contract.interpolation)
+
+
+def resize(image, height, width, interpolation="bilinear"):
+    """uint8 (height, width, channels) of an image, uint8 (h, w, channels).
+
+    ``tf.image.resize``'s rule without antialias: half-pixel centres; bicubic is Keys' kernel with
+    a = -0.5, its weights renormalised at the border.
+
+    >>> resize(np.array([[[0], [100]]], np.uint8), 1, 4)[0, :, 0].tolist()
+    [0, 25, 75, 100]
+    """
+    out = image
+    for axis, size in ((0, height), (1, width)):
+        if image.shape[axis] != size:
+            taps = _taps(image.shape[axis], size, interpolation)
+            shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+            out = sum(out.take(at, axis) * share.reshape(shape) for at, share in taps)
+    return out if out is image else np.rint(np.clip(out, 0, 255)).astype(np.uint8)
+
+
+def _taps(have, size, interpolation):
+    """[(index, weight), ...] of the pixels that make up each of `size` out of `have`."""
+    at = (np.arange(size) + 0.5) * (have / size) - 0.5
+    low = np.floor(at).astype(np.int64)
+    rest = at - low
+    if interpolation == "bilinear":
+        taps = [(low, 1 - rest), (low + 1, rest)]
+        return [(np.clip(i, 0, have - 1), w.astype(np.float32)) for i, w in taps]
+    taps = [(low + k, _cubic(np.abs(rest - k))) for k in (-1, 0, 1, 2)]
+    inside = [(i, np.where((i >= 0) & (i < have), w, 0.0)) for i, w in taps]
+    total = sum(w for _, w in inside)
+    return [(np.clip(i, 0, have - 1), (w / total).astype(np.float32)) for i, w in inside]
+
+
+def _cubic(x, a=-0.5):
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

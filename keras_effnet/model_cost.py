@@ -1,0 +1,96 @@
+"""Parameters, multiply-adds and activation memory of a Plan at an image size. Pure: no Keras, no
+TensorFlow.
+"""
+
+from dataclasses import dataclass
+
+from keras_effnet.network_plan import Plan, plan
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs. Multiply-adds are what the papers call FLOPs."""
+
+    parameters: int  # weights and batch-norm statistics
+    trainable: int  # without the batch-norm statistics
+    macs: int  # multiply-adds of the convolutions and the classifier, one image
+    activation_bytes: int  # outputs of every convolution and the classifier, the whole batch
+    image_size: int
+    batch_size: int
+
+
+def cost(
+    model, *, image_size=None, batch_size=1, classes=1000, include_top=True, bytes_per_value=4
+):
+    """The :class:`Cost` of a variant (name, Variant or Plan) at `image_size` pixels a side
+    (default: its evaluation size).
+
+    `activation_bytes` counts the outputs of all convolutions, the tensors that training must keep
+    at the least (the usual "activations" figure times their size); `bytes_per_value` is 4 for
+    float32, 2 for bfloat16. Batch norm and activation functions are not counted as multiply-adds,
+    as in the papers' tables. Raises ``ValueError`` for an unknown name or a size, batch or class
+    count below 1.
+
+    >>> cost("efficientnet-b0").parameters
+    5330564
+    """
+    p = model if isinstance(model, Plan) else plan(model)
+    size = p.image_size if image_size is None else image_size
+    for what, value in (("image_size", size), ("batch_size", batch_size), ("classes", classes)):
+        if value < 1:
+            raise ValueError(f"{what} {value} is too small: give at least 1")
+
+    tally = _Tally()
+    side = -(-size // 2)
+    tally.conv(3, p.stem_filters, kernel_area=9, side=side)
+    tally.batch_norm(p.stem_filters)
+    for b in p.blocks:
+        area = b.kernel_size**2
+        out_side = -(-side // b.stride)
+        if b.op == "fused":
+            if b.expands:
+                tally.conv(b.in_filters, b.expand_filters, area, out_side)
+                tally.batch_norm(b.expand_filters)
+            project_area = 1 if b.expands else area
+        else:
+            if b.expands:
+                tally.conv(b.in_filters, b.expand_filters, 1, side)
+                tally.batch_norm(b.expand_filters)
+            tally.conv(
+                1, b.expand_filters, area, out_side
+            )  # depthwise: one input channel an output channel
+            tally.batch_norm(b.expand_filters)
+            project_area = 1
+        if b.se_filters:
+            tally.conv(b.expand_filters, b.se_filters, 1, 1, bias=True)
+            tally.conv(b.se_filters, b.expand_filters, 1, 1, bias=True)
+        tally.conv(b.expand_filters, b.out_filters, project_area, out_side)
+        tally.batch_norm(b.out_filters)
+        side = out_side
+    tally.conv(p.blocks[-1].out_filters, p.head_filters, 1, side)
+    tally.batch_norm(p.head_filters)
+    if include_top:
+        tally.conv(p.head_filters, classes, 1, 1, bias=True)
+    return Cost(
+        parameters=tally.trainable + tally.statistics,
+        trainable=tally.trainable,
+        macs=tally.macs,
+        activation_bytes=tally.outputs * batch_size * bytes_per_value,
+        image_size=size,
+        batch_size=batch_size,
+    )
+
+
+class _Tally:
+    def __init__(self):
+        self.trainable = self.statistics = self.macs = self.outputs = 0
+
+    def conv(self, in_channels, filters, kernel_area, side, bias=False):
+        weights = in_channels * filters * kernel_area
+        self.trainable += weights + (filters if bias else 0)
+        self.macs += weights * side * side
+        self.outputs += filters * side * side
+
+    def batch_norm(self, channels):
+        self.trainable += 2 * channels
+        self.statistics += 2 * channels

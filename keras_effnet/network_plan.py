@@ -1,0 +1,172 @@
+"""Variant -> Plan: every block that will exist, every number resolved. Pure: no Keras, no
+TensorFlow.
+
+The builder (:mod:`keras_effnet.model`) and the cost count (:mod:`keras_effnet.model_cost`) only walk the
+plan, so that what is printed here is what is built.
+"""
+
+import math
+import numbers
+from dataclasses import dataclass
+
+from keras_effnet.variants import Normalization, Variant, find_variant
+
+# Below it the last stages have less than one pixel; keras.applications' limit too.
+MIN_IMAGE_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Block:
+    """One (Fused-)MBConv block. Filter counts are final; a count of 0 means that the layer does not
+    exist.
+    """
+
+    name: str  # "block2a": stage and letter, the prefix of its layers' names
+    op: str  # "mbconv" | "fused"
+    kernel_size: int
+    stride: int
+    in_filters: int
+    expand_filters: int  # between expansion and projection; in_filters for an expand ratio of 1
+    out_filters: int
+    se_filters: int
+    drop_rate: float  # stochastic depth: how probably an example skips the branch in training
+    residual: bool
+
+    @property
+    def expands(self):
+        """Whether the block begins with an expansion convolution."""
+        return self.expand_filters != self.in_filters
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network, fully resolved. ``str(plan)`` is the table of its blocks."""
+
+    name: str
+    image_size: int
+    stem_filters: int
+    blocks: tuple[Block, ...]
+    head_filters: int
+    dropout_rate: float
+    activation: str
+    depthwise_name: str
+    bn_momentum: float
+    bn_epsilon: float
+    padding: str  # "same" | "symmetric"; the two differ in strided convolutions alone
+    normalization: Normalization
+
+    def __str__(self):
+        """The blocks as an aligned table."""
+        lines = [
+            f"{self.name}: {len(self.blocks)} blocks, {self.image_size} px, {self.activation}, "
+            f"batch-norm momentum {self.bn_momentum} epsilon {self.bn_epsilon}, "
+            f"dropout {self.dropout_rate}"
+            + ("" if self.padding == "same" else f", {self.padding} padding"),
+            f"{'block':<10}{'op':<8}{'kernel':>6}{'stride':>7}{'in':>6}{'expand':>8}{'out':>6}"
+            f"{'se':>5}{'drop':>8}  residual",
+            f"{'stem':<10}{'conv':<8}{3:>6}{2:>7}{3:>6}{'':>8}{self.stem_filters:>6}",
+        ]
+        for b in self.blocks:
+            lines.append(
+                f"{b.name:<10}{b.op:<8}{b.kernel_size:>6}{b.stride:>7}{b.in_filters:>6}"
+                f"{b.expand_filters if b.expands else '-':>8}{b.out_filters:>6}"
+                f"{b.se_filters or '-':>5}{b.drop_rate:>8.4f}  {'yes' if b.residual else '-'}"
+            )
+        lines.append(
+            f"{'top':<10}{'conv':<8}{1:>6}{1:>7}{self.blocks[-1].out_filters:>6}{'':>8}"
+            f"{self.head_filters:>6}"
+        )
+        return "\n".join(lines)
+
+
+def plan(variant, *, drop_path_rate=None, dropout_rate=None):
+    """The :class:`Plan` of a variant (a :class:`Variant` or its name), every number resolved.
+
+    `drop_path_rate` is the stochastic-depth rate that block ``i`` of ``n`` approaches as ``rate * i
+    / n`` (the official code's rule; ``n`` counts the blocks *after* depth scaling); `dropout_rate`
+    is the one before the classifier. Both default to the variant's. Raises ``ValueError`` for an
+    unknown name or a rate outside [0, 1).
+
+    >>> plan("efficientnet-b3").blocks[-1].name
+    'block7b'
+    """
+    v = variant if isinstance(variant, Variant) else find_variant(variant)
+    drop_path_rate = _rate("drop_path_rate", drop_path_rate, v.drop_path_rate)
+    scaled_stem = v.stem_filters if v.family.fixed_ends else scale_filters(v.stem_filters, v)
+    repeats = [_scale_repeats(i, v) for i in range(len(v.stages))]
+    total = sum(repeats)  # after scaling: the drop rate ramps over the blocks that exist
+
+    blocks = []
+    in_filters = scaled_stem
+    for number, (stage, count) in enumerate(zip(v.stages, repeats), start=1):
+        out_filters = scale_filters(stage.filters, v)
+        for j in range(count):
+            stride = stage.stride if j == 0 else 1
+            blocks.append(
+                Block(
+                    name=f"block{number}{_letter(j)}",
+                    op=stage.op,
+                    kernel_size=stage.kernel_size,
+                    stride=stride,
+                    in_filters=in_filters,
+                    expand_filters=in_filters * stage.expand_ratio,
+                    out_filters=out_filters,
+                    se_filters=max(1, int(in_filters * stage.se_ratio)) if stage.se_ratio else 0,
+                    drop_rate=drop_path_rate * len(blocks) / total,
+                    residual=stride == 1 and in_filters == out_filters,
+                )
+            )
+            in_filters = out_filters
+
+    return Plan(
+        name=v.name,
+        image_size=v.image_size,
+        stem_filters=scaled_stem,
+        blocks=tuple(blocks),
+        head_filters=v.head_filters if v.family.fixed_ends else scale_filters(v.head_filters, v),
+        dropout_rate=_rate("dropout_rate", dropout_rate, v.dropout_rate),
+        activation=v.family.activation,
+        depthwise_name=v.family.depthwise_name,
+        bn_momentum=v.family.bn_momentum,
+        bn_epsilon=v.bn_epsilon,
+        padding=_padding(v.padding),
+        normalization=v.normalization,
+    )
+
+
+def scale_filters(filters, variant):
+    """Filters times the variant's width, rounded to a multiple of 8 by its family's rule.
+
+    V1 goes up a step where rounding lost more than 10 %; V2 does not. It matters for B3 alone: 16 *
+    1.2 is 24 in V1 and 16 in V2.
+    """
+    scaled = filters * variant.width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < variant.family.round_limit * scaled else rounded
+
+
+def _scale_repeats(i, v):
+    fixed = v.family.fixed_ends and i in (0, len(v.stages) - 1)
+    return v.stages[i].repeats if fixed else math.ceil(v.depth * v.stages[i].repeats)
+
+
+def _letter(j):
+    """A ... z, then za, zb ...: keras.applications' letters, but still sorted and valid in a
+    TensorFlow scope past z.
+    """
+    return "z" * (j // 26) + chr(97 + j % 26)
+
+
+def _padding(padding):
+    if padding not in ("same", "symmetric"):
+        raise ValueError(f"padding {padding!r} is not known: give 'same' or 'symmetric'")
+    return padding
+
+
+def _rate(what, given, default):
+    rate = default if given is None else given
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
+        raise ValueError(
+            f"{what} {rate!r} is not a probability: give a number in [0, 1), or None for {default}"
+        )
+    return rate

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+
+from keras_effnet.constructors import create_model
+from keras_effnet.image_preprocessing import (
+    INTERPOLATIONS,
+    Preprocessing,
+    load_image,
+    preprocess,
+    preprocessing,
+    resize,
+)
+
+
+@pytest.fixture
+def photo():
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 256, (90, 61, 3)).astype(np.uint8)
+
+
+@pytest.mark.tensorflow_only("compares with TensorFlow's resize")
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("size", [(32, 32), (200, 130), (90, 40), (7, 61)])
+def test_resize_is_tensorflows_to_one_grey_level(photo, size, interpolation):
+    import tensorflow as tf
+
+    want = np.rint(np.clip(tf.image.resize(photo, size, method=interpolation), 0, 255))
+    have = resize(photo, *size, interpolation)
+    assert have.dtype == np.uint8
+    assert np.abs(have.astype(int) - want).max() <= 1
+
+
+def test_the_crop_is_the_official_one(photo):
+    """decode_and_center_crop of the official code: offset ((height - size) + 1) // 2."""
+    contract = Preprocessing(53, 0.875, "bilinear")  # int(0.875 * 61) pixels: nothing to resize
+    top, left = (90 - 53 + 1) // 2, (61 - 53 + 1) // 2
+    np.testing.assert_array_equal(
+        preprocess(photo, contract), photo[top : top + 53, left : left + 53]
+    )
+
+
+def test_without_a_crop_the_whole_image_is_stretched(photo):
+    contract = Preprocessing(40, None, "bicubic")
+    np.testing.assert_array_equal(preprocess(photo, contract), resize(photo, 40, 40, "bicubic"))
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        Preprocessing(224, 0.875, "bicubic"),
+        Preprocessing(300, 300 / 332, "bicubic"),
+        Preprocessing(384, None, "bilinear"),
+        Preprocessing(64, 1.0, "bilinear"),
+    ],
+)
+@pytest.mark.parametrize("include_preprocessing", [True, False])
+def test_a_model_remembers_it_through_a_file(
+    keras, tiny, contract, include_preprocessing, tmp_path
+):
+    model = create_model(
+        tiny,
+        classes=3,
+        input_shape=(None, None, 3),
+        preprocessing=contract,
+        include_preprocessing=include_preprocessing,
+    )
+    model.save(tmp_path / "x.keras")
+    loaded = preprocessing(keras.saving.load_model(tmp_path / "x.keras"))
+    for said in (preprocessing(model), loaded):
+        assert said.image_size == contract.image_size
+        assert said.interpolation == contract.interpolation
+        assert (said.crop is None) == (contract.crop is None)
+        assert said.crop is None or abs(said.crop - contract.crop) < 1e-4
+
+
+def test_a_model_of_one_size_says_that_size_and_is_found_inside_another(keras, tiny):
+    inner = create_model(tiny, include_top=False, input_shape=(48, 48, 3), pooling="avg")
+    inputs = keras.Input((48, 48, 3))
+    outer = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
+    assert preprocessing(inner).image_size == preprocessing(outer).image_size == 48
+
+
+def test_a_model_of_others_does_not_say(keras):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match="does not say how its images are to be prepared"):
+        preprocessing(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((0, None, "bilinear"), "image_size 0"),
+        ((224, 1.5, "bilinear"), "crop 1.5"),
+        ((224, None, "nearest"), "interpolation 'nearest'"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        Preprocessing(*arguments)
+
+
+def test_an_image_of_another_type_is_refused(photo):
+    with pytest.raises(ValueError, match="float32"):
+        preprocess(photo.astype(np.float32), Preprocessing(32, None, "bilinear"))
+
+
+def test_images_come_as_rgb_of_8_bits(photo, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(photo).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "x.png"), photo)
+    Image.fromarray(photo[..., 0]).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "grey.png"), photo[..., :1].repeat(3, -1))
+
+
+def test_files_that_are_no_images_are_named(photo, tmp_path):
+    from PIL import Image
+
+    with pytest.raises(ValueError, match=r"none\.jpg is not there"):
+        load_image(tmp_path / "none.jpg")
+    (tmp_path / "x.jpg").write_text("<html>")
+    with pytest.raises(ValueError, match=r"x\.jpg is not an image"):
+        load_image(tmp_path / "x.jpg")
+    Image.fromarray(photo).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"cut\.png cannot be decoded"):
+        load_image(tmp_path / "cut.png")
+    Image.fromarray(photo[..., 0].astype(np.int32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        load_image(tmp_path / "deep.tiff")

@@ -1,0 +1,262 @@
+import argparse
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from keras_effnet.cli import explain as explain_cli
+from keras_effnet.constructors import create_model
+from keras_effnet.finetuning import with_new_head
+from keras_effnet.gradients import gradient
+from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
+
+SHARED = pathlib.Path(
+    os.environ.get("KERAS_EFFNET_SHARED", pathlib.Path(__file__).parents[3] / "shared")
+)
+
+
+@pytest.fixture
+def model(keras, tiny, tame):
+    """A classifier of 64 x 64 pixels, its deepest map 16 x 16."""
+    model = create_model(tiny, classes=3, input_shape=(64, 64, 3))
+    tame(model)
+    return model
+
+
+@pytest.fixture
+def corner_model(keras):
+    """A classifier whose class 1 is how bright the upper left quarter is, class 0 the opposite."""
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Cropping2D(((0, 16), (0, 16)))(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+    model.layers[-1].set_weights([np.array([[-0.01, 0.01]] * 3), np.zeros(2)])
+    return model
+
+
+def test_gradients_are_the_slopes(keras):
+    layers = [keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    rng = np.random.default_rng(0)
+    x, v = (rng.standard_normal(s).astype("float32") for s in ((2, 4), (2, 3)))
+    step = 1e-2 * np.eye(8, dtype="float32").reshape(8, 2, 4)
+    value = lambda x: float((_answers(model, x) * v).sum())  # noqa: E731
+    want = [(value(x + s) - value(x - s)) / 2e-2 for s in step]
+    np.testing.assert_allclose(gradient(model, x, v).ravel(), want, atol=2e-3)
+
+
+def test_over_the_last_map_it_is_the_class_activation_map(model, images):
+    """With average pooling and a dense layer behind it, it has a closed form (section 3.1)."""
+    keras_model = type(model)(model.input, model.get_layer("top_activation").output)
+    maps = _answers(keras_model, images(64))
+    kernel = model.get_layer("predictions").get_weights()[0]
+    for index in range(3):
+        want = np.maximum(maps @ kernel[:, index], 0)
+        have = grad_cam(model, images(64), index, "top_activation")
+        assert have.shape == (2, 64, 64)
+        for h, w in zip(have, want):
+            middle = (h[1::4, 1::4] + h[2::4, 2::4]) / 2  # around each map pixel's centre
+            assert np.corrcoef(middle.ravel(), w.ravel())[0, 1] > 0.95
+
+
+def test_maps_lie_between_0_and_1_in_the_images_shape(model, images, keras, tiny):
+    wide = create_model(tiny, classes=3, input_shape=(None, None, 3))
+    wide.set_weights(model.get_weights())
+    for layer in (None, "block1a_add", "top_conv"):
+        heat = grad_cam(wide, images(40, 56)[0].astype("uint8"), 1, layer)
+        assert (heat.shape, heat.dtype) == ((40, 56), np.float32)
+        assert heat.min() >= 0
+        assert heat.max() == 1
+
+
+def test_a_batch_gives_what_single_images_give(model, images):
+    both = images(64)
+    together = grad_cam(model, both, [2, 0])
+    for image, heat, index in zip(both, together, (2, 0)):
+        np.testing.assert_allclose(grad_cam(model, image, index), heat, atol=1e-4)
+
+
+def test_without_a_class_it_is_the_most_probable_one(model, images):
+    best = _answers(model, images(64)).argmax(-1)
+    np.testing.assert_array_equal(grad_cam(model, images(64)), grad_cam(model, images(64), best))
+
+
+def test_the_logit_is_explained_not_the_probability(model, images):
+    """A probability of 1.0 has no slope left; the evidence is there all the same."""
+    want = grad_cam(model, images(64), 1)
+    kernel, bias = model.get_layer("predictions").get_weights()
+    model.get_layer("predictions").set_weights([1000 * kernel, 1000 * bias])
+    assert _answers(model, images(64)).max() == 1.0
+    np.testing.assert_allclose(grad_cam(model, images(64), 1), want, atol=1e-4)
+
+
+def test_a_network_within_a_model_is_explained_by_its_last_map(keras, tiny, images):
+    body = create_model(tiny, include_top=False, input_shape=(32, 32, 3))
+    parts = [body, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="d")]
+    parts.append(keras.layers.Activation("softmax"))
+    x = inputs = keras.Input((32, 32, 3))
+    for layer in parts:
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    row = keras.Sequential([keras.Input((32, 32, 3)), *parts])
+    flat = with_new_head(body, 3)
+    flat.get_layer("predictions").set_weights(model.get_layer("d").get_weights())
+    want = grad_cam(flat, images(32), 1, "top_activation")
+    for kind in (model, row):
+        np.testing.assert_allclose(grad_cam(kind, images(32), 1), want, atol=1e-4)
+
+
+def test_occlusion_finds_the_corner_that_matters(corner_model, images):
+    bright = np.zeros((32, 32, 3), np.uint8)
+    bright[:16, :16] = 200
+    heat = occlusion(corner_model, bright, 1)
+    assert (heat.shape, heat.dtype) == ((32, 32), np.float32)
+    assert heat.max() == 1
+    assert heat[:16, :16].mean() > 5 * heat[16:, 16:].mean()
+    assert heat[24:].max() == 0
+    assert not occlusion(corner_model, bright, 0).any()  # covering it only helps that class
+    both = occlusion(corner_model, np.stack([bright, 255 - bright]), [1, 0], patch=16, stride=16)
+    assert both.shape == (2, 32, 32)
+    np.testing.assert_array_equal(both[0], occlusion(corner_model, bright, patch=16, stride=16))
+
+
+def test_an_overlay_is_an_image(images):
+    image = images(24, 40)[0]
+    heat = np.zeros((24, 40), np.float32)
+    heat[:, 20:] = 1
+    picture = overlay(image, heat)
+    assert (picture.shape, picture.dtype) == ((24, 40, 3), np.uint8)
+    saturation = np.ptp(picture.astype(int), axis=-1)
+    assert saturation[:, 20:].mean() > 40 > 5 > saturation[:, :20].mean()
+    assert not np.array_equal(picture, overlay(image, heat, strength=0.2))
+    with pytest.raises(ValueError, match=r"heat \(40, 24\) does not lie on an image \(24, 40, 3\)"):
+        overlay(image, heat.T)
+
+
+def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
+    grid = feature_maps(model, images(64)[0], "block1a_add", count=4)
+    assert (grid.shape, grid.dtype) == ((2 * 33 + 1, 2 * 33 + 1, 3), np.uint8)
+    assert (grid[0] == 255).all()
+    assert (grid[33] == 255).all()
+    assert np.ptp(grid[1:33, 1:33].astype(int)) > 200
+    all_eight = feature_maps(model, images(64)[0], "block1a_add", count=100)
+    assert all_eight.shape == (3 * 33 + 1, 3 * 33 + 1, 3)
+    np.testing.assert_array_equal(all_eight[:33, :33], grid[:33, :33])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda m, x: grad_cam(m, x[:32]), r"image has shape \(32, 64, 3\) .*transplant"),
+        (lambda m, x: grad_cam(m, x[..., 0]), r"image has shape \(64, 64\)"),
+        (lambda m, x: grad_cam(m, x, 3), "class_index 3 does not fit .* 0 to 2"),
+        (lambda m, x: grad_cam(m, x, -1), "class_index -1"),
+        (lambda m, x: grad_cam(m, x, [0, 1]), "does not fit 1 images"),
+        (lambda m, x: grad_cam(m, x, layer="top_activatoin"), "Did you mean 'top_activation'"),
+        (lambda m, x: grad_cam(m, x, layer="avg_pool"), "no map"),
+        (lambda m, x: occlusion(m, x, patch=65), "patch 65 and stride 16 cannot cover"),
+        (lambda m, x: occlusion(m, x, patch=8, stride=9), "stride of at most the patch"),
+        (lambda m, x: feature_maps(m, x[None], "top_conv"), "one image at a time"),
+        (lambda m, x: feature_maps(m, x, "nowhere"), "Unknown layer 'nowhere'"),
+    ],
+)
+def test_what_does_not_fit_is_told(model, images, call, said):
+    with pytest.raises(ValueError, match=said):
+        call(model, images(64)[0])
+
+
+def test_what_is_no_classifier_is_told(keras, tiny, images):
+    with pytest.raises(ValueError, match="it is no classifier"):
+        grad_cam(create_model(tiny, include_top=False), images(32))
+    full = create_model(tiny, classes=3, input_shape=(32, 32, 3), name="full")
+    around = keras.Sequential([keras.Input((32, 32, 3)), full])
+    with pytest.raises(ValueError, match=r"give that one, model.get_layer\('full'\)"):
+        occlusion(around, images(32))
+
+
+@pytest.fixture
+def explain(model, images, tmp_path):
+    """explain(*flags): runs the command on a saved model and image."""
+    from PIL import Image
+
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncow\n")
+    Image.fromarray(images(80, 100)[0].astype("uint8")).save(tmp_path / "image.png")
+
+    def run(*flags):
+        parser = argparse.ArgumentParser()
+        explain_cli.add_arguments(parser)
+        paths = [str(tmp_path / "image.png"), f"--model={tmp_path / 'model.keras'}"]
+        explain_cli.run(parser.parse_args([*paths, f"--out={tmp_path / 'out.png'}", *flags]))
+        return np.asarray(Image.open(tmp_path / "out.png"))
+
+    return run
+
+
+def test_the_command_draws_image_and_heat(explain, capsys):
+    picture = explain("--class=bee")
+    assert picture.shape == (448, 896, 3)
+    assert "image and grad-cam for bee (0." in capsys.readouterr().out
+    np.testing.assert_array_equal(picture, explain("--class=1"))
+    assert explain("--maps=block1a_add").shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--method=gradcam"], "Unknown method 'gradcam'. Did you mean 'grad-cam'"),
+        (["--method=occlusion", "--layer=top_conv"], "--layer is grad-cam's"),
+        (["--class=bees"], "Unknown class 'bees'. Did you mean 'bee'"),
+        (["--class=3"], "Unknown class '3'"),
+        (["--out=/nowhere/x.png"], "/nowhere is no folder"),
+        (["--out=x.txt"], "is no picture"),
+    ],
+)
+def test_flags_that_cannot_work_are_told(explain, flags, said):
+    with pytest.raises(ValueError, match=said):
+        explain(*flags)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only("reads TFRecord shards")
+def test_covering_what_is_hot_hurts_most(keras, capsys):
+    """On a trained network: the hottest quarter of the pixels matters more than the coldest."""
+    file = SHARED / "models" / "efficientnetv2-b0_cifar10_64.keras"
+    shards = sorted(map(str, (SHARED / "data" / "cifar10").glob("validation-*")))
+    if not file.is_file() or not shards:
+        pytest.skip(f"{SHARED} has no trained network; KERAS_EFFNET_SHARED names another folder")
+    import tensorflow as tf
+
+    trained = keras.saving.load_model(file, compile=False)
+    images = []
+    for record in tf.data.TFRecordDataset(shards).take(12):
+        features = tf.train.Example.FromString(record.numpy()).features.feature
+        pixels = tf.io.decode_jpeg(features["image/encoded"].bytes_list.value[0])
+        images.append(tf.image.resize(pixels, (64, 64)).numpy())
+    images = np.stack(images)
+    logits = _answers(trained, images)  # this file ends in logits
+    best = logits.argmax(-1)
+    fell = {}
+    for method in (grad_cam, occlusion):
+        heat = method(trained, images)
+        for end, sign in (("hot", -1), ("cold", 1)):
+            rank = np.argsort(sign * heat.reshape(12, -1), axis=1, kind="stable")[:, :1024]
+            covered = images.reshape(12, -1, 3).copy()
+            for picture, pixels, image in zip(covered, rank, images):
+                picture[pixels] = image.mean((0, 1))
+            now = _answers(trained, covered.reshape(images.shape))
+            rows = np.arange(12)
+            fell[method.__name__, end] = float((logits[rows, best] - now[rows, best]).mean())
+    with capsys.disabled():
+        print(f"\nmean fall of the logit with a quarter covered: {fell}")
+    for method in ("grad_cam", "occlusion"):
+        assert fell[method, "hot"] > fell[method, "cold"] + 1
+
+
+def _answers(model, images):
+    import keras
+
+    ops = getattr(keras, "ops", None)  # Keras 2 has none
+    answers = model(images, training=False)
+    return ops.convert_to_numpy(answers) if ops else np.asarray(answers)

@@ -1,0 +1,194 @@
+import functools
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tflite
+from tflite.cli import compare, convert
+from tflite.flatbuffer import metadata
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Conversions without the searches, which have tests of their own."""
+    monkeypatch.setattr(convert, "convert", functools.partial(tflite.convert, search_seconds=0))
+
+
+@pytest.fixture
+def files(tmp_path, model):
+    """A model, ten class folders of two images each, and labels; as a user has them."""
+    model.save(tmp_path / "m.keras")
+    rng = np.random.default_rng(0)
+    for c in range(10):
+        (tmp_path / "photos" / f"c{c}").mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / f"c{c}" / f"{i}.png")
+    (tmp_path / "labels.txt").write_text("".join(f"c{c}\n" for c in range(10)))
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def _run(files, *extra, **flags):
+    flags = {
+        "model": files / "m.keras",
+        "calibration": files / "photos",
+        "out": files / "out" / "m.tflite",
+        **flags,
+    }
+    return convert.main([f"--{k}={v}" for k, v in flags.items() if v is not None] + list(extra))
+
+
+def test_a_folder_of_photos_makes_an_int8_file(files, capfd):
+    (files / "photos" / "c3" / "bad.jpg").write_bytes(b"no image")
+    assert _run(files, labels=files / "labels.txt") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    for word in ("min-max ranges", "bias correction", "KL, nats", "preset   int8"):
+        assert word in out
+    assert "skipped, cannot be decoded" in out
+    assert "top-1" in out
+    assert "the calibration images" in out
+    report = json.loads((files / "out" / "m.tflite.json").read_text())
+    assert report["report"]["images"] == 20
+    assert len(report["skipped_images"]) == 1
+    assert (files / "out" / "m.tflite.labels.txt").read_text().startswith("c0\nc1\n")
+    assert metadata.read((files / "out" / "m.tflite").read_bytes()).labels[:2] == ("c0", "c1")
+    assert sorted(os.listdir(files / "out")) == [
+        "m.tflite", "m.tflite.html", "m.tflite.json", "m.tflite.labels.txt"
+    ]  # fmt: skip
+    assert report["calibration"]["files"][0] == "c0/0.png"
+
+
+def test_float32_takes_no_images(files):
+    assert _run(files, preset="float32", calibration=None) == 0
+    assert sorted(os.listdir(files / "out")) == ["m.tflite", "m.tflite.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"preset": "int9"}, "Unknown preset 'int9'. Did you mean 'int8'"),
+        ({"calibrate": "x"}, "Unknown flag 'calibrate'. Did you mean 'calibration'"),
+        ({"model": "none.keras"}, "'none.keras' is not a file"),
+        ({"model": None}, "required: --model"),
+        ({"calibration": None}, "preset int8 needs --calibration"),
+        ({"calibration": "none"}, "--calibration 'none' does not exist"),
+        ({"verify": "none"}, "--verify 'none' does not exist"),
+        ({"out": "none/m.tflite"}, "is not a folder"),
+        ({"image_size": "big"}, "invalid int value: 'big'"),
+        ({"image_size": 64}, "image_size 64 does not fit"),
+        ({"calibration_images": 4}, "has 4 images and needs 16"),
+        ({"max_drop": -1}, "max_drop -1.0 is no number of points"),
+        ({"min_agreement": 97}, "min_agreement 97.0 is no share"),
+        ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
+        ({"preset": "float16"}, "preset float16 takes no calibration images"),
+        ({"model": "none.tflite"}, "'none.tflite' is not a file"),
+    ],
+)
+def test_bad_flags_are_one_line_and_leave_nothing(files, capfd, flags, message):
+    assert _run(files, **flags) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("effnet-tflite: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not os.listdir(files / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a\nb\n", "2 class names for a model with 10 outputs"),
+        (b"a\n\nb\n", "line 2 is empty"),
+        (b"", "line 1 is empty"),
+        (b"a\na\n", "has 'a' twice"),
+        (b"\xff\xfe\x00", "not a UTF-8"),
+    ],
+)
+def test_bad_labels_are_errors(files, capfd, text, message):
+    (files / "labels.txt").write_bytes(text)
+    assert _run(files, labels=files / "labels.txt") == 2
+    assert message in capfd.readouterr().err
+
+
+def test_help_says_what_is_written(capsys):
+    with pytest.raises(SystemExit) as stop:
+        convert.main(["--help"])
+    assert stop.value.code == 0
+    assert "OUT.labels.txt" in capsys.readouterr().out
+
+
+def _flat(files, float_content):
+    """Photos without class folders, for a .tflite."""
+    (files / "float.tflite").write_bytes(float_content)
+    (files / "flat").mkdir()
+    for c in range(10):
+        for i in range(2):
+            os.rename(files / "photos" / f"c{c}" / f"{i}.png", files / "flat" / f"{c}{i}.png")
+    return {"model": files / "float.tflite", "calibration": files / "flat"}
+
+
+def test_a_truncated_tflite_is_one_line(files, float_content, capfd):
+    (files / "half.tflite").write_bytes(float_content[: len(float_content) // 2])
+    assert _run(files, model=files / "half.tflite") == 2
+    err = capfd.readouterr().err
+    assert "truncated or damaged" in err
+    assert err.count("\n") == 1
+    assert not os.listdir(files / "out")
+
+
+def test_a_drop_without_labels_is_an_error(files, float_content, capfd):
+    assert _run(files, **_flat(files, float_content), max_drop=1) == 2
+    assert "max_drop needs labelled calibration images" in capfd.readouterr().err
+    assert not os.listdir(files / "out")
+
+
+def test_images_all_alike_are_an_error(files, float_content, capfd):
+    flags = _flat(files, float_content)
+    first = (files / "flat" / "00.png").read_bytes()
+    for path in (files / "flat").iterdir():
+        path.write_bytes(first)
+    assert _run(files, **flags) == 2
+    assert "20 calibration images are all alike" in capfd.readouterr().err
+    assert not os.listdir(files / "out")
+
+
+def test_an_impossible_budget_writes_no_file(files, float_content, capfd, monkeypatch):
+    monkeypatch.setattr("tflite.quantization.range_search.islands", lambda *_: {})
+    everything_else = np.full(20, -1)
+    monkeypatch.setattr(
+        "tflite.quantization.range_search.Judge.look", lambda *_: (1.0, everything_else)
+    )
+    assert _run(files, **_flat(files, float_content), min_agreement=1) == 1
+    err = capfd.readouterr().err
+    assert "effnet-tflite: no choice of float islands gives at least 100.00%" in err
+    assert "the best found: 0.00% agreement. Lower" in err
+    assert not os.listdir(files / "out")
+
+
+def test_a_float_tflite_and_a_budget_make_int8_mixed(files, float_content, capfd):
+    assert _run(files, **_flat(files, float_content), min_agreement=0.1) == 0
+    assert json.loads((files / "out" / "m.tflite.json").read_text())["preset"] == "int8_mixed"
+    assert "preset   int8_mixed" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_other_commands_get_their_own_arguments(name, monkeypatch):
+    monkeypatch.setattr(compare, f"main_{name}", lambda argv: [name, *argv])
+    assert convert.main([name, "a.tflite", "--data=x"]) == [name, "a.tflite", "--data=x"]
+
+
+def test_no_tune_is_a_flag(files, monkeypatch):
+    seen = {}
+
+    def convert(model, **options):
+        seen.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(convert, "convert", convert)
+    for extra, want in ((["--no-tune"], False), (["--tune"], True), ([], None)):
+        assert _run(files, *extra) == 2
+        assert seen["tune"] is want

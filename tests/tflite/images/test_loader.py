@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import tflite
+from tflite.images.loader import resize
+
+_PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def _folder(root, **classes):
+    for name, count in classes.items():
+        (root / name).mkdir()
+        for i in range(count):
+            Image.fromarray(np.roll(_PHOTO, i)).save(root / name / f"{i:02}.png")
+    return root
+
+
+def _png(path):
+    Image.fromarray(_PHOTO).save(path)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (32, 32), (7, 11), (224, 224)])
+def test_resize_is_the_bilinear_stretch_of_tensorflow(size):
+    want = np.rint(tf.image.resize(_PHOTO, size)).astype(int)
+    assert np.abs(resize(_PHOTO, *size).astype(int) - want).max() <= 1
+    assert resize(_PHOTO, *size).dtype == np.uint8
+
+
+def test_resize_is_opencvs():
+    """cv2.resize(image, (5, 3), interpolation=cv2.INTER_LINEAR) of OpenCV 5.0, recorded."""
+    image = np.arange(8 * 10, dtype=np.uint8).reshape(8, 10, 1) * 3
+    want = [[26, 32, 38, 44, 50], [107, 113, 119, 125, 131], [186, 192, 198, 204, 210]]
+    assert np.abs(resize(image, 3, 5)[..., 0].astype(int) - want).max() <= 1
+
+
+def test_a_flat_folder_is_read_in_the_order_of_names(tmp_path):
+    for i in (10, 2, 1):
+        Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / f"{i}.PNG")
+    found = tflite.load_images(tmp_path, (4, 4))
+    assert found.images[:, 0, 0, 0].tolist() == [1, 10, 2]
+    assert found.labels is None
+
+
+def test_class_folders_are_labels_in_the_order_of_names(tmp_path):
+    found = tflite.load_images(_folder(tmp_path, dog=2, cat=3), (32, 32))
+    assert found.images.shape == (5, 32, 32, 3)
+    assert found.labels.tolist() == [0, 0, 0, 1, 1]
+    assert found.class_names == ("cat", "dog")
+
+
+def test_class_folders_are_looked_up_among_class_names(tmp_path):
+    _folder(tmp_path, dog=1, cat=1)
+    found = tflite.load_images(tmp_path, (8, 8), class_names=["bird", "dog", "cat"])
+    assert found.labels.tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"class folder 'dog'. Did you mean 'dogs'"):
+        tflite.load_images(tmp_path, (8, 8), class_names=["cat", "dogs"])
+
+
+def test_a_limit_spreads_over_all_classes(tmp_path):
+    found = tflite.load_images(_folder(tmp_path, a=6, b=6), (8, 8), limit=4)
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert "4 of 12 images, 2 classes" in found.source
+
+
+def test_files_are_named_in_the_images_order(tmp_path):
+    _folder(tmp_path, dog=3, cat=2)
+    found = tflite.load_images(tmp_path, (8, 8))
+    assert found.files == ("cat/00.png", "cat/01.png", "dog/00.png", "dog/01.png", "dog/02.png")
+    for file, image in zip(found.files, found.images):
+        pixels = np.asarray(Image.open(tmp_path / file).convert("RGB"))
+        np.testing.assert_array_equal(image, resize(pixels, 8, 8))
+    assert tflite.load_images(tmp_path, (8, 8), limit=2).files == ("cat/00.png", "dog/00.png")
+    assert tflite.load_images(tmp_path / "cat", (8, 8)).files == ("00.png", "01.png")
+
+
+def test_files_that_were_skipped_are_not_among_them(tmp_path):
+    _folder(tmp_path, a=2)
+    (tmp_path / "a" / "00b.png").write_bytes(b"no image")
+    found = tflite.load_images(tmp_path, (8, 8))
+    assert found.files == ("a/00.png", "a/01.png")
+    assert len(found.files) == len(found.images)
+
+
+def test_arrays_have_no_files():
+    assert tflite.load_images(_PHOTO[None], (8, 8)).files == ()
+
+
+def test_corrupt_images_are_named_and_skipped_up_to_a_limit(tmp_path):
+    _folder(tmp_path, a=2, b=2)
+    for name in ("x.jpg", "y.png"):
+        (tmp_path / "a" / name).write_bytes(b"\xff\xd8\xff no image")
+    found = tflite.load_images(tmp_path, (8, 8), max_corrupt=2)
+    assert [p.rsplit("/", 1)[1] for p in found.skipped] == ["x.jpg", "y.png"]
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match=r"More than 1 images cannot be decoded.*y\.png"):
+        tflite.load_images(tmp_path, (8, 8), max_corrupt=1)
+
+
+def test_a_truncated_image_is_corrupt(tmp_path):
+    _png(tmp_path / "good.png")
+    _png(tmp_path / "half.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:900])
+    assert len(tflite.load_images(tmp_path, (8, 8)).skipped) == 1
+
+
+def test_sixteen_bit_images_are_corrupt_rather_than_white(tmp_path):
+    _png(tmp_path / "good.png")
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
+    assert len(tflite.load_images(tmp_path, (8, 8)).skipped) == 1
+
+
+def test_an_npz_has_images_and_maybe_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", images=_PHOTO[None], labels=[3])
+    assert tflite.load_images(tmp_path / "a.npz", (20, 30)).labels.tolist() == [3]
+    np.savez(tmp_path / "b.npz", images=_PHOTO[None])
+    found = tflite.load_images(tmp_path / "b.npz", (20, 30))
+    assert found.labels is None
+    np.testing.assert_array_equal(found.images[0], _PHOTO)
+
+
+def test_arrays_of_floats_and_of_grey_become_uint8_rgb():
+    found = tflite.load_images(_PHOTO[None, ..., :1].astype(np.float32), (20, 30))
+    np.testing.assert_array_equal(found.images[0], np.repeat(_PHOTO[..., :1], 3, -1))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (_PHOTO[None] / 255.0, r"scaled to \[0, 1\]"),
+        (_PHOTO[None] - 128.0, r"values run from -128 to 127"),
+        (_PHOTO[None].astype(np.int32) + 10, r"give pixels in \[0, 255\]"),
+        (_PHOTO[None] * np.nan, r"nan"),
+        (_PHOTO, r"shape \(20, 30, 3\)"),
+        (_PHOTO[None].transpose(0, 3, 1, 2), r"give \(n, height, width, 3\)"),
+        (_PHOTO[None][:0], r"n at least 1"),
+        (np.array([["a"]]).reshape(1, 1, 1, 1), r"give numbers"),
+        ((_PHOTO[None], [1, 2]), r"labels are int64 \(2,\) for 1 images"),
+        ((_PHOTO[None], [0.5]), r"one whole number an image"),
+    ],
+)
+def test_bad_arrays_are_errors(images, message):
+    with pytest.raises(ValueError, match=message):
+        tflite.load_images(images, (8, 8))
+
+
+def test_bad_sources_are_errors(tmp_path):
+    def fails(match, path=tmp_path, **options):
+        with pytest.raises(ValueError, match=match):
+            tflite.load_images(path, (8, 8), **options)
+
+    fails("neither a folder nor an .npz", tmp_path / "none")
+    fails("has no images")
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    fails("is not an .npz", tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", pictures=_PHOTO[None])
+    fails("has the arrays pictures; it needs `images`", tmp_path / "b.npz")
+    (tmp_path / "x.jpg").write_bytes(b"nothing")
+    fails("none of its 1 images can be decoded")
+    fails("leaves none", limit=0)
+    _folder(tmp_path, cat=1)
+    fails("images of its own .* and folders of images")
+    (tmp_path / "x.jpg").unlink()
+    (tmp_path / "cat").rename(tmp_path / "train")
+    fails("splits and not classes: give one of them")

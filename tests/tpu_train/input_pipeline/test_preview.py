@@ -1,0 +1,101 @@
+import dataclasses
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from tpu_train.cli.gallery import main
+from tpu_train.input_pipeline import preview
+from tpu_train.input_pipeline.batches import training_batches
+from tpu_train.recipes.phases import phases
+
+
+def test_a_row_shows_what_the_run_begins_the_phase_with(source, tiny_recipe):
+    recipe = dataclasses.replace(
+        tiny_recipe, mixup_last=0.0, cutmix_last=0.0, label_smoothing=0.1, batch_size=8
+    )
+    phase = phases(recipe, source.examples)[1]
+    pixels, weights = preview.first_images(recipe, source, phase, images=6)
+    steps = {"first_step": phase.first_step, "end_step": phase.first_step + 1}
+    (batch,) = training_batches(source, recipe, phase, replicas=1, **steps)
+    np.testing.assert_array_equal(pixels, batch["image"][:6])
+    np.testing.assert_array_equal(weights, np.eye(4)[batch["label"][:6]])  # not smoothed
+
+
+def test_images_of_a_row_are_mixed_with_their_neighbours(source, tiny_recipe):
+    phase = dataclasses.replace(phases(tiny_recipe, source.examples)[1], mixup=1.0, cutmix=1.0)
+    recipe = dataclasses.replace(tiny_recipe, label_smoothing=0.0)
+    _, weights = preview.first_images(recipe, source, phase, images=8)
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    assert ((weights > 0.01) & (weights < 0.99)).any()
+
+
+@pytest.mark.parametrize(
+    ("weights", "caption"),
+    [
+        ([0.0, 1.0, 0.0], "dog"),
+        ([0.63, 0.37, 0.0], ".63 cat + .37 dog"),
+        ([0.998, 0.002, 0.0], "cat"),
+        ([0.0, 0.996, 0.004], "dog"),
+        ([0.5, 0.0, 0.5], ".50 cat + .50 Americ…"),
+    ],
+)
+def test_a_caption_names_the_heaviest_labels(weights, caption):
+    classes = ("cat", "dog", "American Staffordshire terrier")
+    assert preview._caption(classes, np.array(weights)) == caption
+
+
+@pytest.mark.parametrize(
+    ("path", "images", "message"),
+    [
+        ("g.png", 7, "images 7 cannot be paired"),
+        ("g.png", 0, "images 0 cannot be paired"),
+        ("g.jpg", 4, r"g\.jpg is no name for the picture"),
+        (os.path.join("no", "g.png"), 4, "no is not there: make it"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_first(source, tiny_recipe, path, images, message):
+    with pytest.raises(ValueError, match=message):
+        preview.draw_gallery(tiny_recipe, source, path, images=images)
+
+
+def test_a_missing_keras_cv_is_said(source, tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_cv", None)
+    with pytest.raises(ValueError, match="drawn by keras_cv, which cannot be imported"):
+        preview.draw_gallery(tiny_recipe, source, tmp_path / "g.png")
+
+
+def test_the_command_needs_data(capsys):
+    assert main(["--recipe=digits"]) == 2
+    assert "effnet-train gallery: --data is missing" in capsys.readouterr().err
+    assert main(["--data=/nowhere", "--out=x.jpg", "--recip=digits"]) == 2
+    assert "recip" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # imports keras_cv
+@pytest.mark.parametrize("augments", ["randaugment", "keras_cv"])
+def test_the_command_draws_every_phase(tmp_path, capsys, augments):
+    from matplotlib import image
+
+    random = np.random.default_rng(0)
+    data = tmp_path / "d.npz"
+    pixels = random.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    np.savez(data, images=pixels, labels=np.arange(24) % 3)
+    out = tmp_path / "g.png"
+    arguments = ["--recipe=digits", "--phases=3", f"--augment={augments}", "--cutmix_last=1"]
+    assert main([*arguments, f"--data={data}", f"--out={out}", "--images=4"]) == 0
+    assert capsys.readouterr().out.endswith(f"{out}\n")
+    assert sorted(os.listdir(tmp_path)) == ["d.npz", "g.png"]
+    picture = image.imread(out)
+    assert picture.shape[0] > 3 * 1.5 * preview._DPI
+    assert picture.shape[1] > 4 * 1.5 * preview._DPI
+    assert (picture[..., :3].std((0, 1)) > 0.05).all()  # not blank
+
+
+def test_a_heading_says_the_numbers_of_its_phase(tiny_recipe):
+    phase = phases(tiny_recipe, 24)[1]
+    for name in ("randaugment", "autoaugment", "keras_cv", "none"):
+        heading = preview._heading(dataclasses.replace(tiny_recipe, augment=name), phase)
+        assert heading.startswith("phase 2:  40 px,  ")
+        assert heading.endswith("mixup 0.4,  CutMix 1")

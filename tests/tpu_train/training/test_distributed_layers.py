@@ -1,0 +1,325 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_effnet.constructors import create_model
+from tpu_train.training import distributed_layers
+from tpu_train.training.distributed_layers import (
+    GroupedBatchNorm,
+    SeededDropout,
+    moved,
+    set_dropout,
+    training_clone,
+)
+from tpu_train.training.distribution import make_strategy
+
+SEED = tf.constant([1, 2], tf.int32)
+KERAS_2 = keras.__version__.startswith("2.")
+
+
+# --- dropout -----------------------------------------------------------------------------------
+
+
+def dropped(layer, images, row, rows, seed=SEED):
+    """Ones of shape `images` after the layer: rows `row` and on of a global batch of `rows`."""
+    with distributed_layers.draw(seed, tf.constant(row), rows, 1):
+        return layer(tf.ones(images), training=True).numpy()
+
+
+def test_every_part_of_a_batch_draws_its_rows_of_one_global_mask():
+    """However it is cut, in replicas or in parts one after the other."""
+    layer = SeededDropout(0.5, name="drop")
+    whole = dropped(layer, (8, 6), 0, 8)
+    for size in (4, 2):
+        parts = [dropped(layer, (size, 6), row, 8) for row in range(0, 8, size)]
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
+        assert not np.array_equal(*parts[:2])
+
+
+def test_the_mask_is_a_function_of_seed_and_layer():
+    layer, other = SeededDropout(0.5, name="a"), SeededDropout(0.5, name="b")
+    first = dropped(layer, (8, 64), 0, 8)
+    np.testing.assert_array_equal(first, dropped(layer, (8, 64), 0, 8))
+    assert not np.array_equal(first, dropped(other, (8, 64), 0, 8))
+    assert not np.array_equal(first, dropped(layer, (8, 64), 0, 8, tf.constant([1, 3], tf.int32)))
+
+
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+    layer = SeededDropout(0.25, noise_shape=(None, 1, 1, 1), name="drop")
+    out = dropped(layer, (4000, 2, 2, 3), 0, 4000)
+    per_image = out.reshape(4000, -1)
+    assert (per_image == per_image[:, :1]).all()
+    assert set(np.unique(out)) <= {0.0, np.float32(1 / 0.75)}
+    assert out.mean() == pytest.approx(1, abs=0.03)
+
+
+def test_half_precision_keeps_its_type_and_draws_the_same_mask():
+    layer, half = SeededDropout(0.5, name="drop"), SeededDropout(0.5, name="drop", dtype="float16")
+    with distributed_layers.draw(SEED, tf.constant(0), 8, 1):
+        out = half(tf.ones((8, 6), tf.float16), training=True)
+    assert out.dtype == tf.float16
+    np.testing.assert_array_equal(out.numpy() > 0, dropped(layer, (8, 6), 0, 8) > 0)
+
+
+def test_outside_of_training_nothing_happens():
+    layer = SeededDropout(0.5)
+    x = tf.ones((2, 3))
+    np.testing.assert_array_equal(layer(x, training=False), x)
+
+
+def test_a_new_rate_counts_in_the_next_trace_at_the_same_size(tiny):
+    model = training_clone(create_model(tiny, classes=3, dropout_rate=0.0))
+    top, drop = model.get_layer("top_dropout"), model.get_layer("block2b_drop")
+    full = drop.rate
+    assert full > 0
+    zeros = []
+    for new in (0.0, 0.9):
+        set_dropout(model, new, drop_path_share=0.5)
+        step = tf.function(lambda x: top(x, training=True))
+        with distributed_layers.draw(SEED, tf.constant(0), 4, 1):
+            zeros.append(float(tf.reduce_mean(tf.cast(step(tf.ones((4, 100))) == 0, tf.float32))))
+    assert zeros[0] == 0
+    assert zeros[1] > 0.7
+    assert drop.rate == full / 2  # of what it was built with, however often it is set
+
+
+# --- batch norm --------------------------------------------------------------------------------
+
+
+def norm_of(images=0, layer=GroupedBatchNorm, dtype=None, inputs=(None, 5, 5, 3), **config):
+    """A batch norm with values in its variables that tell a mistake."""
+    norm = layer(epsilon=1e-3, dtype=dtype, name="bn", **config)
+    norm.build(inputs)
+    norm.set_weights([np.float32(v) for v in ([2, 1, 3], [1, 0, -1], [4, 5, 6], [1, 2, 3])])
+    if layer is GroupedBatchNorm:
+        norm.images = images
+    return norm
+
+
+def kerass():
+    # On Keras 2 the plain one's moving variance is of the unbiased estimate, Keras 3's is not.
+    return norm_of(layer=keras.layers.BatchNormalization, **({"fused": False} if KERAS_2 else {}))
+
+
+def pixels(images=8):
+    random = np.random.default_rng(0)
+    return tf.constant(random.normal(3, 2, (images, 5, 5, 3)).astype(np.float32))
+
+
+def pull(images=8):
+    """What the outputs are weighed by, so that no gradient vanishes."""
+    return tf.constant(np.random.default_rng(1).normal(0, 1, (images, 5, 5, 3)).astype(np.float32))
+
+
+def values(norm):
+    return [v if isinstance(v, tf.Variable) else v.value for v in (norm.gamma, norm.beta)]
+
+
+def forward_and_back(norm, x, weights, replicas=1):
+    """(outputs, gradients of x, gamma and beta, statistics) of a weighted sum of the outputs."""
+    with (
+        distributed_layers.draw(SEED, tf.constant(0), 8, replicas) as left,
+        tf.GradientTape() as tape,
+    ):
+        tape.watch(x)
+        outputs = norm(x, training=True)
+        loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * weights)
+    statistics = [s for _, mean, variance in left for s in (mean, variance)]
+    return outputs, tape.gradient(loss, [x, *values(norm)]), statistics
+
+
+def moving(norm, statistics):
+    """Its moving statistics after the update of `step.make_step`."""
+    return [
+        variable.numpy() * momentum + statistic.numpy() * (1 - momentum)
+        for (variable, momentum), statistic in zip(moved(norm, 0), statistics)
+    ]
+
+
+def assert_close(got, expected):
+    for a, b in zip(got, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)  # sums of 200 float32
+
+
+@pytest.mark.parametrize("path", ["fused", "arithmetic"])
+def test_batch_norm_over_the_whole_batch_is_kerass(path, monkeypatch):
+    """Outputs, gradients and moving statistics; by TensorFlow's kernel and by arithmetic."""
+    x, calls = pixels(), []
+    kernel = tf.compat.v1.nn.fused_batch_norm
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(tf.compat.v1.nn, "fused_batch_norm", counted)
+    own = norm_of(inputs=(None, 25, 3) if path == "arithmetic" else (None, 5, 5, 3))
+    if path == "arithmetic":  # the kernel takes four dimensions
+        outputs, gradients, statistics = forward_and_back(
+            own, tf.reshape(x, (8, 25, 3)), tf.reshape(pull(), (8, 25, 3))
+        )
+        outputs = tf.reshape(outputs, x.shape)
+        gradients[0] = tf.reshape(gradients[0], x.shape)
+    else:
+        outputs, gradients, statistics = forward_and_back(own, x, pull())
+    assert len(calls) == (path == "fused")
+    theirs = kerass()
+    expected, expected_gradients, _ = forward_and_back(theirs, x, pull())
+    assert_close([outputs, *gradients], [expected, *expected_gradients])
+    assert_close(moving(own, statistics), [theirs.moving_mean, theirs.moving_variance])
+    np.testing.assert_array_equal(own.moving_mean, [4, 5, 6])  # its own step is another's
+
+
+@pytest.mark.parametrize("images", [1, 2, 4])
+def test_groups_smaller_than_a_replicas_images_are_kerass_on_each_group(images):
+    x, weights = pixels(), pull()
+    own = norm_of(images)
+    outputs, gradients, statistics = forward_and_back(own, x, weights)
+    one_by_one = [
+        forward_and_back(kerass(), x[i : i + images], weights[i : i + images])
+        for i in range(0, 8, images)
+    ]
+    np.testing.assert_allclose(outputs, np.concatenate([o for o, _, _ in one_by_one]), atol=2e-5)
+    parts = [g for _, g, _ in one_by_one]
+    assert_close(
+        gradients,
+        [np.concatenate([g[0] for g in parts]), *(sum(g[i] for g in parts) for i in (1, 2))],
+    )
+    groups = x.numpy().reshape(-1, images * 25, 3)  # the mean of what the groups have
+    assert_close(statistics, [groups.mean((0, 1)), groups.var(1).mean(0)])
+
+
+@pytest.mark.parametrize(("images", "spans"), [(0, True), (8, True), (4, False), (2, False)])
+def test_groups_over_two_replicas_are_those_of_one(images, spans, monkeypatch):
+    """0 and 8 span both replicas, with an all-reduce in them; 4 and 2 stay within one."""
+    strategy = make_strategy("cpu:2")
+    x, weights, calls = pixels(), pull(), []
+    over_replicas = distributed_layers._over_replicas
+    monkeypatch.setattr(
+        distributed_layers, "_over_replicas", lambda *a: calls.append(a) or over_replicas(*a)
+    )
+    with strategy.scope():
+        norm = norm_of(images)
+    local = [
+        strategy.experimental_distribute_values_from_function(
+            lambda c, v=v: tf.split(v, 2)[c.replica_id_in_sync_group]
+        )
+        for v in (x, weights)
+    ]
+
+    @tf.function
+    def step(x, weights):
+        return strategy.run(forward_and_back, (norm, x, weights, 2))
+
+    outputs, (of_x, *of_variables), statistics = step(*local)
+    assert bool(calls) == spans
+    joined = [np.concatenate(strategy.experimental_local_results(v)) for v in (outputs, of_x)]
+    summed = [sum(strategy.experimental_local_results(v)) for v in of_variables]
+    means = [sum(strategy.experimental_local_results(v)) / 2 for v in statistics]
+
+    expected = forward_and_back(norm_of(images), x, weights)
+    assert_close([*joined, *summed, *means], [expected[0], *expected[1], *expected[2]])
+
+
+def test_four_replicas_in_groups_of_two_have_the_mean_of_their_neighbour(monkeypatch):
+    """More replicas than the tests have devices: what each gives is summed by hand."""
+    moments = [tf.constant([[float(r)], [10.0 * r]]) for r in range(4)]
+    given = []
+
+    class Context:
+        def __init__(self, replica, answer):
+            self.replica_id_in_sync_group, self.answer = replica, answer
+
+        def all_reduce(self, kind, places):
+            assert kind == "SUM"
+            given.append(places)
+            return self.answer
+
+    def means(answer):
+        out = []
+        for replica in range(4):
+            context = Context(replica, answer)
+            monkeypatch.setattr(tf.distribute, "get_replica_context", lambda c=context: c)
+            out.append(
+                [float(m[0]) for m in distributed_layers._over_replicas(moments[replica], 2, 4)]
+            )
+        return out
+
+    means(tf.zeros([2, 2, 1]))
+    assert means(tf.add_n(given[:4])) == [[0.5, 5.0]] * 2 + [[2.5, 25.0]] * 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("images", [0, 2])
+def test_half_precision_has_float32_statistics(dtype, images):
+    """Of images whose squares float16 cannot hold."""
+    policy = "mixed_" + dtype
+    x = tf.cast(100 * pixels(), dtype)
+    with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as left:
+        outputs = norm_of(images, dtype=policy)(x, training=True)
+    assert outputs.dtype == dtype
+    ((_, mean, variance),) = left
+    assert mean.dtype == variance.dtype == tf.float32
+    with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as exact:
+        expected = norm_of(images)(tf.cast(x, tf.float32), training=True)
+    np.testing.assert_allclose(tf.cast(outputs, tf.float32), expected, atol=0.04)
+    assert_close([mean, variance / 1e4], [exact[0][1], exact[0][2] / 1e4])
+
+
+def test_a_frozen_batch_norm_normalises_with_what_it_has_and_leaves_nothing():
+    norm = norm_of()
+    norm.trainable = False
+    x = pixels()
+    with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as left:
+        outputs = norm(x, training=True)
+    assert not left
+    np.testing.assert_array_equal(outputs, norm(x, training=False))
+
+
+def test_a_batch_norm_without_scale_and_offset_is_kerass():
+    x = pixels()
+    outputs = []
+    for layer in (GroupedBatchNorm, keras.layers.BatchNormalization):
+        norm = layer(scale=False, center=False)
+        with distributed_layers.draw(SEED, tf.constant(0), 8, 1):
+            outputs.append(norm(x, training=True))
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+
+
+def test_the_momentum_is_the_recipes_or_the_layers_own():
+    norm = norm_of(momentum=0.7)
+    assert [share for _, share in moved(norm, 0)] == [0.7, 0.7]
+    assert [share for _, share in moved(norm, 0.9)] == [0.9, 0.9]
+
+
+# --- the clone ---------------------------------------------------------------------------------
+
+
+def test_the_clone_answers_as_the_model_and_shares_nothing(tiny):
+    model = create_model(tiny, classes=3)
+    clone = training_clone(model, batch_norm_images=4)
+    x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    before = model(x, training=False).numpy()
+    np.testing.assert_allclose(clone(x, training=False), before, atol=1e-6)
+    assert [w.shape for w in clone.weights] == [w.shape for w in model.weights]
+    clone.set_weights([w + 1 for w in clone.get_weights()])
+    np.testing.assert_array_equal(model(x, training=False), before)
+    assert not [layer for layer in clone.layers if type(layer) is keras.layers.Dropout]
+    norms = [n for n in clone.layers if isinstance(n, keras.layers.BatchNormalization)]
+    assert norms
+    assert {(type(n), n.images) for n in norms} == {(GroupedBatchNorm, 4)}
+
+
+@pytest.mark.parametrize("frozen", ["none", "batch_norm", "body"])
+def test_what_is_frozen_has_no_gradient_and_keeps_its_place(tiny, frozen):
+    """`weights` have the same order, so that a clone's can be averaged and exported."""
+    model = create_model(tiny, classes=3)
+    clone = training_clone(model, frozen=frozen)
+    learning = {id(v) for v in clone.trainable_variables}
+    for layer in clone.layers:
+        is_norm, is_head = isinstance(layer, GroupedBatchNorm), layer is clone.layers[-1]
+        learns = {"none": True, "batch_norm": not is_norm, "body": is_head}[frozen]
+        for weight in getattr(layer, "_trainable_weights", None) or layer.trainable_weights:
+            assert (id(weight) in learning) == learns, (layer.name, frozen)
+    for a, b in zip(clone.get_weights(), model.get_weights()):
+        np.testing.assert_array_equal(a, b)

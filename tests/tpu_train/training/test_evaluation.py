@@ -1,0 +1,92 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tpu_train.input_pipeline.data_loading import from_arrays
+from tpu_train.recipes.published import RECIPES
+from tpu_train.training.distribution import make_strategy
+from tpu_train.training.evaluation import make_evaluation
+
+CLASSES = 5
+IMAGES = 23  # divides by nothing
+LABELS = np.arange(IMAGES) % CLASSES
+RECIPE = dataclasses.replace(RECIPES["digits"], image_size_eval=8, batch_size=4)
+
+
+def images(answers):
+    """Images from which :func:`reader` reads these classes."""
+    return np.tile((np.asarray(answers) * 50).astype(np.uint8)[:, None, None, None], (1, 8, 8, 3))
+
+
+def reader(offset=0, calls=None):
+    """A classifier that reads the class from the middle's brightness, and adds `offset`."""
+
+    class Reader(keras.layers.Layer):
+        def call(self, pixels, training=True):
+            assert not training
+            if calls is not None:
+                calls.append(pixels.shape)
+            brightness = tf.cast(tf.round(tf.cast(pixels[:, 4, 4, 0], tf.float32) / 50), tf.int32)
+            return tf.one_hot((brightness + offset) % CLASSES, CLASSES)
+
+    return Reader()
+
+
+def source(answers, labels=LABELS):
+    return from_arrays("read", images(answers), labels, "abcde")
+
+
+def evaluated(models, data, device="cpu", **changes):
+    strategy = make_strategy(device)
+    return make_evaluation(strategy, models, data, dataclasses.replace(RECIPE, **changes))()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:2"])
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 23, 64])
+def test_every_image_counts_once_whatever_the_batch(batch_size, device):
+    """17 of 23 are right; the padding, copies of the first image, would be right too."""
+    answers = np.where(np.arange(IMAGES) < 17, LABELS, LABELS + 1)
+    found = evaluated({"a": reader()}, source(answers), device, batch_size=batch_size)
+    assert found == {"a": pytest.approx(17 / 23, abs=1e-7)}
+
+
+def test_all_models_see_the_same_images_and_are_traced_once():
+    calls = []
+    evaluate = make_evaluation(
+        make_strategy("cpu"),
+        {"averaged": reader(calls=calls), "raw": reader(1)},
+        source(LABELS),
+        RECIPE,
+    )
+    assert evaluate() == evaluate() == {"averaged": 1.0, "raw": 0.0}
+    assert calls == [(4, 8, 8, 3)]
+
+
+def test_an_answer_is_right_if_it_is_one_of_several_labels():
+    several = np.stack([LABELS, np.where(LABELS < 2, LABELS + 1, -1)], 1).astype(np.int32)
+    data = dataclasses.replace(source(LABELS), labels=several)
+    found = evaluated({"first": reader(), "second": reader(1), "third": reader(2)}, data)
+    assert found["first"] == 1
+    assert found["second"] == pytest.approx((LABELS < 2).mean())
+    assert found["third"] == 0
+
+
+def test_it_sees_the_centre_as_the_recipe_says():
+    """Of images of 24 x 16 whose border tells another class."""
+    pixels = np.full((IMAGES, 24, 16, 3), 200, np.uint8)
+    pixels[:, 8:16, 4:12] = 50  # the middle half of the shorter side
+    data = from_arrays("framed", pixels, np.ones(IMAGES, int), "abcde")
+    model = {"corner": _corner()}
+    assert evaluated(model, data, crop_eval=0.5) == {"corner": 1}
+    assert evaluated(model, data, crop_eval=0.0) == {"corner": 0}
+
+
+def _corner():
+    class Corner(keras.layers.Layer):
+        def call(self, pixels, training=True):
+            return tf.one_hot(tf.cast(pixels[:, 0, 0, 0], tf.int32) // 50, CLASSES)
+
+    return Corner()

@@ -1,0 +1,151 @@
+import dataclasses
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from keras_effnet.constructors import create_model
+from keras_effnet.variants import VARIANTS
+from tpu_train.training import model_factory
+from tpu_train.training.model_factory import exported_network, training_network
+
+PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 40, 40, 3)).astype(np.float32)
+
+
+def foreign(weights, input_tensor, classes, classifier_activation):
+    """Anybody's: keras.applications' arguments, pixels in [-1, 1]."""
+    assert weights is None
+    x = keras.layers.Conv2D(4, 3, name="conv")(input_tensor)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(classes, activation=classifier_activation, name="head")(x)
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
+
+
+@pytest.fixture
+def module(monkeypatch):
+    made = types.ModuleType("anybodys_networks")
+    made.foreign = foreign
+    monkeypatch.setitem(sys.modules, "anybodys_networks", made)
+    return "anybodys_networks:foreign"
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_the_exported_network_gives_the_scores_of_the_trained_ones_logits(tiny_recipe, loss):
+    recipe = dataclasses.replace(tiny_recipe, loss=loss, zero_head=False)
+    trained = training_network(recipe, 4)
+    assert trained.input_shape == (None, None, None, 3)
+    exported = exported_network(recipe, 4, trained.get_weights())
+    assert exported.input_shape == (None, 40, 40, 3)
+    logits = trained(PIXELS, training=False).numpy()
+    scores = exported(PIXELS, training=False).numpy()
+    assert logits.min() < 0
+    exp = np.exp(logits)
+    expected = exp / exp.sum(1, keepdims=True) if loss == "softmax" else exp / (1 + exp)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_network_has_the_phases_largest_rates(tiny_recipe):
+    """`noise.set_dropout` takes shares of them."""
+    network = training_network(dataclasses.replace(tiny_recipe, dropout_first=0.6), 4)
+    assert network.get_layer("top_dropout").rate == 0.6  # dropout_last is 0.2
+    drops = [
+        layer.rate
+        for layer in network.layers
+        if isinstance(layer, keras.layers.Dropout) and layer.noise_shape
+    ]
+    assert drops
+    assert max(drops) < 0.3  # drop_path_last is 0.3, reached behind the last block
+
+
+def test_a_zero_head_gives_every_class_the_same(tiny_recipe):
+    assert tiny_recipe.zero_head
+    assert not training_network(tiny_recipe, 4)(PIXELS, training=False).numpy().any()
+    wild = training_network(dataclasses.replace(tiny_recipe, zero_head=False), 4)
+    assert wild(PIXELS, training=False).numpy().any()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision_is_of_the_activations_and_leaves_nothing_behind(tiny_recipe, precision):
+    network = training_network(dataclasses.replace(tiny_recipe, precision=precision), 4)
+    assert network.get_layer("stem_conv").compute_dtype == precision
+    assert {w.dtype for w in network.get_weights()} == {np.dtype("float32")}
+    assert keras.mixed_precision.global_policy().name == "float32"
+
+
+def test_the_policy_is_put_back_when_a_network_cannot_be_built(tiny_recipe):
+    with pytest.raises(TypeError):
+        training_network(
+            dataclasses.replace(tiny_recipe, model="builtins:len", precision="bfloat16"), 4
+        )
+    assert keras.mixed_precision.global_policy().name == "float32"
+
+
+def test_width_and_depth_make_another_network(tiny_recipe):
+    plain = training_network(tiny_recipe, 4)
+    wide = training_network(dataclasses.replace(tiny_recipe, width=2), 4)
+    deep = training_network(dataclasses.replace(tiny_recipe, depth=2), 4)
+    assert wide.get_layer("stem_conv").filters == 2 * plain.get_layer("stem_conv").filters
+    assert len(wide.layers) == len(plain.layers)
+    assert len(deep.layers) > len(plain.layers)
+    exported = exported_network(dataclasses.replace(tiny_recipe, width=2), 4, wide.get_weights())
+    assert exported.count_params() == wide.count_params()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_anybodys_network_gets_pixels_around_0_and_exports_scores(tiny_recipe, module, precision):
+    recipe = dataclasses.replace(
+        tiny_recipe, model=module, zero_head=False, precision=precision, image_size_eval=40
+    )
+    model_factory.check(recipe)
+    trained = training_network(recipe, 4)
+    exported = exported_network(recipe, 4, trained.get_weights())
+    assert exported.input_shape == (None, 40, 40, 3)
+    conv = exported.get_layer("conv")
+    inside = keras.Model(exported.inputs[0], conv.input)
+    np.testing.assert_allclose(inside(PIXELS), PIXELS / 127.5 - 1, atol=1e-5)
+    logits = np.float32(trained(PIXELS, training=False))
+    exp = np.exp(logits)
+    np.testing.assert_allclose(
+        exported(PIXELS),
+        exp / exp.sum(1, keepdims=True),
+        atol=1e-5 if precision == "float32" else 0.02,
+    )
+    assert exported.layers[-1].dtype == "float32"
+
+
+def test_weights_say_how_to_normalise_also_in_the_export(tiny_recipe, tiny, tmp_path):
+    body = create_model(
+        dataclasses.replace(
+            tiny,
+            normalization=dataclasses.replace(tiny.normalization, mean=(10.0, 20.0, 30.0)),
+        ),
+        classes=7,
+    )
+    body.save(tmp_path / "body.keras")
+    recipe = dataclasses.replace(tiny_recipe, weights=str(tmp_path / "body.keras"))
+    model_factory.check(recipe)
+    trained = training_network(recipe, 4)
+    for network in (trained, exported_network(recipe, 4, trained.get_weights())):
+        mean = network.get_layer("normalization").get_config()["mean"]
+        np.testing.assert_allclose(np.ravel(mean), [10, 20, 30])
+        assert network.output_shape == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"model": "tiny", "weights": "none.h5"}, "no file has that name"),
+        ({"model": "efficientnetv2-b9"}, "efficientnetv2-b9"),
+        ({"model": "keras.applications:ResNet51"}, "cannot be imported.*ResNet50"),
+        ({"model": "nowhere:net"}, "model 'nowhere:net' cannot be imported"),
+        ({"model": "keras.applications:ResNet50", "width": 2}, "width 2 and depth 1 scale this"),
+        ({"model": "keras.applications:ResNet50", "weights": "auto"}, "leave --weights out"),
+        ({"model": "efficientnetv2-b0", "width": 2, "weights": "auto"}, "has 0 released sets"),
+    ],
+)
+def test_what_cannot_be_built_is_told(tiny_recipe, changes, why):
+    assert "tiny" in VARIANTS
+    with pytest.raises(ValueError, match=why):
+        model_factory.check(dataclasses.replace(tiny_recipe, **changes))

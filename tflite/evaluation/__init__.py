@@ -1,0 +1,1 @@
+"""Evaluates .tflite models: accuracy, agreement, SQNR, latency, delegates."""

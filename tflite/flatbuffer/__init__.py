@@ -1,0 +1,1 @@
+"""Reads and rewrites the .tflite format: ops, graph, metadata."""

@@ -1,0 +1,1 @@
+"""Calibration and evaluation images from folders, archives and TFRecord shards."""

@@ -1,0 +1,1 @@
+"""Post-training quantization: the plan, the pipeline and each of its steps."""

@@ -1,0 +1,1 @@
+"""The HTML and JSON report of a conversion or a comparison."""

@@ -1,0 +1,1 @@
+"""Checkpoints: when to save, what to restore, and why a run stops."""

@@ -1,0 +1,1 @@
+"""Diagnoses the installation, the accelerators and the work directory."""

@@ -1,0 +1,1 @@
+"""Compiles every training phase for a TPU on a machine without one."""
