@@ -47,7 +47,7 @@ def main():
         print(f"{time.monotonic() - began:4.0f} s  {line}", flush=True)
 
     made = tflite.convert(model, calibration=images, progress=say)
-    say(f"float / int8: {len(made.float_tflite) / len(made.tflite):.2f}")
+    say(f"float / int8: {len(made.float32_model) / len(made.tflite):.2f}")
 
 
 if __name__ == "__main__":

@@ -43,15 +43,15 @@ def recipe_of(optimizer, width, depth):
         warmup_epochs=0,  # at its full height from the first step on
         epochs=15,  # 30 steps of 64 images, of which 20 are walked
         batch_size=32,
-        accumulation_first=2,
-        accumulation_last=2,
+        gradient_accumulation_first=2,
+        gradient_accumulation_last=2,
         phases=3,
         image_size_first=40,
         image_size_last=56,
         image_size_eval=40,
         augment="randaugment",
-        magnitude_first=5,
-        magnitude_last=10,
+        randaugment_magnitude_first=5,
+        randaugment_magnitude_last=10,
         mixup_first=0.2,
         mixup_last=0.2,
         cutmix_first=0.5,
@@ -60,11 +60,11 @@ def recipe_of(optimizer, width, depth):
         dropout_last=0.2,
         drop_path_first=0.2,
         drop_path_last=0.2,
-        decay_kind="l2" if optimizer == "rmsprop" else "decoupled",
+        weight_decay_mode="l2" if optimizer == "rmsprop" else "decoupled",
         weight_decay=1e-5 if optimizer == "rmsprop" else 0.05,
         clip_norm=1.0,
         ema_decay=0.98,
-        batch_norm_images=0,  # all that are computed at once, over the replicas
+        batch_norm_group_size=0,  # all that are computed at once, over the replicas
         precision="float32",
         steps_per_loop=5,
     )

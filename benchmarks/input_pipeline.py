@@ -67,8 +67,17 @@ def ours(files, policy=True):
 
     recipe = dataclasses.replace(
         find_recipe("photos"),
-        **{"phases": 1, "image_size_last": SIZE, "crop_area_min": AREA[0], "batch_size": BATCH},
-        **{"magnitude_last": MAGNITUDE, "randaugment_layers": LAYERS, "mixup_last": 0.0},
+        **{
+            "phases": 1,
+            "image_size_last": SIZE,
+            "random_crop_min_area": AREA[0],
+            "batch_size": BATCH,
+        },
+        **{
+            "randaugment_magnitude_last": MAGNITUDE,
+            "randaugment_layers": LAYERS,
+            "mixup_last": 0.0,
+        },
         augment="randaugment" if policy else "none",
     )
     source = of_files("photos", ("a", "b"), np.zeros(len(files), np.int32), files, files)

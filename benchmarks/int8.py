@@ -186,11 +186,11 @@ def kernels_agree(content, images):
 def ablation(truth, calibration):
     """{step: figures}: each remedy alone on min-max ranges, and all of them together."""
     from tflite.quantization import bias_correction
-    from tflite.quantization.calibration import in_order, observe
+    from tflite.quantization.calibration import collect_histograms, in_order
 
     calibration = calibration[in_order(calibration)]
     content = equalization.fold_normalization(truth.content, images=calibration[:8])
-    observed = observe(content, calibration)
+    observed = collect_histograms(content, calibration)
     low = range_estimation.choose(content, observed, "minmax")
 
     def make(changed, found):
@@ -201,12 +201,12 @@ def ablation(truth, calibration):
     made["ranges"] = make(content, range_estimation.choose(content, observed, "swish"))
     equal = equalization.equalize(content, observed, images=calibration[:8])
     made["equalization"] = make(
-        equal, range_estimation.choose(equal, observe(equal, calibration), "minmax")
+        equal, range_estimation.choose(equal, collect_histograms(equal, calibration), "minmax")
     )
     made["weight rounding"] = make(weight_rounding.round_weights(content, calibration[:64]), low)
     fixed = bias_correction.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
-    judge = range_search.Judge(content, calibration[:128])
+    judge = range_search.Objective(content, calibration[:128])
     found, _ = range_search.search_ranges(
         content, low, lambda r: make(content, r), judge, seconds=40
     )
@@ -220,7 +220,9 @@ def run(options, results):
     for name, path in todo:
         model = tflite.load_keras(path)
         size = model.inputs[0].shape[1] or options.image_size
-        content = tflite.float_tflite(model, image_size=None if model.inputs[0].shape[1] else size)
+        content = tflite.export_float32(
+            model, image_size=None if model.inputs[0].shape[1] else size
+        )
         calibration, _ = cifar(options.data, "train-*", CALIBRATION, size)
         images, labels = cifar(options.data, "validation-*", options.images, size)
         kinds = [(name, content)]

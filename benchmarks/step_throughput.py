@@ -70,7 +70,9 @@ def ours(model, batch_size, steps, threads, turn):
     strategy = make_strategy("cpu")
     network = model_factory.training_network(recipe, CLASSES)
     with strategy.scope():
-        net = distributed_layers.training_clone(network, batch_norm_images=recipe.batch_norm_images)
+        net = distributed_layers.training_clone(
+            network, batch_norm_group_size=recipe.batch_norm_group_size
+        )
         averaged = distributed_layers.training_clone(network)
         state = State.of(net, averaged, recipe)
     distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)

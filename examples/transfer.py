@@ -69,14 +69,14 @@ def pretrain(options, strategy, classes, images, labels, test_images, test_label
         image_size_first=min(34, options.image_size),  # below 33 the last stage has one pixel only
         image_size_last=options.image_size,
         image_size_eval=options.image_size,
-        magnitude_first=2,
-        magnitude_last=4,
+        randaugment_magnitude_first=2,
+        randaugment_magnitude_last=4,
         mixup_last=0.0,
         dropout_first=0.0,
         dropout_last=0.1,
         drop_path_first=0.1,
         drop_path_last=0.1,
-        crop_area_min=0.5,
+        random_crop_min_area=0.5,
         warmup_epochs=1,
         ema_decay=0.99,
     )

@@ -36,7 +36,7 @@ from keras_effnet.constructors import (
     EfficientNetV2XL,
     create_model,
 )
-from keras_effnet.diagnostics import Finding, doctor
+from keras_effnet.diagnostics import Finding, check_model
 from keras_effnet.feature_pyramid import FeatureTable, Level, feature_table, features
 from keras_effnet.finetuning import (
     Unfreezing,
@@ -48,20 +48,20 @@ from keras_effnet.finetuning import (
     with_new_head,
 )
 from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
-from keras_effnet.image_size import transplant
+from keras_effnet.image_size import change_image_size
 from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import Block, Plan, plan
 from keras_effnet.pretrained.download import DownloadError
-from keras_effnet.pretrained.registry import WEIGHT_SETS, list_weights
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, list_weights
 from keras_effnet.scaling import scale
 from keras_effnet.variants import VARIANTS, Stage, Variant, list_models
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PRETRAINED_WEIGHTS",
     "VARIANTS",
-    "WEIGHT_SETS",
     "Block",
     "Cost",
     "DownloadError",
@@ -96,11 +96,11 @@ __all__ = [
     "Stage",
     "Unfreezing",
     "Variant",
+    "change_image_size",
+    "check_model",
     "cost",
     "create_model",
     "decode_predictions",
-    "doctor",
-    "saliency",
     "feature_table",
     "features",
     "freeze",
@@ -115,8 +115,8 @@ __all__ = [
     "porting",
     "preprocess",
     "preprocessing",
+    "saliency",
     "scale",
-    "transplant",
     "unfreeze",
     "unfreezing",
     "with_new_head",

@@ -1,45 +1,76 @@
-"""Files that are there whole, or not at all."""
+"""Atomic writes of local files: a reader sees the old file or the new one, never a part of it."""
 
+from __future__ import annotations
+
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 
 
-def write(files):
-    """Writes {path: bytes}: all aside first, beside where they belong, then moved into place in
-    their order.
+def write_files(files: Mapping[str, bytes]) -> None:
+    """Writes {path: bytes}: first all temporary files, then one rename each, in the given order.
+
+    Raises ``OSError`` as the file system does; no temporary file is left behind.
     """
-    asides = []
+    temporary = []
     try:
         for path, content in files.items():
-            handle, aside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-            asides.append(aside)
-            with os.fdopen(handle, "wb") as file:
+            temporary.append(_temporary_beside(path))
+            with open(temporary[-1], "wb") as file:
                 file.write(content)
-            os.chmod(aside, 0o666 & ~_umask())  # mkstemp's own is for the owner alone
-        for path, aside in zip(files, list(asides)):
-            os.replace(aside, path)
-            asides.remove(aside)
+        for path in files:
+            os.replace(temporary[0], path)
+            del temporary[0]
     finally:
-        for aside in asides:
-            os.unlink(aside)
+        for leftover in temporary:
+            os.unlink(leftover)
 
 
-def check_writable(path):
-    """The absolute path, if a file can be written there; ``ValueError`` otherwise. Leaves nothing
-    behind.
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The path of a temporary file, for code that writes by name; it replaces `path` at the end.
+
+    The temporary file lies in the same folder and has the same suffix. An error removes it and
+    leaves `path` as it was.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> str:
+    """The absolute path, if a file can be written there; ``ValueError`` otherwise.
+
+    Leaves nothing behind.
     """
     path = os.path.abspath(os.fspath(path))
     folder = os.path.dirname(path)
     if os.path.isdir(path):
-        raise ValueError(f"{path!r} is a folder; give the .tflite's own path in it")
+        raise ValueError(f"{path!r} is a folder; give the path of a file in it")
     if not os.path.isdir(folder):
-        raise ValueError(f"{folder!r} is not a folder; make it, or write elsewhere")
+        raise ValueError(f"{folder!r} is not a folder; create it, or write elsewhere")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"{folder!r} cannot be written to ({error}); write elsewhere") from error
+        raise ValueError(f"{folder!r} is not writable ({error}); write elsewhere") from error
     return path
+
+
+def _temporary_beside(path):
+    """An empty file beside `path`, with its suffix and the permissions of a new file."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+    suffix = os.path.splitext(name)[1]
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-", suffix=suffix)
+    os.close(handle)
+    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's file is readable by its owner only
+    return temporary
 
 
 def _umask():

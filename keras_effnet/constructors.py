@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
 from keras_effnet.pretrained import files as weight_files
-from keras_effnet.pretrained.registry import WeightSet, default_preprocessing
+from keras_effnet.pretrained.registry import PretrainedWeights, default_preprocessing
 from keras_effnet.variants import Variant, find_variant
 
 _ARGUMENTS = """
@@ -77,7 +77,7 @@ def create_model(
     variant = model if isinstance(model, Variant) else find_variant(model)
     resolved = plan(variant, drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
     source = weight_files.find(variant.name, weights)
-    said = source if isinstance(source, WeightSet) else weight_files.contract(source)
+    said = source if isinstance(source, PretrainedWeights) else weight_files.read_input_spec(source)
     preprocessing = preprocessing or said.preprocessing
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling {pooling!r} is not known: give None, 'avg' or 'max'")
@@ -115,7 +115,7 @@ def create_model(
         if height is not None and height == width:  # no weights say otherwise
             preprocessing = replace(preprocessing, image_size=height)
     path = source
-    if isinstance(source, WeightSet):
+    if isinstance(source, PretrainedWeights):
         path = weight_files.fetch(source, resolved, include_top=include_top)
     network = build(
         replace(resolved, normalization=said.normalization or resolved.normalization),

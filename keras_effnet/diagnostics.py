@@ -22,7 +22,7 @@ class Finding:
         return f"{self.check}: {self.message}"
 
 
-def doctor(model, batch=None, *, labels=None, class_names=None):
+def check_model(model, batch=None, *, labels=None, class_names=None):
     """Looks for the usual misuses of a ``keras.Model``: a list of :class:`Finding`, empty if all
     seems well. Changes nothing.
 
@@ -34,7 +34,7 @@ def doctor(model, batch=None, *, labels=None, class_names=None):
 
     >>> import keras_effnet
     >>> model = keras_effnet.create_model("efficientnetv2-b0", input_shape=(32, 32, 3), classes=2)
-    >>> [finding.check for finding in doctor(model, np.random.rand(2, 32, 32, 3))]
+    >>> [finding.check for finding in check_model(model, np.random.rand(2, 32, 32, 3))]
     ['scaled-twice']
     """
     findings = [*_layers(model), *_head(model, labels, class_names)]
@@ -155,7 +155,7 @@ def _batch(model, batch):
         yield Finding(
             "shape",
             f"the batch is {batch.shape[1:]} and {model.name} takes {tuple(want[1:])}: prepare "
-            "images with keras_effnet.preprocess, or move the model with keras_effnet.transplant",
+            "images with keras_effnet.preprocess, or move the model with keras_effnet.change_image_size",
         )
     yield from _size(model, batch)
     if not np.issubdtype(batch.dtype, np.number):
@@ -168,15 +168,15 @@ def _batch(model, batch):
 
 
 def _size(model, batch):
-    contract = next(filter(None, (parse(layer.name) for layer, _ in _walk(model))), None)
-    if contract is not None and {batch.shape[1], batch.shape[2]} != {contract.image_size}:
-        size = contract.image_size
+    input_spec = next(filter(None, (parse(layer.name) for layer, _ in _walk(model))), None)
+    if input_spec is not None and {batch.shape[1], batch.shape[2]} != {input_spec.image_size}:
+        size = input_spec.image_size
         yield Finding(
             "evaluation-size",
             f"the batch is {batch.shape[1]} x {batch.shape[2]} pixels, and {model.name} is meant "
             f"for {size} x {size}: its accuracy was measured there. Prepare images with "
             "keras_effnet.preprocess, and move a model of another size with "
-            f"keras_effnet.transplant(model, {size})",
+            f"keras_effnet.change_image_size(model, {size})",
         )
 
 

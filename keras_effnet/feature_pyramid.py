@@ -74,7 +74,7 @@ def features(model, levels=(3, 4, 5), *, input_shape=None, weights=None):
     features share its layers and its input; or it is a variant's name, and then `input_shape`
     (default: any size) and `weights` (default: random) are as in :func:`keras_effnet.create_model`.
     The sizes of a model that was built for one size are that size's: see
-    :func:`keras_effnet.transplant`.
+    :func:`keras_effnet.change_image_size`.
 
     Raises ``ValueError`` for a level that is not there, or a model with no EfficientNet in it.
 
@@ -96,7 +96,7 @@ def features(model, levels=(3, 4, 5), *, input_shape=None, weights=None):
     elif input_shape is not None or weights is not None:
         raise ValueError(
             "input_shape and weights belong to a model that is built here from its name; this one "
-            "is built: transplant(model, image_size) changes its size"
+            "is built: change_image_size(model, image_size) changes its size"
         )
     body = model_structure.find_body(model)
     outputs = [body.model.get_layer(row.layer).output for row in rows]

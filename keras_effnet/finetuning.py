@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from keras_effnet import model_structure
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 
 BATCH_NORM = ("frozen", "train")
 
@@ -103,7 +103,7 @@ def freeze(model, up_to="top", *, batch_norm="frozen"):
     groups = model_structure.groups(model)
     names = list(groups)
     if up_to not in groups:
-        raise ValueError(unknown("group", up_to, names))
+        raise ValueError(unknown_name("group", up_to, names))
     _apply(model, groups, frozen=names[: names.index(up_to) + 1], batch_norm=batch_norm)
     return tuple(names[: names.index(up_to) + 1])
 
@@ -123,7 +123,7 @@ def unfreeze(model, *, batch_norm="frozen"):
 
 def _apply(model, groups, *, frozen, batch_norm):
     if batch_norm not in BATCH_NORM:
-        raise ValueError(unknown("batch_norm", batch_norm, BATCH_NORM))
+        raise ValueError(unknown_name("batch_norm", batch_norm, BATCH_NORM))
     for outer in model_structure.find_body(model).path:
         outer.trainable = True  # or nothing within it would train; may or may not reach its layers
     for name, layers in groups.items():

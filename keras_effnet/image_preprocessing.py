@@ -13,7 +13,7 @@ import numpy as np
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
-# The layer that carries a contract: its name is all that it has.
+# The layer that carries a input_spec: its name is all that it has.
 CARRIER = re.compile(r"preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
 
 
@@ -67,11 +67,11 @@ def preprocessing(model):
     RGB in [0, 255]; centre square of 0.875 of the shorter side; bicubic to 224 x 224 pixels
     """
     for layer in _layers(model):
-        contract = parse(layer.name)
-        if contract is not None:
+        input_spec = parse(layer.name)
+        if input_spec is not None:
             side = model.input_shape[1:3] if model.input_shape[-1] in (1, 3) else ()
             sides = {n for n in side if n is not None}
-            return replace(contract, image_size=sides.pop()) if len(sides) == 1 else contract
+            return replace(input_spec, image_size=sides.pop()) if len(sides) == 1 else input_spec
     raise ValueError(
         f"{model.name} does not say how its images are to be prepared: it was not built by "
         "keras_effnet.create_model. Say it with keras_effnet.Preprocessing(image_size, crop, "
@@ -125,7 +125,7 @@ def load_image(path):
         raise ValueError(f"{path} cannot be decoded: {error}") from error
 
 
-def preprocess(image, contract):
+def preprocess(image, input_spec):
     """uint8 (size, size, channels) of an image, uint8 (height, width, channels) in [0, 255].
 
     As the official evaluation: a centre square of ``int(crop * shorter side)`` pixels, then a
@@ -141,12 +141,12 @@ def preprocess(image, contract):
         raise ValueError(
             f"an image is {image.dtype} {image.shape}: give uint8 (height, width, channels)"
         )
-    if contract.crop is not None:
+    if input_spec.crop is not None:
         height, width = image.shape[:2]
-        side = max(1, int(contract.crop * min(height, width)))
+        side = max(1, int(input_spec.crop * min(height, width)))
         top, left = (height - side + 1) // 2, (width - side + 1) // 2
         image = image[top : top + side, left : left + side]
-    return resize(image, contract.image_size, contract.image_size, contract.interpolation)
+    return resize(image, input_spec.image_size, input_spec.image_size, input_spec.interpolation)
 
 
 def resize(image, height, width, interpolation="bilinear"):

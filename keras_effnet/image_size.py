@@ -6,7 +6,7 @@ from keras_effnet import model_structure
 from keras_effnet.network_plan import MIN_IMAGE_SIZE
 
 
-def transplant(model, image_size):
+def change_image_size(model, image_size):
     """A new model with the same layers and equal weights for images of another size.
 
     `image_size` is pixels a side, (height, width), or None for any size. A network of convolutions
@@ -21,7 +21,7 @@ def transplant(model, image_size):
 
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0", input_shape=(64, 64, 3))
-    >>> transplant(model, 96).input_shape
+    >>> change_image_size(model, 96).input_shape
     (None, 96, 96, 3)
     """
     body = model_structure.find_body(model)

@@ -14,7 +14,7 @@ import numpy as np
 from keras_effnet import model_structure
 from keras_effnet.feature_pyramid import call_within, feature_table
 from keras_effnet.gradients import gradient
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 
 # Heat from cold to hot: dark blue, violet, red, orange, light yellow ("inferno", thinned out).
 _COLOURS = np.array(
@@ -181,7 +181,7 @@ def _batch(model, image):
     if not fits:
         raise ValueError(
             f"image has shape {np.shape(image)} and {getattr(model, 'name', model)} takes {shape}: "
-            "resize it (keras_effnet.preprocess), or the model (keras_effnet.transplant)"
+            "resize it (keras_effnet.preprocess), or the model (keras_effnet.change_image_size)"
         )
     return images.astype("float32"), single
 
@@ -196,7 +196,7 @@ def _map_of(model, name, shape):
     layers = {layer.name: layer for layer in model.layers}
     name = _default_layer(model, shape) if name is None else name
     if name not in layers:
-        raise ValueError(unknown("layer", name, layers))
+        raise ValueError(unknown_name("layer", name, layers))
     _, tensor = call_within(model, layers[name])
     if len(tensor.shape) != 4:
         raise ValueError(

@@ -9,10 +9,11 @@ EfficientNet-Lite (models/official/efficientnet/lite), EfficientNetV2 (arXiv 210
 google/automl efficientnetv2).
 """
 
-import difflib
 import fnmatch
 from dataclasses import dataclass, replace
 from typing import Optional
+
+from keras_effnet.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -187,16 +188,4 @@ def find_variant(name):
     """
     if name in VARIANTS:
         return VARIANTS[name]
-    raise ValueError(unknown("model", name, VARIANTS))
-
-
-def unknown(what, name, known):
-    """The message for a name that is not among `known`: what came, the nearest ones, what is
-    accepted.
-
-    >>> unknown("weights", "imagenett", ["imagenet"])
-    "Unknown weights 'imagenett'. Did you mean 'imagenet'? Known: imagenet"
-    """
-    near = difflib.get_close_matches(str(name).lower(), list(known), n=3, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"Unknown {what} {name!r}.{hint} Known: {', '.join(known)}"
+    raise ValueError(unknown_name("model", name, VARIANTS))

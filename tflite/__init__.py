@@ -6,17 +6,17 @@ accuracy kept, checked against the model.
 >>> print(conversion.plan, conversion.report)  # doctest: +SKIP
 >>> tflite.save(conversion, "model.tflite")  # doctest: +SKIP
 
-Step by step: ``float_tflite`` -> ``load_images``, ``calibrate`` -> ``make_plan``, ``quantize`` ->
+Step by step: ``export_float32`` -> ``load_images``, ``calibrate`` -> ``make_plan``, ``quantize`` ->
 ``verify``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
 from tflite.converter import convert
 from tflite.evaluation.accuracy import Measured, Report, verify
-from tflite.export import float_tflite, load_keras
+from tflite.export import export_float32, load_keras
 from tflite.flatbuffer.rewrite import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
 from tflite.presets import PRESETS, Preset
-from tflite.quantization.calibration import calibrate, observe
+from tflite.quantization.calibration import calibrate, collect_histograms
 from tflite.quantization.mixed_precision import BudgetError
 from tflite.quantization.quantizer import OpPlan, QuantPlan, make_plan, quantize
 from tflite.result import Conversion, save
@@ -33,12 +33,12 @@ __all__ = [
     "QuantPlan",
     "Report",
     "calibrate",
+    "collect_histograms",
     "convert",
-    "float_tflite",
+    "export_float32",
     "load_images",
     "load_keras",
     "make_plan",
-    "observe",
     "quantize",
     "read_ops",
     "save",

@@ -9,7 +9,7 @@ from keras_effnet.image_preprocessing import preprocessing
 from tflite.evaluation.accuracy import verify
 from tflite.evaluation.classifier import open_classifier
 from tflite.evaluation.comparison import compare
-from tflite.export import float_tflite, image_shape
+from tflite.export import export_float32, image_shape
 from tflite.flatbuffer import metadata, rewrite
 from tflite.images.loader import load_images
 from tflite.presets import find_preset
@@ -90,17 +90,17 @@ def convert(
         raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
 
     try:
-        contract = preprocessing(model) if given is None else None
+        input_spec = preprocessing(model) if given is None else None
     except ValueError:
-        contract = None  # of others' making: a phone's stretch
-    if contract is not None:
-        say(f"Images: {contract}")
+        input_spec = None  # of others' making: a phone's stretch
+    if input_spec is not None:
+        say(f"Images: {input_spec}")
 
     def load(source, limit=None):
         found = load_images(
             source,
             (height, width),
-            preprocessing=contract,
+            preprocessing=input_spec,
             class_names=class_names,
             limit=limit,
             max_corrupt=max_corrupt,
@@ -131,7 +131,7 @@ def convert(
         sets.append(load(verification))
 
     say(f"Converting to a float32 .tflite, {height}x{width} px")
-    float_content = given if given is not None else float_tflite(model, image_size=image_size)
+    float_content = given if given is not None else export_float32(model, image_size=image_size)
     made = _Made(float_content, make_plan(rewrite.read_ops(float_content), chosen))
     if calibration is not None:
         made = _calibrated(made, chosen, sets[0], budget, tune, search_seconds, say)
@@ -160,14 +160,14 @@ def convert(
     return Conversion(
         preset=chosen.name,
         tflite=metadata.attach(made.content, labels=class_names, name=getattr(model, "name", "")),
-        float_tflite=float_content,
+        float32_model=float_content,
         plan=made.plan,
         ranges=made.ranges,
         report=measured,
         skipped=tuple(path for found, _ in sets for path in found.skipped),
         remedies=tuple(made.rows),
         islands=tuple(made.islands),
-        calibration=_manifest(sets[0][0], contract) if calibration is not None else None,
+        calibration=_manifest(sets[0][0], input_spec) if calibration is not None else None,
         budget=budget if chosen.name == "int8_mixed" else None,
         comparison=comparison,
         images=None if found is None else found.images,
@@ -293,7 +293,7 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
     if preset.name == "int8_mixed":
         say(f"Searching what has to stay float32: {budget}")
         _, held = range_search.held_out(len(images))
-        unseen = range_search.Judge(content, images[held])
+        unseen = range_search.Objective(content, images[held])
         labels = labels[order[held]] if budget.max_drop is not None else None
         plan, islands = within_budget(budget, unseen, labels, state, plan, judge, seconds, say)
     content = state.content_for(plan) if islands else state.content
@@ -301,7 +301,7 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
     return _Made(state.exact, plan, product, state.ranges, tuple(state.rows), islands)
 
 
-def _manifest(found, contract):
+def _manifest(found, input_spec):
     digest = hashlib.sha256()
     for image in found.images[in_order(found.images)]:
         digest.update(image.tobytes())
@@ -310,5 +310,5 @@ def _manifest(found, contract):
         "images": len(found.images),
         "sha256": digest.hexdigest(),  # of the prepared pixels, in the order of their own hashes
         "files": list(found.files[:_LISTED]),
-        "preprocessing": "stretched" if contract is None else str(contract),
+        "preprocessing": "stretched" if input_spec is None else str(input_spec),
     }

@@ -85,7 +85,7 @@ def image_shape(model, image_size=None):
     return (*(int(side) for side in asked), 3)
 
 
-def float_tflite(model, *, image_size=None):
+def export_float32(model, *, image_size=None):
     """Bytes of a .tflite: images (1, height, width, 3) float32 in [0, 255] -> scores (1, classes)
     float32.
 
@@ -142,7 +142,7 @@ def check_float(content, model, shape):
     if bad:
         raise rewrite.ConversionError(
             f"the .tflite of {model.name} has the ops {', '.join(bad)}: its weights are not in the "
-            "file, or it needs TensorFlow at run time. Convert through tflite.float_tflite"
+            "file, or it needs TensorFlow at run time. Convert through tflite.float32_model"
         )
     # Kernels only: batch normalisation's vectors disappear into them.
     kernels = sum(math.prod(w.shape) for w in model.weights if len(w.shape) > 1)

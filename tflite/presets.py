@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ PRESETS = {p.name: p for p in (
 def find_preset(name):
     """The row of that name; ``ValueError`` with the known ones otherwise."""
     if name not in PRESETS:
-        raise ValueError(unknown("preset", name, PRESETS))
+        raise ValueError(unknown_name("preset", name, PRESETS))
     return PRESETS[name]

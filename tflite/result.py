@@ -24,13 +24,13 @@ class Conversion:
 
     preset: str
     tflite: bytes
-    float_tflite: bytes  # the same but for metadata in preset "float32"
+    float32_model: bytes  # the same but for metadata in preset "float32"
     plan: QuantPlan
     ranges: "dict | None"  # {tensor: {"min", "max"}}; None without calibration
     report: "Report | None"  # float against converted; None without images
     skipped: "tuple[str, ...]"  # images that could not be decoded
-    remedies: "tuple[pipeline.Remedy, ...]" = ()
-    islands: "tuple[range_search.Island, ...]" = ()
+    remedies: "tuple[pipeline.QuantizationStep, ...]" = ()
+    islands: "tuple[range_search.Float32Region, ...]" = ()
     calibration: "dict | None" = None  # the manifest: source, images, sha256, files
     budget: "Budget | None" = None  # of int8_mixed
     comparison: "Comparison | None" = None  # all of it; None without images, and in "float32"
@@ -104,4 +104,4 @@ def save(conversion, path, *, class_names=None):
     if class_names is not None:
         files[f"{path}.labels.txt"] = "".join(f"{name}\n" for name in class_names).encode()
     files[path] = conversion.tflite
-    atomic_write.write(files)
+    atomic_write.write_files(files)

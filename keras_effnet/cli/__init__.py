@@ -1,8 +1,8 @@
 """``effnet``: what there is, what it costs, and what a network says of an image."""
 
-import argparse
 import sys
 
+from keras_effnet.arguments import ArgumentParser
 from keras_effnet.cli import cost, explain, port, predict, tables
 
 # command -> (what it is for, its arguments, what it does)
@@ -44,15 +44,15 @@ _COMMANDS = {
 
 def main(argv=None):
     """Runs one command; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="effnet",
         description="EfficientNet V1, V2 and Lite: what there is, and what it is made of.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (purpose, add_arguments, _) in _COMMANDS.items():
         add_arguments(commands.add_parser(name, help=purpose, description=purpose))
-    options = parser.parse_args(argv)
     try:
+        options = parser.parse_args(sys.argv[1:] if argv is None else argv)
         _COMMANDS[options.command][2](options)
     except (ValueError, OSError) as error:
         print(f"effnet: {error}", file=sys.stderr)

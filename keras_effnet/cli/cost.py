@@ -11,10 +11,10 @@ _PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes a 
 def add_cost_arguments(parser):
     """The flags of ``effnet cost``."""
     parser.add_argument("model", help="a name of `effnet models`")
-    parser.add_argument("--image-size", type=int, help="pixels a side (default: the model's own)")
-    parser.add_argument("--batch-size", type=int, default=1, help="images, for the activations")
+    parser.add_argument("--image_size", type=int, help="pixels a side (default: the model's own)")
+    parser.add_argument("--batch_size", type=int, default=1, help="images, for the activations")
     parser.add_argument("--classes", type=int, default=1000, help="width of the classifier")
-    parser.add_argument("--no-top", action="store_true", help="without the classifier")
+    parser.add_argument("--no_top", action="store_true", help="without the classifier")
     parser.add_argument(
         "--precision", choices=_PRECISIONS, default="float32", help="of the activations"
     )
@@ -52,7 +52,7 @@ def add_scale_arguments(parser):
     )
     parser.add_argument("--width", type=float, help="factor on the filters, instead of phi")
     parser.add_argument("--depth", type=float, help="factor on the repeats, instead of phi")
-    parser.add_argument("--image-size", type=int, help="pixels a side, instead of phi")
+    parser.add_argument("--image_size", type=int, help="pixels a side, instead of phi")
     for name, dimension in (("alpha", "depth"), ("beta", "width"), ("gamma", "image size")):
         parser.add_argument(
             f"--{name}",

@@ -7,7 +7,7 @@ import numpy as np
 from keras_effnet.cli.predict import add_model, contract_of, open_model
 from keras_effnet.image_preprocessing import load_image, preprocess
 from keras_effnet.labels import decode_predictions
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 
 METHODS = ("grad-cam", "occlusion")
 
@@ -34,7 +34,7 @@ def add_arguments(parser):
 def run(options):
     """Writes the picture and says what is on it; ``ValueError`` for what cannot work."""
     if options.method not in METHODS:
-        raise ValueError(unknown("method", options.method, METHODS))
+        raise ValueError(unknown_name("method", options.method, METHODS))
     if options.layer and options.method == "occlusion":
         raise ValueError("--layer is grad-cam's: occlusion looks at no layer")
     folder = os.path.dirname(options.out) or "."
@@ -77,5 +77,7 @@ def _class(given, names):
     if given.isdigit() and int(given) < len(names):
         return int(given)
     if len(names) > 50:
-        raise ValueError(f"{unknown('class', given, names).split(' Known: ')[0]} Or give a number")
-    raise ValueError(unknown("class", given, names))
+        raise ValueError(
+            f"{unknown_name('class', given, names).split(' Known: ')[0]} Or give a number"
+        )
+    raise ValueError(unknown_name("class", given, names))

@@ -41,16 +41,16 @@ def add_arguments(parser):
     )
     parser.add_argument("--out", required=True, help="x.keras; with --to x.safetensors")
     parser.add_argument("--classes", type=int, help="fail unless the file has so many")
-    parser.add_argument("--no-top", action="store_true", help="leave the classifier out")
+    parser.add_argument("--no_top", action="store_true", help="leave the classifier out")
     parser.add_argument(
         "--normalization",
         choices=list(_NORMALIZATIONS),
         help="what these weights expect, if not the source's usual: ImageNet's mean and standard "
         "deviation; [-1, 1]; (x - 128) / 128; (x - 127) / 128",
     )
-    parser.add_argument("--image-size", type=int, help="pixels a side of the model")
+    parser.add_argument("--image_size", type=int, help="pixels a side of the model")
     parser.add_argument(
-        "--no-compare", action="store_true", help="do not run the other project's network"
+        "--no_compare", action="store_true", help="do not run the other project's network"
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
 from keras_effnet.labels import decode_predictions
-from keras_effnet.variants import VARIANTS, unknown
+from keras_effnet.suggestions import unknown_name
+from keras_effnet.variants import VARIANTS
 
 
 def add_arguments(parser):
@@ -36,9 +37,9 @@ def add_model(parser):
 def run(options):
     images = [load_image(path) for path in options.images]  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
-    contract = contract_of(model)
-    print(f"{model.name}: {contract}")
-    batch = np.stack([preprocess(image, contract) for image in images])
+    input_spec = contract_of(model)
+    print(f"{model.name}: {input_spec}")
+    batch = np.stack([preprocess(image, input_spec) for image in images])
     scores = np.asarray(model.predict(batch, verbose=0), "float32")
     if scores.ndim != 2:
         raise ValueError(f"{options.model} is no classifier: its output has shape {scores.shape}")
@@ -67,7 +68,7 @@ def open_model(model, weights=None, labels=None):
 
         return create_model(model, weights=weights or "auto"), names
     if not os.path.isfile(model):
-        raise ValueError(f"{unknown('model', model, VARIANTS)}; and no file has that name")
+        raise ValueError(f"{unknown_name('model', model, VARIANTS)}; and no file has that name")
     if weights is not None:
         raise ValueError(
             f"--weights={weights} and --model={model}, a file that has its weights: drop one"

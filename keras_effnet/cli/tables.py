@@ -4,7 +4,7 @@ import fnmatch
 
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
-from keras_effnet.pretrained.registry import WEIGHT_SETS
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.variants import VARIANTS, list_models
 
 
@@ -37,11 +37,13 @@ def models(options):
 
 
 def weights(options):
-    rows = [row for (v, _), row in WEIGHT_SETS.items() if fnmatch.fnmatchcase(v, options.pattern)]
+    rows = [
+        row for (v, _), row in PRETRAINED_WEIGHTS.items() if fnmatch.fnmatchcase(v, options.pattern)
+    ]
     if not rows:
         raise ValueError(
             f"No released weights for a model that matches {options.pattern!r}. Known: "
-            + ", ".join(dict.fromkeys(v for v, _ in WEIGHT_SETS))
+            + ", ".join(dict.fromkeys(v for v, _ in PRETRAINED_WEIGHTS))
         )
     print(
         f"{'model':<20}{'weights':<19}{'classes':>8}{'top-1 %':>9}{'image size':>11}{'crop':>7}"

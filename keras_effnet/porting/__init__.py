@@ -150,14 +150,14 @@ def _named_beside(row, model, said, path):
 def _classes(path, stored, classes):
     if "predictions" not in stored:
         raise ValueError(
-            f"{path} has no classifier: port it with include_top=False (--no-top), and put one of "
+            f"{path} has no classifier: port it with include_top=False (--no_top), and put one of "
             "your own on top"
         )
     have = len(stored["predictions"][1])
     if classes not in (None, have):
         raise ValueError(
             f"{path} has {have} classes, and classes={classes} was asked for: port it with its own "
-            "(classes=None), or without (include_top=False, --no-top) and a new one on top"
+            "(classes=None), or without (include_top=False, --no_top) and a new one on top"
         )
     return have
 

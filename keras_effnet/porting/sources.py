@@ -7,7 +7,7 @@ from typing import Callable, Optional
 from keras_effnet.porting import keras_applications, keras_h5, pytorch, reference_models
 from keras_effnet.pretrained import tf_checkpoint
 from keras_effnet.pretrained.layer_names import Names
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ SOURCES = {
 def find_source(name):
     """The :class:`Source` of that name; raises ``ValueError`` with the known ones otherwise."""
     if name not in SOURCES:
-        raise ValueError(unknown("source", name, SOURCES))
+        raise ValueError(unknown_name("source", name, SOURCES))
     return SOURCES[name]
 
 
@@ -116,4 +116,4 @@ def find_network(source, model):
             f"{model} is in {source.name} more than once, and a file does not say which it is of: "
             f"give {' or '.join(kinds)} as the model"
         )
-    raise ValueError(unknown(f"model of {source.name}", model, source.variants))
+    raise ValueError(unknown_name(f"model of {source.name}", model, source.variants))

@@ -23,8 +23,9 @@ from keras_effnet.image_preprocessing import Preprocessing, parse
 from keras_effnet.labels import label_map
 from keras_effnet.model_cost import cost
 from keras_effnet.pretrained import download
-from keras_effnet.pretrained.registry import WEIGHT_SETS, best_set, list_weights
-from keras_effnet.variants import Normalization, unknown
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, best_set, list_weights
+from keras_effnet.suggestions import unknown_name
+from keras_effnet.variants import Normalization
 
 _LOG = logging.getLogger("keras_effnet")
 _ENDINGS = (".keras", ".weights.h5", ".h5")
@@ -32,7 +33,7 @@ _CONTRACT = "keras_effnet"  # the attribute of an .h5 file that says what its im
 
 
 @dataclass(frozen=True)
-class Contract:
+class InputSpec:
     """What weights expect of an image; None where it is not known."""
 
     preprocessing: Optional[Preprocessing]
@@ -40,7 +41,7 @@ class Contract:
 
 
 def find(variant, weights):
-    """What `weights` means for a variant's name: None, a ``WeightSet``, or a path. Fetches
+    """What `weights` means for a variant's name: None, a ``PretrainedWeights``, or a path. Fetches
     nothing.
 
     Raises ``ValueError`` for an unknown set and a path that is not there.
@@ -56,11 +57,13 @@ def find(variant, weights):
         _LOG.info("%s: weights='auto' takes %r", variant, row.name)
         return row
     if weights in sets:
-        return WEIGHT_SETS[variant, weights]
+        return PRETRAINED_WEIGHTS[variant, weights]
     if os.path.isfile(weights):
         return pathlib.Path(weights)
     known = (
-        unknown("weights", weights, ["auto", *sets]) if sets else f"Unknown weights {weights!r}."
+        unknown_name("weights", weights, ["auto", *sets])
+        if sets
+        else f"Unknown weights {weights!r}."
     )
     raise ValueError(
         f"{known} ({variant} has {len(sets)} released sets, and no file has that name.) "
@@ -102,15 +105,15 @@ def _convert(archive, converted, row, plan):
                 "again"
             )
         stored = tf_checkpoint.read(str(found[0].with_suffix("")), plan)
-        write(folder / "new.h5", stored, Contract(row.preprocessing, row.normalization))
+        write(folder / "new.h5", stored, InputSpec(row.preprocessing, row.normalization))
         os.replace(folder / "new.h5", converted)
     download.record(converted)
 
 
-def contract(path):
-    """The :class:`Contract` that a file states: its own attribute, or a whole model's layers."""
+def read_input_spec(path):
+    """The :class:`InputSpec` that a file states: its own attribute, or a whole model's layers."""
     if path is None:
-        return Contract(None, None)
+        return InputSpec(None, None)
     path = os.fspath(path)
     if path.endswith(".keras"):
         try:
@@ -118,19 +121,19 @@ def contract(path):
                 config = json.loads(file.read("config.json"))
                 constants = _constants(file.read("model.weights.h5"))
         except (zipfile.BadZipFile, KeyError, ValueError, OSError):
-            return Contract(None, None)  # read() says what is wrong with it
+            return InputSpec(None, None)  # read() says what is wrong with it
         return _of_layers(config, constants)
     try:
         with h5py.File(path, "r") as file:
             if _CONTRACT in file.attrs:
                 said = json.loads(file.attrs[_CONTRACT])
-                return Contract(
+                return InputSpec(
                     parse(said["preprocessing"]),
                     Normalization(tuple(said["mean"]), tuple(said["std"])),
                 )
             return _of_layers(json.loads(file.attrs.get("model_config", "{}")))
     except OSError:
-        return Contract(None, None)
+        return InputSpec(None, None)
 
 
 def _constants(content):
@@ -143,7 +146,7 @@ def _constants(content):
 
 
 def _of_layers(config, constants=(None, None)):
-    """The contract in a model's configuration, however deep its layers are nested; `constants` are
+    """The input_spec in a model's configuration, however deep its layers are nested; `constants` are
     those that its weights hold for a ``normalization`` that has none in its configuration.
 
     keras.applications' networks have a ``rescaling`` in front of their ``normalization``, or alone:
@@ -167,7 +170,7 @@ def _of_layers(config, constants=(None, None)):
             todo.extend(item)
     if rescaled and centered == [(None, None)]:
         centered = [constants]
-    return Contract(preprocessing, _composed(centered, rescaled))
+    return InputSpec(preprocessing, _composed(centered, rescaled))
 
 
 def _composed(centered, rescaled):
@@ -301,18 +304,18 @@ def _adapt_stem(model, stored):
     return {**stored, "stem_conv": [adapted.astype(kernel.dtype), *have[1:]]}
 
 
-def write(path, stored, contract):
+def write(path, stored, input_spec):
     """Writes {layer name: arrays} as an ``.h5`` file of keras.applications' layout, with the
-    :class:`Contract` of its images.
+    :class:`InputSpec` of its images.
     """
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [name.encode() for name in stored]
         file.attrs["backend"] = b"keras_effnet"
         file.attrs[_CONTRACT] = json.dumps(
             {
-                "preprocessing": contract.preprocessing.layer_name,
-                "mean": contract.normalization.mean,
-                "std": contract.normalization.std,
+                "preprocessing": input_spec.preprocessing.layer_name,
+                "mean": input_spec.normalization.mean,
+                "std": input_spec.normalization.std,
             }
         )
         for name, arrays in stored.items():

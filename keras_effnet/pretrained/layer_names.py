@@ -60,7 +60,7 @@ class Names:
 def parts(plan, names, *, include_top=True):
     """Every layer of a plan that has weights, in the network's order, as a list of :class:`Part`.
 
-    >>> from keras_effnet.plan import plan
+    >>> from keras_effnet.network_plan import plan
     >>> from keras_effnet.porting.pytorch import TIMM
     >>> parts(plan("efficientnet-b0"), TIMM)[7].theirs
     'blocks.0.0.bn2'

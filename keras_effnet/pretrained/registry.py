@@ -15,7 +15,7 @@ from keras_effnet.variants import VARIANTS, Normalization
 
 
 @dataclass(frozen=True)
-class WeightSet:
+class PretrainedWeights:
     """One weight set of one variant."""
 
     variant: str
@@ -104,7 +104,7 @@ def _rows():
     for variant, top1, md5, notop_md5 in _IMAGENET:
         v2 = "v2" in variant
         url = (_KERAS_V2 + variant) if v2 else (_KERAS_V1 + variant.replace("-", ""))
-        yield WeightSet(
+        yield PretrainedWeights(
             variant=variant,
             name="imagenet",
             url=url + ".h5",
@@ -133,18 +133,18 @@ def _rows():
     for name, end, classes, normalization, scores in _GOOGLE_V2:
         for ending, top1 in scores.items():
             variant = f"efficientnetv2-{ending}"
-            contract = {
+            input_spec = {
                 "imagenet-official": _published(variant),
                 "imagenet21k": _v2_official(224),
                 "imagenet21k-ft1k": Preprocessing(VARIANTS[variant].image_size, None, "bilinear"),
             }[name]
             address = f"v2/{variant}{end}.tgz"
-            yield _archive(variant, name, address, normalization, top1, contract, classes)
+            yield _archive(variant, name, address, normalization, top1, input_spec, classes)
 
 
 def _archive(variant, name, address, normalization, top1, preprocessing=None, classes=1000):
     v2 = "v2" in variant
-    return WeightSet(
+    return PretrainedWeights(
         variant=variant,
         name=name,
         url=_GOOGLE + address,
@@ -161,7 +161,7 @@ def _archive(variant, name, address, normalization, top1, preprocessing=None, cl
 
 # (variant, set) -> row. "imagenet" is keras.applications' set (V1: trained with AutoAugment; V2: on
 # ImageNet-1k alone), and for Lite Google's.
-WEIGHT_SETS = {(row.variant, row.name): row for row in _rows()}
+PRETRAINED_WEIGHTS = {(row.variant, row.name): row for row in _rows()}
 
 
 def list_weights(variant):
@@ -170,7 +170,7 @@ def list_weights(variant):
     >>> list_weights("efficientnetv2-xl")
     ['imagenet21k', 'imagenet21k-ft1k']
     """
-    return [name for owner, name in WEIGHT_SETS if owner == variant]
+    return [name for owner, name in PRETRAINED_WEIGHTS if owner == variant]
 
 
 def best_set(variant):
@@ -180,7 +180,7 @@ def best_set(variant):
     >>> best_set("efficientnet-b8").name
     'advprop'
     """
-    rows = [row for (owner, _), row in WEIGHT_SETS.items() if owner == variant]
+    rows = [row for (owner, _), row in PRETRAINED_WEIGHTS.items() if owner == variant]
     return max(rows, key=lambda row: row.top1 or 0, default=None)
 
 

@@ -22,7 +22,7 @@ def run(capsys):
 
 
 def test_cost_prints_what_cost_counts(run):
-    text = run("cost", "efficientnetv2-s", "--image-size=300", "--batch-size=32")
+    text = run("cost", "efficientnetv2-s", "--image_size=300", "--batch_size=32")
     c = cost("efficientnetv2-s", image_size=300, batch_size=32)
     assert text.startswith("efficientnetv2-s at 300 px")
     for number in (c.parameters, c.trainable, c.macs, c.activation_bytes):
@@ -31,7 +31,7 @@ def test_cost_prints_what_cost_counts(run):
 
 
 def test_cost_knows_heads_and_precisions(run):
-    text = run("cost", "efficientnet-b0", "--no-top", "--precision=bfloat16")
+    text = run("cost", "efficientnet-b0", "--no_top", "--precision=bfloat16")
     c = cost("efficientnet-b0", include_top=False, bytes_per_value=2)
     assert f"{c.parameters:,}" in text
     assert f"{c.activation_bytes:,}" in text

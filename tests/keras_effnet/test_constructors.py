@@ -4,7 +4,7 @@ import pytest
 import keras_effnet
 from keras_effnet.constructors import create_model
 from keras_effnet.pretrained import files as weights_module
-from keras_effnet.pretrained.registry import WEIGHT_SETS
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_weights_are_found_by_the_variants_name_whatever_the_models_name(keras, 
         raise RuntimeError("enough")
 
     monkeypatch.setattr(weights_module.download, "fetch", fetch)
-    row = WEIGHT_SETS["efficientnet-b0", "imagenet"]
+    row = PRETRAINED_WEIGHTS["efficientnet-b0", "imagenet"]
     for top, url, md5 in ((True, row.url, row.md5), (False, row.notop_url, row.notop_md5)):
         with pytest.raises(RuntimeError, match="enough"):
             keras_effnet.EfficientNetB0(include_top=top, name="x")

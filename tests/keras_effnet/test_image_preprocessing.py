@@ -32,20 +32,20 @@ def test_resize_is_tensorflows_to_one_grey_level(photo, size, interpolation):
 
 def test_the_crop_is_the_official_one(photo):
     """decode_and_center_crop of the official code: offset ((height - size) + 1) // 2."""
-    contract = Preprocessing(53, 0.875, "bilinear")  # int(0.875 * 61) pixels: nothing to resize
+    input_spec = Preprocessing(53, 0.875, "bilinear")  # int(0.875 * 61) pixels: nothing to resize
     top, left = (90 - 53 + 1) // 2, (61 - 53 + 1) // 2
     np.testing.assert_array_equal(
-        preprocess(photo, contract), photo[top : top + 53, left : left + 53]
+        preprocess(photo, input_spec), photo[top : top + 53, left : left + 53]
     )
 
 
 def test_without_a_crop_the_whole_image_is_stretched(photo):
-    contract = Preprocessing(40, None, "bicubic")
-    np.testing.assert_array_equal(preprocess(photo, contract), resize(photo, 40, 40, "bicubic"))
+    input_spec = Preprocessing(40, None, "bicubic")
+    np.testing.assert_array_equal(preprocess(photo, input_spec), resize(photo, 40, 40, "bicubic"))
 
 
 @pytest.mark.parametrize(
-    "contract",
+    "input_spec",
     [
         Preprocessing(224, 0.875, "bicubic"),
         Preprocessing(300, 300 / 332, "bicubic"),
@@ -55,22 +55,22 @@ def test_without_a_crop_the_whole_image_is_stretched(photo):
 )
 @pytest.mark.parametrize("include_preprocessing", [True, False])
 def test_a_model_remembers_it_through_a_file(
-    keras, tiny, contract, include_preprocessing, tmp_path
+    keras, tiny, input_spec, include_preprocessing, tmp_path
 ):
     model = create_model(
         tiny,
         classes=3,
         input_shape=(None, None, 3),
-        preprocessing=contract,
+        preprocessing=input_spec,
         include_preprocessing=include_preprocessing,
     )
     model.save(tmp_path / "x.keras")
     loaded = preprocessing(keras.saving.load_model(tmp_path / "x.keras"))
     for said in (preprocessing(model), loaded):
-        assert said.image_size == contract.image_size
-        assert said.interpolation == contract.interpolation
-        assert (said.crop is None) == (contract.crop is None)
-        assert said.crop is None or abs(said.crop - contract.crop) < 1e-4
+        assert said.image_size == input_spec.image_size
+        assert said.interpolation == input_spec.interpolation
+        assert (said.crop is None) == (input_spec.crop is None)
+        assert said.crop is None or abs(said.crop - input_spec.crop) < 1e-4
 
 
 def test_a_model_of_one_size_says_that_size_and_is_found_inside_another(keras, tiny):

@@ -6,7 +6,7 @@ import pytest
 from keras_effnet.constructors import create_model
 from keras_effnet.feature_pyramid import feature_table, features
 from keras_effnet.finetuning import freeze, with_new_head
-from keras_effnet.image_size import transplant
+from keras_effnet.image_size import change_image_size
 from keras_effnet.variants import VARIANTS
 
 
@@ -16,7 +16,7 @@ def test_answers_are_those_of_a_model_built_at_that_size(keras, small, tame, ima
     tame(model)
     built = create_model(small, classes=5, input_shape=(*size, 3))
     built.set_weights(model.get_weights())
-    moved = transplant(model, size[0] if size[0] == size[1] else size)
+    moved = change_image_size(model, size[0] if size[0] == size[1] else size)
     assert moved.input_shape == (None, *size, 3)
     np.testing.assert_array_equal(_answers(moved, images(*size)), _answers(built, images(*size)))
     for have, want in zip(moved.get_weights(), model.get_weights()):
@@ -28,7 +28,7 @@ def test_everything_but_the_size_stays(keras, small):
         small, classes=5, input_shape=(32, 32, 3), dropout_rate=0.35, drop_path_rate=0.1, name="m"
     )
     freeze(model, up_to="block1")
-    moved = transplant(model, 40)
+    moved = change_image_size(model, 40)
     assert moved.name == "m"
     for have, want in zip(moved.layers[1:], model.layers[1:]):
         assert have is not want
@@ -39,7 +39,7 @@ def test_everything_but_the_size_stays(keras, small):
 def test_nothing_is_shared(keras, small, images):
     model = create_model(small, classes=5, input_shape=(32, 32, 3))
     before = _answers(model, images(32))
-    moved = transplant(model, 32)
+    moved = change_image_size(model, 32)
     moved.set_weights([0 * w for w in moved.get_weights()])
     np.testing.assert_array_equal(_answers(model, images(32)), before)
 
@@ -49,17 +49,17 @@ def test_a_new_head_moves_too(keras, small, tame, images):
     tame(model)
     built = with_new_head(create_model(small, input_shape=(48, 48, 3)), 4)
     built.set_weights(model.get_weights())
-    moved = transplant(model, 48)
+    moved = change_image_size(model, 48)
     assert moved.get_layer("top_dropout").rate == 0.5
     np.testing.assert_array_equal(_answers(moved, images(48)), _answers(built, images(48)))
 
 
 def test_any_size_and_back(keras, small, images):
     model = create_model(small, classes=5, input_shape=(32, 32, 3))
-    free = transplant(model, None)
+    free = change_image_size(model, None)
     assert free.input_shape == (None, None, None, 3)
     np.testing.assert_allclose(
-        _answers(free, images(32)), _answers(transplant(free, 32), images(32)), atol=1e-6
+        _answers(free, images(32)), _answers(change_image_size(free, 32), images(32)), atol=1e-6
     )
 
 
@@ -74,9 +74,9 @@ def test_a_model_around_the_network_moves_with_it(keras, small, images, kind):
         for layer in parts:
             x = layer(x)
         model = keras.Model(inputs, x)
-    moved = transplant(model, 40)
+    moved = change_image_size(model, 40)
     assert type(moved) is type(model)
-    wider = transplant(body, 40)
+    wider = change_image_size(body, 40)
     want = parts[2](wider(0.5 * images(40), training=False))
     np.testing.assert_allclose(_answers(moved, images(40)), np.asarray(want), atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_a_model_around_the_network_moves_with_it(keras, small, images, kind):
 def test_the_deepest_networks_have_no_trouble_with_recursion(keras, name, images):
     narrow = dataclasses.replace(VARIANTS[name], name="narrow", width=0.1)  # as deep as it is
     model = create_model(narrow, classes=2, input_shape=(32, 32, 3))
-    moved = transplant(model, 40)
+    moved = change_image_size(model, 40)
     built = create_model(narrow, classes=2, input_shape=(40, 40, 3))
     built.set_weights(model.get_weights())
     np.testing.assert_array_equal(_answers(moved, images(40)), _answers(built, images(40)))
@@ -109,7 +109,7 @@ def test_the_deepest_networks_have_no_trouble_with_recursion(keras, name, images
 def test_sizes_that_cannot_work_are_told(keras, tiny, size, said):
     model = create_model(tiny, classes=2, input_shape=(32, 32, 3))
     with pytest.raises(ValueError, match=said):
-        transplant(model, size)
+        change_image_size(model, size)
 
 
 def test_several_inputs_are_told(keras, tiny):
@@ -117,7 +117,7 @@ def test_several_inputs_are_told(keras, tiny):
     images, other = keras.Input((32, 32, 3)), keras.Input((1,))
     joined = keras.layers.Concatenate()([body(images), other])
     with pytest.raises(ValueError, match="has 2 inputs"):
-        transplant(keras.Model([images, other], joined), 64)
+        change_image_size(keras.Model([images, other], joined), 64)
 
 
 def _answers(model, images):

@@ -12,7 +12,7 @@ import pytest
 import keras_effnet
 from keras_effnet.constructors import create_model
 from keras_effnet.network_plan import plan
-from keras_effnet.pretrained.registry import WEIGHT_SETS
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.variants import V1, VARIANTS
 
 SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
@@ -49,10 +49,10 @@ def release(tmp_path, monkeypatch, write_legacy_h5):
         return hashlib.md5(path.read_bytes()).hexdigest()
 
     def release(variant, whole, headless):
-        row = WEIGHT_SETS[variant, "imagenet"]
+        row = PRETRAINED_WEIGHTS[variant, "imagenet"]
         md5, notop_md5 = put(whole, row.url), put(headless, row.notop_url)
         row = dataclasses.replace(row, md5=md5, notop_md5=notop_md5)
-        monkeypatch.setitem(WEIGHT_SETS, (variant, "imagenet"), row)
+        monkeypatch.setitem(PRETRAINED_WEIGHTS, (variant, "imagenet"), row)
 
     return release
 

@@ -11,7 +11,7 @@ from keras_effnet.constructors import create_model
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.download import DownloadError
-from keras_effnet.pretrained.registry import WEIGHT_SETS, WeightSet
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, PretrainedWeights
 from keras_effnet.variants import Normalization
 
 pytestmark = pytest.mark.tensorflow_only("reads TensorFlow's checkpoints")
@@ -33,7 +33,7 @@ def server(tmp_path, monkeypatch):
 @pytest.fixture
 def row(tiny, monkeypatch):
     """A weight set of the TINY variant whose images are not those of its network."""
-    row = WeightSet(
+    row = PretrainedWeights(
         variant=tiny.name,
         name="own",
         url=URL,
@@ -46,7 +46,7 @@ def row(tiny, monkeypatch):
         top1=50.0,
         source="this test",
     )
-    monkeypatch.setitem(WEIGHT_SETS, (tiny.name, "own"), row)
+    monkeypatch.setitem(PRETRAINED_WEIGHTS, (tiny.name, "own"), row)
     return row
 
 
@@ -146,12 +146,12 @@ def test_a_failed_download_raises_instead_of_giving_random_weights(server, row, 
 def test_an_archive_of_another_network_names_what_differs(put, server, tiny, row, tmp_path):
     put()
     other = dataclasses.replace(tiny, name="other", stages=tiny.stages[:1])
-    WEIGHT_SETS["other", "own"] = dataclasses.replace(row, variant="other")
+    PRETRAINED_WEIGHTS["other", "own"] = dataclasses.replace(row, variant="other")
     try:
         with pytest.raises(ValueError, match=r"does not hold other.*left over: .*blocks_1"):
             create_model(other, weights="own")
     finally:
-        del WEIGHT_SETS["other", "own"]
+        del PRETRAINED_WEIGHTS["other", "own"]
     assert not list((tmp_path / "home").rglob("tiny.h5"))
     assert not list((tmp_path / "home").rglob(".unpacking*"))
 

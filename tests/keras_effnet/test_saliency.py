@@ -148,7 +148,7 @@ def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda m, x: grad_cam(m, x[:32]), r"image has shape \(32, 64, 3\) .*transplant"),
+        (lambda m, x: grad_cam(m, x[:32]), r"image has shape \(32, 64, 3\) .*change_image_size"),
         (lambda m, x: grad_cam(m, x[..., 0]), r"image has shape \(64, 64\)"),
         (lambda m, x: grad_cam(m, x, 3), "class_index 3 does not fit .* 0 to 2"),
         (lambda m, x: grad_cam(m, x, -1), "class_index -1"),

@@ -1,6 +1,7 @@
 import pytest
 
-from keras_effnet.variants import VARIANTS, find_variant, list_models, unknown
+from keras_effnet.suggestions import unknown_name
+from keras_effnet.variants import VARIANTS, find_variant, list_models
 
 
 def test_every_variant_of_the_papers_is_there_and_no_other(zoo):
@@ -73,4 +74,4 @@ def test_an_unknown_model_names_the_nearest(typo, nearest):
 
 
 def test_a_name_like_no_other_gets_no_guess():
-    assert "Did you mean" not in unknown("model", "resnet50", VARIANTS)
+    assert "Did you mean" not in unknown_name("model", "resnet50", VARIANTS)

@@ -40,7 +40,7 @@ def _model(variant, **options):
 
 @functools.cache
 def _float(variant, **options):
-    return tflite.float_tflite(_model(variant, **options))
+    return tflite.export_float32(_model(variant, **options))
 
 
 @functools.cache

@@ -120,7 +120,7 @@ def test_the_order_of_the_images_does_not_change_a_byte(float_content, images, c
 
 
 def test_a_float_tflite_is_the_float_file(float_content, images, converted):
-    assert converted(float_content, "int8", images).float_tflite == float_content
+    assert converted(float_content, "int8", images).float32_model == float_content
 
 
 def test_class_names_are_in_the_file(float_content, images):
@@ -142,7 +142,7 @@ def test_verification_images_are_reported_on(float_content, images):
 
 def test_float32_in_one_call(model, float_content, images):
     made = tflite.convert(model, preset="float32", verification=images)
-    assert made.float_tflite == float_content
+    assert made.float32_model == float_content
     np.testing.assert_array_equal(
         *(litert.scores(litert.interpreter(c), images[:2]) for c in (made.tflite, float_content))
     )
@@ -310,7 +310,7 @@ def test_bad_input_is_an_error_before_anything_slow(model, images, monkeypatch):
     def slow(*_, **__):
         raise AssertionError("converted")
 
-    monkeypatch.setitem(convert_function.__globals__, "float_tflite", slow)
+    monkeypatch.setitem(convert_function.__globals__, "export_float32", slow)
 
     def fails(match, **options):
         with pytest.raises(ValueError, match=match):

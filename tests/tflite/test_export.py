@@ -21,36 +21,36 @@ def test_answers_are_the_models(model, float_content, images):
 
 
 def test_an_open_size_is_given_by_image_size(tiny, build):
-    content = tflite.float_tflite(build(tiny, input_shape=(None, None, 3)), image_size=(40, 48))
+    content = tflite.export_float32(build(tiny, input_shape=(None, None, 3)), image_size=(40, 48))
     made = litert.interpreter(content)
     assert made.get_input_details()[0]["shape"].tolist() == [1, 40, 48, 3]
 
 
 def test_an_open_size_without_image_size_is_an_error(tiny, build):
     with pytest.raises(ValueError, match=r"takes any image size.*give image_size"):
-        tflite.float_tflite(build(tiny, input_shape=(None, None, 3)))
+        tflite.export_float32(build(tiny, input_shape=(None, None, 3)))
 
 
 @pytest.mark.parametrize("size", [64, 0, -3, 32.5, (32, 32, 3), (32, 64)])
 def test_an_image_size_that_does_not_fit_is_an_error(model, size):
     with pytest.raises(ValueError, match="image_size"):
-        tflite.float_tflite(model, image_size=size)
+        tflite.export_float32(model, image_size=size)
 
 
 def test_a_model_without_classifier_is_an_error(tiny, build):
     with pytest.raises(ValueError, match=r"\(batch, classes\).*include_top=True"):
-        tflite.float_tflite(build(tiny, include_top=False))
+        tflite.export_float32(build(tiny, include_top=False))
 
 
 def test_grey_images_are_an_error(tiny, build):
     with pytest.raises(ValueError, match=r"\(32, 32, 1\).*RGB"):
-        tflite.float_tflite(build(tiny, input_shape=(32, 32, 1)))
+        tflite.export_float32(build(tiny, input_shape=(32, 32, 1)))
 
 
 def test_another_backend_is_an_error(model, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"runs on jax.*KERAS_BACKEND=tensorflow"):
-        tflite.float_tflite(model)
+        tflite.export_float32(model)
 
 
 def test_any_keras_classifier_converts():
@@ -63,19 +63,19 @@ def test_any_keras_classifier_converts():
             keras.layers.Dense(2),
         ]
     )
-    tflite.float_tflite(model)  # checks itself
+    tflite.export_float32(model)  # checks itself
 
 
 def test_a_model_without_shapes_is_an_error():
     with pytest.raises(ValueError, match="give a functional model"):
-        tflite.float_tflite(keras.Sequential([keras.layers.Dense(2)]))
+        tflite.export_float32(keras.Sequential([keras.layers.Dense(2)]))
 
 
 def test_a_model_with_its_input_in_a_list_or_a_dictionary_converts():
     image = keras.Input((16, 16, 3), name="image")
     scores = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(image))
-    tflite.float_tflite(keras.Model([image], [scores]))
-    tflite.float_tflite(keras.Model({"image": image}, {"scores": scores}))
+    tflite.export_float32(keras.Model([image], [scores]))
+    tflite.export_float32(keras.Model({"image": image}, {"scores": scores}))
 
 
 def test_mixed_precision_is_exported_as_float32(tiny):
@@ -87,7 +87,7 @@ def test_mixed_precision_is_exported_as_float32(tiny):
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert model.get_layer("stem_conv").compute_dtype == "bfloat16"
-    content = tflite.float_tflite(model)
+    content = tflite.export_float32(model)
     assert {op.dtype for op in tflite.read_ops(content)} == {"FLOAT32"}
 
 
@@ -96,7 +96,7 @@ def test_a_model_of_two_replicas_converts(tiny):
 
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = keras_effnet.create_model(tiny, classes=10, input_shape=(32, 32, 3))
-    tflite.float_tflite(model)
+    tflite.export_float32(model)
 
 
 def test_a_file_without_weights_is_refused(model):
@@ -129,7 +129,7 @@ def test_a_diverged_model_is_refused(tiny):
     model = keras_effnet.create_model(tiny, classes=10, input_shape=(32, 32, 3))
     model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
     with pytest.raises(tflite.ConversionError, match="nan"):
-        tflite.float_tflite(model)
+        tflite.export_float32(model)
 
 
 def test_a_model_file_that_cannot_be_loaded_is_an_error(tmp_path):

@@ -47,7 +47,7 @@ def test_show_prints_recipe_and_phases_and_trains_nothing(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs"),
+        (["--epoch=3"], "Unknown flag '--epoch'. Did you mean '--epochs'"),
         (["--recipe=photo"], "Did you mean 'photos'"),
         (["--epochs=many"], "epochs"),
         (["--model=efficientnet-b99"], "Did you mean 'efficientnet-b"),

@@ -2,13 +2,13 @@
 and as JSON.
 """
 
-import argparse
 import json
 import os
 import sys
 
+from keras_effnet.arguments import ArgumentParser
 from keras_effnet.image_preprocessing import preprocessing
-from keras_effnet.variants import unknown
+from keras_effnet.label_file import read_labels
 from tflite.evaluation.classifier import open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import metadata
@@ -33,13 +33,6 @@ IMAGES = (
     "folder of images, folder of class folders, folder of TFRecord shards (its train set; "
     "FOLDER/validation for another), tfds:NAME or tfds:NAME/SPLIT, or .npz (images, labels)"
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises ``ValueError`` where argparse would print its usage and leave."""
-
-    def error(self, message):
-        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def main_report(argv):
@@ -75,7 +68,7 @@ def _report(argv):
     record_path = f"{options.model}.json"
     out = _writable(options.out or f"{stem}.report.html", record_path)
     record = _record(record_path)
-    first = contract = None
+    first = input_spec = None
     if os.path.splitext(options.float)[1] not in (".keras", ".h5"):
         first = _open(options.float)
         _require_same_classes(first, options.float, model, options.model)
@@ -84,11 +77,11 @@ def _report(argv):
     names = _class_names(options, [model, *([first] if first else [])])
     if first is None:
         _load(options, model, names, None, limit=_PROBED)  # what is wrong with them shows at once
-        first, contract = _converted(options.float, model)
+        first, input_spec = _converted(options.float, model)
         _require_same_classes(first, options.float, model, options.model)
     preset = record.get("preset")
     titles = ("float32", preset if isinstance(preset, str) else os.path.basename(options.model))
-    return _write(options, out, first, model, titles, names, record, contract)
+    return _write(options, out, first, model, titles, names, record, input_spec)
 
 
 def _compare(argv):
@@ -107,13 +100,13 @@ def _compare(argv):
     return _write(options, out, first, second, titles, names, {}, None)
 
 
-def _write(options, out, first, second, titles, names, record, contract):
+def _write(options, out, first, second, titles, names, record, input_spec):
     print("Loading images", flush=True)
-    found, labels = _load(options, first, names, contract, options.limit, say=True)
+    found, labels = _load(options, first, names, input_spec, options.limit, say=True)
     images = found.images
     others = images
     if (first.height, first.width) != (second.height, second.width):
-        others = _load(options, second, names, contract, options.limit)[0].images
+        others = _load(options, second, names, input_spec, options.limit)[0].images
     print(f"Comparing on {len(images):,} images", flush=True)
     made = compare(
         first.content,
@@ -133,12 +126,7 @@ def _write(options, out, first, second, titles, names, record, contract):
 
 
 def _parser(name, description):
-    return _Parser(
-        prog=f"effnet-tflite {name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    return ArgumentParser(prog=f"effnet-tflite {name}", description=description)
 
 
 def _parse(parser, argv):
@@ -148,11 +136,6 @@ def _parse(parser, argv):
     )
     parser.add_argument("--out", help=".html to write (default: beside the .tflite)")
     parser.add_argument("--limit", type=int, help="at most so many images, spread evenly")
-    flags = [a.dest for a in parser._actions if a.option_strings and a.dest != "help"]
-    for word in argv:
-        name = word.split("=")[0]
-        if name.startswith("--") and name not in ("--help", *(f"--{flag}" for flag in flags)):
-            raise ValueError(unknown("flag", name[2:], flags))
     options = parser.parse_args(argv)
     if not tfrecord.exists(options.data):
         raise ValueError(f"--data {options.data!r} does not exist")
@@ -173,16 +156,16 @@ def _converted(path, model):
     """(Classifier, how its images are prepared or None) of a Keras file, in the model's size."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     print(f"Converting {path} to a float32 .tflite", flush=True)
-    from tflite.export import float_tflite, load_keras  # TensorFlow, only where it is needed
+    from tflite.export import export_float32, load_keras  # TensorFlow, only where it is needed
 
     keras_model = load_keras(path)
     try:
-        contract = preprocessing(keras_model)
+        input_spec = preprocessing(keras_model)
     except ValueError:
-        contract = None  # of others' making: a phone's stretch
+        input_spec = None  # of others' making: a phone's stretch
     own = keras_model.inputs[0].shape[1:3] if getattr(keras_model, "inputs", None) else ()
     size = (model.height, model.width) if None in tuple(own) else None
-    return open_classifier(float_tflite(keras_model, image_size=size), path), contract
+    return open_classifier(export_float32(keras_model, image_size=size), path), input_spec
 
 
 def _require_same_classes(first, first_path, second, second_path):
@@ -214,7 +197,7 @@ def _class_names(options, models):
     return None
 
 
-def _load(options, model, names, contract, limit, *, say=False):
+def _load(options, model, names, input_spec, limit, *, say=False):
     """(ImageSet in the model's size, labels or None)."""
     looked_up = names
     if options.labels is None and names is not None and os.path.isdir(options.data):
@@ -224,7 +207,7 @@ def _load(options, model, names, contract, limit, *, say=False):
     found = load_images(
         options.data,
         (model.height, model.width),
-        preprocessing=contract,
+        preprocessing=input_spec,
         class_names=looked_up,
         limit=limit,
         max_corrupt=_PROBED,
@@ -245,24 +228,6 @@ def _load(options, model, names, contract, limit, *, say=False):
     if say:
         print("\n".join(lines), flush=True)
     return found, labels
-
-
-def read_labels(path):
-    """Class names of a UTF-8 text file, one a line; ``ValueError`` for empty lines and doubles."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [line.strip() for line in file.read().splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--labels {path!r} is not a UTF-8 text file") from error
-    while names and not names[-1]:
-        names.pop()
-    if not names or not all(names):
-        line = names.index("") + 1 if names else 1
-        raise ValueError(f"--labels {path!r}: line {line} is empty; give one class name a line")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"--labels {path!r} has {twice[0]!r} twice; class names must differ")
-    return tuple(names)
 
 
 def _record(path):

@@ -7,7 +7,8 @@ import os
 import sys
 
 from keras_effnet import atomic_write
-from keras_effnet.variants import unknown
+from keras_effnet.arguments import ArgumentParser
+from keras_effnet.label_file import read_labels
 from tflite.cli import compare
 from tflite.converter import BUDGET_IMAGES, CALIBRATION_IMAGES, convert
 from tflite.flatbuffer.rewrite import ConversionError
@@ -28,13 +29,6 @@ and OUT.labels.txt with --labels (one name a line, in the order of the scores).
 Other commands: effnet-tflite report | compare, each with --help."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises ``ValueError`` where argparse would print its usage and leave."""
-
-    def error(self, message):
-        raise ValueError(f"{message} (see {self.prog} --help)")
-
-
 def main(argv=None):
     """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion."""
     try:
@@ -53,11 +47,9 @@ def main(argv=None):
 
 
 def _parse(argv):
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="effnet-tflite",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     images = compare.IMAGES
     parser.add_argument("--model", required=True, help=".keras, .h5 or float32 .tflite file")
@@ -105,11 +97,6 @@ def _parse(argv):
         default=10,
         help="skip so many images that cannot be decoded (default: %(default)s)",
     )
-    flags = [action.dest for action in parser._actions if action.dest != "help"] + ["no-tune"]
-    for word in argv:
-        name = word.split("=")[0]
-        if name.startswith("--") and name not in ("--help", *(f"--{flag}" for flag in flags)):
-            raise ValueError(unknown("flag", name[2:], flags))
     return parser.parse_args(argv)
 
 
@@ -129,7 +116,7 @@ def _run(options):
         if path is not None and not tfrecord.exists(path):
             raise ValueError(f"--{flag} {path!r} does not exist")
     out = atomic_write.check_writable(options.out)
-    class_names = None if options.labels is None else compare.read_labels(options.labels)
+    class_names = None if options.labels is None else read_labels(options.labels)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     print(f"Loading {options.model}", flush=True)

@@ -143,7 +143,7 @@ class Report:
 
 
 def verify(
-    float_tflite,
+    float32_model,
     int8_tflite,
     images,
     labels=None,
@@ -165,7 +165,7 @@ def verify(
     Wilson's.
 
     Args:
-        float_tflite: the float32 model, or any to compare with.
+        float32_model: the float32 model, or any to compare with.
         int8_tflite: the converted one; None reports on the float model alone.
         images: as ``load_images`` gives them.
         labels: (n,) integers in [0, classes), or None: then there is no top-1.
@@ -180,7 +180,7 @@ def verify(
         ValueError: images or labels that the model does not have.
     """
     titles = (first_title, title)
-    contents = [float_tflite] if int8_tflite is None else [float_tflite, int8_tflite]
+    contents = [float32_model] if int8_tflite is None else [float32_model, int8_tflite]
     models = [classifier.open_classifier(c, t) for c, t in zip(contents, titles)]
     given = [images, images if second_images is None else second_images]
     sets = [np.asarray(i) for i in given[: len(models)]]

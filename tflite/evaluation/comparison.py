@@ -30,7 +30,7 @@ class Comparison:
             "blocks": [
                 {
                     "name": block.name,
-                    "snr_db": block.snr_db,
+                    "sqnr_db": block.sqnr_db,
                     "worst": dataclasses.asdict(block.worst),
                     "tensors": [dataclasses.asdict(tensor) for tensor in block.tensors],
                 }
@@ -94,7 +94,7 @@ def compare(
     measured = (report.float32, report.int8)
     return Comparison(
         report=report,
-        blocks=sqnr.signal_to_noise(signal, models[1], few),
+        blocks=sqnr.sqnr_by_block(signal, models[1], few),
         snr_images=len(few),
         parts=tuple(ops.size_by_part(model.content) for model in models),
         delegates=tuple(

@@ -33,7 +33,7 @@ class Tensor:
     """One tensor of the float model and its copy in the other file."""
 
     name: str
-    snr_db: float  # signal power to noise power, the images' median; at most 120
+    sqnr_db: float  # signal power to noise power, the images' median; at most 120
     rescaled: bool  # the other file's channels were brought to the float ones' scale first
 
 
@@ -45,17 +45,17 @@ class Block:
     tensors: "tuple[Tensor, ...]"
 
     @property
-    def snr_db(self):
+    def sqnr_db(self):
         """Of the block's output."""
-        return self.tensors[-1].snr_db
+        return self.tensors[-1].sqnr_db
 
     @property
     def worst(self):
         """Its noisiest tensor."""
-        return min(self.tensors, key=lambda tensor: tensor.snr_db)
+        return min(self.tensors, key=lambda tensor: tensor.sqnr_db)
 
 
-def signal_to_noise(first, second, images):
+def sqnr_by_block(first, second, images):
     """The :class:`Block` rows of two classifiers of the same size, in the order of the graph: how
     far above the second file's error the first one's values are. 20 dB: the error is a tenth.
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from keras_effnet.image_preprocessing import preprocess, resize
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 from tflite.images.tfrecord import open_records
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")  # as in training
@@ -96,11 +96,11 @@ def load_images(
     return _from_arrays(name, images, labels, prepare, limit)
 
 
-def _prepared(image, height, width, contract):
+def _prepared(image, height, width, input_spec):
     """uint8 (height, width, 3), as the model's weights need it; stretched if they say nothing."""
-    if contract is None or height != width:
+    if input_spec is None or height != width:
         return resize(image, height, width)
-    return preprocess(image, replace(contract, image_size=height))
+    return preprocess(image, replace(input_spec, image_size=height))
 
 
 def _spread(count, limit):
@@ -122,7 +122,7 @@ def _from_folder(folder, prepare, class_names, limit, max_corrupt):
         classes = tuple(sorted(set(names))) if class_names is None else tuple(class_names)
         for name in names:
             if name not in classes:
-                raise ValueError(f"{folder}: {unknown('class folder', name, classes)}")
+                raise ValueError(f"{folder}: {unknown_name('class folder', name, classes)}")
         labels = np.array([classes.index(name) for name in names])
     chosen = _spread(len(paths), limit)
     files = ((paths[i], paths[i], None if labels is None else labels[i]) for i in chosen)
@@ -168,7 +168,7 @@ def _looked_up(names, class_names, source):
     moved = [names[i] for i in own if found[i] not in (None, i)]
     if moved or len(names) != len(class_names):
         raise ValueError(
-            f"{source}: {unknown('class', strange, class_names)}"
+            f"{source}: {unknown_name('class', strange, class_names)}"
             + (f" ({moved[0]!r} is among them, under another number)" if moved else "")
         )
     return np.array(own)  # other names for the same classes: n01440764 for tench

@@ -43,7 +43,7 @@ def in_order(images):
     return np.argsort([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
 
 
-def calibrate(float_tflite, images, *, rule="minmax", min_images=MIN_IMAGES):
+def calibrate(float32_model, images, *, rule="minmax", min_images=MIN_IMAGES):
     """{tensor: {"min": float, "max": float}} of every activation, over uint8 images (n, height,
     width, 3).
 
@@ -52,7 +52,7 @@ def calibrate(float_tflite, images, *, rule="minmax", min_images=MIN_IMAGES):
     is always (0, 255), so that its scale means pixels.
 
     Args:
-        float_tflite: bytes of a float32 .tflite with the images' size.
+        float32_model: bytes of a float32 .tflite with the images' size.
         images: as ``load_images`` gives them; 100 to 500 that look like those of later use.
         rule: how ranges follow from values, one of ``ranges.RULES``.
         min_images: fewer raise.
@@ -60,20 +60,20 @@ def calibrate(float_tflite, images, *, rule="minmax", min_images=MIN_IMAGES):
     Raises:
         ValueError: too few images, images of another shape or type, values that are not finite.
     """
-    observed = observe(float_tflite, images, min_images=min_images)
-    return range_estimation.choose(float_tflite, observed, rule)
+    observed = collect_histograms(float32_model, images, min_images=min_images)
+    return range_estimation.choose(float32_model, observed, rule)
 
 
-def observe(float_tflite, images, *, only=None, min_images=MIN_IMAGES):
+def collect_histograms(float32_model, images, *, only=None, min_images=MIN_IMAGES):
     """{tensor: :class:`Observed`} of every activation, or of those in `only`; arguments and errors
     as ``calibrate``.
     """
-    images = checked(float_tflite, images, min_images)
+    images = checked(float32_model, images, min_images)
     images = images[in_order(images)]
-    tensors = rewrite.activations(float_tflite)
+    tensors = rewrite.activations(float32_model)
     tensors = {name: i for name, i in tensors.items() if only is None or name in only}
     seen = {name: _Counter() for name in tensors}
-    for made in _runs(float_tflite, images):
+    for made in _runs(float32_model, images):
         for name, index in tensors.items():
             seen[name].add(made.tensor(index)())
     found = {name: counter.result() for name, counter in seen.items()}
@@ -86,11 +86,11 @@ def observe(float_tflite, images, *, only=None, min_images=MIN_IMAGES):
     return found
 
 
-def checked(float_tflite, images, min_images=MIN_IMAGES):
+def checked(float32_model, images, min_images=MIN_IMAGES):
     """The images as an array, if the model takes them; ``ValueError`` otherwise."""
     images = np.asarray(images)
     require_images(len(images), min_images)
-    want = litert.input_shape(float_tflite)
+    want = litert.input_shape(float32_model)
     if images.dtype != np.uint8 or images.shape[1:] != want:
         raise ValueError(
             f"calibration images are {images.dtype} {images.shape}; this model takes uint8 "

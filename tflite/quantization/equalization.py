@@ -93,7 +93,7 @@ def equalize(content, observed, *, strength=0.5, through_swish=(), images=None):
 
     Args:
         content: bytes of a float .tflite.
-        observed: what ``calibrate.observe`` saw of it.
+        observed: what ``calibration.collect_histograms`` saw of it.
         strength: 1 gives every channel the same reach, 0.5 shares the inequality between
             activations and the weights behind them.
         through_swish: as in ``groups``.

@@ -13,7 +13,7 @@ steps of its output's, a range in shares of itself; so one learning rate fits al
 
 import numpy as np
 
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 from tflite.flatbuffer.graph import LINEAR, Network, swishes
 
 _LOGISTIC = (0.0, 255 / 256)  # the range that every int8 kernel of it has
@@ -243,7 +243,7 @@ class _Walk:
             out = out + values[2]
         fused = {"NONE": lambda x: x, "RELU": tf.nn.relu, "RELU6": tf.nn.relu6}
         if op.fused not in fused:
-            raise ValueError(unknown("activation", op.fused, fused))
+            raise ValueError(unknown_name("activation", op.fused, fused))
         return fused[op.fused](out)
 
     # what is learned

@@ -53,7 +53,7 @@ def within_budget(budget, unseen, labels, state, plan, judge, seconds, say=lambd
 
     Args:
         budget: a :class:`Budget`.
-        unseen: a :class:`~tflite.quantization.range_search.Judge` on the images that it is to be met on.
+        unseen: a :class:`~tflite.quantization.range_search.Objective` on the images that it is to be met on.
         labels: of those images, or None where the budget has no ``max_drop``.
         state: a :class:`~tflite.quantization.pipeline.State`, what is quantized.
         plan: the :class:`~tflite.quantization.quantizer.QuantPlan` to begin with.

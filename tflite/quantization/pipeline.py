@@ -19,7 +19,7 @@ from tflite.quantization import (
     range_search,
     weight_rounding,
 )
-from tflite.quantization.calibration import observe
+from tflite.quantization.calibration import collect_histograms
 
 STRENGTHS = (0.5, 1.0)  # of equalization
 _JUDGED = 256  # images, at most, that a remedy is judged by
@@ -32,7 +32,7 @@ _HELPS_AT_A_PRICE = 0.9  # what costs time has to give more
 
 
 @dataclass(frozen=True)
-class Remedy:
+class QuantizationStep:
     """One step, and the file's distance from the float network after it, on held-out images."""
 
     name: str
@@ -50,11 +50,13 @@ class State:
     content: bytes  # the float .tflite
     ranges: "dict | None"  # None where weights alone are quantized
     rule: str = "minmax"
-    rows: "list[Remedy]" = field(default_factory=list)
+    rows: "list[QuantizationStep]" = field(default_factory=list)
     kl: float = float("inf")
     exact: bytes = b""  # the content before what changes the float network's own answers
     plain: bytes = b""  # and before what makes up for int8 activations
-    observed: dict = field(default_factory=dict)  # what ``calibrate.observe`` saw of it
+    observed: dict = field(
+        default_factory=dict
+    )  # what ``calibration.collect_histograms`` saw of it
 
     def content_for(self, plan):
         """The content where a plan leaves more in float than it had: those layers do not make up
@@ -75,7 +77,7 @@ def apply_to_weights(content, images, *, say=lambda line: None):
     that helps. Arguments as ``apply``.
     """
     learn, held = range_search.held_out(len(images))
-    judge = range_search.Judge(content, images[held[:_JUDGED]])
+    judge = range_search.Objective(content, images[held[:_JUDGED]])
 
     def make(content, ranges, rule):
         return litert.float_activations(content, "int8")
@@ -89,7 +91,7 @@ def apply_to_weights(content, images, *, say=lambda line: None):
 
 
 def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=lambda line: None):
-    """(:class:`State`, :class:`~tflite.quantization.range_search.Judge`) of a float .tflite on calibration images.
+    """(:class:`State`, :class:`~tflite.quantization.range_search.Objective`) of a float .tflite on calibration images.
 
     Args:
         content: bytes of the float .tflite, prepared.
@@ -101,7 +103,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
         say: called with a line of text before every step.
     """
     learn, held = range_search.held_out(len(images))
-    judge = range_search.Judge(content, images[held[:_JUDGED]])
+    judge = range_search.Objective(content, images[held[:_JUDGED]])
     images = images[learn]
 
     def make(content, found, rule):
@@ -109,7 +111,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
 
     say(f"Measuring the values of every tensor on {len(images):,} images")
     start = time.monotonic()
-    observed = observe(content, images, min_images=1)
+    observed = collect_histograms(content, images, min_images=1)
     state = State(content, range_estimation.choose(content, observed, "minmax"), observed=observed)
     _try(state, judge, make, "min-max ranges", "as other converters have it", start)
 
@@ -143,7 +145,7 @@ def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=l
     if seconds:
         say("Searching ranges end to end")
         start = time.monotonic()
-        seen = range_search.Judge(content, images[:_SEARCH_IMAGES])
+        seen = range_search.Objective(content, images[:_SEARCH_IMAGES])
         found, tried = range_search.search_ranges(
             state.content,
             state.ranges,
@@ -224,7 +226,7 @@ def _try_equalize(state, judge, make, images, name, what, through, enough):
         )
         only = equalization.scaled(content, through_swish=through)
         only |= rewrite.activations(content).keys() - state.observed.keys()
-        seen = observe(content, images, only=only, min_images=1)
+        seen = collect_histograms(content, images, only=only, min_images=1)
         seen = {**state.observed, **seen}
         found = range_estimation.choose(content, seen, state.rule)
         score = judge(make(content, found, state.rule))
@@ -248,4 +250,4 @@ def _settle(state, score, name, what, start, change, enough=_HELPS):
     if kept:
         for field_name, value in {**change, "kl": kl}.items():
             setattr(state, field_name, value)
-    state.rows.append(Remedy(name, what, kl, agreement, time.monotonic() - start, kept))
+    state.rows.append(QuantizationStep(name, what, kl, agreement, time.monotonic() - start, kept))

@@ -116,12 +116,12 @@ def make_plan(ops, preset, *, calibration_images=0, range_rule=RULES["minmax"]):
     return QuantPlan(preset, tuple(rows), calibration_images, range_rule)
 
 
-def quantize(float_tflite, ranges, plan):
+def quantize(float32_model, ranges, plan):
     """Bytes of the .tflite that a plan describes: images (1, height, width, 3) -> scores (1,
     classes).
 
     Args:
-        float_tflite: bytes of the float32 .tflite.
+        float32_model: bytes of the float32 .tflite.
         ranges: {tensor: {"min", "max"}}, as ``calibrate`` gives them, edited or not; None for a
             preset without calibration.
         plan: a :class:`QuantPlan` of the same model.
@@ -132,9 +132,9 @@ def quantize(float_tflite, ranges, plan):
     """
     preset = plan.preset
     if preset.name == "float32":
-        return float_tflite
+        return float32_model
     if not preset.calibrated:
-        content = litert.float_activations(float_tflite, preset.weights)
+        content = litert.float_activations(float32_model, preset.weights)
         _check(content, plan)
         return content
     names = [op.output for op in plan.ops if op.precision != "float32"]
@@ -152,7 +152,7 @@ def quantize(float_tflite, ranges, plan):
         )
     rules = [(op.name, f"^{re.escape(op.output)};") for op in floats]
     content = litert.static(
-        float_tflite,
+        float32_model,
         ranges,
         rules,
         activations=preset.activations,

@@ -9,7 +9,7 @@ there.
 
 import numpy as np
 
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 from tflite.flatbuffer.graph import Network, swishes
 
 RULES = {
@@ -23,14 +23,14 @@ _LEAST_TERM = 2**-9  # of the sum's range; XNNPACK's ADD runs scales down to 2^-
 _CUTS = 48  # candidates for each end of a range
 
 
-def choose(float_tflite, observed, rule):
-    """{tensor: {"min", "max"}} by one of ``RULES``, of what ``calibrate.observe`` saw.
+def choose(float32_model, observed, rule):
+    """{tensor: {"min", "max"}} by one of ``RULES``, of what ``calibration.collect_histograms`` saw.
 
     The input keeps (0, 255), so that its scale means pixels.
     """
     if rule not in RULES:
-        raise ValueError(unknown("rule", rule, RULES))
-    network = Network(float_tflite)
+        raise ValueError(unknown_name("rule", rule, RULES))
+    network = Network(float32_model)
     before_swish = {network.name(swish.z) for swish in swishes(network)}
     found = {}
     for name, seen in observed.items():

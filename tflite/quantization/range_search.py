@@ -23,12 +23,12 @@ _LEARNED = 512  # images, at most, that ranges, weights and biases hang on
 _TRIMMED = 0.03  # of the images, the worst
 
 
-class Judge:
+class Objective:
     """How far a file's scores are from the float network's, on images of its own."""
 
-    def __init__(self, float_tflite, images):
+    def __init__(self, float32_model, images):
         self.images = images
-        self.model = classifier.open_classifier(float_tflite)
+        self.model = classifier.open_classifier(float32_model)
         scores = classifier.scores(self.model, images)
         self.top = scores.argmax(-1)
         self.log = paired_statistics.log_probabilities(scores, self.model.ending)
@@ -68,27 +68,27 @@ class Judge:
         return float(kept.mean()), scores.argmax(-1)
 
 
-def search_ranges(float_tflite, ranges, make, judge, *, seconds):
+def search_ranges(float32_model, ranges, make, judge, *, seconds):
     """Ranges with ends moved where that lowers the divergence, one tensor after the other, the one
     that rounding hurts most first; stops after so many seconds.
 
     Args:
-        float_tflite: bytes of the float .tflite.
+        float32_model: bytes of the float .tflite.
         ranges: {tensor: {"min", "max"}} to begin with.
         make: function from ranges to the quantized file's bytes.
-        judge: a :class:`Judge`.
+        judge: a :class:`Objective`.
         seconds: not to be exceeded by more than one tensor's trials.
 
     Returns (ranges, how many tensors were tried).
     """
     until = time.monotonic() + seconds
-    network = Network(float_tflite)
+    network = Network(float32_model)
     sigmoids = {network.name(op.output) for op in network.operations if op.name == "LOGISTIC"}
     fixed = sigmoids | {network.name(network.input)}
     names = [network.name(op.output) for op in network.operations]
     names = [n for n in dict.fromkeys(names) if n in ranges and n not in fixed]
     best, tried = judge(make(ranges))[0], 0
-    for name in _noisiest(float_tflite, make(ranges), judge.images[:8], names):
+    for name in _noisiest(float32_model, make(ranges), judge.images[:8], names):
         if time.monotonic() > until:
             break
         tried += 1
@@ -102,17 +102,17 @@ def search_ranges(float_tflite, ranges, make, judge, *, seconds):
     return ranges, tried
 
 
-def _noisiest(float_tflite, content, images, names):
+def _noisiest(float32_model, content, images, names):
     """Names in the order of how little of their signal is left, the worst first."""
-    rows = sqnr.signal_to_noise(
-        classifier.open_classifier(float_tflite), classifier.open_classifier(content), images
+    rows = sqnr.sqnr_by_block(
+        classifier.open_classifier(float32_model), classifier.open_classifier(content), images
     )
-    noise = {tensor.name: tensor.snr_db for row in rows for tensor in row.tensors}
+    noise = {tensor.name: tensor.sqnr_db for row in rows for tensor in row.tensors}
     return sorted(names, key=lambda name: noise.get(name, 999.0))
 
 
 @dataclass(frozen=True)
-class Island:
+class Float32Region:
     """Operations that may stay in float32 in the midst of int8."""
 
     name: str
@@ -122,11 +122,11 @@ class Island:
     why: str = ""
 
 
-def islands(float_tflite, plan):
+def islands(float32_model, plan):
     """{name: outputs} of what may stay float together: each block, all squeeze-excite branches, all
     residual additions, the scores' layer.
     """
-    network = Network(float_tflite)
+    network = Network(float32_model)
     int8 = {op.output for op in plan.ops if op.precision == "int8"}
     found = {}
     for op in network.operations:
@@ -146,7 +146,7 @@ def islands(float_tflite, plan):
 
 
 def ranked_islands(plan, candidates, make, judge, *, seconds, say=lambda line: None):
-    """[Island, ...], those first that give most for their time.
+    """[Float32Region, ...], those first that give most for their time.
 
     What a part adds to the divergence is seen with all others in float32. (With all others in int8
     it is a small difference of two large numbers that roundings elsewhere make jump by more.)
@@ -155,7 +155,7 @@ def ranked_islands(plan, candidates, make, judge, *, seconds, say=lambda line: N
         plan: the :class:`~tflite.quantization.quantizer.QuantPlan` to begin with.
         candidates: {name: outputs}, as ``islands`` gives them; parts may overlap.
         make: function from a plan to the quantized file's bytes.
-        judge: a :class:`Judge`, of which a few images are used.
+        judge: a :class:`Objective`, of which a few images are used.
         seconds: those that nobody got to look at come last.
         say: called with a line of text for every candidate.
     """
@@ -166,13 +166,13 @@ def ranked_islands(plan, candidates, make, judge, *, seconds, say=lambda line: N
     until, looked = time.monotonic() + seconds, []
     for name, outputs in candidates.items():
         if looked and time.monotonic() > until:
-            looked.append(Island(name, outputs, 0.0, 0.0, "there was no time to look at it"))
+            looked.append(Float32Region(name, outputs, 0.0, 0.0, "there was no time to look at it"))
             continue
         kl = judge(make(plan.with_floats(everything - set(outputs), name)))[0]
         before, after = latency_ms(start, make(plan.with_floats(outputs, name)), runs=runs)
         cost = max(after - before, 0.0)
         why = f"alone in int8 it makes a divergence of {kl:.5f}; float32 costs {cost:.2f} ms"
-        looked.append(Island(name, outputs, kl, cost, why))
+        looked.append(Float32Region(name, outputs, kl, cost, why))
         say(f"  {name}: {why}")
 
     ranked, floats = [], set()

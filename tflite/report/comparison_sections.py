@@ -24,9 +24,9 @@ def blocks(comparison):
     if not rows:
         return ""
     first, second = (html_elements.text(t) for t in comparison.report.titles)
-    finite = [b.snr_db for b in rows if b.snr_db < _CEILING_DB]
+    finite = [b.sqnr_db for b in rows if b.sqnr_db < _CEILING_DB]
     top = 10 * math.ceil(max([30.0, *finite]) / 10)
-    lowest = min(rows, key=lambda block: block.snr_db)
+    lowest = min(rows, key=lambda block: block.sqnr_db)
     meaning = (
         f"How far the values of {first} stand above the error of {second}, at the end of every "
         "block: 20 dB means an error of a tenth, 10 dB of a third, 0 dB as large as the values. "
@@ -46,11 +46,11 @@ def blocks(comparison):
     made = [
         (
             block.name,
-            block.snr_db,
-            block.worst.snr_db,
-            f"{block.name}: output {block.snr_db:.1f} dB; worst {block.worst.snr_db:.1f} dB, "
+            block.sqnr_db,
+            block.worst.sqnr_db,
+            f"{block.name}: output {block.sqnr_db:.1f} dB; worst {block.worst.sqnr_db:.1f} dB, "
             f"{block.worst.name.split(';')[0]}",
-            block.snr_db < _LOW_DB,
+            block.sqnr_db < _LOW_DB,
         )
         for block in rows
     ]

@@ -66,7 +66,7 @@ def islands(rows):
         "Parts that stay in float32: those that, alone in int8, add most to the divergence for the "
         "time that float32 costs."
     )
-    header = ["Island", "Ops", "KL, nats", "Time", "Why"]
+    header = ["Float32Region", "Ops", "KL, nats", "Time", "Why"]
     return html_elements.section(
         "Float islands", meaning, html_elements.table(header, made, (1, 2, 3))
     )

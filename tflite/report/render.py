@@ -45,7 +45,7 @@ def write_report(path_html, comparison, *, record=None, images=None, class_names
         f"{stem}.json": json.dumps(figures, indent=2, default=str).encode() + b"\n",
         path: render(comparison, record=record, images=images, class_names=names).encode(),
     }
-    atomic_write.write(files)
+    atomic_write.write_files(files)
     return f"{stem}.json"
 
 

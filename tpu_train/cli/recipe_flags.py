@@ -4,6 +4,7 @@ import dataclasses
 
 from absl import flags
 
+from keras_effnet.arguments import normalize_flags
 from tpu_train.recipes.published import RECIPES, find_recipe
 from tpu_train.recipes.schema import Recipe, check
 
@@ -49,7 +50,8 @@ def parse(values, command, argv, introduction):
     `introduction` are the first lines of the help.
     """
     flags.DEFINE_boolean("help", False, "print this", short_name="h", flag_values=values)
-    rest = values([command, *argv])[1:]
+    known = [*(f"--{f}" for f in values), *(f"--no{f}" for f in values if values[f].boolean)]
+    rest = values([command, *normalize_flags(argv, known)])[1:]
     if values.help:
         print(introduction)
         print("\nFlags marked (recipe) change one number of the recipe, which")

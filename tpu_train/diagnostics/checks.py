@@ -506,7 +506,7 @@ def _machine(env):
             "machine",
             have,
             why="little for training: a smaller --batch_size, or the batch in parts "
-            "(--accumulation_first, --accumulation_last)",
+            "(--gradient_accumulation_first, --gradient_accumulation_last)",
         )
     elif accelerators and env.cores < 4 * accelerators and not env.device.startswith("cpu"):
         yield Finding(

@@ -98,14 +98,14 @@ def _place(own, phase, replicas, host, hosts):
 def _train_image(source, recipe, phase, index, seed):
     stored = source.read(index)
     shape = source.shape(stored)
-    if recipe.crop_area_min < 1:
+    if recipe.random_crop_min_area < 1:
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
             shape,
             tf.zeros([1, 0, 4]),
             seed(_CROP),
             min_object_covered=0.0,
             aspect_ratio_range=(3 / 4, 4 / 3),
-            area_range=(recipe.crop_area_min, 1.0),
+            area_range=(recipe.random_crop_min_area, 1.0),
             max_attempts=10,
             use_image_if_no_bounding_boxes=True,
         )
@@ -128,8 +128,10 @@ def _train_image(source, recipe, phase, index, seed):
         )
     if recipe.cutout:
         image = augmentation.cutout_noise(image, seed(_CUTOUT), share=recipe.cutout)
-    if recipe.erasing:
-        image = augmentation.random_erasing(image, seed(_ERASING), probability=recipe.erasing)
+    if recipe.random_erasing_prob:
+        image = augmentation.random_erasing(
+            image, seed(_ERASING), probability=recipe.random_erasing_prob
+        )
     return tf.ensure_shape(image, [phase.image_size, phase.image_size, 3])
 
 

@@ -36,7 +36,9 @@ def phases(recipe, examples):
     walked, steps, seen = [], 0, 0
     for i, batch_size in enumerate(batch_sizes):
         left = (_end_epoch(recipe, i) * examples - seen) / batch_size
-        rounds = i == n - 1 and recipe.ramp != "code"  # main.py: epochs * images // batch
+        rounds = (
+            i == n - 1 and recipe.progressive_schedule != "code"
+        )  # main.py: epochs * images // batch
         end = steps + max(1, round(left) if rounds else int(left))
         if recipe.min_steps:
             end = max(end, round(recipe.min_steps * (i + 1) / n))
@@ -51,7 +53,9 @@ def phases(recipe, examples):
                 batch_size=batch_size,
                 accumulation=_accumulation(recipe, i),
                 image_size=image_size,
-                magnitude=ramp(recipe.magnitude_first, recipe.magnitude_last, *place),
+                magnitude=ramp(
+                    recipe.randaugment_magnitude_first, recipe.randaugment_magnitude_last, *place
+                ),
                 mixup=ramp(recipe.mixup_first, recipe.mixup_last, *place),
                 cutmix=ramp(recipe.cutmix_first, recipe.cutmix_last, *place),
                 dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, *place),
@@ -79,15 +83,21 @@ def _end_epoch(recipe, i):
     the steps).
     """
     end = recipe.epochs * (i + 1) / recipe.phases
-    whole = recipe.ramp == "code" and i + 1 < recipe.phases and recipe.epochs >= recipe.phases
+    whole = (
+        recipe.progressive_schedule == "code"
+        and i + 1 < recipe.phases
+        and recipe.epochs >= recipe.phases
+    )
     return int(end) if whole else end
 
 
 def _image_size(recipe, i):
     first, last, n = recipe.image_size_first, recipe.image_size_last, recipe.phases
-    if recipe.ramp == "random":
+    if recipe.progressive_schedule == "random":
         size = random.Random(f"{recipe.seed} {i}").randint(min(first, last), max(first, last))
-    elif recipe.ramp == "code":  # main.py: ibase + (size - ibase) * (stage + 1) / total
+    elif (
+        recipe.progressive_schedule == "code"
+    ):  # main.py: ibase + (size - ibase) * (stage + 1) / total
         size = int(first + (last - first) * (i + 1) / n)
     else:
         size = int(ramp(first, last, i, n))
@@ -98,10 +108,10 @@ def _image_size(recipe, i):
 
 
 def _place(recipe, i, image_size):
-    """Where between its ends the regularisation of phase `i` is, as :func:`ramp` wants it: by the
+    """Where between its ends the regularisation of phase `i` is, as :func:`progressive_schedule` wants it: by the
     phase's number, or with random sizes by the size (the paper's Table 13).
     """
-    if recipe.ramp != "random":
+    if recipe.progressive_schedule != "random":
         return i, recipe.phases
     first, last = recipe.image_size_first, recipe.image_size_last
     within = min(max(image_size, min(first, last)), max(first, last))
@@ -117,7 +127,7 @@ def _batch_size(recipe, i):
 
 def _accumulation(recipe, i):
     """On the line between both ends, rounded up to a power of two between them."""
-    first, last = recipe.accumulation_first, recipe.accumulation_last
+    first, last = recipe.gradient_accumulation_first, recipe.gradient_accumulation_last
     if i in (0, recipe.phases - 1) or first == last:
         return last if i or recipe.phases == 1 else first
     wanted = ramp(first, last, i, recipe.phases)

@@ -18,16 +18,16 @@ _DIGITS = Recipe(
     min_steps=0,
     batch_size=64,
     batch_size_first=0,
-    accumulation_first=1,
-    accumulation_last=1,
+    gradient_accumulation_first=1,
+    gradient_accumulation_last=1,
     phases=3,
-    ramp="paper",
+    progressive_schedule="paper",
     image_size_first=34,  # the last stage has 2x2 pixels from 33 on, and so learns all its weights
     image_size_last=40,
     image_size_multiple=1,
     image_size_eval=40,
-    magnitude_first=1,
-    magnitude_last=3,
+    randaugment_magnitude_first=1,
+    randaugment_magnitude_last=3,
     mixup_first=0.0,
     mixup_last=0.1,
     cutmix_first=0.0,
@@ -39,29 +39,29 @@ _DIGITS = Recipe(
     augment="randaugment",
     randaugment_layers=1,
     solarize_wraps=False,
-    crop_area_min=0.8,
+    random_crop_min_area=0.8,
     flip=False,
     cutout=0.0,
-    erasing=0.0,
+    random_erasing_prob=0.0,
     interpolation="bilinear",
     crop_eval=0.0,
     loss="softmax",
     label_smoothing=0.05,
-    balance_classes=False,
+    class_weights="none",
     optimizer="adamw",
     learning_rate=8e-3,
-    schedule="cosine",
+    learning_rate_schedule="cosine",
     warmup_epochs=2,
     decay_epochs=2.4,
     weight_decay=0.02,
-    decay_kind="decoupled",
-    decay_biases=False,
-    zero_head=True,
-    frozen="none",
+    weight_decay_mode="decoupled",
+    weight_decay_on_biases=False,
+    zero_init_classifier=True,
+    freeze="none",
     clip_norm=1.0,
     ema_decay=0.98,
     batch_norm_momentum=0.0,
-    batch_norm_images=0,
+    batch_norm_group_size=0,
     precision="float32",
     steps_per_loop=10,
     seed=0,
@@ -76,15 +76,15 @@ _PHOTOS = replace(
     image_size_first=64,
     image_size_last=128,
     image_size_eval=160,
-    magnitude_first=5,
-    magnitude_last=10,
+    randaugment_magnitude_first=5,
+    randaugment_magnitude_last=10,
     mixup_last=0.2,
     dropout_first=0.1,
     dropout_last=0.3,
     drop_path_first=0.2,
     drop_path_last=0.2,
     randaugment_layers=2,
-    crop_area_min=0.25,
+    random_crop_min_area=0.25,
     flip=True,
     label_smoothing=0.1,
     learning_rate=4e-3,
@@ -103,14 +103,14 @@ _FINETUNE = replace(
     image_size_first=224,
     image_size_last=224,
     image_size_eval=224,
-    magnitude_first=5,
-    magnitude_last=5,
+    randaugment_magnitude_first=5,
+    randaugment_magnitude_last=5,
     mixup_last=0.0,
     dropout_first=0.2,
     dropout_last=0.2,
     drop_path_first=0.1,
     drop_path_last=0.1,
-    crop_area_min=0.6,
+    random_crop_min_area=0.6,
     warmup_epochs=1,
     ema_decay=0.98,
 )
@@ -137,16 +137,16 @@ _V2_CODE = Recipe(
     min_steps=0,
     batch_size=4096,
     batch_size_first=0,
-    accumulation_first=1,
-    accumulation_last=1,
+    gradient_accumulation_first=1,
+    gradient_accumulation_last=1,
     phases=4,
-    ramp="code",
+    progressive_schedule="code",
     image_size_first=128,  # data.ibase: the line's foot, where no phase trains
     image_size_last=300,
     image_size_multiple=1,
     image_size_eval=384,
-    magnitude_first=5,
-    magnitude_last=10,
+    randaugment_magnitude_first=5,
+    randaugment_magnitude_last=10,
     mixup_first=0.0,
     mixup_last=0.0,
     cutmix_first=0.0,
@@ -158,29 +158,29 @@ _V2_CODE = Recipe(
     augment="randaugment",
     randaugment_layers=2,
     solarize_wraps=True,
-    crop_area_min=0.05,  # preprocessing.preprocess_for_train
+    random_crop_min_area=0.05,  # preprocessing.preprocess_for_train
     flip=True,
     cutout=0.0,
-    erasing=0.0,
+    random_erasing_prob=0.0,
     interpolation="bilinear",
     crop_eval=0.0,  # preprocess_for_eval: the whole image from 320 px on
     loss="softmax",
     label_smoothing=0.1,
-    balance_classes=False,
+    class_weights="none",
     optimizer="rmsprop",
     learning_rate=0.016,
-    schedule="exponential",
+    learning_rate_schedule="exponential",
     warmup_epochs=5,
     decay_epochs=2.4,
     weight_decay=1e-5,
-    decay_kind="l2",
-    decay_biases=False,  # train.weight_decay_exclude
-    zero_head=False,
-    frozen="none",
+    weight_decay_mode="l2",
+    weight_decay_on_biases=False,  # train.weight_decay_exclude
+    zero_init_classifier=False,
+    freeze="none",
     clip_norm=0.0,  # train.gclip
     ema_decay=0.9999,
     batch_norm_momentum=0.9,
-    batch_norm_images=1024,  # utils.TpuBatchNormalization: groups of 8 cores; 4096 images on 32
+    batch_norm_group_size=1024,  # utils.TpuBatchNormalization: groups of 8 cores; 4096 images on 32
     precision="bfloat16",
     steps_per_loop=100,
     seed=0,
@@ -189,7 +189,7 @@ _V2_CODE = Recipe(
 _V2_PAPER = replace(
     _V2_CODE,
     source=f"{_V2}, section 5.1, Algorithm 1 and Table 6",
-    ramp="paper",
+    progressive_schedule="paper",
     dropout_first=0.1,
     solarize_wraps=False,
     batch_norm_momentum=0.99,
@@ -199,16 +199,16 @@ _V2_PAPER = replace(
 _V2_SMALL_CODE = replace(
     _V2_CODE,
     augment="autoaugment",
-    magnitude_first=0,  # AutoAugment has its own
-    magnitude_last=0,
-    crop_area_min=0.08,  # preprocess_legacy
+    randaugment_magnitude_first=0,  # AutoAugment has its own
+    randaugment_magnitude_last=0,
+    random_crop_min_area=0.08,  # preprocess_legacy
     interpolation="bicubic",
 )
 _V2_SMALL_PAPER = replace(
     _V2_SMALL_CODE,
     source=f"{_V2}, section 6.1 (scaling down: no progressive learning)",
     phases=1,
-    ramp="paper",
+    progressive_schedule="paper",
     solarize_wraps=False,
     batch_norm_momentum=0.99,
 )
@@ -218,17 +218,17 @@ _V1_CODE = replace(
     source=f"{_TPU}: main.py, efficientnet_builder.efficientnet_params, preprocessing.py",
     batch_size=2048,
     phases=1,
-    decay_biases=True,
+    weight_decay_on_biases=True,
     batch_norm_momentum=0.99,
-    batch_norm_images=512,  # utils.TpuBatchNormalization: groups of max(8, cores/8), 32 cores
+    batch_norm_group_size=512,  # utils.TpuBatchNormalization: groups of max(8, cores/8), 32 cores
 )
 _V1_PAPER = replace(
     _V1_CODE,
     source=f"{_V1}, section 5.2; batch and epochs: its author, tensorflow/tpu#509 and #546",
     batch_size=4096,
-    ramp="paper",
+    progressive_schedule="paper",
     solarize_wraps=False,
-    batch_norm_images=1024,
+    batch_norm_group_size=1024,
 )
 _V1_AUTOML = replace(
     _V2_SMALL_CODE,
@@ -246,8 +246,8 @@ _21K_CODE = replace(
     image_size_first=224,
     image_size_last=224,
     image_size_eval=224,
-    magnitude_first=0,
-    magnitude_last=0,
+    randaugment_magnitude_first=0,
+    randaugment_magnitude_last=0,
     dropout_first=1e-6,
     dropout_last=1e-6,
     drop_path_first=0.0,
@@ -256,7 +256,7 @@ _21K_CODE = replace(
     crop_eval=0.875,
     label_smoothing=0.0,
     learning_rate=0.008,
-    schedule="cosine",
+    learning_rate_schedule="cosine",
     warmup_epochs=1,
 )
 
@@ -268,25 +268,25 @@ _FT1K_CODE = replace(
     min_steps=10_000,
     batch_size=512,
     phases=1,
-    magnitude_first=0,
-    magnitude_last=0,
+    randaugment_magnitude_first=0,
+    randaugment_magnitude_last=0,
     dropout_first=1e-6,
     dropout_last=1e-6,
     augment="none",
-    crop_area_min=1.0,
+    random_crop_min_area=1.0,
     cutout=0.25,  # pad_size = image_size // 4
     learning_rate=0.0005,
-    schedule="constant",
+    learning_rate_schedule="constant",
     warmup_epochs=1,
     ema_decay=0.9996,
-    batch_norm_images=128,
+    batch_norm_group_size=128,
 )
 _FT1K_PAPER = replace(
     _FT1K_CODE,
     source=f"{_V2}, section 5.2 (fine-tuning: 15 epochs, cosine)",
     min_steps=0,
-    ramp="paper",
-    schedule="cosine",
+    progressive_schedule="paper",
+    learning_rate_schedule="cosine",
     batch_norm_momentum=0.99,
 )
 _TRANSFER_CODE = replace(_FT1K_CODE, weights="imagenet")
@@ -308,7 +308,7 @@ def _crop(size):
 # fmt: off
 _V2_CODE_ROWS = tuple(
     replace(_V2_CODE, name=f"{model}-code", model=model, image_size_last=size,
-            image_size_eval=size_eval, magnitude_last=magnitude, mixup_last=mix, cutmix_last=mix,
+            image_size_eval=size_eval, randaugment_magnitude_last=magnitude, mixup_last=mix, cutmix_last=mix,
             dropout_first=dropout, dropout_last=dropout)
     for model, size, size_eval, dropout, magnitude, mix in (
         # effnetv2_configs.efficientnetv2_params
@@ -321,7 +321,7 @@ _V2_CODE_ROWS = tuple(
 )
 _V2_PAPER_ROWS = tuple(
     replace(_V2_PAPER, name=f"{model}-paper", model=model, image_size_last=size,
-            image_size_eval=size_eval, magnitude_last=magnitude, mixup_last=mixup,
+            image_size_eval=size_eval, randaugment_magnitude_last=magnitude, mixup_last=mixup,
             dropout_last=dropout)
     for model, size, magnitude, mixup, dropout, size_eval in (
         # Table 6, "max"; "min" is 128, 5, 0 and 0.1 for all
@@ -373,8 +373,8 @@ _V1_ROWS = tuple(
     for model, size, dropout, automl in _V1_SIZES
 )
 _V1_RANDAUGMENT_ROWS = tuple(
-    replace(row, name=f"{row.name}-randaugment", augment="randaugment", magnitude_first=magnitude,
-            magnitude_last=magnitude, source=f"{_TPU}: README (RandAugment, N=2), main.py")
+    replace(row, name=f"{row.name}-randaugment", augment="randaugment", randaugment_magnitude_first=magnitude,
+            randaugment_magnitude_last=magnitude, source=f"{_TPU}: README (RandAugment, N=2), main.py")
     for name, magnitude in (("efficientnet-b5-code", 17), ("efficientnet-b7-code", 28))
     for row in _V1_ROWS if row.name == name
 )
@@ -392,7 +392,7 @@ _21K_ROWS = (
             source=f"{_V2}, section 5.2 (60 epochs, cosine, labels that sum to 1) and Table 6",
             epochs=60,
             label_smoothing=0.0,
-            schedule="cosine",
+            learning_rate_schedule="cosine",
             warmup_epochs=1,
         )
         for row in _V2_PAPER_ROWS
@@ -439,7 +439,7 @@ def _fixed_noise(row):
     """The row with the last phase's regularisation in all phases."""
     return replace(
         row,
-        magnitude_first=row.magnitude_last,
+        randaugment_magnitude_first=row.randaugment_magnitude_last,
         mixup_first=row.mixup_last,
         dropout_first=row.dropout_last,
     )
@@ -451,7 +451,7 @@ def _ablations(adaptive, name, looks, sizes):
     ones with regularisation by their size.
     """
     fixed = _fixed_noise(adaptive)
-    at_random = {"ramp": "random", "phases": sizes}
+    at_random = {"progressive_schedule": "random", "phases": sizes}
     return (
         replace(
             fixed, name=f"{name}-fixed", phases=looks, image_size_first=adaptive.image_size_last
@@ -480,15 +480,15 @@ _CIFAR10 = replace(
     image_size_first=56,  # 1.8 of the images' own 32: two pixels a side in the last stage
     image_size_last=128,
     image_size_eval=128,
-    magnitude_first=2,
-    magnitude_last=6,
+    randaugment_magnitude_first=2,
+    randaugment_magnitude_last=6,
     mixup_last=0.1,
     dropout_first=0.0,
     dropout_last=0.2,
-    crop_area_min=0.35,
+    random_crop_min_area=0.35,
     flip=True,
     label_smoothing=0.1,
-    schedule="exponential",
+    learning_rate_schedule="exponential",
     warmup_epochs=4,
     decay_epochs=1.6,
     weight_decay=0.05,
@@ -507,7 +507,7 @@ def _derived(row, where, **changes):
         row,
         name=f"{row.name}-{where}",
         source=f"derived by this project from {row.name}: batch for {where}, unmeasured",
-        batch_norm_images=0,
+        batch_norm_group_size=0,
         **changes,
     )
 
@@ -523,8 +523,8 @@ _BY_NAME = {
 
 # fmt: off
 _DERIVED_ROWS = tuple(
-    _derived(_BY_NAME[name], where, batch_size=batch, accumulation_first=first,
-             accumulation_last=last, precision="float16" if where == "1gpu" else "bfloat16")
+    _derived(_BY_NAME[name], where, batch_size=batch, gradient_accumulation_first=first,
+             gradient_accumulation_last=last, precision="float16" if where == "1gpu" else "bfloat16")
     for name, where, batch, first, last in (
         # 1gpu: one with 16 to 24 GB, float16 as main.py has it there. v5e8: eight cores of 16 GB.
         #                                            batch parts: first, last phase

@@ -6,20 +6,22 @@ field is read: a test asserts it.
 
 from dataclasses import dataclass, field, fields
 
-from keras_effnet.variants import find_variant, unknown
+from keras_effnet.suggestions import unknown_name
+from keras_effnet.variants import find_variant
 
 OPTIMIZERS = (
     *("rmsprop", "sgd", "adamw", "lion", "lamb"),
     *("tfa_lamb", "tfa_lazyadam", "tfa_novograd", "tfa_yogi", "tfa_lookahead"),
 )
-SCHEDULES = ("cosine", "exponential", "constant")
+LEARNING_RATE_SCHEDULES = ("cosine", "exponential", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
-RAMPS = ("paper", "code", "random")
+PROGRESSIVE_SCHEDULES = ("paper", "code", "random")
 AUGMENTS = ("randaugment", "autoaugment", "keras_cv", "none")
 INTERPOLATIONS = ("bilinear", "bicubic")
+CLASS_WEIGHTS = ("none", "balanced")
 LOSSES = ("softmax", "sigmoid")
 WEIGHT_DECAYS = ("l2", "decoupled")
-FROZEN = ("none", "batch_norm", "body")
+FREEZE = ("none", "batch_norm", "backbone")
 
 
 def _says(help_text):
@@ -42,11 +44,13 @@ class Recipe:
     min_steps: int = _says("that a run has at least, however few its epochs' images")
     batch_size: int = _says("global, over all replicas; in the last phase, where it changes")
     batch_size_first: int = _says("in the first phase; 0 for batch_size in all")
-    accumulation_first: int = _says("parts that a batch is computed in, in the first phase")
-    accumulation_last: int = _says("parts that a batch is computed in, in the last phase")
+    gradient_accumulation_first: int = _says(
+        "parts that a batch is computed in, in the first phase"
+    )
+    gradient_accumulation_last: int = _says("parts that a batch is computed in, in the last phase")
     # progressive learning
     phases: int = _says("how many; image size and noise change between them")
-    ramp: str = _says(
+    progressive_schedule: str = _says(
         "of image sizes: paper (first to last), code (the official code's: begins a step above "
         "first), random (a size between them for every phase)"
     )
@@ -54,8 +58,10 @@ class Recipe:
     image_size_last: int = _says("pixels a side in the last phase")
     image_size_multiple: int = _says("training sizes are rounded to a multiple of it; 1 for any")
     image_size_eval: int = _says("pixels a side in evaluation and in the exported model")
-    magnitude_first: float = _says("RandAugment's magnitude (of 10) in the first phase; 0 for none")
-    magnitude_last: float = _says("RandAugment's magnitude in the last phase")
+    randaugment_magnitude_first: float = _says(
+        "RandAugment's magnitude (of 10) in the first phase; 0 for none"
+    )
+    randaugment_magnitude_last: float = _says("RandAugment's magnitude in the last phase")
     mixup_first: float = _says("mixup's alpha in the first phase; 0 for none")
     mixup_last: float = _says("mixup's alpha in the last phase")
     cutmix_first: float = _says("CutMix's alpha in the first phase; 0 for none")
@@ -72,12 +78,14 @@ class Recipe:
     solarize_wraps: bool = _says(
         "the official code's overflow: a threshold of 256 inverts the image"
     )
-    crop_area_min: float = _says("least share of the image in a random crop; 1 for the whole image")
+    random_crop_min_area: float = _says(
+        "least share of the image in a random crop; 1 for the whole image"
+    )
     flip: bool = _says("left-right, half of the images")
     cutout: float = _says(
         "half side of a square of noise on every image, as a share of its side; 0 for none"
     )
-    erasing: float = _says("probability of a random rectangle of noise; 0 for none")
+    random_erasing_prob: float = _says("probability of a random rectangle of noise; 0 for none")
     interpolation: str = _says("of every resize: bilinear or bicubic")
     crop_eval: float = _says(
         "evaluation sees this share of the shorter side, from the centre; 0 for the whole image"
@@ -85,22 +93,26 @@ class Recipe:
     # loss
     loss: str = _says("softmax or sigmoid")
     label_smoothing: float = _says("share of the label spread over all classes")
-    balance_classes: bool = _says("weigh a class by the inverse of its share of the images")
+    class_weights: str = _says(
+        "none, or balanced: weights the loss of a class by the inverse of its frequency"
+    )
     # optimisation
     optimizer: str = _says("rmsprop (TensorFlow 1's, as the papers'), sgd, adamw, lion, lamb, ...")
     learning_rate: float = _says("per 256 images of the batch")
-    schedule: str = _says("cosine, exponential or constant")
+    learning_rate_schedule: str = _says("cosine, exponential or constant")
     warmup_epochs: float = _says("of linear growth from 0")
     decay_epochs: float = _says("exponential: times 0.97 every so many epochs")
     weight_decay: float = _says("of kernels")
-    decay_kind: str = _says("l2 (in the gradient, as the papers') or decoupled")
-    decay_biases: bool = _says("weight decay of biases, too (not of batch norm)")
-    zero_head: bool = _says("the classifier starts at 0: for few classes, whose random one is wild")
-    frozen: str = _says("what does not learn: none, batch_norm (its statistics, too) or body")
+    weight_decay_mode: str = _says("l2 (in the gradient, as the papers') or decoupled")
+    weight_decay_on_biases: bool = _says("weight decay of biases, too (not of batch norm)")
+    zero_init_classifier: bool = _says(
+        "the classifier starts at 0: for few classes, whose random one is wild"
+    )
+    freeze: str = _says("what does not learn: none, batch_norm (its statistics, too) or body")
     clip_norm: float = _says("largest norm of the whole gradient; 0 for any")
     ema_decay: float = _says("of the averaged weights")
     batch_norm_momentum: float = _says("of its moving statistics; 0 for the network's own")
-    batch_norm_images: int = _says("images that share batch norm's statistics; 0 for the batch")
+    batch_norm_group_size: int = _says("images that share batch norm's statistics; 0 for the batch")
     # the machine
     precision: str = _says("of the activations: float32, bfloat16 or float16 (with a loss scale)")
     steps_per_loop: int = _says("steps between two looks at the figures")
@@ -112,21 +124,47 @@ def check(recipe):
     if ":" not in recipe.model:
         find_variant(recipe.model)
     for what, known in (
-        *(("ramp", RAMPS), ("augment", AUGMENTS), ("interpolation", INTERPOLATIONS)),
-        *(("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)),
-        *(("decay_kind", WEIGHT_DECAYS), ("frozen", FROZEN), ("precision", PRECISIONS)),
+        *(
+            ("progressive_schedule", PROGRESSIVE_SCHEDULES),
+            ("augment", AUGMENTS),
+            ("interpolation", INTERPOLATIONS),
+        ),
+        *(
+            ("loss", LOSSES),
+            ("optimizer", OPTIMIZERS),
+            ("learning_rate_schedule", LEARNING_RATE_SCHEDULES),
+        ),
+        *(
+            ("weight_decay_mode", WEIGHT_DECAYS),
+            ("freeze", FREEZE),
+            ("class_weights", CLASS_WEIGHTS),
+            ("precision", PRECISIONS),
+        ),
     ):
         if getattr(recipe, what) not in known:
-            raise ValueError(unknown(what, getattr(recipe, what), known))
+            raise ValueError(unknown_name(what, getattr(recipe, what), known))
     for what in (
-        *("width", "depth", "epochs", "batch_size", "accumulation_first", "accumulation_last"),
+        *(
+            "width",
+            "depth",
+            "epochs",
+            "batch_size",
+            "gradient_accumulation_first",
+            "gradient_accumulation_last",
+        ),
         *("phases", "image_size_multiple", "learning_rate", "decay_epochs", "steps_per_loop"),
     ):
         _at_least(recipe, what, 0, strictly=True)
     for what in (
-        *("min_steps", "batch_size_first", "magnitude_first", "magnitude_last", "mixup_first"),
+        *(
+            "min_steps",
+            "batch_size_first",
+            "randaugment_magnitude_first",
+            "randaugment_magnitude_last",
+            "mixup_first",
+        ),
         *("mixup_last", "cutmix_first", "cutmix_last", "randaugment_layers", "warmup_epochs"),
-        *("weight_decay", "clip_norm", "batch_norm_images"),
+        *("weight_decay", "clip_norm", "batch_norm_group_size"),
     ):
         _at_least(recipe, what, 0)
     for what in ("image_size_first", "image_size_last", "image_size_eval"):
@@ -137,12 +175,12 @@ def check(recipe):
     ):
         if not 0 <= getattr(recipe, what) < 1:
             raise ValueError(f"{what} {getattr(recipe, what)} is out of range: give one in [0, 1)")
-    for what in ("erasing", "crop_eval"):
+    for what in ("random_erasing_prob", "crop_eval"):
         if not 0 <= getattr(recipe, what) <= 1:
             raise ValueError(f"{what} {getattr(recipe, what)} is out of range: give one in [0, 1]")
-    if not 0 < recipe.crop_area_min <= 1:
+    if not 0 < recipe.random_crop_min_area <= 1:
         raise ValueError(
-            f"crop_area_min {recipe.crop_area_min} is no share of an image: give one in (0, 1]"
+            f"random_crop_min_area {recipe.random_crop_min_area} is no share of an image: give one in (0, 1]"
         )
 
 
@@ -156,4 +194,4 @@ def _at_least(recipe, what, least, strictly=False):
 
 def show(recipe):
     """The recipe as aligned lines, one field each."""
-    return "\n".join(f"{f.name:<20} {getattr(recipe, f.name)}" for f in fields(recipe))
+    return "\n".join(f"{f.name:<27} {getattr(recipe, f.name)}" for f in fields(recipe))

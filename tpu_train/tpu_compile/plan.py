@@ -209,7 +209,7 @@ def trainee(recipe, cores, *, classes, examples):
     with strategy.scope():
         net, averaged = (
             distributed_layers.training_clone(
-                network, batch_norm_images=recipe.batch_norm_images, frozen=recipe.frozen
+                network, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
             )
             for _ in range(2)
         )

@@ -149,11 +149,11 @@ def moved(layer, momentum):
     return [(layer.moving_mean, share), (layer.moving_variance, share)]
 
 
-def training_clone(model, *, batch_norm_images=0, frozen="none"):
+def training_clone(model, *, batch_norm_group_size=0, freeze="none"):
     """A model that shares nothing with `model` but its structure, and trains as this module says.
 
     Its weights are `model`'s in value and order, so that ``get_weights`` and ``set_weights`` carry
-    them back and forth. `frozen`: "batch_norm" (its statistics, too), "body" (all but the last
+    them back and forth. `freeze`: "batch_norm" (its statistics, too), "backbone" (all but the last
     layer) or "none".
     """
 
@@ -165,16 +165,16 @@ def training_clone(model, *, batch_norm_images=0, frozen="none"):
             )
         if type(layer) is keras.layers.BatchNormalization:
             twin = GroupedBatchNorm.from_config(config)
-            twin.images = batch_norm_images
+            twin.images = batch_norm_group_size
             return twin
         return layer.__class__.from_config(config)
 
     twin = keras.models.clone_model(model, clone_function=clone)
     twin.set_weights(model.get_weights())
     for layer in twin.layers:
-        if frozen == "batch_norm" and isinstance(layer, GroupedBatchNorm):
+        if freeze == "batch_norm" and isinstance(layer, GroupedBatchNorm):
             layer.trainable = False
-        if frozen == "body" and layer is not twin.layers[-1]:
+        if freeze == "backbone" and layer is not twin.layers[-1]:
             layer.trainable = False
     return twin
 

@@ -6,7 +6,7 @@ import os
 
 import tensorflow as tf
 
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 
 DEVICES = ("auto", "tpu", "gpu", "cpu", "multi-worker")
 
@@ -20,7 +20,7 @@ def make_strategy(device="auto"):
     """
     kind, _, which = device.partition(":")
     if kind not in DEVICES:
-        raise ValueError(unknown("device", device, DEVICES))
+        raise ValueError(unknown_name("device", device, DEVICES))
     if kind == "auto":
         kind = _found()
     if kind == "multi-worker":

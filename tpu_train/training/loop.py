@@ -173,8 +173,8 @@ def _more_parts(run, phase, trouble):
     if why or workers(run.strategy) > 1:  # the others would wait for this one for ever
         raise TrainingError(
             f"Out of memory in phase {phase.number} at {phase.image_size} px with a batch of "
-            f"{phase.batch_size}: lower --batch_size, or set --accumulation_first and "
-            "--accumulation_last. The last checkpoint is kept"
+            f"{phase.batch_size}: lower --batch_size, or set --gradient_accumulation_first and "
+            "--gradient_accumulation_last. The last checkpoint is kept"
         ) from trouble
     return parts
 
@@ -183,7 +183,7 @@ def checked_phase(recipe, phase, replicas):
     """What is wrong with a phase on so many replicas, with a way out; "" if nothing is."""
     mixes = phase.mixup > 0 or phase.cutmix > 0
     unit = replicas * phase.accumulation * (2 if mixes else 1)
-    batch, group = phase.batch_size, recipe.batch_norm_images
+    batch, group = phase.batch_size, recipe.batch_norm_group_size
     if batch % unit:
         near = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
         parts = f" in {phase.accumulation} parts" if phase.accumulation > 1 else ""
@@ -195,11 +195,13 @@ def checked_phase(recipe, phase, replicas):
     own = batch // (replicas * phase.accumulation)
     if group and group < own * replicas and (own % group if group <= own else group % own):
         return (
-            f"batch_norm_images {group} does not divide over parts of {own} images a replica; try "
+            f"batch_norm_group_size {group} does not divide over parts of {own} images a replica; try "
             f"{own} or 0"
         )
     if own < group < own * replicas and (own * replicas) % group:
-        return f"batch_norm_images {group} does not divide {own * replicas} images; try {own} or 0"
+        return (
+            f"batch_norm_group_size {group} does not divide {own * replicas} images; try {own} or 0"
+        )
     return ""
 
 

@@ -20,10 +20,10 @@ def learning_rate(recipe, phase, step, *, examples, total_examples):
     before = phase.first_example / phase.batch_size
     position = before + tf.cast(step - phase.first_step, tf.float32)
     steps_per_epoch = examples / phase.batch_size
-    if recipe.schedule == "cosine":
+    if recipe.learning_rate_schedule == "cosine":
         total_steps = total_examples / phase.batch_size
         rate = 0.5 * peak * (1 + tf.cos(math.pi * position / total_steps))
-    elif recipe.schedule == "exponential":  # a staircase
+    elif recipe.learning_rate_schedule == "exponential":  # a staircase
         rate = peak * 0.97 ** tf.floor(position / (recipe.decay_epochs * steps_per_epoch))
     else:
         rate = tf.fill([], peak)

@@ -35,11 +35,11 @@ def check(recipe):
 def training_network(recipe, classes):
     """A model from RGB in [0, 255] of any size to logits (batch, classes).
 
-    It computes in the recipe's precision and starts from the recipe's weights; with `zero_head` its
+    It computes in the recipe's precision and starts from the recipe's weights; with `zero_init_classifier` its
     classifier is 0.
     """
     network = _build(recipe, classes, None, None, _POLICIES[recipe.precision])
-    if recipe.zero_head:
+    if recipe.zero_init_classifier:
         head = network.layers[-1]
         head.set_weights([w * 0 for w in head.get_weights()])
     return network

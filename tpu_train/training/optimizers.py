@@ -12,7 +12,7 @@ from typing import Callable
 
 import tensorflow as tf
 
-from keras_effnet.variants import unknown
+from keras_effnet.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ OPTIMIZERS = (*RULES, *ADDONS)
 def check(name):
     """Raises ``ValueError`` for an optimizer that there is not, or not in this environment."""
     if name not in OPTIMIZERS:
-        raise ValueError(unknown("optimizer", name, OPTIMIZERS))
+        raise ValueError(unknown_name("optimizer", name, OPTIMIZERS))
     if name in ADDONS:
         _import_addons(name)
 
 
-def make(name, variables, decayed, *, decay_kind):
+def make(name, variables, decayed, *, weight_decay_mode):
     """An :class:`Optimizer` with new slots; call it in the strategy's scope.
 
     Call it after initial weights are loaded: tfa_lookahead's slow weights begin as a copy.
@@ -142,7 +142,7 @@ def make(name, variables, decayed, *, decay_kind):
         name: one of ``OPTIMIZERS``.
         variables: plain tf.Variables (mirrored ones under a strategy).
         decayed: for each of them whether weight decay applies.
-        decay_kind: "l2" (the gradients have it already: :func:`with_l2`) or "decoupled" (`apply`
+        weight_decay_mode: "l2" (the gradients have it already: :func:`with_l2`) or "decoupled" (`apply`
             takes learning_rate * weight_decay * variable off, LAMB within its trust ratio).
 
     The `apply` of the result runs in cross-replica context (within ``merge_call``), eagerly or
@@ -156,9 +156,9 @@ def make(name, variables, decayed, *, decay_kind):
         slots, update = _by_rule(RULES[name], variables, decayed)
 
     def apply(strategy, gradients, learning_rate, step, weight_decay):
-        if decay_kind == "l2" and weight_decay:
+        if weight_decay_mode == "l2" and weight_decay:
             raise ValueError(
-                f"weight_decay {weight_decay} would count twice: with decay_kind 'l2' it is in the "
+                f"weight_decay {weight_decay} would count twice: with weight_decay_mode 'l2' it is in the "
                 "gradients (with_l2); give 0 here"
             )
         update(strategy, gradients, learning_rate, step, weight_decay)

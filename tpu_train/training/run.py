@@ -130,7 +130,7 @@ def train(
     network = model_factory.training_network(recipe, len(training.classes))
     with strategy.scope():
         net = distributed_layers.training_clone(
-            network, batch_norm_images=recipe.batch_norm_images, frozen=recipe.frozen
+            network, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
         )
         averaged = distributed_layers.training_clone(network)
         state = State.of(net, averaged, recipe)
@@ -166,7 +166,9 @@ def train(
                 strategy=strategy,
                 net=net,
                 state=state,
-                class_weights=_class_weights(training) if recipe.balance_classes else None,
+                class_weights=_class_weights(training)
+                if recipe.class_weights == "balanced"
+                else None,
                 evaluate=make_evaluation(
                     strategy, {"averaged": averaged, "raw": net}, evaluation, recipe
                 ),

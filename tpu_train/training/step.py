@@ -51,7 +51,7 @@ class State:
         """
         trainable = [_variable(v) for v in net.trainable_variables]
         decayed = [
-            optimizers.decays(getattr(v, "path", v.name), recipe.decay_biases)
+            optimizers.decays(getattr(v, "path", v.name), recipe.weight_decay_on_biases)
             for v in net.trainable_variables
         ]
         norms = [
@@ -62,7 +62,7 @@ class State:
             trainable=trainable,
             decayed=decayed,
             optimizer=optimizers.make(
-                recipe.optimizer, trainable, decayed, decay_kind=recipe.decay_kind
+                recipe.optimizer, trainable, decayed, weight_decay_mode=recipe.weight_decay_mode
             ),
             weights=[_variable(v) for v in net.weights],
             averages=[_variable(v) for v in averaged.weights],
@@ -125,7 +125,7 @@ def make_step(recipe, phase, classes, strategy, net, state, rate, class_weights=
         statistics = [s / (replicas * phase.accumulation) for s in statistics]
         if state.loss_scale is not None:
             gradients = [g / state.loss_scale for g in gradients]
-        if recipe.decay_kind == "l2":
+        if recipe.weight_decay_mode == "l2":
             gradients = optimizers.with_l2(
                 gradients, state.trainable, state.decayed, recipe.weight_decay
             )
@@ -160,7 +160,7 @@ def make_step(recipe, phase, classes, strategy, net, state, rate, class_weights=
         step = _first(strategy, step)
 
         def go():
-            weight_decay = recipe.weight_decay if recipe.decay_kind == "decoupled" else 0.0
+            weight_decay = recipe.weight_decay if recipe.weight_decay_mode == "decoupled" else 0.0
             state.optimizer.apply(strategy, gradients, rate(step), step, weight_decay)
             moving = [pair for layer in norms for pair in state.moving[id(layer)]]
             for (variable, momentum), statistic in zip(moving, statistics):

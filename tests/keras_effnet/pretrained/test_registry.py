@@ -3,7 +3,7 @@ import importlib
 import pytest
 
 from keras_effnet.pretrained.registry import (
-    WEIGHT_SETS,
+    PRETRAINED_WEIGHTS,
     best_set,
     default_preprocessing,
     list_weights,
@@ -16,7 +16,7 @@ def test_every_keras_file_is_keras_applications_with_its_hash(keras):
         v1: importlib.import_module("keras.src.applications.efficientnet" + ("" if v1 else "_v2"))
         for v1 in (True, False)
     }
-    rows = [row for row in WEIGHT_SETS.values() if row.url.endswith(".h5")]
+    rows = [row for row in PRETRAINED_WEIGHTS.values() if row.url.endswith(".h5")]
     assert len(rows) == 15
     for row in rows:
         assert row.name == "imagenet"
@@ -40,7 +40,7 @@ def test_every_keras_file_is_keras_applications_with_its_hash(keras):
     ],
 )
 def test_the_published_sets_of_the_first_generation_are_all_here(name, endings):
-    have = [v.split("-")[1] for v, n in WEIGHT_SETS if n == name and "v2" not in v]
+    have = [v.split("-")[1] for v, n in PRETRAINED_WEIGHTS if n == name and "v2" not in v]
     assert have == endings.split()
 
 
@@ -54,12 +54,12 @@ def test_the_published_sets_of_the_first_generation_are_all_here(name, endings):
     ],
 )
 def test_the_published_sets_of_the_second_generation_are_all_here(name, endings):
-    have = [v.split("-")[1] for v, n in WEIGHT_SETS if n == name and "v2" in v]
+    have = [v.split("-")[1] for v, n in PRETRAINED_WEIGHTS if n == name and "v2" in v]
     assert have == endings.split()
 
 
 def test_every_row_is_complete():
-    for (variant, name), row in WEIGHT_SETS.items():
+    for (variant, name), row in PRETRAINED_WEIGHTS.items():
         assert (row.variant, row.name) == (variant, name)
         assert variant in VARIANTS
         assert row.url.startswith("https://storage.googleapis.com/")
@@ -67,12 +67,12 @@ def test_every_row_is_complete():
         assert row.top1 is None or 70 < row.top1 < 90
         assert row.licence
         assert row.source
-    assert len({row.url for row in WEIGHT_SETS.values()}) == len(WEIGHT_SETS)
+    assert len({row.url for row in PRETRAINED_WEIGHTS.values()}) == len(PRETRAINED_WEIGHTS)
 
 
 def test_preprocessing_belongs_to_the_set_and_not_to_the_network():
     def of(variant, name):
-        row = WEIGHT_SETS[variant, name]
+        row = PRETRAINED_WEIGHTS[variant, name]
         return row.normalization.mean[0], row.preprocessing.crop, row.preprocessing.interpolation
 
     assert of("efficientnet-b0", "autoaugment") == (123.675, 0.875, "bicubic")
@@ -81,8 +81,10 @@ def test_preprocessing_belongs_to_the_set_and_not_to_the_network():
     assert of("efficientnetv2-b0", "imagenet21k") == (128, 0.875, "bilinear")
     assert of("efficientnetv2-b0", "imagenet21k-ft1k") == (127.5, None, "bilinear")
     assert of("efficientnetv2-s", "imagenet") == (128, None, "bilinear")
-    assert WEIGHT_SETS["efficientnetv2-s", "imagenet21k"].preprocessing.image_size == 224
-    assert WEIGHT_SETS["efficientnet-l2", "noisy-student-475"].preprocessing.image_size == 475
+    assert PRETRAINED_WEIGHTS["efficientnetv2-s", "imagenet21k"].preprocessing.image_size == 224
+    assert (
+        PRETRAINED_WEIGHTS["efficientnet-l2", "noisy-student-475"].preprocessing.image_size == 475
+    )
 
 
 @pytest.mark.parametrize(

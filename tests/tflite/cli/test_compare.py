@@ -94,7 +94,9 @@ def test_a_flat_folder_has_no_top1(files):
 
 
 def test_any_two_files_are_compared_in_their_own_sizes(files, tiny, build, capfd):
-    (files / "large.tflite").write_bytes(tflite.float_tflite(build(tiny, input_shape=(40, 40, 3))))
+    (files / "large.tflite").write_bytes(
+        tflite.export_float32(build(tiny, input_shape=(40, 40, 3)))
+    )
     assert _compare(files, "my.tflite", "large.tflite", limit=6) == 0
     figures = _figures(files / "large.compare.json")
     assert figures["image_sizes"] == [[32, 32], [40, 40]]
@@ -105,7 +107,7 @@ def test_any_two_files_are_compared_in_their_own_sizes(files, tiny, build, capfd
 
 def test_bad_input_is_one_line_and_leaves_nothing(files, tiny, build, int8_content, capfd):
     (files / "cut.tflite").write_bytes(int8_content[: len(int8_content) // 2])
-    (files / "five.tflite").write_bytes(tflite.float_tflite(build(tiny, classes=5)))
+    (files / "five.tflite").write_bytes(tflite.export_float32(build(tiny, classes=5)))
     (files / "short.txt").write_text("a\nb\n")
     (files / "twice.txt").write_text("a\na\n")
     (files / "empty").mkdir()
@@ -135,7 +137,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, tiny, build, int8_conte
     fails("does not end in .html", _report(files, out=files / "r.htm"))
     fails("would write over", _report(files, out=files / "my.tflite.html"))
     fails("is no folder", _report(files, out=files / "none" / "r.html"))
-    fails("Unknown flag 'lables'. Did you mean 'labels'", _report(files, lables="x"))
+    fails("Unknown flag '--lables'. Did you mean '--labels'", _report(files, lables="x"))
     fails("leaves none", _report(files, limit=0))
     fails("invalid int value", _report(files, limit="few"))
     fails("has 10 classes and", _compare(files, "my.tflite", "five.tflite"))

@@ -72,7 +72,7 @@ def test_float32_takes_no_images(files):
     ("flags", "message"),
     [
         ({"preset": "int9"}, "Unknown preset 'int9'. Did you mean 'int8'"),
-        ({"calibrate": "x"}, "Unknown flag 'calibrate'. Did you mean 'calibration'"),
+        ({"calibrate": "x"}, "Unknown flag '--calibrate'. Did you mean '--calibration'"),
         ({"model": "none.keras"}, "'none.keras' is not a file"),
         ({"model": None}, "required: --model"),
         ({"calibration": None}, "preset int8 needs --calibration"),
@@ -105,7 +105,7 @@ def test_bad_flags_are_one_line_and_leave_nothing(files, capfd, flags, message):
         (b"a\n\nb\n", "line 2 is empty"),
         (b"", "line 1 is empty"),
         (b"a\na\n", "has 'a' twice"),
-        (b"\xff\xfe\x00", "not a UTF-8"),
+        (b"\xff\xfe\x00", "not UTF-8"),
     ],
 )
 def test_bad_labels_are_errors(files, capfd, text, message):
@@ -160,7 +160,7 @@ def test_an_impossible_budget_writes_no_file(files, float_content, capfd, monkey
     monkeypatch.setattr("tflite.quantization.range_search.islands", lambda *_: {})
     everything_else = np.full(20, -1)
     monkeypatch.setattr(
-        "tflite.quantization.range_search.Judge.look", lambda *_: (1.0, everything_else)
+        "tflite.quantization.range_search.Objective.look", lambda *_: (1.0, everything_else)
     )
     assert _run(files, **_flat(files, float_content), min_agreement=1) == 1
     err = capfd.readouterr().err
@@ -184,11 +184,11 @@ def test_other_commands_get_their_own_arguments(name, monkeypatch):
 def test_no_tune_is_a_flag(files, monkeypatch):
     seen = {}
 
-    def convert(model, **options):
+    def fake(model, **options):
         seen.update(options)
         raise ValueError("enough")
 
-    monkeypatch.setattr(convert, "convert", convert)
+    monkeypatch.setattr(convert, "convert", fake)
     for extra, want in ((["--no-tune"], False), (["--tune"], True), ([], None)):
         assert _run(files, *extra) == 2
         assert seen["tune"] is want

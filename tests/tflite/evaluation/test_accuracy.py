@@ -102,7 +102,7 @@ def test_logits_are_normalised_first(float_content, logits_content, images):
 
 
 def test_files_that_end_differently_have_no_divergence(tiny, build, float_content, images):
-    sigmoid = tflite.float_tflite(build(tiny, classifier_activation="sigmoid"))
+    sigmoid = tflite.export_float32(build(tiny, classifier_activation="sigmoid"))
     report = tflite.verify(float_content, sigmoid, images, runs=1)
     assert report.divergence is None
     assert not any(line.startswith("divergence") for line in str(report).splitlines())
@@ -142,7 +142,7 @@ def test_top5_counts_labels_among_the_five_best(float_content, int8_content, ima
 
 
 def test_five_classes_have_no_top5(tiny, build, images):
-    content = tflite.float_tflite(build(tiny, classes=5))
+    content = tflite.export_float32(build(tiny, classes=5))
     report = tflite.verify(content, content, images, np.zeros(16, int), runs=1)
     assert report.float32.top5 is None
     assert report.drop.points == 0
@@ -158,10 +158,10 @@ def test_both_numbers_of_threads_are_timed(float_content, int8_content, images):
 
 
 def test_files_with_other_classes_or_sizes_are_errors(tiny, build, float_content, images):
-    five = tflite.float_tflite(build(tiny, classes=5))
+    five = tflite.export_float32(build(tiny, classes=5))
     with pytest.raises(ValueError, match="10 and 5 classes"):
         tflite.verify(float_content, five, images)
-    larger = tflite.float_tflite(build(tiny, input_shape=(40, 40, 3)))
+    larger = tflite.export_float32(build(tiny, input_shape=(40, 40, 3)))
     with pytest.raises(ValueError, match=r"takes uint8 \(n, 40, 40, 3\)"):
         tflite.verify(float_content, larger, images)
     wider = np.zeros((16, 40, 40, 3), np.uint8)

@@ -75,7 +75,7 @@ def test_int8_in_and_out_give_the_float_answers(float_content, images, int8_ends
     ("activation", "ending"), [("softmax", "softmax"), ("sigmoid", "sigmoid"), (None, "logits")]
 )
 def test_the_last_op_says_what_the_scores_are(tiny, build, activation, ending):
-    content = tflite.float_tflite(build(tiny, classifier_activation=activation))
+    content = tflite.export_float32(build(tiny, classifier_activation=activation))
     assert classifier.open_classifier(content).ending == ending
 
 

@@ -18,47 +18,47 @@ def _renamed(content, first=0):
 
 
 def test_a_file_has_no_noise_against_itself(float_content, images):
-    rows = sqnr.signal_to_noise(_OPEN(float_content), _OPEN(float_content), images[:2])
-    assert {tensor.snr_db for block in rows for tensor in block.tensors} == {120.0}
+    rows = sqnr.sqnr_by_block(_OPEN(float_content), _OPEN(float_content), images[:2])
+    assert {tensor.sqnr_db for block in rows for tensor in block.tensors} == {120.0}
 
 
 def test_blocks_come_in_the_graphs_order(float_content, int8_content, images):
-    rows = sqnr.signal_to_noise(_OPEN(float_content), _OPEN(int8_content), images[:4])
+    rows = sqnr.sqnr_by_block(_OPEN(float_content), _OPEN(int8_content), images[:4])
     names = [block.name for block in rows]
     assert names == ["input", "stem", "block1a", "block2a", "block2b", "top", "head"]
     for block in rows[1:]:
-        assert 5 < block.worst.snr_db <= block.snr_db < 60
-    assert rows[0].snr_db > 100  # pixels are normalised in float
+        assert 5 < block.worst.sqnr_db <= block.sqnr_db < 60
+    assert rows[0].sqnr_db > 100  # pixels are normalised in float
     assert not any(tensor.rescaled for block in rows for tensor in block.tensors)
 
 
 def test_the_last_tensor_is_measured_as_by_hand(float_content, int8_content, images):
     first, second = _OPEN(float_content), _OPEN(int8_content)
-    rows = sqnr.signal_to_noise(first, second, images)
+    rows = sqnr.sqnr_by_block(first, second, images)
     x, y = (classifier.scores(model, images).astype(float) for model in (first, second))
     want = np.median(10 * np.log10((x**2).sum(1) / ((x - y) ** 2).sum(1)))
-    assert rows[-1].snr_db == pytest.approx(want, abs=1e-3)
+    assert rows[-1].sqnr_db == pytest.approx(want, abs=1e-3)
 
 
 def test_names_of_another_maker_are_matched_by_place(float_content, int8_content, images):
     first, second = _OPEN(float_content), _OPEN(int8_content)
-    want = sqnr.signal_to_noise(first, second, images[:2])
-    got = sqnr.signal_to_noise(first, _OPEN(_renamed(int8_content)), images[:2])
+    want = sqnr.sqnr_by_block(first, second, images[:2])
+    got = sqnr.sqnr_by_block(first, _OPEN(_renamed(int8_content)), images[:2])
     assert got == want
 
 
 def test_names_that_say_nothing_are_grouped_by_place(float_content, int8_content, images):
     nameless = [_OPEN(_renamed(c, n)) for c, n in ((float_content, 0), (int8_content, 5000))]
-    rows = sqnr.signal_to_noise(*nameless, images[:2])
+    rows = sqnr.sqnr_by_block(*nameless, images[:2])
     assert 8 <= len(rows) <= 16
     assert rows[0].name.startswith("ops 1-")
-    named = sqnr.signal_to_noise(_OPEN(float_content), _OPEN(int8_content), images[:2])
-    assert rows[-1].snr_db == named[-1].snr_db
+    named = sqnr.sqnr_by_block(_OPEN(float_content), _OPEN(int8_content), images[:2])
+    assert rows[-1].sqnr_db == named[-1].sqnr_db
 
 
 def test_different_networks_have_no_blocks_in_common(float_content, tiny, build, images):
-    other = tflite.float_tflite(build(tiny, input_shape=(40, 40, 3)))
-    assert sqnr.signal_to_noise(_OPEN(float_content), _OPEN(other), images[:1]) == ()
+    other = tflite.export_float32(build(tiny, input_shape=(40, 40, 3)))
+    assert sqnr.sqnr_by_block(_OPEN(float_content), _OPEN(other), images[:1]) == ()
 
 
 def _moments(x, y):

@@ -7,12 +7,12 @@ from tflite import litert
 from tflite.flatbuffer import rewrite
 from tflite.flatbuffer.graph import LINEAR, Network
 from tflite.quantization import bias_correction, range_estimation
-from tflite.quantization.calibration import observe
+from tflite.quantization.calibration import collect_histograms
 
 
 def _quantizer(content, photos, rule="minmax"):
     """Function from a float .tflite to its int8 version, with ranges of `content`."""
-    found = range_estimation.choose(content, observe(content, photos), rule)
+    found = range_estimation.choose(content, collect_histograms(content, photos), rule)
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=len(photos))
     return lambda changed: tflite.quantize(changed, found, plan)
 
@@ -88,7 +88,7 @@ def test_a_known_bias_is_removed(trained, photos):
 def test_channel_means_come_nearer_throughout(trained, photos):
     """By ranges that clip, which shifts means, on images that were not corrected on."""
     learn, held = photos[:24], photos[24:]
-    observed = observe(trained, learn)
+    observed = collect_histograms(trained, learn)
     found = range_estimation.choose(trained, observed, "minmax")
     found = {
         name: {end: value * (0.6 if name in _clipped(trained) else 1) for end, value in row.items()}
@@ -171,7 +171,7 @@ def test_biases_that_a_converter_shares_are_corrected_one_by_one(float_content, 
 
 
 def test_biases_of_operations_that_stay_float_are_left(trained, photos):
-    found = range_estimation.choose(trained, observe(trained, photos[:16]), "minmax")
+    found = range_estimation.choose(trained, collect_histograms(trained, photos[:16]), "minmax")
     plan = tflite.make_plan(tflite.read_ops(trained), "int8", calibration_images=16)
     network = Network(trained)
     last = network.name([op for op in network.operations if op.name in LINEAR][-1].output)

@@ -13,8 +13,8 @@ from tflite.quantization.calibration import (
     _BINS,
     _SAMPLE,
     _Counter,
+    collect_histograms,
     in_order,
-    observe,
     require_variety,
 )
 
@@ -93,7 +93,7 @@ def _same(a, b):
 
 def test_what_is_observed_is_the_same_to_the_byte_in_any_order(trained, photos):
     order = np.random.default_rng(0).permutation(20)
-    _same(observe(trained, photos[:20]), observe(trained, photos[:20][order]))
+    _same(collect_histograms(trained, photos[:20]), collect_histograms(trained, photos[:20][order]))
 
 
 def test_the_order_of_images_is_their_own(photos):
@@ -103,7 +103,7 @@ def test_the_order_of_images_is_their_own(photos):
 
 
 def test_extremes_are_exact(trained, photos):
-    values, seen = _values(trained, photos[:16]), observe(trained, photos[:16])
+    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
     assert values.keys() == seen.keys()
     for name, row in seen.items():
         assert (row.low, row.high) == (values[name].min(), values[name].max())
@@ -111,7 +111,7 @@ def test_extremes_are_exact(trained, photos):
 
 def test_histograms_are_numpys_of_all_values(trained, photos):
     """Though every image came with the bins of those before it."""
-    values, seen = _values(trained, photos[:16]), observe(trained, photos[:16])
+    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
     for name, row in seen.items():
         reach = _BINS * row.width
         assert reach / 2 < np.abs(values[name]).max() <= reach
@@ -122,7 +122,7 @@ def test_histograms_are_numpys_of_all_values(trained, photos):
 
 
 def test_every_image_weighs_as_much_whatever_its_scale(trained, photos):
-    values, seen = _values(trained, photos[:16]), observe(trained, photos[:16])
+    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
     for name, row in seen.items():
         reach = _BINS * row.width
         want = sum(
@@ -133,7 +133,7 @@ def test_every_image_weighs_as_much_whatever_its_scale(trained, photos):
 
 
 def test_channels_have_their_own_statistics(trained, photos):
-    values, seen = _values(trained, photos[:16]), observe(trained, photos[:16])
+    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
     for name, row in seen.items():
         rows = values[name].reshape(-1, values[name].shape[-1])
         np.testing.assert_array_equal(row.channel_low, rows.min(0))
@@ -155,9 +155,12 @@ def test_a_histogram_is_of_the_values_and_not_of_their_order():
 
 
 def test_of_some_tensors_as_much_is_seen_as_of_all(trained, photos):
-    everything = observe(trained, photos[:16])
+    everything = collect_histograms(trained, photos[:16])
     names = sorted(everything)[::5]
-    _same(observe(trained, photos[:16], only=names), {name: everything[name] for name in names})
+    _same(
+        collect_histograms(trained, photos[:16], only=names),
+        {name: everything[name] for name in names},
+    )
 
 
 def test_of_large_tensors_a_sample_is_counted_and_extremes_are_of_all():
@@ -205,7 +208,7 @@ def test_interpreters_are_made_one_after_the_other(float_content, images, monkey
 
     monkeypatch.setattr(litert, "interpreter", interpreter)
     before = os.fstat(2)
-    observe(float_content, images)
+    collect_histograms(float_content, images)
     assert set(made) == {threading.main_thread()}
     assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
 

@@ -8,7 +8,7 @@ from tflite import litert
 from tflite.flatbuffer import rewrite
 from tflite.flatbuffer.graph import LINEAR, Network, swishes
 from tflite.quantization import equalization, range_estimation, range_search
-from tflite.quantization.calibration import observe
+from tflite.quantization.calibration import collect_histograms
 
 
 def _scores(content, images):
@@ -41,14 +41,14 @@ def _seen(content, photos):
 
 @functools.cache
 def _cached_seen(content, _, pixels, shape):
-    return observe(content, np.frombuffer(pixels, np.uint8).reshape(shape))
+    return collect_histograms(content, np.frombuffer(pixels, np.uint8).reshape(shape))
 
 
 def _divergence(content, reference, photos):
     """Of the min-max int8 file of `content` from float `reference`, in nats."""
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=len(photos))
     found = range_estimation.choose(content, _seen(content, photos), "minmax")
-    return range_search.Judge(reference, photos)(tflite.quantize(content, found, plan))[0]
+    return range_search.Objective(reference, photos)(tflite.quantize(content, found, plan))[0]
 
 
 # the normalisation ----------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from tflite import litert
 from tflite.flatbuffer import rewrite
 from tflite.flatbuffer.graph import LINEAR, Network, swishes
 from tflite.quantization import equalization, finetuning, range_estimation, range_search
-from tflite.quantization.calibration import observe
+from tflite.quantization.calibration import collect_histograms
 
 
 def _planned(content, photos, preset="int8"):
     """(ranges by min-max, plan)."""
-    found = range_estimation.choose(content, observe(content, photos), "minmax")
+    found = range_estimation.choose(content, collect_histograms(content, photos), "minmax")
     return found, tflite.make_plan(tflite.read_ops(content), preset, calibration_images=len(photos))
 
 
@@ -37,7 +37,7 @@ def _variant(content, photos, way):
     if way == "through swishes":
         network = Network(content)
         names = tuple(network.name(swish.z) for swish in swishes(network))
-        seen = observe(content, photos[:16])
+        seen = collect_histograms(content, photos[:16])
         return equalization.equalize(content, seen, strength=1.0, through_swish=names)
     return content
 
@@ -166,7 +166,7 @@ def test_tuning_brings_the_quantized_scores_nearer(trained_v1, photos, tuned_onc
     """In LiteRT, not in the simulation."""
     content = equalization.fold_normalization(trained_v1)
     found, plan, tuned, learned, _ = tuned_once(content, photos)
-    judge = range_search.Judge(content, photos)
+    judge = range_search.Objective(content, photos)
     before, after = (
         judge(tflite.quantize(c, r, plan))[0] for c, r in ((content, found), (tuned, learned))
     )

@@ -48,7 +48,7 @@ def test_shape_arithmetic_is_not_planned():
 
 @pytest.mark.parametrize("activation", ["softmax", None, "sigmoid"])
 def test_what_is_planned_is_what_comes_out(tiny, build, images, activation):
-    content = tflite.float_tflite(build(tiny, classifier_activation=activation))
+    content = tflite.export_float32(build(tiny, classifier_activation=activation))
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     made = tflite.quantize(content, tflite.calibrate(content, images), plan)
 
@@ -175,7 +175,7 @@ def test_float16_and_weight_only_are_the_sizes_that_they_say():
     x = keras.layers.Conv2D(64, 3, 2, activation="relu")(image)
     x = keras.layers.Conv2D(256, 3, 2, activation="relu")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    content = tflite.float_tflite(keras.Model(image, keras.layers.Dense(10)(x)))
+    content = tflite.export_float32(keras.Model(image, keras.layers.Dense(10)(x)))
     for preset, share in (("float16", 0.5), ("weight_only", 0.25)):
         made, _ = _made(content, preset, None)
         assert share < len(made) / len(content) < share + 0.06

@@ -5,7 +5,7 @@ import tflite
 from tflite import litert
 from tflite.flatbuffer.graph import Network, swishes
 from tflite.quantization import range_estimation
-from tflite.quantization.calibration import _Counter, observe
+from tflite.quantization.calibration import _Counter, collect_histograms
 
 
 def _seen(*images):
@@ -53,7 +53,7 @@ def two_tensors():
 
 
 def test_every_tensor_gets_a_range_by_every_rule(trained, photos):
-    seen = observe(trained, photos[:16])
+    seen = collect_histograms(trained, photos[:16])
     for rule in range_estimation.RULES:
         found = range_estimation.choose(trained, seen, rule)
         assert found.keys() == seen.keys()
@@ -67,7 +67,7 @@ def test_every_tensor_gets_a_range_by_every_rule(trained, photos):
 
 
 def test_minmax_is_what_calibrate_gives(trained, photos):
-    seen = observe(trained, photos[:16])
+    seen = collect_histograms(trained, photos[:16])
     assert range_estimation.choose(trained, seen, "minmax") == tflite.calibrate(
         trained, photos[:16]
     )

@@ -8,13 +8,13 @@ from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
 from tflite.flatbuffer.graph import Network
 from tflite.quantization import range_estimation, range_search
-from tflite.quantization.calibration import observe
+from tflite.quantization.calibration import collect_histograms
 
 
 @pytest.fixture
 def begun(trained, photos):
     """(float .tflite, min-max ranges, plan)."""
-    found = range_estimation.choose(trained, observe(trained, photos[:16]), "minmax")
+    found = range_estimation.choose(trained, collect_histograms(trained, photos[:16]), "minmax")
     plan = tflite.make_plan(tflite.read_ops(trained), "int8", calibration_images=16)
     return trained, found, plan
 
@@ -27,21 +27,21 @@ def _make(content, found, plan):
 
 
 def test_the_float_file_is_no_distance_from_itself(trained, photos):
-    assert range_search.Judge(trained, photos[:8])(trained) == (0.0, 1.0)
+    assert range_search.Objective(trained, photos[:8])(trained) == (0.0, 1.0)
 
 
 def test_the_divergence_is_kl_in_nats(begun, photos):
     content, found, plan = begun
     quantized = _make(content, found, plan)
     p, q = (litert.scores(litert.interpreter(c), photos[:8]) for c in (content, quantized))
-    kl, agreement = range_search.Judge(content, photos[:8])(quantized)
+    kl, agreement = range_search.Objective(content, photos[:8])(quantized)
     assert kl == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-3)
     assert agreement == (p.argmax(-1) == q.argmax(-1)).mean()
 
 
 def test_the_worst_images_do_not_hide_the_others(begun, photos, monkeypatch):
     content, *_ = begun
-    judge = range_search.Judge(content, photos[:40])
+    judge = range_search.Objective(content, photos[:40])
     each = np.full(40, 0.1)
     each[7] = 1000
     monkeypatch.setattr(paired_statistics, "divergences", lambda *_: each)
@@ -53,7 +53,7 @@ def test_the_worst_images_do_not_hide_the_others(begun, photos, monkeypatch):
 def test_the_answers_are_the_files_own(begun, photos):
     content, found, plan = begun
     quantized = _make(content, found, plan)
-    judge = range_search.Judge(content, photos[:8])
+    judge = range_search.Objective(content, photos[:8])
     divergence, top = judge.look(quantized)
     np.testing.assert_array_equal(
         top, litert.scores(litert.interpreter(quantized), photos[:8]).argmax(-1)
@@ -75,7 +75,7 @@ def _spoiled(found, plan):
 
 def test_a_searched_range_is_never_worse_on_its_images(begun, photos, monkeypatch):
     content, found, plan = begun
-    judge = range_search.Judge(content, photos[:16])
+    judge = range_search.Objective(content, photos[:16])
     spoiled = _spoiled(found, plan)
     wrong = [name for name in found if spoiled[name] != found[name]]
     monkeypatch.setattr(range_search, "_noisiest", lambda *_: wrong)
@@ -99,12 +99,12 @@ def test_a_search_that_finds_nothing_returns_what_it_was_given(begun, photos):
     content, found, _ = begun
     answers = iter([1.0] * 1000)
 
-    class Judge(range_search.Judge):
+    class Objective(range_search.Objective):
         def __call__(self, content):
             return next(answers), 1.0
 
     same, tried = range_search.search_ranges(
-        content, found, lambda _: content, Judge(content, photos[:2]), seconds=60
+        content, found, lambda _: content, Objective(content, photos[:2]), seconds=60
     )
     assert same == found
     assert 20 < tried < len(found)
@@ -112,7 +112,7 @@ def test_a_search_that_finds_nothing_returns_what_it_was_given(begun, photos):
 
 def test_no_time_is_no_search(begun, photos):
     content, found, plan = begun
-    judge = range_search.Judge(content, photos[:2])
+    judge = range_search.Objective(content, photos[:2])
     start = time.monotonic()
     same, tried = range_search.search_ranges(
         content, found, lambda changed: _make(content, changed, plan), judge, seconds=0
@@ -231,7 +231,7 @@ def test_islands_that_overlap_are_worth_what_is_left_of_them(monkeypatch):
 def test_a_reachable_budget_is_met_by_a_real_file(begun, photos):
     """Floats where it says so, and nearer to the float scores than without."""
     content, found, plan = begun
-    judge = range_search.Judge(content, photos[:16])
+    judge = range_search.Objective(content, photos[:16])
     candidates = range_search.islands(content, plan)
     some = {name: candidates[name] for name in ("block2a", "block2b", "top")}
     start = judge(_make(content, found, plan))[0]
@@ -280,10 +280,10 @@ def test_judges_open_files_of_any_input(begun, photos):
     quantized = _make(content, found, plan)
     assert classifier.open_classifier(quantized).step == 0
     strict = tflite.make_plan(tflite.read_ops(content), "int8_strict", calibration_images=16)
-    assert range_search.Judge(content, photos[:4])(_make(content, found, strict))[0] < 5
+    assert range_search.Objective(content, photos[:4])(_make(content, found, strict))[0] < 5
 
 
 def test_a_file_that_does_not_run_is_infinitely_far(trained, photos):
-    divergence, top = range_search.Judge(trained, photos[:4]).look(trained[:-200])
+    divergence, top = range_search.Objective(trained, photos[:4]).look(trained[:-200])
     assert divergence == float("inf")
     assert (top == -1).all()

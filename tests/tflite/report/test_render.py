@@ -136,7 +136,7 @@ def test_the_figures_are_the_comparisons(tmp_path, comparison, colours):
         f"{r.float32.top1:.2%}",
         f"{r.int8.size:,}",
         f"{r.int8.latency_2_threads_ms:.2f} ms",
-        f"{comparison.blocks[2].snr_db:.1f} dB",
+        f"{comparison.blocks[2].sqnr_db:.1f} dB",
         f"{r.divergence:.4f} nats",
         "2,048",
         "and 30 more",

@@ -21,15 +21,21 @@ def plain(recipe, **changes):
     """No noise, so that an image tells which example it is."""
     return dataclasses.replace(
         recipe,
-        **{"crop_area_min": 1, "flip": False, "mixup_first": 0, "mixup_last": 0},
-        **{"magnitude_first": 0, "magnitude_last": 0},
+        **{"random_crop_min_area": 1, "flip": False, "mixup_first": 0, "mixup_last": 0},
+        **{"randaugment_magnitude_first": 0, "randaugment_magnitude_last": 0},
         **changes,
     )
 
 
 def noisy(recipe, **changes):
     """Everything on that a batch can have."""
-    noise = {"flip": True, "cutmix_first": 0.7, "cutmix_last": 0.7, "cutout": 0.1, "erasing": 0.5}
+    noise = {
+        "flip": True,
+        "cutmix_first": 0.7,
+        "cutmix_last": 0.7,
+        "cutout": 0.1,
+        "random_erasing_prob": 0.5,
+    }
     return dataclasses.replace(recipe, **{**noise, **changes})
 
 
@@ -81,7 +87,7 @@ def test_hosts_and_replicas_share_one_global_order(source, tiny_recipe):
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_a_part_has_its_images_of_all_replicas_beside_each_other(source, tiny_recipe, hosts):
     """So batch norm's groups are the same images on any number of replicas."""
-    recipe = noisy(tiny_recipe, accumulation_first=2, batch_size=16)
+    recipe = noisy(tiny_recipe, gradient_accumulation_first=2, batch_size=16)
     whole = batches(source, recipe, 0, 3)
     replicas = [
         batch
@@ -145,12 +151,12 @@ def test_several_labels_of_an_image_come_padded_as_they_are(tiny_recipe):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"crop_area_min": 0.3},
+        {"random_crop_min_area": 0.3},
         {"flip": True},
-        {"magnitude_first": 9.0, "randaugment_layers": 2},
+        {"randaugment_magnitude_first": 9.0, "randaugment_layers": 2},
         {"augment": "autoaugment"},
         {"cutout": 0.2},
-        {"erasing": 1.0},
+        {"random_erasing_prob": 1.0},
         {"interpolation": "bicubic"},
     ],
     ids=str,
@@ -167,7 +173,7 @@ def test_every_number_of_the_recipe_changes_the_images(source, tiny_recipe, chan
 def test_solarize_wraps_as_the_official_code_where_the_recipe_says_so(source, tiny_recipe):
     """At magnitude 10 it inverts what the papers leave alone."""
     recipe = plain(tiny_recipe, randaugment_layers=1)
-    recipe = dataclasses.replace(recipe, magnitude_first=10.0)
+    recipe = dataclasses.replace(recipe, randaugment_magnitude_first=10.0)
     wraps = dataclasses.replace(recipe, solarize_wraps=True)
     one, other = (
         np.concatenate([b["image"] for b in batches(source, r, 0, 6)]) for r in (recipe, wraps)
@@ -179,7 +185,7 @@ def test_solarize_wraps_as_the_official_code_where_the_recipe_says_so(source, ti
 
 def test_augment_none_leaves_crop_and_flip_alone(source, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, augment="none")
-    bare = dataclasses.replace(tiny_recipe, magnitude_first=0.0)
+    bare = dataclasses.replace(tiny_recipe, randaugment_magnitude_first=0.0)
     same(batches(source, recipe, 0, 1), batches(source, bare, 0, 1))
 
 
@@ -206,8 +212,8 @@ def test_evaluation_prepares_an_image_as_preprocess_does(interpolation, crop, he
     images = random.integers(0, 256, (4, height, width, 3)).astype(np.uint8)
     source = from_arrays("x", images, np.arange(4) % 2, "ab")
     (batch,) = evaluation_batches(source, 32, 4, replicas=1, crop=crop, interpolation=interpolation)
-    contract = Preprocessing(32, crop or None, interpolation)
-    expected = np.stack([preprocess(image, contract) for image in images])
+    input_spec = Preprocessing(32, crop or None, interpolation)
+    expected = np.stack([preprocess(image, input_spec) for image in images])
     off = np.abs(batch["image"].numpy().astype(int) - expected)
     assert off.max() <= 1
     assert (off > 0).mean() < 1e-3

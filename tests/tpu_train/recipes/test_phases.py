@@ -51,8 +51,13 @@ def test_phases_are_what_they_print():
     recipe = dataclasses.replace(
         DIGITS,
         **{"phases": 4, "epochs": 4, "batch_size": 8},
-        **{"image_size_first": 32, "image_size_last": 64, "magnitude_first": 5},
-        **{"magnitude_last": 10, "mixup_first": 0.0, "mixup_last": 0.2, "cutmix_last": 0.3},
+        **{"image_size_first": 32, "image_size_last": 64, "randaugment_magnitude_first": 5},
+        **{
+            "randaugment_magnitude_last": 10,
+            "mixup_first": 0.0,
+            "mixup_last": 0.2,
+            "cutmix_last": 0.3,
+        },
         **{"dropout_first": 0.1, "dropout_last": 0.3},
     )
     assert show(phases(recipe, 128)) == FOUR
@@ -86,7 +91,7 @@ def test_the_last_of_any_number_of_phases_has_the_recipe_s_last_numbers(count):
         last = phases(recipe, IMAGENET)[-1]
         assert last.image_size == recipe.image_size_last
         assert (last.magnitude, last.mixup, last.cutmix, last.dropout_rate) == (
-            *(recipe.magnitude_last, recipe.mixup_last),
+            *(recipe.randaugment_magnitude_last, recipe.mixup_last),
             *(recipe.cutmix_last, recipe.dropout_last),
         )
 
@@ -266,7 +271,9 @@ def test_a_batch_between_two_sizes_is_a_multiple_of_what_divides_both():
     ("first", "last", "parts"), [(1, 8, [1, 4, 8, 8]), (1, 1, [1] * 4), (8, 1, [8, 8, 4, 1])]
 )
 def test_accumulation_goes_by_powers_of_two_between_its_ends(first, last, parts):
-    recipe = dataclasses.replace(DIGITS, phases=4, accumulation_first=first, accumulation_last=last)
+    recipe = dataclasses.replace(
+        DIGITS, phases=4, gradient_accumulation_first=first, gradient_accumulation_last=last
+    )
     assert [p.accumulation for p in phases(recipe, 5000)] == parts
 
 

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 import tpu_train
-from keras_effnet.pretrained.registry import WEIGHT_SETS, default_preprocessing, list_weights
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, default_preprocessing, list_weights
 from keras_effnet.variants import VARIANTS
 from tpu_train.recipes.published import RECIPES, find_recipe
 from tpu_train.recipes.schema import OPTIMIZERS, Recipe, check, show
@@ -41,9 +41,9 @@ def test_every_field_is_read_by_the_code_that_trains():
         "\n".join(
             p.read_text()
             for p in PACKAGE.rglob("*.py")
-            if p.name not in ("recipe.py", "recipes.py", "phases.py")
+            if p.name not in ("schema.py", "published.py", "phases.py")
         )
-        + (PACKAGE / "phases.py").read_text()
+        + (PACKAGE / "recipes" / "phases.py").read_text()
     )
     dead = [
         name
@@ -148,9 +148,9 @@ def test_a_published_recipe_says_where_its_numbers_are_from(name):
 def test_a_recipe_evaluates_as_the_weights_that_it_leads_to(name):
     recipe = RECIPES[name]
     if "-21k-ft1k-" in name:
-        want = WEIGHT_SETS[recipe.model, "imagenet21k-ft1k"].preprocessing
+        want = PRETRAINED_WEIGHTS[recipe.model, "imagenet21k-ft1k"].preprocessing
     elif name.endswith("-21k-code"):
-        want = WEIGHT_SETS[recipe.model, "imagenet21k"].preprocessing
+        want = PRETRAINED_WEIGHTS[recipe.model, "imagenet21k"].preprocessing
     else:
         want = default_preprocessing(VARIANTS[recipe.model])
     assert recipe.image_size_eval == want.image_size
@@ -198,19 +198,19 @@ def test_the_peak_rate_is_the_published_one(name, peak):
 
 def test_paper_and_code_differ_in_what_the_page_says():
     assert _differ("efficientnetv2-s-paper", "efficientnetv2-s-code") == {
-        *("ramp", "magnitude_last", "dropout_first", "dropout_last"),
+        *("progressive_schedule", "randaugment_magnitude_last", "dropout_first", "dropout_last"),
         *("batch_norm_momentum", "solarize_wraps"),
     }
     assert _differ("efficientnetv2-l-paper", "efficientnetv2-l-code") == {
-        *("ramp", "image_size_last", "magnitude_last", "cutmix_last"),
+        *("progressive_schedule", "image_size_last", "randaugment_magnitude_last", "cutmix_last"),
         *("dropout_first", "dropout_last", "batch_norm_momentum", "solarize_wraps"),
     }
     assert _differ("efficientnet-b3-paper", "efficientnet-b3-code") == {
-        *("ramp", "batch_size", "batch_norm_images", "solarize_wraps"),
+        *("progressive_schedule", "batch_size", "batch_norm_group_size", "solarize_wraps"),
     }
     assert _differ("efficientnet-b3-code", "efficientnet-b3-automl") == {
-        *("image_size_first", "image_size_last", "batch_size", "batch_norm_images"),
-        *("decay_biases", "batch_norm_momentum"),
+        *("image_size_first", "image_size_last", "batch_size", "batch_norm_group_size"),
+        *("weight_decay_on_biases", "batch_norm_momentum"),
     }
 
 
@@ -219,8 +219,8 @@ def test_a_derived_recipe_changes_the_machine_s_numbers_alone(name):
     of = name.rsplit("-", 1)[0]
     assert "derived by this project" in RECIPES[name].source
     assert _differ(name, of) <= {
-        *("batch_size", "accumulation_first", "accumulation_last"),
-        *("batch_norm_images", "precision"),
+        *("batch_size", "gradient_accumulation_first", "gradient_accumulation_last"),
+        *("batch_norm_group_size", "precision"),
     }
 
 
@@ -229,11 +229,11 @@ def test_a_derived_recipe_changes_the_machine_s_numbers_alone(name):
     [("cifar10", "cifar10-adaptive"), ("efficientnetv2-s", "efficientnetv2-s-paper")],
 )
 def test_ablations_differ_in_one_idea_each(family, adaptive):
-    noise = {"magnitude_first", "mixup_first", "dropout_first"}
+    noise = {"randaugment_magnitude_first", "mixup_first", "dropout_first"}
     noise = {f for f in noise if f != "mixup_first" or RECIPES[adaptive].mixup_last}
     assert _differ(f"{family}-progressive", adaptive) == noise
     assert _differ(f"{family}-random", f"{family}-random-adaptive") == noise
-    assert _differ(f"{family}-random-adaptive", adaptive) == {"ramp", "phases"}
+    assert _differ(f"{family}-random-adaptive", adaptive) == {"progressive_schedule", "phases"}
     assert _differ(f"{family}-fixed", f"{family}-progressive") <= {"image_size_first", "phases"}
 
 
@@ -242,15 +242,21 @@ def test_ablations_differ_in_one_idea_each(family, adaptive):
     [
         ({"model": "efficientnetv2-b9"}, "Did you mean 'efficientnetv2-b"),
         ({"optimizer": "adam"}, "Unknown optimizer 'adam'. Did you mean 'adamw'"),
-        ({"schedule": "linear"}, "Unknown schedule 'linear'"),
+        ({"learning_rate_schedule": "linear"}, "Unknown learning_rate_schedule 'linear'"),
         ({"precision": "floats"}, "Did you mean 'float32' or"),
-        ({"ramp": "papers"}, "Unknown ramp 'papers'. Did you mean 'paper'"),
+        (
+            {"progressive_schedule": "papers"},
+            "Unknown progressive_schedule 'papers'. Did you mean 'paper'",
+        ),
         ({"epochs": 0}, "epochs 0 cannot work: give more than 0"),
         ({"batch_size": -8}, "batch_size -8 cannot work"),
-        ({"accumulation_last": 0}, "accumulation_last 0 cannot work: give more than 0"),
+        (
+            {"gradient_accumulation_last": 0},
+            "gradient_accumulation_last 0 cannot work: give more than 0",
+        ),
         ({"image_size_first": 16}, "image_size_first 16 cannot work: give at least 32"),
         ({"dropout_last": 1.0}, r"dropout_last 1.0 is out of range: give one in \[0, 1\)"),
-        ({"crop_area_min": 0}, "crop_area_min 0 is no share"),
+        ({"random_crop_min_area": 0}, "random_crop_min_area 0 is no share"),
         ({"mixup_last": -1}, "mixup_last -1 cannot work"),
     ],
 )

@@ -297,7 +297,7 @@ def test_the_momentum_is_the_recipes_or_the_layers_own():
 
 def test_the_clone_answers_as_the_model_and_shares_nothing(tiny):
     model = create_model(tiny, classes=3)
-    clone = training_clone(model, batch_norm_images=4)
+    clone = training_clone(model, batch_norm_group_size=4)
     x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     before = model(x, training=False).numpy()
     np.testing.assert_allclose(clone(x, training=False), before, atol=1e-6)
@@ -310,16 +310,16 @@ def test_the_clone_answers_as_the_model_and_shares_nothing(tiny):
     assert {(type(n), n.images) for n in norms} == {(GroupedBatchNorm, 4)}
 
 
-@pytest.mark.parametrize("frozen", ["none", "batch_norm", "body"])
-def test_what_is_frozen_has_no_gradient_and_keeps_its_place(tiny, frozen):
+@pytest.mark.parametrize("freeze", ["none", "batch_norm", "backbone"])
+def test_what_is_frozen_has_no_gradient_and_keeps_its_place(tiny, freeze):
     """`weights` have the same order, so that a clone's can be averaged and exported."""
     model = create_model(tiny, classes=3)
-    clone = training_clone(model, frozen=frozen)
+    clone = training_clone(model, freeze=freeze)
     learning = {id(v) for v in clone.trainable_variables}
     for layer in clone.layers:
         is_norm, is_head = isinstance(layer, GroupedBatchNorm), layer is clone.layers[-1]
-        learns = {"none": True, "batch_norm": not is_norm, "body": is_head}[frozen]
+        learns = {"none": True, "batch_norm": not is_norm, "backbone": is_head}[freeze]
         for weight in getattr(layer, "_trainable_weights", None) or layer.trainable_weights:
-            assert (id(weight) in learning) == learns, (layer.name, frozen)
+            assert (id(weight) in learning) == learns, (layer.name, freeze)
     for a, b in zip(clone.get_weights(), model.get_weights()):
         np.testing.assert_array_equal(a, b)

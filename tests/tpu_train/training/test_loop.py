@@ -52,8 +52,8 @@ def go(source, monkeypatch, tmp_path):
         image_size_last=36,
         image_size_eval=32,
         augment="none",
-        crop_area_min=1.0,
-        zero_head=False,
+        random_crop_min_area=1.0,
+        zero_init_classifier=False,
         steps_per_loop=3,
         learning_rate=1.0,
     )
@@ -213,7 +213,7 @@ def full_memory(monkeypatch):
     return full_memory
 
 
-GROUPS = {"batch_norm_images": 4, "mixup_first": 0.2, "cutmix_last": 0.5}
+GROUPS = {"batch_norm_group_size": 4, "mixup_first": 0.2, "cutmix_last": 0.5}
 
 
 def test_out_of_memory_at_a_phases_start_goes_on_in_parts_with_the_same_losses(
@@ -228,7 +228,10 @@ def test_out_of_memory_at_a_phases_start_goes_on_in_parts_with_the_same_losses(
     )
     full_memory()
     go("whole", changes=GROUPS)
-    go("parts", changes={**GROUPS, "accumulation_first": 2, "accumulation_last": 2})
+    go(
+        "parts",
+        changes={**GROUPS, "gradient_accumulation_first": 2, "gradient_accumulation_last": 2},
+    )
     losses = {w: [r["loss"] for r in records(w)] for w in ("mended", "whole", "parts")}
     assert losses["mended"] == pytest.approx(losses["whole"], rel=1e-5)
     assert losses["parts"] == pytest.approx(losses["whole"], rel=1e-5)
@@ -247,7 +250,10 @@ def test_out_of_memory_in_a_phase_is_remembered_when_the_run_is_resumed(
     assert "out of memory" not in log()
     assert [r["step"] for r in records("cut")] == [3, 6, 9, 12]
     full_memory()
-    parts = go("parts", changes={**GROUPS, "accumulation_first": 2, "accumulation_last": 2})
+    parts = go(
+        "parts",
+        changes={**GROUPS, "gradient_accumulation_first": 2, "gradient_accumulation_last": 2},
+    )
     for a, b in zip(weights(rest), weights(parts)):
         np.testing.assert_array_equal(a, b)
 
@@ -325,7 +331,13 @@ def test_a_batch_size_that_grows_sees_every_image_once_an_epoch(go, records):
 
 
 def test_a_run_has_its_least_steps_and_sizes_can_be_random(go, records):
-    changes = {"epochs": 1, "min_steps": 9, "phases": 3, "ramp": "random", "image_size_last": 64}
+    changes = {
+        "epochs": 1,
+        "min_steps": 9,
+        "phases": 3,
+        "progressive_schedule": "random",
+        "image_size_last": 64,
+    }
     result = go(changes=changes)
     assert [r["step"] for r in records()] == [3, 6, 9]
     sizes = [p.image_size for p in result.phases]
@@ -349,15 +361,15 @@ def phase(**changes):
         ({}, 8, 4, ""),  # two groups a replica
         ({}, 32, 4, ""),  # a group over two replicas
         ({}, 640, 4, ""),  # no larger than the batch
-        ({}, 6, 4, "batch_norm_images 6 does not divide over parts of 16 images a replica"),
-        ({}, 24, 4, "batch_norm_images 24 does not divide"),
-        ({}, 48, 4, "batch_norm_images 48 does not divide 64 images; try 16 or 0"),
+        ({}, 6, 4, "batch_norm_group_size 6 does not divide over parts of 16 images a replica"),
+        ({}, 24, 4, "batch_norm_group_size 24 does not divide"),
+        ({}, 48, 4, "batch_norm_group_size 48 does not divide 64 images; try 16 or 0"),
         ({"accumulation": 2}, 32, 4, ""),
         ({"accumulation": 4}, 6, 4, "over parts of 4 images a replica; try 4 or 0"),
     ],
 )
 def test_a_phase_that_does_not_divide_is_told_with_what_would(changes, group, replicas, why):
-    recipe = dataclasses.replace(RECIPES["digits"], batch_norm_images=group)
+    recipe = dataclasses.replace(RECIPES["digits"], batch_norm_group_size=group)
     told = checked_phase(recipe, phase(**changes), replicas)
     assert told if why else told == ""
     assert why in told
@@ -379,7 +391,7 @@ def test_images_of_several_labels_train_with_either_loss(go, source, loss):
     )
     changes = {
         "loss": loss,
-        "balance_classes": True,
+        "class_weights": "balanced",
         "phases": 1,
         "epochs": 40,
         "ema_decay": 0.5,

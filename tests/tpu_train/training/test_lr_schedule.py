@@ -49,20 +49,22 @@ def official(recipe, step, images, steps):
     warmup_steps = recipe.warmup_epochs * steps_per_epoch
     if step < warmup_steps:
         return peak * step / warmup_steps
-    if recipe.schedule == "exponential":
+    if recipe.learning_rate_schedule == "exponential":
         return peak * 0.97 ** (step // (recipe.decay_epochs * steps_per_epoch))
-    if recipe.schedule == "cosine":
+    if recipe.learning_rate_schedule == "cosine":
         return 0.5 * peak * (1 + math.cos(math.pi * step / steps))
     return peak
 
 
 def test_warm_up_is_linear_from_zero_to_the_scaled_peak():
-    got = rates(dataclasses.replace(BASE, schedule="constant"), [0, 250, 500, 30_000])
+    got = rates(dataclasses.replace(BASE, learning_rate_schedule="constant"), [0, 250, 500, 30_000])
     np.testing.assert_allclose(got, [0, 0.128, 0.256, 0.256], rtol=1e-6)
 
 
 def test_exponential_is_a_staircase_counted_from_step_zero():
-    got = rates(dataclasses.replace(BASE, schedule="exponential"), [719, 720, 959, 960])
+    got = rates(
+        dataclasses.replace(BASE, learning_rate_schedule="exponential"), [719, 720, 959, 960]
+    )
     peak = 0.256
     np.testing.assert_allclose(
         got, [peak * 0.97**2, peak * 0.97**3, peak * 0.97**3, peak * 0.97**4], rtol=1e-5
@@ -70,13 +72,13 @@ def test_exponential_is_a_staircase_counted_from_step_zero():
 
 
 def test_cosine_ends_at_zero():
-    got = rates(dataclasses.replace(BASE, schedule="cosine"), [17_500, 35_000])
+    got = rates(dataclasses.replace(BASE, learning_rate_schedule="cosine"), [17_500, 35_000])
     assert got[0] == pytest.approx(0.128, rel=1e-5)
     assert got[1] == pytest.approx(0, abs=1e-7)
 
 
 def test_no_warm_up_starts_at_the_peak():
-    recipe = dataclasses.replace(BASE, schedule="constant", warmup_epochs=0)
+    recipe = dataclasses.replace(BASE, learning_rate_schedule="constant", warmup_epochs=0)
     assert rates(recipe, [0]) == pytest.approx([0.256])
 
 
@@ -120,7 +122,7 @@ def test_with_another_batch_time_goes_by_images_and_the_peak_by_the_batch(schedu
 
 
 def test_a_step_counts_after_a_hundred_thousand_of_them():
-    recipe = dataclasses.replace(BASE, schedule="cosine", warmup_epochs=0)
+    recipe = dataclasses.replace(BASE, learning_rate_schedule="cosine", warmup_epochs=0)
     whole = {"examples": EXAMPLES, "total_examples": 200_000 * 4096}
     phase = a_phase(first_step=100_000, first_example=100_000 * 4096)
     a, b = rates(recipe, [100_000, 100_010], phase, **whole)
@@ -129,7 +131,7 @@ def test_a_step_counts_after_a_hundred_thousand_of_them():
 
 
 def test_the_staircase_steps_down_at_its_exact_step_after_a_hundred_thousand():
-    recipe = dataclasses.replace(BASE, schedule="exponential")
+    recipe = dataclasses.replace(BASE, learning_rate_schedule="exponential")
     phase = a_phase(first_step=100_000, first_example=100_000 * 4096)
     step = 240 * 420
     before, at = rates(recipe, [step - 1, step], phase)

@@ -33,7 +33,7 @@ def module(monkeypatch):
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_the_exported_network_gives_the_scores_of_the_trained_ones_logits(tiny_recipe, loss):
-    recipe = dataclasses.replace(tiny_recipe, loss=loss, zero_head=False)
+    recipe = dataclasses.replace(tiny_recipe, loss=loss, zero_init_classifier=False)
     trained = training_network(recipe, 4)
     assert trained.input_shape == (None, None, None, 3)
     exported = exported_network(recipe, 4, trained.get_weights())
@@ -60,9 +60,9 @@ def test_the_network_has_the_phases_largest_rates(tiny_recipe):
 
 
 def test_a_zero_head_gives_every_class_the_same(tiny_recipe):
-    assert tiny_recipe.zero_head
+    assert tiny_recipe.zero_init_classifier
     assert not training_network(tiny_recipe, 4)(PIXELS, training=False).numpy().any()
-    wild = training_network(dataclasses.replace(tiny_recipe, zero_head=False), 4)
+    wild = training_network(dataclasses.replace(tiny_recipe, zero_init_classifier=False), 4)
     assert wild(PIXELS, training=False).numpy().any()
 
 
@@ -96,7 +96,11 @@ def test_width_and_depth_make_another_network(tiny_recipe):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_anybodys_network_gets_pixels_around_0_and_exports_scores(tiny_recipe, module, precision):
     recipe = dataclasses.replace(
-        tiny_recipe, model=module, zero_head=False, precision=precision, image_size_eval=40
+        tiny_recipe,
+        model=module,
+        zero_init_classifier=False,
+        precision=precision,
+        image_size_eval=40,
     )
     model_factory.check(recipe)
     trained = training_network(recipe, 4)

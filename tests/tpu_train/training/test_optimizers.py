@@ -38,7 +38,7 @@ def new_variables():
 
 def ours(name, weight_decay=0.0, steps=STEPS, learning_rate=0.05, decayed=DECAYED):
     variables = new_variables()
-    made = make(name, variables, decayed, decay_kind="decoupled")
+    made = make(name, variables, decayed, weight_decay_mode="decoupled")
     strategy = tf.distribute.get_strategy()
 
     @tf.function
@@ -186,7 +186,7 @@ def test_a_new_learning_rate_is_followed_without_a_new_trace(name, request):
 
     def moves(rates):
         variables = new_variables()
-        made = make(name, variables, DECAYED, decay_kind="decoupled")
+        made = make(name, variables, DECAYED, weight_decay_mode="decoupled")
         apply = tf.function(
             lambda rate, step: made.apply(strategy, gradients_of(0), rate, step, 0.0)
         )
@@ -207,7 +207,7 @@ def distributed(strategy, name, first, end, slots=None, values=None):
     """Steps `first` to `end` as a traced step does them; (values, slots) of every replica."""
     with strategy.scope():
         variables = [tf.Variable(v) for v in values or STARTS]
-        made = make(name, variables, DECAYED, decay_kind="decoupled")
+        made = make(name, variables, DECAYED, weight_decay_mode="decoupled")
     for slot, value in zip(made.slots, slots or []):
         slot.assign(value)
     replicas = strategy.num_replicas_in_sync
@@ -260,7 +260,7 @@ def test_replicas_agree_with_one_device_and_a_run_goes_on_from_its_slots(name, r
 @pytest.mark.parametrize("name", RULES)
 def test_a_step_compiles_with_xla(name):
     variables = new_variables()
-    made = make(name, variables, DECAYED, decay_kind="decoupled")
+    made = make(name, variables, DECAYED, weight_decay_mode="decoupled")
     strategy = tf.distribute.get_strategy()
 
     @tf.function(jit_compile=True)
@@ -273,7 +273,7 @@ def test_a_step_compiles_with_xla(name):
 
 
 def test_slots_come_in_the_order_of_the_variables():
-    made = make("rmsprop", new_variables(), DECAYED, decay_kind="l2")
+    made = make("rmsprop", new_variables(), DECAYED, weight_decay_mode="l2")
     assert [tuple(s.shape) for s in made.slots] == [(5, 7)] * 2 + [(7,)] * 4
     assert [float(tf.reduce_mean(s)) for s in made.slots] == [1.0, 0.0] * 3
 
@@ -291,7 +291,7 @@ def test_l2_is_the_gradient_of_half_the_square():
 
 
 def test_l2_and_decoupled_decay_at_once_are_refused():
-    made = make("sgd", new_variables(), DECAYED, decay_kind="l2")
+    made = make("sgd", new_variables(), DECAYED, weight_decay_mode="l2")
     with pytest.raises(ValueError, match="would count twice"):
         made.apply(tf.distribute.get_strategy(), gradients_of(0), 0.1, 0, 1e-5)
 

@@ -78,11 +78,11 @@ EVERYTHING = {
     "epochs": 8,
     "optimizer": "rmsprop",
     "learning_rate": 0.1,
-    "decay_kind": "l2",
-    "accumulation_first": 2,
-    "accumulation_last": 2,
+    "weight_decay_mode": "l2",
+    "gradient_accumulation_first": 2,
+    "gradient_accumulation_last": 2,
     "ema_decay": 0.5,
-    "zero_head": False,
+    "zero_init_classifier": False,
 }
 
 
@@ -100,7 +100,8 @@ def test_one_device_and_two_give_the_same_weights_with_everything_on(run):
 
 def test_another_seed_gives_another_run(run):
     one, other = (
-        run(workdir=str(seed), seed=seed, phases=1, epochs=1, zero_head=False) for seed in (0, 1)
+        run(workdir=str(seed), seed=seed, phases=1, epochs=1, zero_init_classifier=False)
+        for seed in (0, 1)
     )
     assert not np.array_equal(weights(one)[0], weights(other)[0])
     assert one.phases[0].loss != other.phases[0].loss
@@ -179,7 +180,13 @@ def test_a_torn_checkpoint_costs_its_steps_and_nothing_else(run, whole, tmp_path
 
 def test_a_network_learns_what_can_be_learnt(run):
     noise = (
-        *("magnitude_first", "magnitude_last", "mixup_first", "mixup_last", "cutmix_first"),
+        *(
+            "randaugment_magnitude_first",
+            "randaugment_magnitude_last",
+            "mixup_first",
+            "mixup_last",
+            "cutmix_first",
+        ),
         *("cutmix_last", "drop_path_first", "drop_path_last"),
     )
     result = run(epochs=60, phases=1, learning_rate=0.1, ema_decay=0.9, **dict.fromkeys(noise, 0))
@@ -253,7 +260,7 @@ def test_keras_cv_augments_a_run_and_says_that_it_does_not_repeat(run, tmp_path)
 @pytest.mark.slow
 def test_anybodys_network_trains_and_loads_with_keras_alone(run, tmp_path, source):
     """keras.applications' ResNet50, as in the paper's Table 12; progressively."""
-    result = run(model="keras.applications:ResNet50", epochs=1, frozen="batch_norm")
+    result = run(model="keras.applications:ResNet50", epochs=1, freeze="batch_norm")
     assert [p.image_size for p in result.phases] == [32, 40]
     images = np.stack([source.read(i).numpy() for i in range(source.examples)])
     accuracy = _elsewhere(result, images, source.labels, tmp_path)

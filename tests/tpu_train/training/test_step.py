@@ -111,7 +111,7 @@ def start(
     strategy = make_strategy(devices)
     with strategy.scope():
         net = distributed_layers.training_clone(
-            model, batch_norm_images=recipe.batch_norm_images, frozen=recipe.frozen
+            model, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
         )
         averaged = distributed_layers.training_clone(model)
         state = step.State.of(net, averaged, recipe)
@@ -355,7 +355,7 @@ def test_weight_decay_is_in_the_clipped_gradient_or_beside_it(kind, devices):
     old = [v.numpy() for v in variables]
     decay = [0.5 * v * (v.ndim > 1) for v in old]
     most = float(norm_of(found)) / 2
-    recipe = dataclasses.replace(RECIPE, weight_decay=0.5, decay_kind=kind, clip_norm=most)
+    recipe = dataclasses.replace(RECIPE, weight_decay=0.5, weight_decay_mode=kind, clip_norm=most)
     ran = start(model, data, recipe, devices=devices)
     ran.go()
     if kind == "l2":
@@ -377,10 +377,10 @@ def test_class_weights_reach_the_loss():
     assert loss == pytest.approx(float(np.mean(expected * weights[labels])), rel=1e-5)
 
 
-@pytest.mark.parametrize("frozen", ["batch_norm", "body"])
-def test_what_is_frozen_stays_and_its_averages_with_it(frozen):
+@pytest.mark.parametrize("freeze", ["batch_norm", "backbone"])
+def test_what_is_frozen_stays_and_its_averages_with_it(freeze):
     recipe = dataclasses.replace(
-        RECIPE, frozen=frozen, optimizer="adamw", weight_decay=0.1, decay_kind="decoupled"
+        RECIPE, freeze=freeze, optimizer="adamw", weight_decay=0.1, weight_decay_mode="decoupled"
     )
     model = network()
     ran = start(model, batches(), recipe)
@@ -389,7 +389,7 @@ def test_what_is_frozen_stays_and_its_averages_with_it(frozen):
         if not layer.weights:
             continue
         before = model.get_layer(layer.name).get_weights()
-        stays = layer.name == "bn" or (frozen == "body" and layer.name != "head")
+        stays = layer.name == "bn" or (freeze == "backbone" and layer.name != "head")
         for was, now, mean in zip(before, layer.get_weights(), average.get_weights()):
             assert np.array_equal(was, now) == stays, layer.name
             assert np.allclose(was, mean, rtol=1e-6) == stays, layer.name
@@ -398,8 +398,8 @@ def test_what_is_frozen_stays_and_its_averages_with_it(frozen):
 # --- parts -------------------------------------------------------------------------------------
 
 PARTS = {
-    "groups divide a part": {"batch_norm_images": 2},
-    "frozen": {"frozen": "batch_norm"},
+    "groups divide a part": {"batch_norm_group_size": 2},
+    "freeze": {"freeze": "batch_norm"},
     "no batch norm": {},
 }
 
@@ -546,7 +546,7 @@ def replica_graph(model, recipe, phase):
     strategy = make_strategy("cpu")
     with strategy.scope():
         net = distributed_layers.training_clone(
-            model, batch_norm_images=recipe.batch_norm_images, frozen=recipe.frozen
+            model, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
         )
         state = step.State.of(net, distributed_layers.training_clone(model), recipe)
     replica_step = tf.autograph.experimental.do_not_convert(
@@ -567,7 +567,7 @@ def replica_graph(model, recipe, phase):
     "changes",
     [
         {},
-        {"batch_norm_images": 2, "optimizer": "adamw", "clip_norm": 1.0},
+        {"batch_norm_group_size": 2, "optimizer": "adamw", "clip_norm": 1.0},
         {"loss": "sigmoid", "optimizer": "rmsprop", "weight_decay": 1e-3},
     ],
     ids=str,
