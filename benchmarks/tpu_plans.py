@@ -26,8 +26,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 from keras_effnet import cost
 from keras_effnet.variants import VARIANTS
-from tpu_train.recipes.phases import phases
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.phases import checked_phases, make_phases
+from tpu_train.recipes.table import RECIPES
 
 TOPOLOGY = "v5e:2x4"
 EXAMPLES, CLASSES = 1_281_167, 1000
@@ -57,7 +57,7 @@ def rows():
 
     def work(row):
         name, number = row
-        size = phases(recipe_of(VARIANTS[name]), EXAMPLES)[number - 1].image_size
+        size = make_phases(recipe_of(VARIANTS[name]), EXAMPLES)[number - 1].image_size
         return cost(name, image_size=size, batch_size=1, bytes_per_value=2).activation_bytes
 
     every = [(v.name, n) for v in VARIANTS.values() for n in sorted({1, recipe_of(v).phases})]
@@ -71,7 +71,7 @@ def measure(name, number, cache):
     began = time.monotonic()
     recipe = recipe_of(VARIANTS[name])
     topology = plan.open_topology(TOPOLOGY)
-    phase = plan.checked_phases(recipe, topology.cores, EXAMPLES)[number - 1]
+    phase = checked_phases(recipe, topology.cores, EXAMPLES)[number - 1]
     own = phase.batch_size // topology.cores
     batch, refused = min(own, _guess(name, phase.image_size, topology.hbm_bytes)), 0
     while True:

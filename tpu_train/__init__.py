@@ -1,8 +1,8 @@
 """Training of EfficientNets with progressive learning on every tf.distribute strategy.
 
-Recipe -> phases -> loop: :mod:`tpu_train.recipes.published` says how a network is trained,
-:mod:`tpu_train.recipes.phases` resolves it into phases (pure, printable), :mod:`tpu_train.training.run` walks
-them.
+Recipe -> phases -> loop: :mod:`tpu_train.recipes.table` says how a network is trained,
+:mod:`tpu_train.recipes.phases` resolves it into phases (pure, printable), and
+:mod:`tpu_train.training.run` trains them.
 """
 
 import os

@@ -20,9 +20,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tpu_train.recipes.phases import phases as make_phases
+from tpu_train.recipes.phases import batch_size_error, checked_phases
 from tpu_train.training import distributed_layers, model_factory
-from tpu_train.training.loop import checked_phase
 from tpu_train.training.lr_schedule import learning_rate
 from tpu_train.training.step import State, make_step
 
@@ -201,7 +200,7 @@ def trainee(recipe, cores, *, classes, examples):
     """The network of a recipe and all variables of its training, for :func:`lower`.
 
     Values do not matter to a compiler, so that no weights are loaded. Raises ``ValueError`` as
-    :func:`checked_phases`.
+    :func:`tpu_train.recipes.phases.checked_phases`.
     """
     all_phases = checked_phases(recipe, cores, examples)
     strategy = _OneOfMany(cores)
@@ -215,16 +214,6 @@ def trainee(recipe, cores, *, classes, examples):
         )
         state = State.of(net, averaged, recipe)
     return Trainee(recipe, classes, examples, all_phases, strategy, net, state)
-
-
-def checked_phases(recipe, cores, examples):
-    """The phases of a recipe; ``ValueError`` where a batch does not divide over the cores."""
-    all_phases = make_phases(recipe, examples)
-    for phase in all_phases:
-        wrong = checked_phase(recipe, phase, cores)
-        if wrong:
-            raise ValueError(f"phase {phase.number}: {wrong}")
-    return all_phases
 
 
 class _OneOfMany(tf.distribute.OneDeviceStrategy):
@@ -583,7 +572,7 @@ def plan(recipe, topology, *, classes, examples, numbers=(), search=True, cache=
             batches = [
                 b
                 for b in BATCHES
-                if not checked_phase(
+                if not batch_size_error(
                     recipe,
                     dataclasses.replace(phase, batch_size=b * topology.cores),
                     topology.cores,

@@ -20,6 +20,7 @@ from tpu_train.checkpointing.manager import NotFiniteError, Saves, TooManyRollba
 from tpu_train.input_pipeline.batches import images_of_steps, training_batches
 from tpu_train.input_pipeline.data_loading import Source
 from tpu_train.input_pipeline.image_source import corrupt, in_a_line
+from tpu_train.recipes.phases import batch_size_error
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training import distributed_layers
 from tpu_train.training.lr_schedule import learning_rate
@@ -165,7 +166,7 @@ def _advice(run, phase, what):
 def _more_parts(run, phase, trouble):
     """Twice the parts, if a part still has images for every replica; raises otherwise."""
     parts = 2 * phase.accumulation
-    why = checked_phase(
+    why = batch_size_error(
         run.recipe,
         dataclasses.replace(phase, accumulation=parts),
         run.strategy.num_replicas_in_sync,
@@ -177,32 +178,6 @@ def _more_parts(run, phase, trouble):
             "--gradient_accumulation_last. The last checkpoint is kept"
         ) from trouble
     return parts
-
-
-def checked_phase(recipe, phase, replicas):
-    """What is wrong with a phase on so many replicas, with a way out; "" if nothing is."""
-    mixes = phase.mixup > 0 or phase.cutmix > 0
-    unit = replicas * phase.accumulation * (2 if mixes else 1)
-    batch, group = phase.batch_size, recipe.batch_norm_group_size
-    if batch % unit:
-        near = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
-        parts = f" in {phase.accumulation} parts" if phase.accumulation > 1 else ""
-        pairs = ", in pairs for mixup and CutMix" if mixes else ""
-        return (
-            f"batch_size {batch} does not divide over {replicas} replicas{parts}{pairs}; try "
-            f"{' or '.join(map(str, near))}"
-        )
-    own = batch // (replicas * phase.accumulation)
-    if group and group < own * replicas and (own % group if group <= own else group % own):
-        return (
-            f"batch_norm_group_size {group} does not divide over parts of {own} images a replica; try "
-            f"{own} or 0"
-        )
-    if own < group < own * replicas and (own * replicas) % group:
-        return (
-            f"batch_norm_group_size {group} does not divide {own * replicas} images; try {own} or 0"
-        )
-    return ""
 
 
 def _walk(run, phase, first_step, results):

@@ -20,12 +20,12 @@ import tensorflow as tf
 
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import Saves, everyone, identity
-from tpu_train.recipes.phases import phases as make_phases
+from tpu_train.recipes.phases import batch_size_error, make_phases
 from tpu_train.recipes.schema import check
 from tpu_train.training import distributed_layers, model_factory, optimizers
 from tpu_train.training.distribution import describe
 from tpu_train.training.evaluation import make_evaluation
-from tpu_train.training.loop import ON_NAN, PhaseResult, Run, TrainingError, checked_phase, walk
+from tpu_train.training.loop import ON_NAN, PhaseResult, Run, TrainingError, walk
 from tpu_train.training.metrics_writer import Progress
 from tpu_train.training.plots import plot_curves
 from tpu_train.training.step import State, graph_rewriting
@@ -63,7 +63,7 @@ def check_run(recipe, training, evaluation, workdir, replicas, *, overwrite=Fals
     optimizers.check(recipe.optimizer)
     model_factory.check(recipe)
     for phase in make_phases(recipe, training.examples):
-        why = checked_phase(recipe, phase, replicas)
+        why = batch_size_error(recipe, phase, replicas)
         if why:
             raise ValueError(why)
     if training.examples < 2 or len(training.classes) < 2:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_train.cli import plan as cli
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.table import RECIPES
 from tpu_train.tpu_compile import plan
 from tpu_train.tpu_compile.plan import Compiled, PhasePlan, Topology
 
