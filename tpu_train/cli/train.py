@@ -33,7 +33,7 @@ def main(argv=None):
         if values.show:
             print(show(recipe))
             print()
-            print(phases.show(phases.phases(recipe, values.examples)))
+            print(phases.show(phases.make_phases(recipe, values.examples)))
             print(f"for {values.examples} training images (--examples=...)")
             return 0
         for what in ("data", "workdir"):
