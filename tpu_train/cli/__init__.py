@@ -1,11 +1,11 @@
 """Command lines of the trainer: flags only; what they start lives in the modules.
 
-``effnet-train [prepare|gallery|plan|doctor] --flag=value ...``; without a word it trains.
+``effnet-train [prepare|preview|plan|doctor] --flag=value ...``; without a word it trains.
 """
 
 import sys
 
-COMMANDS = ("prepare", "gallery", "plan", "doctor")
+COMMANDS = ("prepare", "preview", "plan", "doctor")
 
 
 def main(argv=None):
@@ -14,8 +14,8 @@ def main(argv=None):
     word = argv[0] if argv else ""
     if word == "prepare":
         from tpu_train.cli.prepare import main as run
-    elif word == "gallery":
-        from tpu_train.cli.gallery import main as run
+    elif word == "preview":
+        from tpu_train.cli.preview import main as run
     elif word == "plan":
         from tpu_train.cli.plan import main as run
     elif word == "doctor":

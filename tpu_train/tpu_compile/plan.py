@@ -20,6 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tpu_train.input_pipeline.batches import batch_spec
 from tpu_train.recipes.phases import batch_size_error, checked_phases
 from tpu_train.training import distributed_layers, model_factory
 from tpu_train.training.lr_schedule import learning_rate
@@ -284,24 +285,10 @@ def lower(trained, phase, batch):
         )
 
     step = make_step(recipe, phase, trained.classes, strategy, trained.net, trained.state, rate)
-    return _lowered(step, strategy, _batch_spec(phase, batch))
+    return _lowered(step, strategy, batch_spec(phase, batch))
 
 
-def _batch_spec(phase, batch):
-    """What :func:`tpu_train.input_pipeline.batches.training_batches` gives a replica."""
-    size = phase.image_size
-    spec = {
-        "image": tf.TensorSpec([batch, size, size, 3], tf.uint8),
-        "label": tf.TensorSpec([batch], tf.int32),
-    }
-    if phase.mixup:
-        spec["mix"] = tf.TensorSpec([batch], tf.float32)
-    if phase.cutmix:
-        spec["box"] = tf.TensorSpec([batch, 4], tf.int32)
-    return spec
-
-
-def _lowered(replica_step, strategy, batch_spec):
+def _lowered(replica_step, strategy, spec):
     reduced = []
 
     # A core learns its number as TPUStrategy tells it: by an argument.
@@ -309,13 +296,13 @@ def _lowered(replica_step, strategy, batch_spec):
     def step_of_a_core(step, replica, *batch):
         context = _Replica(strategy, replica)
         with context:
-            figures = replica_step(dict(zip(batch_spec, batch)), step)
+            figures = replica_step(dict(zip(spec, batch)), step)
         reduced.append(context.reduced_bytes)
         return figures
 
     numbers = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
     try:
-        compiler_ir = step_of_a_core.experimental_get_compiler_ir(*numbers, *batch_spec.values())
+        compiler_ir = step_of_a_core.experimental_get_compiler_ir(*numbers, *spec.values())
         text = compiler_ir(stage="stablehlo")
     except ValueError as error:
         raise ValueError(_why_not_lowered(error)) from error

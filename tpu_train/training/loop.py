@@ -18,8 +18,7 @@ import tensorflow as tf
 from tpu_train.checkpointing import storage
 from tpu_train.checkpointing.manager import NotFiniteError, Saves, TooManyRollbacksError, segments
 from tpu_train.input_pipeline.batches import images_of_steps, training_batches
-from tpu_train.input_pipeline.data_loading import Source
-from tpu_train.input_pipeline.image_source import corrupt, in_a_line
+from tpu_train.input_pipeline.image_source import ImageSource, corrupt, error_line
 from tpu_train.recipes.phases import batch_size_error
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training import distributed_layers
@@ -62,7 +61,7 @@ class Run:
 
     recipe: Recipe
     phases: tuple
-    training: Source
+    training: ImageSource
     strategy: tf.distribute.Strategy
     net: keras.Model
     state: State
@@ -86,7 +85,7 @@ def walk(run, begin):
         # 10 s without a sign of life for one that hangs.
         lines = [line for line in error.message.splitlines() if "aborted by" in line]
         raise TrainingError(
-            f"Another worker is gone ({lines[0].strip() if lines else in_a_line(error)}): its "
+            f"Another worker is gone ({lines[0].strip() if lines else error_line(error)}): its "
             "output says why. Start all of them again with the same command; the checkpoints are "
             f"in {run.saves.folder}"
         ) from error
@@ -300,7 +299,7 @@ def _named(run, phase, step, steps, trouble):
     near = images_of_steps(run.training, run.recipe, phase, step, min(ahead, phase.end_step))
     bad = [f"{run.training.where(i)} ({why})" for i, why in corrupt(run.training, near)]
     if not bad:
-        return TrainingError(f"A step at or after {step} failed: {in_a_line(trouble)}")
+        return TrainingError(f"A step at or after {step} failed: {error_line(trouble)}")
     return TrainingError(
         f"{len(bad)} of the images of steps {step} and on cannot be decoded: {', '.join(bad[:5])}. "
         "The last checkpoint is kept. `effnet-train prepare --check --data=...` finds all such "

@@ -93,7 +93,7 @@ def train(
 ):
     """Trains from the recipe's weights, or on from the checkpoint in `workdir`: a :class:`Result`.
 
-    `training` and `evaluation` are :class:`tpu_train.input_pipeline.data_loading.Source`; `stream` is where progress
+    `training` and `evaluation` are :class:`tpu_train.input_pipeline.image_source.ImageSource`; `stream` is where progress
     goes (standard error). A checkpoint is written at the end of every phase, after `save_minutes`,
     at the best evaluation so far, and when `stop()` says why, which is asked after every host call.
     Evaluates at the ends of phases, and every `eval_epochs`. `on_nan` "skip" goes back to the last
