@@ -136,7 +136,7 @@ class Index:
     """
 
     path: str
-    header: dict  # "splits": {name: images}, "classes": names, and what the bytes depend on
+    header: dict  # "splits": {name: images}, "classes": names, and the inputs of the writer
     entries: tuple[dict, ...]
 
     def of_split(self, split: str) -> list[dict]:
@@ -169,7 +169,7 @@ def read_index(folder: str, files: FileSystem = LOCAL) -> Index | None:
         for entry in entries:
             missing |= set(ENTRY_KEYS) - entry.keys()
         problem = f"it lacks {', '.join(sorted(missing))}" if missing else ""
-        problem = problem or ("" if entries else "it lists no shards")
+        problem = problem or ("" if entries else "it has no shards")
     except (ValueError, AttributeError) as error:
         problem = str(error)
     if problem:

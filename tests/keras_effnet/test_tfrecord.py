@@ -114,7 +114,7 @@ def test_another_file_system_is_read_through_its_operations():
         ("{", "Expecting"),
         ("[]", "'list' object has no attribute 'keys'"),
         ("{}", "it lacks classes, splits"),
-        ('{"splits": {}, "classes": []}', "it lists no shards"),
+        ('{"splits": {}, "classes": []}', "it has no shards"),
         ('{"splits": {}, "classes": []}\n{"file": "x"}', "it lacks bytes, labels, lengths, off"),
     ],
 )

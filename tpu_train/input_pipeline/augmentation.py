@@ -144,7 +144,7 @@ def autoaugment(image: tf.Tensor, seed: tf.Tensor, *, solarize_wraps: bool = Fal
     for position in range(2):
         chance, u = draws[1 + 3 * position], draws[2 + 3 * position : 4 + 3 * position]
         steps = [pair_steps[position] for pair_steps in POLICY_V0]
-        # One branch for the steps that several pairs share: half as much to trace.
+        # One branch for the steps that several pairs share: it halves the tracing time.
         distinct = sorted({(name, level) for name, _, level in steps})
         branch = tf.constant([distinct.index((name, level)) for name, _, level in steps])[pair]
         probability = tf.constant([probability for _, probability, _ in steps])[pair]

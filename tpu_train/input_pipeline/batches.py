@@ -50,7 +50,7 @@ def training_batches(
     """One host's batches of steps [first_step, end_step): for every step one batch per replica.
 
     An element is as in :func:`batch_spec`. For images with several labels, ``"label"`` is int32
-    (batch, labels), padded with -1. ``"mix"`` and ``"box"`` are there if the phase has mixup and
+    (batch, labels), padded with -1. ``"mix"`` and ``"box"`` exist if the phase has mixup and
     CutMix; :func:`tpu_train.input_pipeline.mixup.apply_mixing` applies them. With
     ``augment="keras_cv"`` images and labels are already mixed, ``{"image", "target": float32
     (batch, classes)}``, and another run gets different ones.

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tpu_train.input_pipeline.image_ops import second_seed
 
-# What mixing adds to a batch: (shape, dtype) of each image.
+# The keys that mixing adds to a batch: (shape, dtype) for each image.
 MIXUP_KEY, CUTMIX_KEY = "mix", "box"
 DRAWS = {MIXUP_KEY: ((), tf.float32), CUTMIX_KEY: ((4,), tf.int32)}
 
@@ -21,7 +21,7 @@ def draw_mixing(
     """The random numbers that mix one image of `size` pixels a side with its neighbor.
 
     With `mixup` (the alpha of a beta distribution) above 0 there is ``"mix"``, float32: the weight
-    of the image in [0.5, 1]; the neighbor has the rest. With `cutmix` (alpha) above 0 there is
+    w of the image in [0.5, 1]; the neighbor's is 1 - w. With `cutmix` (alpha) above 0 there is
     ``"box"``, int32 (y, x, height, width): the rectangle that is taken from the neighbor. With
     both, a fair draw from `pair_seed` selects one of the two for each pair; the other has no effect
     (weight 1, or an empty box).

@@ -43,7 +43,7 @@ _FORMATS = ((b"\xff\xd8\xff", b"JPEG"), (b"\x89PNG", b"PNG"), (b"GIF8", b"GIF"),
 
 
 class PrepareError(RuntimeError):
-    """Shards could not be written or read back; the message says what to do."""
+    """Shards could not be written or read back; the message has the solution."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class WriterOptions:
 
 @dataclass(frozen=True)
 class WrittenShards:
-    """The content of a folder of shards, and what this run wrote of it."""
+    """The content of a folder of shards, and the part of it that this run wrote."""
 
     folder: str
     images: dict[str, int]  # by split
@@ -199,7 +199,7 @@ def _make_layout(splits, options):
 
 
 def _make_plan(splits, layout, seed):
-    """What the bytes of the shards depend on: the first line of the index."""
+    """Everything that the bytes of the shards depend on: the first line of the index."""
     images = hashlib.sha256()
     for source in splits.values():
         images.update(source.labels.tobytes())

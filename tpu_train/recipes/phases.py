@@ -1,4 +1,4 @@
-"""The training phases of a recipe: what changes at which step. No TensorFlow.
+"""The training phases of a recipe: its settings, resolved to steps. No TensorFlow.
 
 Progressive learning (EfficientNetV2, arXiv 2104.00298, Algorithm 1): image size and regularization
 grow together from phase to phase; weights, optimizer state and EMA weights carry over.
@@ -102,7 +102,7 @@ def batch_size_error(recipe: Recipe, phase: Phase, replicas: int) -> str:
     divides.
 
     Each replica needs the same number of images in every accumulation step, an even number where
-    mixup or CutMix pairs neighbors, and whole groups of batch normalization.
+    mixup or CutMix pairs neighbors, and complete groups of batch normalization.
     """
     pairs = phase.mixup > 0 or phase.cutmix > 0
     unit = replicas * phase.accumulation * (2 if pairs else 1)

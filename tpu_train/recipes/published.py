@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from tpu_train.recipes.schema import Recipe
 
-_AUTOML = "google/automl efficientnetv2 (6a54c874)"  # EfficientNetV2's own code
-_TPU = "tensorflow/tpu models/official/efficientnet (7dc921f8)"  # EfficientNet's own code
+_AUTOML = "google/automl efficientnetv2 (6a54c874)"  # the official code of EfficientNetV2
+_TPU = "tensorflow/tpu models/official/efficientnet (7dc921f8)"  # the official code of EfficientNet
 _V2 = "EfficientNetV2 (arXiv 2104.00298)"
 _V1 = "EfficientNet (arXiv 1905.11946)"
 
@@ -54,7 +54,7 @@ _V2_CODE = Recipe(
     cutout=0.0,
     random_erasing_prob=0.0,
     interpolation="bilinear",
-    crop_eval=0.0,  # preprocess_for_eval: the whole image from 320 px on
+    crop_eval=0.0,  # preprocess_for_eval: no crop from 320 px on
     loss="softmax",
     label_smoothing=0.1,
     class_weights="none",

@@ -95,8 +95,9 @@ def make_step(recipe, phase, classes, strategy, net, state, rate, class_weights=
     """A function (batch, step) -> float32 [3] (loss, correct answers, gradient norm), its shares.
 
     For ``strategy.run``: each replica's `batch` is its own images'
-    (:mod:`tpu_train.input_pipeline.batches`), `step` an int64 scalar, and the sum over the replicas is the step's. `rate` maps a step to a learning
-    rate. Rates are read and shapes are fixed when it is traced: make a new one for every phase.
+    (:mod:`tpu_train.input_pipeline.batches`), `step` an int64 scalar, and the sum over the replicas
+    is the step's. `rate` maps a step to a learning rate. Rates are read and shapes are fixed when
+    it is traced: make a new one for every phase.
     """
     replicas = strategy.num_replicas_in_sync
     own = phase.batch_size // replicas

@@ -336,7 +336,7 @@ def test_tensorflow_datasets_are_a_source(tmp_path):
     datasets.core.add_data_dir(str(tmp_path))
 
     def make(known_as, image, configs=()):
-        class Made(datasets.core.GeneratorBasedBuilder):
+        class Builder(datasets.core.GeneratorBasedBuilder):
             __module__ = known_as  # else its files are expected in this project
             name = known_as
             VERSION = datasets.core.Version("1.0.0")
@@ -366,8 +366,8 @@ def test_tensorflow_datasets_are_a_source(tmp_path):
             def _generate_examples(self):
                 raise NotImplementedError
 
-        Made(data_dir=str(tmp_path)).download_and_prepare()
-        return Made
+        Builder(data_dir=str(tmp_path)).download_and_prepare()
+        return Builder
 
     image = datasets.features.Image(shape=(None, None, 3))
     keep = [make("phone_tints", image), make("phone_sizes", image, configs=["small", "big"])]

@@ -70,17 +70,17 @@ def test_starting_at_a_step_equals_running_to_it(source, tiny_recipe, augment):
 
 def test_hosts_and_replicas_share_one_global_order(source, tiny_recipe):
     recipe = augmented(tiny_recipe)
-    whole = batches(source, recipe, 0, 3)
+    expected = batches(source, recipe, 0, 3)
     hosts = [batches(source, recipe, 0, 3, replicas=2, host=h, hosts=2) for h in range(2)]
     joined = [
-        {k: np.concatenate([hosts[0][s][k], hosts[1][s][k]]) for k in whole[s]} for s in range(3)
+        {k: np.concatenate([hosts[0][s][k], hosts[1][s][k]]) for k in expected[s]} for s in range(3)
     ]
-    assert_same(whole, joined)
-    halves = batches(source, recipe, 0, 3, replicas=2)  # one host, two replicas
-    assert len(halves) == 6
+    assert_same(expected, joined)
+    replicas = batches(source, recipe, 0, 3, replicas=2)  # one host, two replicas
+    assert len(replicas) == 6
     for key in ("image", "mix", "box"):
         np.testing.assert_array_equal(
-            np.concatenate([halves[0][key], halves[1][key]]), whole[0][key]
+            np.concatenate([replicas[0][key], replicas[1][key]]), expected[0][key]
         )
 
 
@@ -88,18 +88,20 @@ def test_hosts_and_replicas_share_one_global_order(source, tiny_recipe):
 def test_accumulation_steps_have_consecutive_rows_of_all_replicas(source, tiny_recipe, hosts):
     """So batch-norm groups have the same images on any number of replicas."""
     recipe = augmented(tiny_recipe, gradient_accumulation_first=2, batch_size=16)
-    whole = batches(source, recipe, 0, 3)
+    expected = batches(source, recipe, 0, 3)
     replicas = [
         batch
         for host in range(hosts)
         for batch in batches(source, recipe, 0, 3, replicas=4, host=host, hosts=hosts)
     ]
-    own = 4 // hosts  # replicas of a host
-    for step, batch in enumerate(whole):
-        four = [replicas[h * 3 * own + step * own + i] for h in range(hosts) for i in range(own)]
+    local = 4 // hosts  # replicas of a host
+    for step, batch in enumerate(expected):
+        four = [
+            replicas[h * 3 * local + step * local + i] for h in range(hosts) for i in range(local)
+        ]
         for key, values in batch.items():
-            parts = [np.concatenate([r[key][i : i + 2] for r in four]) for i in (0, 2)]
-            np.testing.assert_array_equal(np.concatenate(parts), values)
+            rows = [np.concatenate([r[key][i : i + 2] for r in four]) for i in (0, 2)]
+            np.testing.assert_array_equal(np.concatenate(rows), values)
 
 
 def test_another_seed_gives_other_batches(source, tiny_recipe):

@@ -1,0 +1,32 @@
+import hashlib
+
+import pytest
+
+from tpu_train import remote_files
+
+
+@pytest.fixture(params=["local", "remote"])
+def folder(request, tmp_path):
+    """A folder on the disk, and one that only tf.io.gfile knows."""
+    if request.param == "local":
+        return str(tmp_path)
+    remote_files.tf.io.gfile.makedirs("ram://remote_files")
+    return "ram://remote_files"
+
+
+def test_files_are_replaced_and_read_back(folder):
+    path = f"{folder}/x.bin"
+    for content in (b"first", b"", bytes(range(256)) * 9000):
+        remote_files.write_file(path, content)
+        assert remote_files.read_file(path) == content
+        assert remote_files.sha256(path) == hashlib.sha256(content).hexdigest()
+    assert remote_files.GFILE.listdir(folder) == ["x.bin"]
+    assert remote_files.GFILE.exists(path)
+    assert remote_files.GFILE.size(path) == 256 * 9000
+
+
+@pytest.mark.parametrize(
+    ("path", "is_remote"), [("gs://bucket/x", True), ("/data/x", False), ("x", False)]
+)
+def test_paths_with_a_scheme_are_remote(path, is_remote):
+    assert remote_files.is_remote(path) == is_remote
