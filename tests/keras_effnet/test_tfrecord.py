@@ -26,7 +26,7 @@ def write(path, rows):
             writer.write(row)
 
 
-def test_framing_and_checksums_equal_tensorflow_s(tmp_path):
+def test_framing_and_checksums_match_tensorflow(tmp_path):
     rows = (b"one", b"", b"two" * 9)
     write(tmp_path / "rows", rows)
     framed = b""

@@ -30,15 +30,20 @@ def main(argv=None):
 
 def _define():
     values = flags.FlagValues()
-    own = {"flag_values": values}
+    common = {"flag_values": values}
     data_flags.define(values)
-    flags.DEFINE_string("out", None, "output folder: new, or incomplete to resume", **own)
-    flags.DEFINE_integer("shards", 0, "number of train shards; 0 for one every 1,250 images", **own)
-    flags.DEFINE_float(
-        "minival", 0, "training images for a minival split: a fraction below 1, or a number", **own
+    flags.DEFINE_string("out", None, "output folder: new, or incomplete to resume", **common)
+    flags.DEFINE_integer(
+        "shards", 0, "number of train shards; 0 for one every 1,250 images", **common
     )
-    flags.DEFINE_integer("seed", 0, "seed of the held-out images and of the record order", **own)
-    flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **own)
+    flags.DEFINE_float(
+        "minival",
+        0,
+        "training images for a minival split: a fraction below 1, or a number",
+        **common,
+    )
+    flags.DEFINE_integer("seed", 0, "seed of the held-out images and of the record order", **common)
+    flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **common)
     return values
 
 

@@ -19,7 +19,7 @@ def _example(**features):
     return tf.train.Example(features=tf.train.Features(feature=named)).SerializeToString()
 
 
-def test_parsing_equals_tensorflow_s():
+def test_parsing_matches_tensorflow():
     rng = np.random.default_rng(0)
     for count in (1, 2, 200):
         ints = rng.integers(-(2**63), 2**63 - 1, count).tolist()

@@ -184,7 +184,7 @@ def test_an_index_that_does_not_match_is_an_error(shards):
     fails("record 0 is not at its indexed position", *map(json.dumps, entries))
 
 
-def test_labels_are_mapped_to_the_model_s_classes(shards):
+def test_labels_are_mapped_to_the_classes_of_the_model(shards):
     assert _load(shards, class_names=["dog", "bird", "cat"]).labels.tolist() == [2, 0] * 4
     assert _load(shards, class_names=["n01", "n02"]).labels.tolist() == [0, 1] * 4
     with pytest.raises(ValueError, match=r"class 'dog'. Did you mean 'dogs'.*'cat' is among them"):

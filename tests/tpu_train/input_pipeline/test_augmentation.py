@@ -166,7 +166,7 @@ def test_random_cutout_is_a_bright_square_on_every_image():
     assert len(np.unique(out[0][out[0] > 0])) > 50
 
 
-def test_random_erasing_matches_the_paper_s_distributions():
+def test_random_erasing_matches_the_published_distributions():
     black = tf.zeros([64, 64, 3], tf.uint8)
     out = over_seeds(lambda seed: augmentation.random_erasing(black, seed, probability=0.5), 600)
     hit = (out > 0).any(-1)

@@ -111,7 +111,7 @@ def test_another_seed_gives_other_batches(source, tiny_recipe):
     assert not np.array_equal(one["label"], other["label"])
 
 
-def test_images_are_uint8_of_the_phase_s_size(source, tiny_recipe):
+def test_images_are_uint8_of_the_size_of_the_phase(source, tiny_recipe):
     (batch,) = batches(source, tiny_recipe, 0, 1)
     assert batch["image"].shape == (8, 32, 32, 3)
     assert batch["image"].dtype == np.uint8
@@ -225,7 +225,7 @@ def test_evaluation_matches_keras_effnet_preprocess(interpolation, crop, height,
     assert (off > 0).mean() < 1e-3
 
 
-def test_center_crops_have_the_side_of_python_s_int():
+def test_center_crop_sides_round_down_like_int():
     """0.875 and 0.7 of every shorter side up to 600: float32 would be off by one for some."""
     from tpu_train.input_pipeline.batches import _evaluation_window
 

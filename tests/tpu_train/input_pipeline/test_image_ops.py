@@ -36,7 +36,7 @@ def test_sharpness_sums_exactly(factor):
 
 
 @pytest.mark.parametrize("side", [(31, 47), (48, 64), (33, 33)])
-def test_warps_equal_tensorflow_s(side):
+def test_warps_match_tensorflow(side):
     """Against ImageProjectiveTransformV3, with half-integer coordinates."""
     random = np.random.default_rng(0)
     image = tf.constant(random.integers(0, 256, (*side, 3)).astype(np.uint8))

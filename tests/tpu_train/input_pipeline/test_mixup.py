@@ -23,7 +23,7 @@ def test_beta_has_its_mean_and_variance(alpha):
     assert draws.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
 
 
-def test_cutmix_boxes_have_beta_s_area_and_uniform_centers():
+def test_cutmix_boxes_have_beta_areas_and_uniform_centers():
     size, alpha = 100, 1.0
     boxes = over_seeds(
         lambda seed: mixup.draw_mixing(seed, seed, size, mixup=0.0, cutmix=alpha)["box"], 3000
@@ -53,7 +53,7 @@ def test_with_both_each_pair_has_mixup_or_cutmix():
     assert len(np.unique(draws["mix"][mixed])) > 500
 
 
-def test_cutmix_pastes_the_neighbor_s_box_and_mixes_labels_by_area():
+def test_cutmix_pastes_a_box_and_mixes_labels_by_area():
     images = np.repeat([10, 20, 30, 40], 8 * 8 * 3).reshape(4, 8, 8, 3).astype(np.uint8)
     boxes = [
         [0, 0, 4, 4],

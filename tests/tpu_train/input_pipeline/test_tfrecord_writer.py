@@ -40,7 +40,7 @@ def examples(folder, split):
             yield tf.train.Example.FromString(record).features.feature
 
 
-def test_every_image_is_in_one_record_with_imagenet_s_keys(pictures, tmp_path):
+def test_every_image_is_in_one_record_with_imagenet_keys(pictures, tmp_path):
     out = tmp_path / "out"
     prepared = prepare(pictures, out, shard_count=3, minival=4, holdout=0.25)
     assert prepared.images == {"train": 14, "minival": 4, "validation": 6}

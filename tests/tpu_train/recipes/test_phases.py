@@ -91,7 +91,7 @@ def test_phases_cover_every_step_and_image_once(name, count, examples):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
-def test_the_last_phase_has_the_recipe_s_last_values(count):
+def test_the_last_phase_has_the_last_values_of_the_recipe(count):
     for name in ("efficientnetv2-l-paper", "efficientnetv2-l-code"):
         recipe = dataclasses.replace(RECIPES[name], phases=count)
         last = make_phases(recipe, IMAGENET)[-1]
@@ -229,7 +229,7 @@ def test_random_sizes_are_a_function_of_the_seed():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_sizes_stay_within_the_recipe_s_range(seed):
+def test_random_sizes_stay_within_their_range(seed):
     recipe = dataclasses.replace(RECIPES["efficientnetv2-s-random"], seed=seed)
     assert all(128 <= size <= 300 for size in _sizes(recipe))
 

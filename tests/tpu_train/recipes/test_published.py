@@ -50,7 +50,7 @@ def test_initial_weights_are_released(name):
 
 
 @pytest.mark.parametrize("model", [*V1, *V2_SMALL, *V2, "efficientnetv2-xl"])
-def test_dropout_of_code_recipes_is_the_network_s(model):
+def test_code_recipes_have_the_dropout_of_their_network(model):
     recipe = RECIPES[f"{model}-code"]
     assert recipe.dropout_first == recipe.dropout_last == VARIANTS[model].dropout_rate
 
