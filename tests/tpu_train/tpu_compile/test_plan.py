@@ -296,9 +296,9 @@ def test_a_phase_that_does_not_fit_is_status_1(plans, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topolgy=v5e:2x2"], "Did you mean: topology"),
+        (["--topolgy=v5e:2x2"], "Did you mean '--topology'"),
         (["--phase=first"], "--phase=first: give numbers of phases"),
-        (["v5e:2x2"], "'v5e:2x2' is no flag"),
+        (["v5e:2x2"], "'v5e:2x2' is not a flag"),
         (["--recipe=photo"], "photo"),
         (["--topology=v9:2x2"], "there are v3:2x2"),
     ],
