@@ -178,9 +178,7 @@ def test_losses_are_kerass(smoothing):
         ("softmax", keras.losses.categorical_crossentropy, 1),
         ("sigmoid", keras.losses.binary_crossentropy, CLASSES),  # Keras's is the classes' mean
     ):
-        soft = soft_targets(
-            tf.constant(LABELS, tf.int32), CLASSES, smoothing=smoothing, loss=kind
-        )
+        soft = soft_targets(tf.constant(LABELS, tf.int32), CLASSES, smoothing=smoothing, loss=kind)
         own = step._losses(kind, soft, tf.constant(LOGITS), None)
         expected = theirs(hot, tf.constant(LOGITS), from_logits=True, label_smoothing=smoothing)
         np.testing.assert_allclose(own, times * expected, rtol=1e-5)
