@@ -35,8 +35,8 @@ import tflite
 from keras_effnet.image_preprocessing import resize
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import Network, swishes
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
 from tflite.quantization import equalization, range_estimation, range_search, weight_rounding
 
@@ -71,7 +71,7 @@ def cifar(folder, pattern, count, size, resize=resize):
 
 def stressed(content, deviation, seed=0):
     """The same function with channels rescaled wherever a scale passes, swishes included."""
-    network, rng = Network(content), np.random.default_rng(seed)
+    network, rng = Graph(content), np.random.default_rng(seed)
     names = tuple(network.name(swish.z) for swish in swishes(network))
     for group in equalization.groups(network, through_swish=names):
         channels = network.shape(group.tensors[0])[-1]
@@ -194,7 +194,7 @@ def ablation(truth, calibration):
     low = range_estimation.choose(content, observed, "minmax")
 
     def make(changed, found):
-        plan = tflite.make_plan(rewrite.read_ops(changed), "int8")
+        plan = tflite.make_plan(ops.read_ops(changed), "int8")
         return tflite.quantize(changed, found, plan)
 
     made = {"min-max": make(content, low)}

@@ -10,7 +10,7 @@ from tflite.evaluation.accuracy import verify
 from tflite.evaluation.classifier import open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.export import export_float32, image_shape
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import metadata, ops
 from tflite.images.loader import load_images
 from tflite.presets import find_preset
 from tflite.quantization import equalization, pipeline, range_search
@@ -132,7 +132,7 @@ def convert(
 
     say(f"Converting to a float32 .tflite, {height}x{width} px")
     float_content = given if given is not None else export_float32(model, image_size=image_size)
-    made = _Made(float_content, make_plan(rewrite.read_ops(float_content), chosen))
+    made = _Made(float_content, make_plan(ops.read_ops(float_content), chosen))
     if calibration is not None:
         made = _calibrated(made, chosen, sets[0], budget, tune, search_seconds, say)
     else:
@@ -196,8 +196,8 @@ class _Made:
 def _open_float(content, image_size):
     """The ``Classifier`` of a float32 .tflite of batch 1 that takes pixels."""
     opened = open_classifier(content, "the float .tflite")
-    source, _ = rewrite.quantization(content)
-    types = {op.dtype for op in rewrite.read_ops(content)}
+    source, _ = ops.quantization(content)
+    types = {op.dtype for op in ops.read_ops(content)}
     if source[0] != "FLOAT32" or types & {"INT8", "UINT8", "INT16", "FLOAT16"}:
         raise ValueError(
             f"the .tflite takes {source[0]} and holds {', '.join(sorted(types))}: give the float32 "
@@ -271,7 +271,7 @@ def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
 
     def plan_of(content, rule):
         return make_plan(
-            rewrite.read_ops(content),
+            ops.read_ops(content),
             preset,
             calibration_images=len(images),
             range_rule=RULES[rule],

@@ -9,7 +9,7 @@ import numpy as np
 from keras_effnet import atomic_write
 from tflite.evaluation.accuracy import Report
 from tflite.evaluation.comparison import Comparison
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 from tflite.quantization import pipeline, range_search
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.quantizer import QuantPlan
@@ -73,7 +73,7 @@ class Conversion:
         return {
             "preset": self.preset,
             "size": len(self.tflite),
-            "ops": rewrite.census(rewrite.read_ops(self.tflite)),
+            "ops": ops.count_ops(ops.read_ops(self.tflite)),
             "plan": str(self.plan).splitlines(),
             "remedies": rows,
             "islands": islands,

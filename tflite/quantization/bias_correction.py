@@ -10,8 +10,8 @@ import concurrent.futures
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import Network
+from tflite.flatbuffer import ops, rewrite
+from tflite.flatbuffer.graph import Graph
 
 IMAGES = 32
 _THREADS = 2  # with half of the images each
@@ -31,15 +31,15 @@ def correct_biases(content, images, quantized):
         quantized: function from bytes of a float .tflite to bytes of its quantized version.
     """
     images = images[:IMAGES]
-    network = Network(content)
+    network = Graph(content)
     made = bytearray(quantized(network.content()))
-    places = rewrite.biases(made)
+    places = ops.bias_locations(made)
     rows = [op for op in network.operations if network.name(op.output) in places]
     want = _channel_means(content, images, [network.name(op.output) for op in rows])
     for op in rows:
         name = network.name(op.output)
         start, scales = places[name]
-        [got] = _channel_means(rewrite.until(made, name), images).values()
+        [got] = _channel_means(rewrite.truncate_after(made, name), images).values()
         # the median: a few images that overflow their ranges would else decide
         shift = np.median(got - want[name], 0)
         whole = np.frombuffer(made, np.int32, len(shift), start)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 from tflite.quantization import range_estimation
 
 MIN_IMAGES = 16
@@ -70,7 +70,7 @@ def collect_histograms(float32_model, images, *, only=None, min_images=MIN_IMAGE
     """
     images = checked(float32_model, images, min_images)
     images = images[in_order(images)]
-    tensors = rewrite.activations(float32_model)
+    tensors = ops.activations(float32_model)
     tensors = {name: i for name, i in tensors.items() if only is None or name in only}
     seen = {name: _Counter() for name in tensors}
     for made in _runs(float32_model, images):

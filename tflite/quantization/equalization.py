@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite.flatbuffer import rewrite, runner
-from tflite.flatbuffer.graph import LINEAR, Network, Swish, swishes
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import LINEAR, Graph, Swish, swishes
 
 TOLERANCE = 1e-4  # of the largest |score|, or of 1 where that is smaller
 
@@ -37,7 +37,7 @@ def groups(network, *, through_swish=()):
     """The :class:`Group`s of a network whose channels can be scaled with the answers unchanged.
 
     Args:
-        network: a :class:`Network`.
+        network: a :class:`Graph`.
         through_swish: names of tensors before a swish that may be scaled, too, at the price of a
             multiplication each.
     """
@@ -101,7 +101,7 @@ def equalize(content, observed, *, strength=0.5, through_swish=(), images=None):
     Raises:
         ConversionError: the answers change by more than 1e-4 of the largest.
     """
-    network = Network(content)
+    network = Graph(content)
     for group in groups(network, through_swish=through_swish):
         scale = _scale(network, group, observed, strength)
         if scale is not None:
@@ -114,7 +114,7 @@ def equalize(content, observed, *, strength=0.5, through_swish=(), images=None):
 
 def scaled(content, *, through_swish=()):
     """Names of the tensors that ``equalize`` scales in a float .tflite in bytes."""
-    network = Network(content)
+    network = Graph(content)
     found = groups(network, through_swish=through_swish)
     return {network.name(tensor) for group in found for tensor in group.tensors}
 
@@ -160,7 +160,7 @@ def fold_normalization(content, *, border="constant", images=None):
 
     Raises ``ConversionError`` where the answers on `images` (uint8) change by more than 1e-4.
     """
-    network = Network(content)
+    network = Graph(content)
     first = next((i for i, op in enumerate(network.operations) if op.name in LINEAR), None)
     if not first:
         return content
@@ -258,7 +258,7 @@ def require_same(before, after, images, what):
     want, got = (runner.scores(c, images) for c in (before, after))
     worst = np.abs(got - want).max() / max(1.0, np.abs(want).max())
     if not worst < TOLERANCE:
-        raise rewrite.ConversionError(
+        raise ops.ConversionError(
             f"{what} changes the answers by {worst:.2g}; {TOLERANCE:g} is allowed"
         )
 

@@ -14,7 +14,7 @@ steps of its output's, a range in shares of itself; so one learning rate fits al
 import numpy as np
 
 from keras_effnet.suggestions import unknown_name
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
+from tflite.flatbuffer.graph import LINEAR, Graph, swishes
 
 _LOGISTIC = (0.0, 255 / 256)  # the range that every int8 kernel of it has
 _BATCH = 32
@@ -41,7 +41,7 @@ def finetune(content, ranges, plan, images, *, block_steps=40, steps=80, seed=0,
     import tensorflow as tf  # here: everything else of this package does without
 
     say = progress or (lambda line: None)
-    walk = _Walk(tf, Network(content), ranges, plan)
+    walk = _Walk(tf, Graph(content), ranges, plan)
     first = tf.constant(images[:1], tf.float32)
     walk.run({walk.network.input: first}, walk.network.operations, rounded=True)  # raises at once
     rng = np.random.default_rng(seed)

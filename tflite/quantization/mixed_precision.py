@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 from tflite.quantization import range_search
 from tflite.quantization.quantizer import quantize
 
 _LOOKS = 6  # times a search's seconds, since a network has some twenty islands
 
 
-class BudgetError(rewrite.ConversionError):
+class BudgetError(ops.ConversionError):
     """No choice of float islands meets the budget; the message says what the best one reaches."""
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from tflite import litert
 from tflite.evaluation import sqnr
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import LINEAR, Graph, swishes
 from tflite.quantization import (
     bias_correction,
     equalization,
@@ -63,7 +63,7 @@ class State:
         for errors of int8 activations that are not made.
         """
         floats = {op.output for op in plan.ops if op.precision == "float32"}
-        network, plain = Network(self.content), Network(self.plain)
+        network, plain = Graph(self.content), Graph(self.plain)
         for op, before in zip(network.operations, plain.operations):
             if op.name in LINEAR and network.name(op.output) in floats:
                 for tensor, source in zip(op.inputs[1:], before.inputs[1:]):
@@ -189,7 +189,7 @@ def _equalized(state, judge, make, images, seconds):
         _choose_ranges(state, judge, make, "ranges, equalized")
     until = time.monotonic() + seconds
     tried = []
-    for stage, names in _stages(Network(state.content)).items():
+    for stage, names in _stages(Graph(state.content)).items():
         if time.monotonic() > until:
             break
         tried.append(stage)
@@ -225,7 +225,7 @@ def _try_equalize(state, judge, make, images, name, what, through, enough):
             images=images[:4],
         )
         only = equalization.scaled(content, through_swish=through)
-        only |= rewrite.activations(content).keys() - state.observed.keys()
+        only |= ops.activations(content).keys() - state.observed.keys()
         seen = collect_histograms(content, images, only=only, min_images=1)
         seen = {**state.observed, **seen}
         found = range_estimation.choose(content, seen, state.rule)

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 
 from tflite import litert
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops, rewrite
+from tflite.flatbuffer.ops import WITH_WEIGHTS
 from tflite.presets import Preset, find_preset
 from tflite.quantization.range_estimation import RULES
 
@@ -64,7 +65,7 @@ class QuantPlan:
         for precision in dict.fromkeys(op.precision for op in self.ops):
             chosen = [op for op in self.ops if op.precision == precision]
             for why in dict.fromkeys(op.why for op in chosen):
-                counts = rewrite.census([op for op in chosen if op.why == why])
+                counts = ops.count_ops([op for op in chosen if op.why == why])
                 text = ", ".join(f"{name} {n}" for name, n in counts.items())
                 lines.append(f"{precision:<9}{text}{f'  ({why})' if why else ''}")
         lines.append(f"output   {preset.output}")
@@ -84,13 +85,13 @@ def make_plan(ops, preset, *, calibration_images=0, range_rule=RULES["minmax"]):
     that runs well in it. Pure.
 
     Args:
-        ops: ``graph.read_ops`` of the float .tflite.
+        ops: ``read_ops`` of the float .tflite.
         preset: a :class:`~tflite.presets.Preset` or its name.
         calibration_images: how many images the ranges come from.
         range_rule: how the ranges follow from them, in words.
     """
     preset = find_preset(preset) if isinstance(preset, str) else preset
-    first = next((i for i, op in enumerate(ops) if op.name in rewrite.WITH_WEIGHTS), len(ops))
+    first = next((i for i, op in enumerate(ops) if op.name in WITH_WEIGHTS), len(ops))
     everything = preset.output == "uint8" or preset.activations == "int16"
     last = len(ops) - 1
     while last > 0 and ops[last].name in ("SOFTMAX", "LOGISTIC"):
@@ -159,7 +160,7 @@ def quantize(float32_model, ranges, plan):
         float_ends=preset.output == "float32",
     )
     if preset.output == "uint8":
-        content = rewrite.uint8_ends(content)
+        content = rewrite.uint8_input_output(content)
     elif preset.input == "uint8":
         content = rewrite.uint8_input(content)
     _check(content, plan)
@@ -167,12 +168,12 @@ def quantize(float32_model, ranges, plan):
 
 
 def _check(content, plan):
-    got = {op.output: op.dtype for op in rewrite.read_ops(content)}
+    got = {op.output: op.dtype for op in ops.read_ops(content)}
     if plan.preset.output == "uint8":  # the last op, before it is handed over
         got[plan.ops[-1].output] = got.get(f"{plan.ops[-1].output}_int8")
     want = {op.output: op.precision.upper() for op in plan.ops}
     wrong = [f"{n} is {got.get(n)}, not {t}" for n, t in want.items() if got.get(n) != t]
-    source, sink = rewrite.quantization(content)
+    source, sink = ops.quantization(content)
     if plan.preset.input == "uint8" and source != ("UINT8", 1.0, 0):
         wrong.append(f"the input is {source}, not uint8 with scale 1 and zero point 0")
     if source[0] != plan.preset.input.upper():
@@ -180,7 +181,7 @@ def _check(content, plan):
     if sink[0] != plan.preset.output.upper():
         wrong.append(f"the output is {sink[0]}, not {plan.preset.output}")
     if wrong:
-        raise rewrite.ConversionError(
+        raise ops.ConversionError(
             f"ai-edge-quantizer did not follow the plan in {len(wrong)} places: "
             + "; ".join(wrong[:5])
         )

@@ -10,7 +10,7 @@ there.
 import numpy as np
 
 from keras_effnet.suggestions import unknown_name
-from tflite.flatbuffer.graph import Network, swishes
+from tflite.flatbuffer.graph import Graph, swishes
 
 RULES = {
     "minmax": "smallest and largest value over all images",
@@ -30,7 +30,7 @@ def choose(float32_model, observed, rule):
     """
     if rule not in RULES:
         raise ValueError(unknown_name("rule", rule, RULES))
-    network = Network(float32_model)
+    network = Graph(float32_model)
     before_swish = {network.name(swish.z) for swish in swishes(network)}
     found = {}
     for name, seen in observed.items():

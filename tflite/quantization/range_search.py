@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite.evaluation import classifier, paired_statistics, sqnr
-from tflite.flatbuffer import rewrite, runner
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import LINEAR, Graph
 
 _FACTORS = (0.8, 1.25)  # that an end of a range is tried at
 _GAIN = 0.01  # a change that takes less than this share off the divergence is not kept
@@ -55,7 +55,7 @@ class Objective:
 
         The file is one that was made of the float network here: it is not looked at otherwise.
         """
-        _, (_, step, _) = rewrite.quantization(content)
+        _, (_, step, _) = ops.quantization(content)
         model = dataclasses.replace(self.model, content=content, step=step)
         try:
             scores = classifier.scores(model, self.images)
@@ -81,7 +81,7 @@ def search_ranges(float32_model, ranges, make, judge, *, seconds):
     Returns (ranges, how many tensors were tried).
     """
     until = time.monotonic() + seconds
-    network = Network(float32_model)
+    network = Graph(float32_model)
     sigmoids = {network.name(op.output) for op in network.operations if op.name == "LOGISTIC"}
     fixed = sigmoids | {network.name(network.input)}
     names = [network.name(op.output) for op in network.operations]
@@ -125,7 +125,7 @@ def islands(float32_model, plan):
     """{name: outputs} of what may stay float together: each block, all squeeze-excite branches, all
     residual additions, the scores' layer.
     """
-    network = Network(float32_model)
+    network = Graph(float32_model)
     int8 = {op.output for op in plan.ops if op.precision == "int8"}
     found = {}
     for op in network.operations:

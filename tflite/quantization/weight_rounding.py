@@ -11,7 +11,7 @@ import concurrent.futures
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.equalization import padding
 
 _CODES = 127  # of a weight, on each side of 0
@@ -31,7 +31,7 @@ def round_weights(content, images):
         content: bytes of a float .tflite.
         images: uint8 (n, height, width, 3), in an order of their own.
     """
-    network = Network(content)
+    network = Graph(content)
     layers = [_Layer(network, op) for op in network.operations if _takes_part(network, op)]
     parts = [part for part in np.array_split(images, _THREADS) if len(part)]
     made = [litert.interpreter(content, keep_tensors=True) for _ in parts]
