@@ -132,13 +132,15 @@ class Truth:
         self.content, self.images, self.labels = content, images, labels
         self.model = classifier.open_classifier(content)
         self.scores = classifier.scores(self.model, images)
-        self.log = paired_statistics.log_probabilities(self.scores, self.model.ending)
+        self.log = paired_statistics.log_probabilities(self.scores, self.model.output_activation)
 
     def measured(self, product):
         """The figures of one file, but for its latency."""
         model = classifier.open_classifier(product)
         scores = classifier.scores(model, self.images)
-        log = paired_statistics.log_probabilities(scores, model.ending, step=model.step)
+        log = paired_statistics.log_probabilities(
+            scores, model.output_activation, output_scale=model.output_scale
+        )
         top, other = self.scores.argmax(-1), scores.argmax(-1)
         drop = paired_statistics.drop(top == self.labels, other == self.labels)
         same = int((top == other).sum())
@@ -146,12 +148,12 @@ class Truth:
             "float_top1": float((top == self.labels).mean()),
             "top1": float((other == self.labels).mean()),
             "drop": drop.points,
-            "drop_low": drop.low,
-            "drop_high": drop.high,
+            "drop_low": drop.confidence_interval[0],
+            "drop_high": drop.confidence_interval[1],
             "agreement": same / len(top),
             "agreement_low": paired_statistics.wilson(same, len(top))[0],
             "divergence": float(
-                paired_statistics.divergences(self.log, log, self.model.ending).mean()
+                paired_statistics.divergences(self.log, log, self.model.output_activation).mean()
             ),
             "size_ratio": len(self.content) / len(product),
             "bytes": len(product),

@@ -7,11 +7,11 @@ accuracy kept, checked against the model.
 >>> tflite.save(conversion, "model.tflite")  # doctest: +SKIP
 
 Step by step: ``export_float32`` -> ``load_images``, ``calibrate`` -> ``make_plan``, ``quantize`` ->
-``verify``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
+``evaluate``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
 from tflite.converter import convert
-from tflite.evaluation.accuracy import Measured, Report, verify
+from tflite.evaluation.accuracy import EvaluationImages, EvaluationReport, Metrics, evaluate
 from tflite.export import export_float32, load_keras
 from tflite.flatbuffer.ops import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
@@ -26,15 +26,17 @@ __all__ = [
     "BudgetError",
     "Conversion",
     "ConversionError",
+    "EvaluationImages",
+    "EvaluationReport",
     "ImageSet",
-    "Measured",
+    "Metrics",
     "OpPlan",
     "Preset",
     "QuantPlan",
-    "Report",
     "calibrate",
     "collect_histograms",
     "convert",
+    "evaluate",
     "export_float32",
     "load_images",
     "load_keras",
@@ -42,5 +44,4 @@ __all__ = [
     "quantize",
     "read_ops",
     "save",
-    "verify",
 ]

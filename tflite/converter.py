@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from keras_effnet.image_preprocessing import preprocessing
-from tflite.evaluation.accuracy import verify
+from tflite.evaluation.accuracy import EvaluationImages, evaluate
 from tflite.evaluation.classifier import open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.export import export_float32, image_shape
@@ -144,17 +144,16 @@ def convert(
         if verification is None:
             source += ", the calibration images: give other ones for a figure to rely on"
         say(f"Comparing on {len(found.images):,} images")
+        data = EvaluationImages(found.images, labels, source)
         if chosen.name == "float32":
-            measured = verify(float_content, None, found.images, labels, source=source)
+            measured = evaluate(float_content, None, data)
         else:
             comparison = compare(
                 float_content,
                 made.content,
-                found.images,
-                labels,
-                source=source,
-                title=chosen.name,
-                reference=made.prepared,
+                data,
+                names=("float32", chosen.name),
+                sqnr_reference=made.prepared,
             )
             measured = comparison.report
     return Conversion(

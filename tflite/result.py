@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_effnet import atomic_write
-from tflite.evaluation.accuracy import Report
+from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
 from tflite.flatbuffer import ops
 from tflite.quantization import pipeline, range_search
@@ -27,7 +27,7 @@ class Conversion:
     float32_model: bytes  # the same but for metadata in preset "float32"
     plan: QuantPlan
     ranges: "dict | None"  # {tensor: {"min", "max"}}; None without calibration
-    report: "Report | None"  # float against converted; None without images
+    report: "EvaluationReport | None"  # float against converted; None without images
     skipped: "tuple[str, ...]"  # images that could not be decoded
     remedies: "tuple[pipeline.QuantizationStep, ...]" = ()
     islands: "tuple[range_search.Float32Region, ...]" = ()
@@ -48,7 +48,7 @@ class Conversion:
                 "are made for phones"
             )
         seen = self.report
-        if self.budget is not None and seen is not None and seen.int8 is not None:
+        if self.budget is not None and seen is not None and seen.candidate is not None:
             missed = self.budget.missed(seen.agreement, seen.drop and seen.drop.points)
             if missed:
                 found.append(

@@ -30,7 +30,7 @@ class Objective:
         self.model = classifier.open_classifier(float32_model)
         scores = classifier.scores(self.model, images)
         self.top = scores.argmax(-1)
-        self.log = paired_statistics.log_probabilities(scores, self.model.ending)
+        self.log = paired_statistics.log_probabilities(scores, self.model.output_activation)
 
     def first(self, count):
         """The judge by so many of the images."""
@@ -55,14 +55,16 @@ class Objective:
 
         The file is one that was made of the float network here: it is not looked at otherwise.
         """
-        _, (_, step, _) = ops.quantization(content)
-        model = dataclasses.replace(self.model, content=content, step=step)
+        _, (_, scale, _) = ops.quantization(content)
+        model = dataclasses.replace(self.model, tflite_model=content, output_scale=scale)
         try:
             scores = classifier.scores(model, self.images)
         except (RuntimeError, ValueError):
             return float("inf"), np.full(len(self.images), -1)
-        log = paired_statistics.log_probabilities(scores, model.ending, step=model.step)
-        each = np.sort(paired_statistics.divergences(self.log, log, self.model.ending))
+        log = paired_statistics.log_probabilities(
+            scores, model.output_activation, output_scale=model.output_scale
+        )
+        each = np.sort(paired_statistics.divergences(self.log, log, self.model.output_activation))
         kept = each[: len(each) - int(_TRIMMED * len(each))]
         return float(kept.mean()), scores.argmax(-1)
 
