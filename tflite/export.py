@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import rewrite, runner
 
 _TOLERANCE = 1e-4  # of the largest |output|, or of 1 where that is smaller
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
@@ -153,7 +153,7 @@ def check_float(content, model, shape):
         )
     images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.float32)
     want = np.concatenate([np.asarray(_call(model, image[None])) for image in images])
-    got = litert.scores(litert.interpreter(content), images)
+    got = runner.scores(content, images)
     worst = np.abs(got - want).max() / max(1.0, np.abs(want).max())
     if not worst < _TOLERANCE:  # also where it is nan
         raise rewrite.ConversionError(

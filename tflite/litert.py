@@ -4,10 +4,8 @@ interpreters, the delegation test, the flatbuffer tools, the quantizer.
 
 import contextlib
 import os
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 
 import numpy as np
@@ -58,19 +56,6 @@ def scores(made, images):
     scale, zero = fetch["quantization"]
     found = np.stack(rows)
     return (found.astype(np.float32) - zero) * np.float32(scale) if scale else found
-
-
-def latencies_ms(made, runs, clock=time.perf_counter):
-    """[median time of a call, ...] of interpreters that have their input. They take turns, so that
-    whatever else the machine does slows all of them.
-    """
-    times = [[] for _ in made]
-    for _ in range(runs):
-        for each, found in zip(made, times):
-            start = clock()
-            each.invoke()
-            found.append((clock() - start) * 1e3)
-    return [statistics.median(found) for found in times]
 
 
 def is_fully_accelerated(model):

@@ -3,6 +3,7 @@ worth, agreement, size, latency, and what does not run accelerated.
 """
 
 import dataclasses
+import functools
 import platform
 import textwrap
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import rewrite, runner
 
 _RUNS = 50
 _TOP = 5
@@ -288,9 +289,11 @@ def _float_ops(content):
 
 
 def _latencies_ms(models, sets, runs, num_threads):
-    """Median time of one image in every model, measured in turns, after one that is not."""
-    made = [classifier.interpreter(model, num_threads=num_threads) for model in models]
-    for model, interpreter, images in zip(models, made, sets):
-        classifier.feed(model, interpreter, images[0])
-        interpreter.invoke()
-    return litert.latencies_ms(made, runs)
+    """Median time of one image in every model, measured in turns."""
+    return runner.latencies_ms(
+        [model.content for model in models],
+        runs,
+        images=[images[0] for images in sets],
+        num_threads=num_threads,
+        to_inputs=[functools.partial(classifier.to_input, model) for model in models],
+    )

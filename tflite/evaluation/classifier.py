@@ -2,7 +2,7 @@
 the number types of its input and output.
 """
 
-import concurrent.futures
+import functools
 import os
 import struct
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import metadata, rewrite, runner
 
 _PASSED_THROUGH = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 _UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, KeyError)
-_IMAGES_A_THREAD = 16  # fewer are not worth an interpreter of their own
+_IMAGES_PER_THREAD = 16  # with fewer, building an interpreter costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def open_classifier(content, name="the model"):
     resized = shapes[0][0] != 1
     if resized:
         try:
-            outputs = _to_one_image(made)
+            outputs = runner.open_interpreter(content).get_output_details()
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{name} takes {shapes[0][0]} images at a time and cannot be resized to 1: export "
@@ -88,67 +88,51 @@ def open_classifier(content, name="the model"):
     )
 
 
-def interpreter(classifier, *, num_threads=1, keep_tensors=False):
-    """An allocated interpreter that takes one image."""
-    made = litert.interpreter(
-        classifier.content, num_threads=num_threads, keep_tensors=keep_tensors
-    )
-    if classifier.resized:
-        _to_one_image(made)
-    return made
+def to_input(classifier, image, details):
+    """The value of a model's input for one uint8 image (height, width, 3).
 
+    uint8 inputs get the pixels (as mobile libraries do, whatever the scale), float32 inputs the
+    pixels normalized by the file's metadata, if any. An int8 input gets the pixels quantized by its
+    scale if that scale covers pixel values, and the pixels minus 128 otherwise.
 
-def feed(classifier, made, image):
-    """Puts a uint8 image (height, width, 3) in an interpreter's input, as the file's type has it.
-
-    A uint8 input gets the pixels (what a phone's library does, whatever the scale), float32 the
-    same numbers, normalised as the file's metadata says if it has any. An int8 input whose scale
-    means pixels gets them quantized by it, any other the pixel minus 128.
+    Args:
+        classifier: the :class:`Classifier`.
+        image: uint8 (height, width, 3).
+        details: LiteRT's details of the input.
     """
-    details = made.get_input_details()[0]
     value = image[None]
     if details["dtype"] == np.float32:
         mean, std = (np.array(v, np.float32) for v in (classifier.mean, classifier.std))
-        value = (value.astype(np.float32) - mean) / std
-    elif details["dtype"] == np.int8:
+        return (value.astype(np.float32) - mean) / std
+    if details["dtype"] == np.int8:
         scale, zero = details["quantization"]
-        if (127 - zero) * scale < 64:  # a scale of normalised values: the codes still span 0 to 255
+        if (127 - zero) * scale < 64:  # a scale of normalized values: int8 spans pixels 0 to 255
             scale, zero = 1.0, -128
-        value = np.clip(np.rint(value / scale + zero), -128, 127).astype(np.int8)
-    made.set_tensor(details["index"], value)
-
-
-def fetch(made):
-    """The scores (classes,) in an interpreter's output, as real numbers."""
-    details = made.get_output_details()[0]
-    value = made.get_tensor(details["index"]).reshape(-1)
-    if details["dtype"] == np.float32:
-        return value
-    scale, zero = details["quantization"]
-    return ((value.astype(np.int32) - zero) * scale).astype(np.float32)
+        return np.clip(np.rint(value / scale + zero), -128, 127).astype(np.int8)
+    return value
 
 
 def scores(classifier, images):
-    """Scores (n, classes) float32 of uint8 images (n, height, width, 3), one at a time.
+    """Scores (n, classes) float32 of uint8 images (n, height, width, 3), dequantized.
 
-    Every thread has an interpreter and a run of images of its own, so the result is the same on any
-    number of processors.
+    The images are computed one at a time on all processors; their number does not change a score.
     """
-    threads = max(1, min(_processors(), len(images) // _IMAGES_A_THREAD))
+    threads = max(1, min(_processors(), len(images) // _IMAGES_PER_THREAD))
+    rows = np.empty((len(images), classifier.classes), np.float32)
+    for row, values in zip(rows, run(classifier, images, threads=threads)):
+        row[:] = values.real(next(iter(values))).reshape(-1)
+    return rows
 
-    # Made one after the other: making one hides the native log, for the whole process.
-    made = [interpreter(classifier) for _ in range(threads)]
 
-    def run(made, part):
-        rows = np.empty((len(part), classifier.classes), np.float32)
-        for row, image in zip(rows, part):
-            feed(classifier, made, image)
-            made.invoke()
-            row[:] = fetch(made)
-        return rows
-
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return np.concatenate(list(pool.map(run, made, np.array_split(images, threads))))
+def run(classifier, images, tensors=None, *, threads=1):
+    """``flatbuffer.runner.run`` with the images prepared as the model expects them."""
+    return runner.run(
+        classifier.content,
+        images,
+        tensors,
+        threads=threads,
+        to_input=functools.partial(to_input, classifier),
+    )
 
 
 def _ending(ops):
@@ -165,13 +149,6 @@ def _normalization(content):
     if found is None:
         return (0.0,), (1.0,)
     return tuple(found.mean or (0.0,)), tuple(found.std or (1.0,))
-
-
-def _to_one_image(made):
-    details = made.get_input_details()[0]
-    made.resize_tensor_input(details["index"], [1, *(int(n) for n in details["shape"][1:])])
-    made.allocate_tensors()
-    return made.get_output_details()
 
 
 def _require_whole(content, name):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite.evaluation import classifier
-from tflite.flatbuffer import ops
+from tflite.flatbuffer import ops, runner
 
 _HANDED_OVER = ("QUANTIZE", "DEQUANTIZE")
 _BLOCK = re.compile(r"(?<![a-z0-9])block(\d+)([a-z]+)_")
@@ -72,21 +72,16 @@ def sqnr_by_block(first, second, images):
     pairs = _pairs(first.content, second.content)
     if not pairs or (first.height, first.width) != (second.height, second.width):
         return ()
-    made = [classifier.interpreter(c, keep_tensors=True) for c in (first, second)]
-    details = [{d["index"]: d for d in m.get_tensor_details()} for m in made]
-    shapes = [{i: tuple(d["shape"]) for i, d in per.items()} for per in details]
+    shapes = [runner.tensor_shapes(model.content) for model in (first, second)]
     pairs = [p for p in pairs if shapes[0][p[1]] == shapes[1][p[2]] and len(shapes[0][p[1]]) > 1]
 
     def values(rows):
         """(row, first's values, second's) of every image and row of pairs."""
-        for image in images:
-            for model, interpreter in zip((first, second), made):
-                classifier.feed(model, interpreter, image)
-                interpreter.invoke()
+        indices = [[pairs[row][which] for row in rows] for which in (1, 2)]
+        runs = (classifier.run(*each) for each in zip((first, second), [images] * 2, indices))
+        for a, b in zip(*runs):
             for row in rows:
-                _, a, b, _ = pairs[row]
-                x = _real(made[0].get_tensor(a), details[0][a])
-                yield row, x, _real(made[1].get_tensor(b), details[1][b])
+                yield row, _real(a, pairs[row][1]), _real(b, pairs[row][2])
 
     everything = range(len(pairs))
     decibels = [[] for _ in pairs]
@@ -127,10 +122,10 @@ def _pairs(first, second):
     return [(x.output, x.index, y.index, x.name) for x, y in zip(a, b)]
 
 
-def _real(value, details):
+def _real(tensors, index):
     """(values, channels) float64."""
-    scale, zero = details["quantization"]
-    value = value.astype(np.float64)
+    scale, zero = tensors.quantization(index)
+    value = tensors[index].astype(np.float64)
     if scale:
         value = (value - zero) * scale
     return value.reshape(-1, value.shape[-1])

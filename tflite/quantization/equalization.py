@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import litert
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import rewrite, runner
 from tflite.flatbuffer.graph import LINEAR, Network, Swish, swishes
 
 TOLERANCE = 1e-4  # of the largest |score|, or of 1 where that is smaller
@@ -256,7 +255,7 @@ def require_same(before, after, images, what):
     """Raises ``ConversionError`` unless two float .tflite give the same answers, to 1e-4, on uint8
     images.
     """
-    want, got = (litert.scores(litert.interpreter(c), images) for c in (before, after))
+    want, got = (runner.scores(c, images) for c in (before, after))
     worst = np.abs(got - want).max() / max(1.0, np.abs(want).max())
     if not worst < TOLERANCE:
         raise rewrite.ConversionError(

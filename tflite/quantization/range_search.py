@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import litert
 from tflite.evaluation import classifier, paired_statistics, sqnr
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import rewrite, runner
 from tflite.flatbuffer.graph import LINEAR, Network
 
 _FACTORS = (0.8, 1.25)  # that an end of a range is tried at
@@ -223,8 +222,7 @@ def latency_ms(*contents, runs=_RUNS):
     """[median time of one image on one thread, ...] of files, which take turns: the thread's own
     time, as that hangs less on what else the machine does.
     """
-    made = [litert.interpreter(content) for content in contents]
-    return litert.latencies_ms(made, runs, time.thread_time)
+    return runner.latencies_ms(contents, runs, clock=time.thread_time)
 
 
 def held_out(count):
