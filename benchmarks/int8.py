@@ -35,8 +35,8 @@ import tflite
 from keras_effnet.image_preprocessing import resize
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import Network, swishes
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
 from tflite.quantization import equalization, range_search, weight_rounding
 from tflite.quantization.normalization_folding import fold_normalization
@@ -74,7 +74,7 @@ def cifar(folder, pattern, count, size, resize=resize):
 
 def stressed(content, deviation, seed=0):
     """The same function with channels rescaled wherever a scale passes, swishes included."""
-    network, rng = Network(content), np.random.default_rng(seed)
+    network, rng = Graph(content), np.random.default_rng(seed)
     names = tuple(network.name(swish.z) for swish in swishes(network))
     for group in equalization.groups(network, through_swish=names):
         channels = network.shape(group.tensors[0])[-1]
@@ -197,7 +197,7 @@ def ablation(truth, calibration):
     low = estimate_ranges(content, observed, "minmax")
 
     def make(changed, found):
-        plan = tflite.make_plan(rewrite.read_ops(changed), "int8")
+        plan = tflite.make_plan(ops.read_ops(changed), "int8")
         return tflite.quantize(changed, found, plan)
 
     made = {"min-max": make(content, low)}
@@ -210,7 +210,7 @@ def ablation(truth, calibration):
     fixed = bias_correction.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
     objective = Objective(content, calibration[:128])
-    plan = tflite.make_plan(rewrite.read_ops(content), "int8")
+    plan = tflite.make_plan(ops.read_ops(content), "int8")
     found, _ = range_search.search_ranges(content, low, plan, objective, seconds=40)
     made["range search"] = make(content, found)
     return {name: truth.measured(product) for name, product in made.items()}

@@ -14,7 +14,7 @@ Step by step: ``export_float32`` -> ``load_images``, ``calibrate`` -> ``make_pla
 from tflite.converter import convert
 from tflite.evaluation.accuracy import Measured, Report, verify
 from tflite.export import export_float32, load_keras
-from tflite.flatbuffer.rewrite import ConversionError, read_ops
+from tflite.flatbuffer.ops import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
 from tflite.options import ConversionOptions
 from tflite.presets import PRESETS, Preset

@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer import rewrite, runner
+from tflite.flatbuffer import ops, rewrite, runner
 
 _TOLERANCE = 1e-4  # of the largest |output|, or of 1 where that is smaller
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
@@ -137,17 +137,17 @@ def check_float(content, model, shape):
     """Raises ``ConversionError`` unless .tflite bytes hold the model's weights and give its
     answers, to 1e-4, on four random images of `shape` (height, width, 3).
     """
-    names = {op.name for op in rewrite.read_ops(content)}
+    names = {op.name for op in ops.read_ops(content)}
     bad = sorted(n for n in names if n in _NO_WEIGHTS or n.startswith("Flex"))
     if bad:
-        raise rewrite.ConversionError(
+        raise ops.ConversionError(
             f"the .tflite of {model.name} has the ops {', '.join(bad)}: its weights are not in the "
             "file, or it needs TensorFlow at run time. Convert through tflite.float32_model"
         )
     # Kernels only: batch normalisation's vectors disappear into them.
     kernels = sum(math.prod(w.shape) for w in model.weights if len(w.shape) > 1)
     if len(content) < 3 * kernels:
-        raise rewrite.ConversionError(
+        raise ops.ConversionError(
             f"the .tflite of {model.name} has {len(content):,} bytes for {kernels:,} weights; "
             f"float32 ones take {4 * kernels:,}: weights are missing"
         )
@@ -156,7 +156,7 @@ def check_float(content, model, shape):
     got = runner.scores(content, images)
     worst = np.abs(got - want).max() / max(1.0, np.abs(want).max())
     if not worst < _TOLERANCE:  # also where it is nan
-        raise rewrite.ConversionError(
+        raise ops.ConversionError(
             f"the .tflite of {model.name} differs from the model by {worst:.2g} on random images; "
             f"{_TOLERANCE:g} is allowed. If the model itself gives nan, its training diverged"
         )

@@ -9,7 +9,7 @@ from typing import Any
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from tflite.evaluation.classifier import open_classifier
 from tflite.export import image_shape
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 from tflite.options import ConversionOptions
 from tflite.presets import Preset, find_preset
 from tflite.quantization.mixed_precision import Budget
@@ -104,8 +104,8 @@ def _chosen_preset(name, budget, has_calibration):
 def _open_float(model, image_size):
     """The ``Classifier`` of a float32 .tflite with a batch of 1 that takes pixels."""
     opened = open_classifier(model, "the float .tflite")
-    source, _ = rewrite.quantization(model)
-    types = {op.dtype for op in rewrite.read_ops(model)}
+    source, _ = ops.quantization(model)
+    types = {op.dtype for op in ops.read_ops(model)}
     if source[0] != "FLOAT32" or types & {"INT8", "UINT8", "INT16", "FLOAT16"}:
         raise ValueError(
             f"the .tflite takes {source[0]} and has values of {', '.join(sorted(types))}: give the "

@@ -14,7 +14,7 @@ from keras_effnet import atomic_write
 from keras_effnet.label_file import format_labels
 from tflite.evaluation.accuracy import Report
 from tflite.evaluation.comparison import Comparison
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan
@@ -68,7 +68,7 @@ class Conversion:
         return {
             "preset": self.preset,
             "size": len(self.tflite_model),
-            "ops": rewrite.census(rewrite.read_ops(self.tflite_model)),
+            "ops": ops.count_ops(ops.read_ops(self.tflite_model)),
             "plan": str(self.plan).splitlines(),
             "quantization_steps": [step.as_dict() for step in self.quantization_steps],
             "float32_regions": [

@@ -16,7 +16,7 @@ import tflite
 from keras_effnet.image_preprocessing import resize
 from keras_effnet.variants import LITE, V1, Normalization, Stage
 from tflite import litert
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Graph
 
 _SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
 
@@ -92,7 +92,7 @@ def _photos(count, size=32):
 @functools.cache
 def _trained(variant, size=32):
     """The float .tflite with biases, and with answers that differ from photo to photo."""
-    network = Network(_float(variant, input_shape=(size, size, 3)))
+    network = Graph(_float(variant, input_shape=(size, size, 3)))
     rng = np.random.default_rng(5)
     for op in (op for op in network.operations if op.name in LINEAR):
         bias = rng.normal(0, 0.3, network.shape(op.output)[-1]).astype(np.float32)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tflite
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 
 
 def _cifar10(folder, pattern, count):
@@ -43,7 +43,7 @@ def test_a_trained_network_keeps_its_answers_in_int8(shared, capsys):
     assert report.int8.top1 > report.float32.top1 - 0.015
     assert report.int8.fully_accelerated
     assert report.size_ratio > 3.2
-    assert rewrite.misaligned_buffers(made.tflite) == 0
+    assert ops.misaligned_buffers(made.tflite) == 0
     assert set(report.int8.float_ops) == {
         "CONCATENATION",
         "FULLY_CONNECTED",

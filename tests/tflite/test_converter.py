@@ -8,8 +8,8 @@ import tflite
 from tflite import convert as convert_function  # the function: it has its module's name
 from tflite import litert
 from tflite.evaluation.classifier import open_classifier
-from tflite.flatbuffer import metadata, rewrite
-from tflite.flatbuffer.graph import Network
+from tflite.flatbuffer import metadata, ops
+from tflite.flatbuffer.graph import Graph
 from tflite.quantization import bias_correction, range_search
 
 _QUICK = {"tune": False, "search_seconds": 0}
@@ -65,10 +65,10 @@ def test_every_preset_converts(preset, float_content, images, converted):
     row = tflite.PRESETS[preset]
     opened = open_classifier(made.tflite)
     assert (opened.classes, opened.height, opened.width) == (10, 32, 32)
-    source, sink = rewrite.quantization(made.tflite)
+    source, sink = ops.quantization(made.tflite)
     assert (source[0].lower(), sink[0].lower()) == (row.input, row.output)
     assert metadata.read(made.tflite) is not None
-    assert rewrite.misaligned_buffers(made.tflite) == 0
+    assert ops.misaligned_buffers(made.tflite) == 0
     assert made.report.images == 16
     if preset != "float32":
         assert made.report.agreement > 0.6
@@ -84,7 +84,7 @@ def test_what_is_for_a_cpu_runs_accelerated(preset, float_content, images, conve
 def test_strict_int8_has_no_float(float_content, images, converted):
     made = converted(float_content, "int8_strict", images)
     assert {op.dtype for op in tflite.read_ops(made.tflite)} == {"INT8", "UINT8"}
-    assert "CONCATENATION" not in rewrite.census(tflite.read_ops(made.tflite))
+    assert "CONCATENATION" not in ops.count_ops(tflite.read_ops(made.tflite))
 
 
 def test_slow_presets_warn(float_content, images, converted):
@@ -100,7 +100,7 @@ def test_logits_and_sigmoids_convert_too(preset, logits_content, images):
     made = tflite.convert(logits_content, preset=preset, calibration=images, **_QUICK)
     assert open_classifier(made.tflite).ending == "logits"
     assert made.report.divergence < 0.1
-    network = Network(logits_content)
+    network = Graph(logits_content)
     out = network.add_tensor("sigmoids", network.shape(network.output))
     network.insert(network.operations[-1], "LOGISTIC", (network.output,), out)
     network.operations[-2:] = reversed(network.operations[-2:])

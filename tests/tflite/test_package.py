@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 
 
 def _python(code):
@@ -29,7 +29,7 @@ def test_a_missing_extra_says_what_to_install():
     assert 'pip install "keras_effnet[tflite]"' in last
 
 
-@pytest.mark.parametrize("module", [rewrite])
+@pytest.mark.parametrize("module", [ops])
 def test_examples_in_docstrings_run(module):
     result = doctest.testmod(module)
     assert result.attempted

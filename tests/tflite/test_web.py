@@ -233,7 +233,7 @@ def test_a_file_that_is_no_image_is_told(content, visit, float_labelled):
 
 
 def test_a_model_without_labels_shows_numbers(visit, int8_content):
-    page = visit(rewrite.write(rewrite.flatbuffer_tools().read_model_from_bytearray(int8_content)))
+    page = visit(rewrite.write(litert.flatbuffer_tools().read_model_from_bytearray(int8_content)))
     _drop(page, "photo.png", _png(_photo(32, 32)))
     assert re.fullmatch(r"class \d", _shown(page)[0][0])
 

@@ -12,7 +12,7 @@ from keras_effnet.label_file import read_labels
 from tflite.evaluation.classifier import open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import metadata
-from tflite.flatbuffer.rewrite import ConversionError
+from tflite.flatbuffer.ops import ConversionError
 from tflite.images import tfrecord
 from tflite.images.loader import load_images
 from tflite.report.render import write_report

@@ -11,7 +11,7 @@ from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
 from tflite.cli import compare
 from tflite.converter import convert
-from tflite.flatbuffer.rewrite import ConversionError
+from tflite.flatbuffer.ops import ConversionError
 from tflite.images import tfrecord
 from tflite.options import BUDGET_IMAGES, CALIBRATION_IMAGES
 from tflite.presets import PRESETS, find_preset

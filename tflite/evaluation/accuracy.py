@@ -12,7 +12,7 @@ import numpy as np
 
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import rewrite, runner
+from tflite.flatbuffer import ops, runner
 
 _RUNS = 50
 _TOP = 5
@@ -196,7 +196,7 @@ def verify(
             size=len(model.content),
             latency_ms=times[1][i],
             fully_accelerated=litert.is_fully_accelerated(model.content),
-            float_ops=rewrite.census(_float_ops(model.content)),
+            float_ops=ops.count_ops(_float_ops(model.content)),
             top5=None if labels is None else _top5(scores[i], labels),
             latency_2_threads_ms=times[2][i],
         )
@@ -283,9 +283,7 @@ def _changed(first, second, a, b, labels):
 
 def _float_ops(content):
     """Ops that compute in float; a DEQUANTIZE only hands over."""
-    return [
-        op for op in rewrite.read_ops(content) if op.dtype == "FLOAT32" and op.name != "DEQUANTIZE"
-    ]
+    return [op for op in ops.read_ops(content) if op.dtype == "FLOAT32" and op.name != "DEQUANTIZE"]
 
 
 def _latencies_ms(models, sets, runs, num_threads):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer import metadata, rewrite, runner
+from tflite.flatbuffer import metadata, ops, runner
 
 _PASSED_THROUGH = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 _UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, KeyError)
@@ -80,7 +80,7 @@ def open_classifier(content, name="the model"):
         height=shapes[0][1],
         width=shapes[0][2],
         classes=shape[-1],
-        ending=_ending(rewrite.read_ops(content)),
+        ending=_ending(ops.read_ops(content)),
         step=0.0 if outputs[0]["dtype"] == np.float32 else scale,
         resized=resized,
         mean=mean,

@@ -151,7 +151,7 @@ def support(content, *, fully_accelerated=None):
     """
     if fully_accelerated is None:
         fully_accelerated = litert.is_fully_accelerated(content)
-    typed = ops.read_typed_ops(content)
+    typed = ops.read_ops(content)
     return tuple(
         by_rules(name, typed, fully_accelerated if name == "XNNPACK" else None)
         for name in DELEGATES
@@ -169,7 +169,7 @@ def by_rules(delegate, ops, measured=None):
     blocked, unknown, used = {}, {}, {}
     first = None
     for place, op in enumerate(ops):
-        if op.kind not in _COMPUTED and "->" not in op.kind:
+        if op.types not in _COMPUTED and "->" not in op.types:
             continue  # shape arithmetic
         rule = next((r for r in RULES if _fits(r, delegate, op)), None)
         if rule is None:
@@ -210,6 +210,6 @@ _COMPUTED = (*_INT8, *_FLOAT, *_INT16, "hybrid")
 def _fits(rule, delegate, op):
     return (
         rule.delegate == delegate
-        and (rule.kinds is None or op.kind in rule.kinds)
+        and (rule.kinds is None or op.types in rule.kinds)
         and (rule.ops is None or op.name in rule.ops)
     )

@@ -110,7 +110,7 @@ def _pairs(first, second):
     write, in the first's order.
     """
     a, b = (
-        [op for op in ops.read_typed_ops(content) if op.name not in _HANDED_OVER]
+        [op for op in ops.read_ops(content) if op.name not in _HANDED_OVER]
         for content in (first, second)
     )
     there = {op.output: op.index for op in b}

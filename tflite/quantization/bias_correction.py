@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from tflite.flatbuffer import rewrite, runner
-from tflite.flatbuffer.graph import Network
+from tflite.flatbuffer import ops, rewrite, runner
+from tflite.flatbuffer.graph import Graph
 
 IMAGES = 32
 _THREADS = 2
@@ -34,15 +34,15 @@ def correct_biases(
         quantize: function from bytes of a float .tflite to bytes of its quantized version.
     """
     images = images[:IMAGES]
-    network = Network(float32_model)
+    network = Graph(float32_model)
     quantized = bytearray(quantize(network.content()))
-    places = rewrite.biases(quantized)
+    places = ops.bias_locations(quantized)
     layers = [op for op in network.operations if network.name(op.output) in places]
     wanted = channel_means(float32_model, images, [network.name(op.output) for op in layers])
     for op in layers:
         name = network.name(op.output)
         start, scales = places[name]
-        [means] = channel_means(rewrite.until(quantized, name), images).values()
+        [means] = channel_means(rewrite.truncate_after(quantized, name), images).values()
         # The median: with the mean, a few images that overflow their ranges would decide.
         shift = np.median(means - wanted[name], 0)
         bias = np.frombuffer(quantized, np.int32, len(shift), start)

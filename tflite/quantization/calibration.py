@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite import litert
-from tflite.flatbuffer import rewrite, runner
+from tflite.flatbuffer import ops, runner
 from tflite.quantization import range_estimation
 
 MIN_IMAGES = 16
@@ -119,7 +119,7 @@ def accumulate_histograms(
     Raises:
         ValueError: values that are not finite.
     """
-    tensors = rewrite.activations(float32_model)
+    tensors = ops.activations(float32_model)
     tensors = {name: i for name, i in tensors.items() if only is None or name in only}
     accumulators = {name: _Accumulator() for name in tensors}
     for values in runner.run(float32_model, images, tensors.values(), threads=_THREADS):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite.flatbuffer.graph import LINEAR, Network, Swish, swishes
+from tflite.flatbuffer.graph import LINEAR, Graph, Swish, swishes
 from tflite.quantization.equivalence import require_same_scores
 
 # Ops whose output channel c is proportional to input channel c.
@@ -34,11 +34,11 @@ class Group:
     swishes: tuple[Swish, ...]  # their sigmoids read z / s
 
 
-def groups(network: Network, *, through_swish: Collection[str] = ()) -> list[Group]:
+def groups(network: Graph, *, through_swish: Collection[str] = ()) -> list[Group]:
     """The :class:`Group`s of a network whose channels can be scaled without changing its function.
 
     Args:
-        network: a :class:`Network`.
+        network: a :class:`Graph`.
         through_swish: names of tensors before a swish that are scaled, too, at the cost of one
             multiplication each.
     """
@@ -96,7 +96,7 @@ def equalize(
     Raises:
         ConversionError: the scores change by more than 1e-4.
     """
-    network = Network(float32_model)
+    network = Graph(float32_model)
     for group in groups(network, through_swish=through_swish):
         scale = _scale(network, group, histograms, strength)
         if scale is not None:
@@ -109,7 +109,7 @@ def equalize(
 
 def scaled_tensors(float32_model: bytes, *, through_swish: Collection[str] = ()) -> set[str]:
     """Names of the tensors of a float .tflite that ``equalize`` scales."""
-    network = Network(float32_model)
+    network = Graph(float32_model)
     return {
         network.name(tensor)
         for group in groups(network, through_swish=through_swish)
@@ -117,7 +117,7 @@ def scaled_tensors(float32_model: bytes, *, through_swish: Collection[str] = ())
     }
 
 
-def apply_scale(network: Network, group: Group, scale: np.ndarray) -> None:
+def apply_scale(network: Graph, group: Group, scale: np.ndarray) -> None:
     """Multiplies the channels of a group's tensors by `scale` (channels,), and divides by it in the
     ops that read them.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite.flatbuffer import rewrite, runner
+from tflite.flatbuffer import ops, runner
 
 TOLERANCE = 1e-4  # of the largest |score|, or of 1 if that is smaller
 
@@ -21,6 +21,6 @@ def require_same_scores(before: bytes, after: bytes, images: np.ndarray, transfo
     wanted, scores = (runner.scores(model, images) for model in (before, after))
     worst = np.abs(scores - wanted).max() / max(1.0, np.abs(wanted).max())
     if not worst < TOLERANCE:
-        raise rewrite.ConversionError(
+        raise ops.ConversionError(
             f"{transform} changes the scores by {worst:.2g}; {TOLERANCE:g} is allowed"
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tflite.flatbuffer.graph import LINEAR, Network, Operation, swishes
+from tflite.flatbuffer.graph import LINEAR, Graph, Operation, swishes
 from tflite.quantization.plan import QuantPlan
 from tflite.quantization.tf_interpreter import TFInterpreter
 
@@ -65,7 +65,7 @@ def finetune(
         ValueError: an operation that is not supported.
     """
     schedule = schedule or Schedule()
-    interpreter = TFInterpreter(Network(float32_model), ranges, plan)
+    interpreter = TFInterpreter(Graph(float32_model), ranges, plan)
     network = interpreter.network
     first = tf.constant(images[:1], tf.float32)
     interpreter.run({network.input: first}, network.operations, quantized=True)  # raises early
@@ -84,7 +84,7 @@ def finetune(
     return interpreter.result()
 
 
-def blocks(network: Network) -> list[Block]:
+def blocks(network: Graph) -> list[Block]:
     """The network as consecutive blocks, each with at least one layer.
 
     A block ends where a single tensor carries all information, but not before a swish: only the

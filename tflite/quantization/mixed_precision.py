@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tflite.evaluation import sqnr
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.objective import Objective, agreement_and_drop, latency_ms
 from tflite.quantization.plan import QuantPlan
 from tflite.quantization.state import State
@@ -20,7 +20,7 @@ _SECONDS_FACTOR = 6  # of the time limit of one search, since a network has abou
 _MIN_COST = 0.01  # of the model's latency: cheaper regions cost as much in the ranking
 
 
-class BudgetError(rewrite.ConversionError):
+class BudgetError(ops.ConversionError):
     """No choice of float32 regions meets the budget; the message has the best result."""
 
 
@@ -151,7 +151,7 @@ def candidate_regions(float32_model: bytes, plan: QuantPlan) -> dict[str, tuple[
 
     They are each block, all squeeze-excite branches, all residual additions, and the last layer.
     """
-    network = Network(float32_model)
+    network = Graph(float32_model)
     int8 = plan.outputs("int8")
     regions = {}
     for op in network.operations:

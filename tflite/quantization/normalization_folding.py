@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.equivalence import require_same_scores
 
 _VALID = 1  # the schema's Padding.VALID
@@ -28,7 +28,7 @@ def fold_normalization(
     Raises:
         ConversionError: the scores change by more than 1e-4.
     """
-    network = Network(float32_model)
+    network = Graph(float32_model)
     first = next((i for i, op in enumerate(network.operations) if op.name in LINEAR), None)
     if not first:
         return float32_model
@@ -66,7 +66,7 @@ def fold_normalization(
     return folded
 
 
-def padding(network: Network, conv) -> tuple[tuple[int, int], tuple[int, int]]:
+def padding(network: Graph, conv) -> tuple[tuple[int, int], tuple[int, int]]:
     """((top, left), (bottom, right)): the number of zeros that a convolution pads with."""
     if conv.raw.builtinOptions.padding == _VALID:
         return (0, 0), (0, 0)

@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import rewrite, runner
+from tflite.flatbuffer import ops, runner
 
 _MAX_LEARNING = 512  # images that ranges, weights and biases are computed from
 _TRIMMED = 0.03  # fraction of the images, those with the largest divergence
@@ -56,7 +56,7 @@ class Objective:
         Infinity and -1 for a model that does not run: XNNPACK's kernels reject scales that differ
         too much. The model must be a converted version of the float model.
         """
-        _, (_, scale, _) = rewrite.quantization(model)
+        _, (_, scale, _) = ops.quantization(model)
         opened = dataclasses.replace(self.model, content=model, step=scale)
         try:
             scores = classifier.scores(opened, self.images)

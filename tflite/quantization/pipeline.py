@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 from tflite.options import ConversionOptions
 from tflite.presets import Preset
 from tflite.quantization.calibration import CalibrationImages, calibrate
@@ -132,7 +132,7 @@ def run(
         BudgetError: the budget cannot be met.
     """
     if calibration is None:
-        plan = make_plan(rewrite.read_ops(float32_model), preset)
+        plan = make_plan(ops.read_ops(float32_model), preset)
         return Quantized(quantize(float32_model, None, plan), float32_model, plan)
     if preset.calibrated:
         float32_model = _folded(float32_model, preset, calibration)

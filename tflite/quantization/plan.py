@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer.ops import WITH_WEIGHTS, Op, count_ops
 from tflite.presets import Preset, find_preset
 
 # Ops that ai-edge-quantizer quantizes and XNNPACK runs in int8.
@@ -61,7 +61,7 @@ class QuantPlan:
         for precision in dict.fromkeys(op.precision for op in self.ops):
             ops = [op for op in self.ops if op.precision == precision]
             for reason in dict.fromkeys(op.reason for op in ops):
-                counts = rewrite.census([op for op in ops if op.reason == reason])
+                counts = count_ops([op for op in ops if op.reason == reason])
                 text = ", ".join(f"{name} {n}" for name, n in counts.items())
                 lines.append(f"{precision:<9}{text}{f'  ({reason})' if reason else ''}")
         lines.append(f"output   {preset.output}")
@@ -83,7 +83,7 @@ class QuantPlan:
 
 
 def make_plan(
-    ops: Iterable[rewrite.Op],
+    ops: Iterable[Op],
     preset: Preset | str,
     *,
     calibration_images: int = 0,
@@ -101,7 +101,7 @@ def make_plan(
     """
     ops = tuple(ops)
     preset = find_preset(preset) if isinstance(preset, str) else preset
-    first = next((i for i, op in enumerate(ops) if op.name in rewrite.WITH_WEIGHTS), len(ops))
+    first = next((i for i, op in enumerate(ops) if op.name in WITH_WEIGHTS), len(ops))
     last = _last_scores_op(ops)
     rows = []
     for index, op in enumerate(ops):
@@ -113,7 +113,7 @@ def make_plan(
     return QuantPlan(preset, tuple(rows), calibration_images, range_description)
 
 
-def _last_scores_op(ops: Sequence[rewrite.Op]) -> int:
+def _last_scores_op(ops: Sequence[Op]) -> int:
     """Index of the op that computes the scores, before a final softmax or sigmoid."""
     last = len(ops) - 1
     while last > 0 and ops[last].name in ("SOFTMAX", "LOGISTIC"):

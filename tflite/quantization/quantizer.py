@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tflite import litert
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops, rewrite
 from tflite.quantization.plan import QuantPlan
 
 
@@ -52,7 +52,7 @@ def quantize(float32_model: bytes, ranges: dict | None, plan: QuantPlan) -> byte
         float_ends=preset.output == "float32",
     )
     if preset.output == "uint8":
-        model = rewrite.uint8_ends(model)
+        model = rewrite.uint8_input_output(model)
     elif preset.input == "uint8":
         model = rewrite.uint8_input(model)
     _check(model, plan)
@@ -60,12 +60,12 @@ def quantize(float32_model: bytes, ranges: dict | None, plan: QuantPlan) -> byte
 
 
 def _check(model, plan):
-    types = {op.output: op.dtype for op in rewrite.read_ops(model)}
+    types = {op.output: op.dtype for op in ops.read_ops(model)}
     if plan.preset.output == "uint8":  # a conversion to uint8 follows the last op
         types[plan.ops[-1].output] = types.get(f"{plan.ops[-1].output}_int8")
     wanted = {op.output: op.precision.upper() for op in plan.ops}
     wrong = [f"{n} is {types.get(n)}, not {t}" for n, t in wanted.items() if types.get(n) != t]
-    source, sink = rewrite.quantization(model)
+    source, sink = ops.quantization(model)
     if plan.preset.input == "uint8" and source != ("UINT8", 1.0, 0):
         wrong.append(f"the input is {source}, not uint8 with scale 1 and zero point 0")
     if source[0] != plan.preset.input.upper():
@@ -73,7 +73,7 @@ def _check(model, plan):
     if sink[0] != plan.preset.output.upper():
         wrong.append(f"the output is {sink[0]}, not {plan.preset.output}")
     if wrong:
-        raise rewrite.ConversionError(
+        raise ops.ConversionError(
             f"ai-edge-quantizer did not follow the plan in {len(wrong)} places: "
             + "; ".join(wrong[:5])
         )

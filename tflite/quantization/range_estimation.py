@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_effnet.suggestions import unknown_name
-from tflite.flatbuffer.graph import Network, swishes
+from tflite.flatbuffer.graph import Graph, swishes
 
 _TAIL = 1e-4  # fraction of the values that the percentile estimator clips on each side
 _MIN_TERM = 2**-9  # of the sum's range; XNNPACK's ADD accepts scales down to 2^-10 of the sum's
@@ -78,7 +78,7 @@ def estimate_ranges(float32_model: bytes, histograms: Mapping, estimator: str) -
     """
     if estimator not in ESTIMATORS:
         raise ValueError(unknown_name("range estimator", estimator, ESTIMATORS))
-    network = Network(float32_model)
+    network = Graph(float32_model)
     before_swish = {network.name(swish.z) for swish in swishes(network)}
     ranges = {}
     for name, histogram in histograms.items():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from tflite.evaluation import classifier, sqnr
-from tflite.flatbuffer.graph import Network
+from tflite.flatbuffer.graph import Graph
 from tflite.quantization.objective import Objective
 from tflite.quantization.plan import QuantPlan
 from tflite.quantization.quantizer import quantize
@@ -40,7 +40,7 @@ def search_ranges(
     model = quantize(float32_model, ranges, plan)
     best, tried = objective(model)[0], 0
     if tensors is None:
-        names = searchable_tensors(Network(float32_model), ranges)
+        names = searchable_tensors(Graph(float32_model), ranges)
         tensors = noisiest_first(float32_model, model, objective.images[:_SQNR_IMAGES], names)
     for name in tensors:
         if time.monotonic() > deadline:
@@ -56,7 +56,7 @@ def search_ranges(
     return ranges, tried
 
 
-def searchable_tensors(network: Network, ranges: dict) -> list[str]:
+def searchable_tensors(network: Graph, ranges: dict) -> list[str]:
     """Names of the tensors whose range is free: not the input's, and not that of a sigmoid."""
     fixed = {network.name(op.output) for op in network.operations if op.name == "LOGISTIC"}
     fixed.add(network.name(network.input))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.plan import QuantPlan
 from tflite.quantization.quantizer import quantize
 
@@ -36,7 +36,7 @@ class State:
         They would otherwise compensate errors of int8 activations that do not occur.
         """
         floats = plan.outputs("float32")
-        network, uncompensated = Network(self.float32_model), Network(self.uncompensated_model)
+        network, uncompensated = Graph(self.float32_model), Graph(self.uncompensated_model)
         for op, before in zip(network.operations, uncompensated.operations):
             if op.name in LINEAR and network.name(op.output) in floats:
                 for tensor, source in zip(op.inputs[1:], before.inputs[1:]):

@@ -1,4 +1,4 @@
-"""The steps of post-training quantization. Each proposes a changed state; ``STEPS`` is their order."""
+"""Steps of post-training quantization: each proposes a changed state. ``STEPS`` has their order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite.evaluation import sqnr
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import Network, swishes
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import Graph, swishes
 from tflite.options import ConversionOptions
 from tflite.presets import Preset, find_preset
 from tflite.quantization import bias_correction, equalization, range_search, weight_rounding
@@ -47,7 +47,7 @@ class Context:
     def plan(self, state: State) -> QuantPlan:
         """The plan of a state's model."""
         return make_plan(
-            rewrite.read_ops(state.float32_model),
+            ops.read_ops(state.float32_model),
             self.preset,
             calibration_images=self.calibration_images,
             range_description=ESTIMATORS[state.estimator].description,
@@ -168,7 +168,7 @@ def _equalized(state, context, strength, through_swish):
         images=context.images[:_CHECK_IMAGES],
     )
     changed = equalization.scaled_tensors(model, through_swish=through_swish)
-    changed |= rewrite.activations(model).keys() - state.histograms.keys()
+    changed |= ops.activations(model).keys() - state.histograms.keys()
     histograms = {
         **state.histograms,
         **accumulate_histograms(model, context.images, only=changed),
@@ -187,7 +187,7 @@ def _equalized(state, context, strength, through_swish):
 
 def swish_stages(state: State) -> dict[str, tuple[str, ...]]:
     """{"stem": tensors before its swishes without a factor, "block1": ...}, front to back."""
-    network = Network(state.float32_model)
+    network = Graph(state.float32_model)
     stages = {}
     for swish in swishes(network):
         if swish.factor is None:
@@ -254,8 +254,8 @@ STEPS = (  # for int8 activations
     Step("equalization", "equal absolute maxima of the channels of residual streams and products",
          equalize),
     Step("ranges, equalized", "best other range estimator", best_estimator, after="equalization"),
-    Step("equalization", "the same for channels before a swish, at one multiplication each", equalize,
-         threshold=0.9, trials=swish_stages, enabled=_searches),
+    Step("equalization", "the same for channels before a swish, at one multiplication each",
+         equalize, threshold=0.9, trials=swish_stages, enabled=_searches),
     _ROUNDING,
     Step("bias correction", "biases restore the float model's channel means", correct_biases),
     Step("fine-tuning", "block by block, then on the scores; no labels", finetune,

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_effnet.suggestions import unknown_name
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.plan import QuantPlan
 
 _LOGISTIC = (0.0, 255 / 256)  # the range of every int8 sigmoid kernel
@@ -29,13 +29,13 @@ class TFInterpreter:
     fractions of itself.
 
     Attributes:
-        network: the :class:`Network`.
+        network: the :class:`Graph`.
         offsets: {(tensor, "kernel" | "bias" | "low" | "high"): tf.Variable}, changes in units.
         units: {the same key: size of a unit}.
         quantized: the tensors that int8 ops write.
     """
 
-    def __init__(self, network: Network, ranges: dict, plan: QuantPlan):
+    def __init__(self, network: Graph, ranges: dict, plan: QuantPlan):
         self.network, self.ranges = network, dict(ranges)
         int8 = plan.outputs("int8")
         self.quantized = {op.output for op in network.operations if network.name(op.output) in int8}

@@ -13,7 +13,7 @@ import concurrent.futures
 import numpy as np
 
 from tflite.flatbuffer import runner
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.normalization_folding import padding
 
 _MAXIMUM = 127  # largest quantized weight
@@ -35,7 +35,7 @@ def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
         float32_model: bytes of a float .tflite.
         images: uint8 (n, height, width, 3), in hash order.
     """
-    network = Network(float32_model)
+    network = Graph(float32_model)
     layers = [Layer(network, op) for op in network.operations if can_round(network, op)]
     inputs = sorted({layer.op.inputs[0] for layer in layers})
     parts = [part for part in np.array_split(images, _THREADS) if len(part)]
@@ -48,7 +48,7 @@ def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
     return network.content()
 
 
-def can_round(network: Network, op) -> bool:
+def can_round(network: Graph, op) -> bool:
     """Whether an op is a linear layer with constant float weights that are rounded here."""
     if op.name not in LINEAR or not network.is_constant(op.inputs[1]):
         return False

@@ -6,7 +6,7 @@ from ai_edge_quantizer import quantizer, recipe
 import tflite
 from tflite import litert
 from tflite.evaluation import classifier
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import metadata, ops
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_number_of_processors_changes_no_score(int8_content, images, monkeyp
 
 def test_int8_in_and_out_give_the_float_answers(float_content, images, int8_ends):
     content = int8_ends(float_content, images)
-    assert [end[0] for end in rewrite.quantization(content)] == ["INT8", "INT8"]
+    assert [end[0] for end in ops.quantization(content)] == ["INT8", "INT8"]
     model = classifier.open_classifier(content)
     assert model.step == pytest.approx(1 / 256)
     want = classifier.scores(classifier.open_classifier(float_content), images)

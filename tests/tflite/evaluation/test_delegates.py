@@ -6,11 +6,12 @@ import tflite
 from tflite import litert
 from tflite.evaluation import delegates
 from tflite.flatbuffer import ops
-from tflite.flatbuffer.ops import TypedOp
+from tflite.flatbuffer.ops import Op
 
 
 def _ops(*texts):
-    return [TypedOp(*text.split(), f"t{i}", i) for i, text in enumerate(texts)]
+    pairs = (text.split() for text in texts)
+    return [Op(name, f"t{i}", "", types, i) for i, (name, types) in enumerate(pairs)]
 
 
 def _blocked(delegate, *texts):
@@ -101,7 +102,7 @@ def test_the_rows_of_xnnpack_are_what_the_runtime_does(float_content, int8_conte
         (bytes(strict.quantized_model), False),  # its softmax is int8
     ):
         assert litert.is_fully_accelerated(content) is fully
-        made = delegates.by_rules("XNNPACK", ops.read_typed_ops(content))
+        made = delegates.by_rules("XNNPACK", ops.read_ops(content))
         assert made.verdict == ("all" if fully else "not all")
         assert not made.unknown
     assert made.blocked == {"SOFTMAX int8": 1}

@@ -106,7 +106,7 @@ def test_without_metadata_a_float_model_is_refused(classify, float_content):
 
 
 def test_an_int8_input_is_refused_by_mediapipe_and_by_us(classify, float_content):
-    tools = rewrite.flatbuffer_tools()
+    tools = litert.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(rewrite.uint8_input(metadata.attach(float_content)))
     image = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
     image.type = tools.TensorType.INT8

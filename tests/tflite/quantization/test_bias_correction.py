@@ -4,8 +4,8 @@ import numpy as np
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization import bias_correction, range_estimation
 from tflite.quantization.calibration import collect_histograms
 
@@ -19,7 +19,7 @@ def _quantizer(content, photos, rule="minmax"):
 
 def _means(content, photos, names=None):
     if names is None:
-        network = Network(content)
+        network = Graph(content)
         names = [network.name(op.output) for op in network.operations]
     return bias_correction._channel_means(content, photos, names)
 
@@ -33,7 +33,7 @@ def _biased(content, shift):
     """(another quantized version than ours: a constant added to a bias after the fact, the
     tensor).
     """
-    network = Network(content)
+    network = Graph(content)
     rows = [op for op in network.operations if op.name in LINEAR and len(op.inputs) > 2]
     op = rows[1]
     span = np.ptp(network.constant(op.inputs[2])) + 1
@@ -46,7 +46,7 @@ def test_channel_means_are_the_float_tensors_own(trained, photos):
     made = litert.interpreter(trained, keep_tensors=True)
     made.set_tensor(made.get_input_details()[0]["index"], photos[2:3].astype(np.float32))
     made.invoke()
-    network = Network(trained)
+    network = Graph(trained)
     assert means.keys() == {network.name(op.output) for op in network.operations}
     for op in network.operations:
         value = made.get_tensor(op.output)
@@ -56,7 +56,7 @@ def test_channel_means_are_the_float_tensors_own(trained, photos):
 
 def test_channel_means_of_int8_are_of_the_numbers_that_codes_stand_for(trained, photos):
     quantized = _quantizer(trained, photos[:16])(trained)
-    stem = Network(trained)
+    stem = Graph(trained)
     stem = stem.name(next(op.output for op in stem.operations if op.name == "CONV_2D"))
     got, want = (_means(content, photos[:4], [stem])[stem] for content in (quantized, trained))
     assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
@@ -66,12 +66,12 @@ def test_a_known_bias_is_removed(trained, photos):
     """Of a quantizer that shifts one operation's output by a constant."""
     inner = _quantizer(trained, photos[:16])
     shifted, name = _biased(trained, 0.05)
-    shift = Network(shifted).constant(_bias_of(Network(shifted), name)) - Network(trained).constant(
-        _bias_of(Network(trained), name)
+    shift = Graph(shifted).constant(_bias_of(Graph(shifted), name)) - Graph(trained).constant(
+        _bias_of(Graph(trained), name)
     )
 
     def quantized(content):
-        network = Network(content)
+        network = Graph(content)
         bias = _bias_of(network, name)
         network.set_constant(bias, network.constant(bias) + shift)
         return inner(network.content())
@@ -100,7 +100,7 @@ def test_channel_means_come_nearer_throughout(trained, photos):
         return tflite.quantize(content, found, plan)
 
     corrected = bias_correction.correct_biases(trained, learn, quantized)
-    names = list(rewrite.biases(quantized(trained)))
+    names = list(ops.bias_locations(quantized(trained)))
     want, before, after = (
         _means(content, held, names)
         for content in (trained, quantized(trained), quantized(corrected))
@@ -114,7 +114,7 @@ def test_channel_means_come_nearer_throughout(trained, photos):
 
 
 def _clipped(content):
-    network = Network(content)
+    network = Graph(content)
     return [network.name(op.output) for op in network.operations if op.name == "CONV_2D"][:2]
 
 
@@ -122,7 +122,7 @@ def test_only_biases_change(trained, photos):
     corrected = bias_correction.correct_biases(
         trained, photos[:16], _quantizer(trained, photos[:16])
     )
-    before, after = Network(trained), Network(corrected)
+    before, after = Graph(trained), Graph(corrected)
     assert tflite.read_ops(corrected) == tflite.read_ops(trained)
     moved = 0
     for a, b in zip(before.operations, after.operations):
@@ -135,7 +135,7 @@ def test_only_biases_change(trained, photos):
 def test_one_image_of_huge_values_does_not_decide(trained_v1, photos, monkeypatch):
     """Its error would outweigh that of all others."""
     quantized = _quantizer(trained_v1, photos[:16])
-    network = Network(trained_v1)
+    network = Graph(trained_v1)
     shapes = {network.name(op.output): network.shape(op.output)[-1] for op in network.operations}
     calls = []
 
@@ -147,7 +147,7 @@ def test_one_image_of_huge_values_does_not_decide(trained_v1, photos, monkeypatc
         return found
 
     monkeypatch.setattr(bias_correction, "_channel_means", means)
-    corrected = Network(bias_correction.correct_biases(trained_v1, photos[:8], quantized))
+    corrected = Graph(bias_correction.correct_biases(trained_v1, photos[:8], quantized))
     assert len(calls) > 5
     for (name,) in calls[1:]:
         a, b = (n.constant(_bias_of(n, name)) for n in (network, corrected))
@@ -164,7 +164,7 @@ def test_biases_that_a_converter_shares_are_corrected_one_by_one(float_content, 
         return made[-1]
 
     bias_correction.correct_biases(float_content, photos[:4], kept)
-    places = rewrite.biases(made[0])
+    places = ops.bias_locations(made[0])
     starts = [start for start, _ in places.values()]
     assert len(starts) > 5
     assert len(set(starts)) == len(starts)
@@ -173,10 +173,10 @@ def test_biases_that_a_converter_shares_are_corrected_one_by_one(float_content, 
 def test_biases_of_operations_that_stay_float_are_left(trained, photos):
     found = range_estimation.choose(trained, collect_histograms(trained, photos[:16]), "minmax")
     plan = tflite.make_plan(tflite.read_ops(trained), "int8", calibration_images=16)
-    network = Network(trained)
+    network = Graph(trained)
     last = network.name([op for op in network.operations if op.name in LINEAR][-1].output)
     plan = plan.with_floats((last,), "asked")
-    corrected = Network(
+    corrected = Graph(
         bias_correction.correct_biases(
             trained, photos[:16], lambda content: tflite.quantize(content, found, plan)
         )

@@ -7,8 +7,8 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.calibration import (
     _BINS,
     _SAMPLE,
@@ -21,7 +21,7 @@ from tflite.quantization.calibration import (
 
 def test_ranges_are_the_extremes_of_every_activation(float_content, images):
     ranges = tflite.calibrate(float_content, images)
-    assert ranges.keys() == rewrite.activations(float_content).keys()
+    assert ranges.keys() == ops.activations(float_content).keys()
     by_op = {op.output: op.name for op in tflite.read_ops(float_content)}
     for name, bounds in ranges.items():
         assert bounds["min"] <= bounds["max"]
@@ -74,11 +74,11 @@ def test_images_of_another_kind_are_errors(float_content, images, change):
 def _values(content, images):
     """{tensor: values (images, ...)} of a float .tflite, straight from the interpreter."""
     made = litert.interpreter(content, keep_tensors=True)
-    rows = {name: [] for name in rewrite.activations(content)}
+    rows = {name: [] for name in ops.activations(content)}
     for image in images:
         made.set_tensor(made.get_input_details()[0]["index"], image[None].astype(np.float32))
         made.invoke()
-        for name, index in rewrite.activations(content).items():
+        for name, index in ops.activations(content).items():
             rows[name].append(made.get_tensor(index)[0])
     return {name: np.stack(values) for name, values in rows.items()}
 
@@ -182,7 +182,7 @@ def test_a_tensor_of_zeros_has_a_histogram():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_an_error(trained, photos, bad):
-    network = Network(trained)
+    network = Graph(trained)
     bias = next(op for op in network.operations if op.name in LINEAR).inputs[2]
     value = network.constant(bias)
     value[0] = bad

@@ -5,8 +5,8 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import LINEAR, Graph, swishes
 from tflite.quantization import equalization, range_estimation, range_search
 from tflite.quantization.calibration import collect_histograms
 
@@ -26,7 +26,7 @@ def _before_swish(network):
 @functools.cache
 def _stressed(content, through=False, sd=1.5):
     """The same answers, with the channels of every group apart by factors of e^1.5."""
-    network = Network(content)
+    network = Graph(content)
     names = _before_swish(network) if through else ()
     rng = np.random.default_rng(1)
     for group in equalization.groups(network, through_swish=names):
@@ -73,7 +73,7 @@ def test_folding_leaves_the_answers_at_odd_sizes(trained_odd, border):
 
 def test_folding_has_every_channels_own_mean_and_std(trained_v1):
     """A pixel of the mean's colour becomes the stem's bias, wherever it stands."""
-    network = Network(equalization.fold_normalization(trained_v1))
+    network = Graph(equalization.fold_normalization(trained_v1))
     edges = [
         network.constant(tensor)
         for op in network.operations
@@ -89,7 +89,7 @@ def test_folding_has_every_channels_own_mean_and_std(trained_v1):
 
 @pytest.mark.parametrize("border", ["constant", "subtract"])
 def test_one_mean_and_std_for_all_channels_fold_too(trained, photos, border):
-    network = Network(trained)
+    network = Graph(trained)
     subtract, multiply = network.operations[:2]
     for op, value in ((subtract, 127.0), (multiply, 1 / 128)):
         old = op.inputs[1]
@@ -104,7 +104,7 @@ def test_one_mean_and_std_for_all_channels_fold_too(trained, photos, border):
 
 
 def test_a_mean_of_zero_needs_no_border(trained, photos):
-    network = Network(trained)
+    network = Graph(trained)
     subtract = network.operations[0]
     network.set_constant(subtract.inputs[1], np.zeros(network.shape(subtract.inputs[1])))
     content = network.content()
@@ -118,7 +118,7 @@ def test_networks_that_begin_otherwise_are_returned_as_they_are(trained, photos)
     folded = equalization.fold_normalization(trained)
     assert equalization.fold_normalization(folded) is folded
 
-    network = Network(trained)  # a sum of two images
+    network = Graph(trained)  # a sum of two images
     last = network.operations[1]
     again = network.add_tensor("twice", network.shape(last.output))
     options, kind = network.options("AddOptions")
@@ -131,7 +131,7 @@ def test_networks_that_begin_otherwise_are_returned_as_they_are(trained, photos)
 
 def test_pixels_that_go_elsewhere_too_are_not_folded(trained):
     """Removing the operations would leave the second reader without its values."""
-    network = Network(trained)
+    network = Graph(trained)
     normalized = network.operations[1].output
     beside = network.add_tensor("beside", network.shape(normalized))
     network.insert(network.operations[3], "LOGISTIC", (normalized,), beside)
@@ -149,7 +149,7 @@ def test_a_fold_that_changes_answers_is_refused(trained, photos, monkeypatch):
 
 
 def test_groups_hold_whole_residual_streams_and_squeeze_excites_products(trained):
-    network = Network(trained)
+    network = Graph(trained)
     found = equalization.groups(network, through_swish=_before_swish(network))
     members = {tensor: group for group in found for tensor in group.tensors}
     sums = [op for op in network.operations if op.name == "ADD"]
@@ -164,7 +164,7 @@ def test_groups_hold_whole_residual_streams_and_squeeze_excites_products(trained
 
 
 def test_no_group_has_a_tensor_that_a_nonlinear_operation_reads(trained):
-    network = Network(trained)
+    network = Graph(trained)
     for names in ((), _before_swish(network)):
         found = equalization.groups(network, through_swish=names)
         assert found
@@ -177,7 +177,7 @@ def test_no_group_has_a_tensor_that_a_nonlinear_operation_reads(trained):
 
 
 def test_without_leave_no_group_goes_through_a_swish(trained):
-    network = Network(trained)
+    network = Graph(trained)
     inside = {t for swish in swishes(network) for t in (swish.z, swish.product.output)}
     for group in equalization.groups(network):
         assert not group.swishes
@@ -186,7 +186,7 @@ def test_without_leave_no_group_goes_through_a_swish(trained):
 
 def test_a_mean_over_the_channels_ends_a_group(trained):
     """Though it may have as many values left as there were channels."""
-    network = Network(trained)
+    network = Graph(trained)
     stream = equalization.groups(network)[0].tensors
     op = next(op for op in network.operations if op.name == "ADD" and op.output in stream)
     axes = next(op for op in network.operations if op.name == "MEAN").inputs[1]
@@ -201,7 +201,7 @@ def test_a_mean_over_the_channels_ends_a_group(trained):
 
 
 def test_relu6_ends_a_group_and_relu_does_not(trained_lite):
-    network = Network(trained_lite)
+    network = Graph(trained_lite)
     clipped = {op.output for op in network.operations if op.fused == "RELU6"}
     tensors = {tensor for group in equalization.groups(network) for tensor in group.tensors}
     assert tensors
@@ -217,7 +217,7 @@ def test_relu6_ends_a_group_and_relu_does_not(trained_lite):
 def test_random_factors_on_every_group_leave_the_answers(trained, photos, through):
     stressed = _stressed(trained, through)
     assert _difference(trained, stressed, photos[:8]) < 1e-4
-    before, after = Network(trained), Network(stressed)
+    before, after = Graph(trained), Graph(stressed)
     kernels = [
         [network.constant(op.inputs[1]) for op in network.operations if op.name in LINEAR]
         for network in (before, after)
@@ -236,7 +236,7 @@ def test_random_factors_leave_a_relu6_network_too(trained_lite, photos):
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("through", [False, True], ids=["linear", "through swishes"])
 def test_equalization_leaves_the_answers(trained, photos, strength, through):
-    names = _before_swish(Network(trained)) if through else ()
+    names = _before_swish(Graph(trained)) if through else ()
     changed = equalization.equalize(
         trained, _seen(trained, photos[:16]), strength=strength, through_swish=names
     )
@@ -249,7 +249,7 @@ def test_equalization_brings_a_stressed_network_back(trained, photos, through):
     """What min-max alone makes many times worse."""
     photos = photos[:24]
     stressed = _stressed(trained, through)
-    names = _before_swish(Network(stressed)) if through else ()
+    names = _before_swish(Graph(stressed)) if through else ()
     plain = _divergence(trained, trained, photos)
     bad = _divergence(stressed, trained, photos)
     assert bad > (30 if through else 5) * plain
@@ -260,7 +260,7 @@ def test_equalization_brings_a_stressed_network_back(trained, photos, through):
 def test_full_strength_gives_every_channel_the_same_reach(trained, photos):
     stressed = _stressed(trained)
     (tensors,) = (
-        group.tensors for group in equalization.groups(Network(stressed)) if len(group.tensors) == 3
+        group.tensors for group in equalization.groups(Graph(stressed)) if len(group.tensors) == 3
     )
     changed = equalization.equalize(stressed, _seen(stressed, photos), strength=1.0)
 
@@ -269,7 +269,7 @@ def test_full_strength_gives_every_channel_the_same_reach(trained, photos):
         reach = np.max(
             [
                 each / each.max()
-                for row in (seen[Network(content).name(tensor)] for tensor in tensors)
+                for row in (seen[Graph(content).name(tensor)] for tensor in tensors)
                 for each in [np.maximum(np.abs(row.channel_low), np.abs(row.channel_high))]
             ],
             axis=0,
@@ -281,20 +281,20 @@ def test_full_strength_gives_every_channel_the_same_reach(trained, photos):
 
 
 def test_a_second_equalization_adds_no_operation_nor_name(trained, photos):
-    names = _before_swish(Network(trained))
+    names = _before_swish(Graph(trained))
     once = equalization.equalize(trained, _seen(trained, photos[:16]), through_swish=names)
     twice = equalization.equalize(once, _seen(once, photos[:16]), strength=1.0, through_swish=names)
-    assert rewrite.census(tflite.read_ops(twice)) == rewrite.census(tflite.read_ops(once))
+    assert ops.count_ops(tflite.read_ops(twice)) == ops.count_ops(tflite.read_ops(once))
     assert _difference(trained, twice, photos[:8]) < 1e-4
     assert len(twice) <= len(once)
     _divergence(twice, trained, photos[:16])  # the quantizer takes it
-    found = swishes(Network(twice))
+    found = swishes(Graph(twice))
     assert len(found) == len(names)
     assert all(swish.factor is not None for swish in found)
 
 
 def test_a_factor_for_all_channels_becomes_one_a_channel(trained, photos):
-    network = Network(trained)
+    network = Graph(trained)
     swish = swishes(network)[0]
     beta = network.add_constant("beta", np.array(1.5, np.float32))
     out = network.add_tensor("scaled", network.shape(swish.z))
@@ -302,25 +302,25 @@ def test_a_factor_for_all_channels_becomes_one_a_channel(trained, photos):
     network.insert(swish.logistic, "MUL", (swish.z, beta), out, options, kind)
     network.rewire(swish.logistic, swish.z, out)
     content = network.content()
-    assert swishes(Network(content))[0].factor is not None
+    assert swishes(Graph(content))[0].factor is not None
     stressed = _stressed(content, through=True)
     assert _difference(content, stressed, photos[:4]) < 1e-4
-    factor = swishes(Network(stressed))[0].factor
+    factor = swishes(Graph(stressed))[0].factor
     channels = network.shape(swish.z)[-1]
-    assert Network(stressed).shape(factor.inputs[1]) == (1, 1, 1, channels)
+    assert Graph(stressed).shape(factor.inputs[1]) == (1, 1, 1, channels)
 
 
 def test_an_equalization_that_changes_answers_is_refused(trained, photos, monkeypatch):
-    kept = Network.set_constant
+    kept = Graph.set_constant
     monkeypatch.setattr(
-        Network, "set_constant", lambda self, tensor, value: kept(self, tensor, 1.01 * value)
+        Graph, "set_constant", lambda self, tensor, value: kept(self, tensor, 1.01 * value)
     )
     with pytest.raises(tflite.ConversionError, match=r"equalization changes the answers by"):
         equalization.equalize(trained, _seen(trained, photos[:16]), images=photos[:4])
 
 
 def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
-    network = Network(trained)
+    network = Graph(trained)
     group = equalization.groups(network)[0]
     for op in network.operations:
         if op.output in group.tensors and op.name in LINEAR:
@@ -331,8 +331,8 @@ def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
     content = network.content()
     changed = equalization.equalize(content, _seen(content, photos[:16]), images=photos[:4])
     values = [
-        Network(changed).constant(op.inputs[1])
-        for op in Network(changed).operations
+        Graph(changed).constant(op.inputs[1])
+        for op in Graph(changed).operations
         if op.name in LINEAR
     ]
     assert all(np.isfinite(value).all() for value in values)
@@ -342,7 +342,7 @@ def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
 @pytest.mark.parametrize("through", [False, True])
 def test_what_is_scaled_is_told_and_nothing_else_changes(trained_v1, photos, through):
     """Whoever looks at those tensors again knows the values of all."""
-    names = _before_swish(Network(trained_v1)) if through else ()
+    names = _before_swish(Graph(trained_v1)) if through else ()
     before = _seen(trained_v1, photos[:16])
     changed = equalization.equalize(trained_v1, before, through_swish=names)
     told = equalization.scaled(changed, through_swish=names)

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import LINEAR, Graph, swishes
 from tflite.quantization import equalization, finetuning, range_estimation, range_search
 from tflite.quantization.calibration import collect_histograms
 
@@ -19,7 +19,7 @@ def _planned(content, photos, preset="int8"):
 
 
 def _walked(content, found, plan, images, rounded):
-    network = Network(content)
+    network = Graph(content)
     walk = finetuning._Walk(tf, network, found, plan)
     env = {network.input: tf.constant(images, tf.float32)}
     return walk.run(env, network.operations, rounded)[network.output].numpy()
@@ -35,7 +35,7 @@ def _variant(content, photos, way):
     if way == "subtract":
         return equalization.fold_normalization(content, border="subtract")
     if way == "through swishes":
-        network = Network(content)
+        network = Graph(content)
         names = tuple(network.name(swish.z) for swish in swishes(network))
         seen = collect_histograms(content, photos[:16])
         return equalization.equalize(content, seen, strength=1.0, through_swish=names)
@@ -63,7 +63,7 @@ def _off(content, plan, found, photos):
     """{tensor: mean difference in codes} of every int8 operation walked on what the kernel of the
     quantized file got.
     """
-    network = Network(content)
+    network = Graph(content)
     walk = finetuning._Walk(tf, network, found, plan)
     made = litert.interpreter(tflite.quantize(content, found, plan), keep_tensors=True)
     feed, details = made.get_input_details()[0], made.get_tensor_details()
@@ -115,7 +115,7 @@ def test_the_rounded_walks_scores_are_the_quantized_files(trained, photos):
 
 
 def test_blocks_are_the_whole_network_in_order(trained):
-    network = Network(trained)
+    network = Graph(trained)
     parts = finetuning.blocks(network)
     assert [op for _, part, _ in parts for op in part] == network.operations
     assert parts[0][0] == network.input
@@ -126,7 +126,7 @@ def test_blocks_are_the_whole_network_in_order(trained):
 
 
 def test_a_block_has_something_to_learn_and_does_not_end_before_a_swish(trained):
-    network = Network(trained)
+    network = Graph(trained)
     before = {swish.z for swish in swishes(network)}
     for _, part, sink in finetuning.blocks(network):
         assert any(op.name in LINEAR for op in part)
@@ -135,7 +135,7 @@ def test_a_block_has_something_to_learn_and_does_not_end_before_a_swish(trained)
 
 def test_a_block_reads_one_tensor_alone(trained):
     """A residual branch and what it is added to are in one block."""
-    network = Network(trained)
+    network = Graph(trained)
     for source, part, sink in finetuning.blocks(network):
         made = {tensor for op in part for tensor in op.outputs}
         read = {i for op in part for i in op.inputs if i >= 0 and not network.is_constant(i)}
@@ -178,7 +178,7 @@ def test_a_tuned_network_is_a_float_tflite_for_the_same_plan(trained_v1, photos,
     found, plan, tuned, learned, _ = tuned_once(content, photos)
     assert tflite.read_ops(tuned) == tflite.read_ops(content)
     assert tuned != content
-    assert rewrite.misaligned_buffers(tuned) == 0
+    assert ops.misaligned_buffers(tuned) == 0
     assert np.isfinite(_scores(tuned, photos[:4])).all()
     assert learned.keys() == found.keys()
     assert learned != found
@@ -192,7 +192,7 @@ def test_a_tuned_network_is_a_float_tflite_for_the_same_plan(trained_v1, photos,
 def test_the_input_and_the_sigmoids_keep_their_ranges(trained_v1, photos, tuned_once):
     content = equalization.fold_normalization(trained_v1)
     found, _, _, learned, _ = tuned_once(content, photos)
-    network = Network(content)
+    network = Graph(content)
     fixed = [network.name(op.output) for op in network.operations if op.name == "LOGISTIC"]
     for name in [network.name(network.input), *fixed]:
         assert learned[name] == found[name]
@@ -201,7 +201,7 @@ def test_the_input_and_the_sigmoids_keep_their_ranges(trained_v1, photos, tuned_
 def test_no_part_of_it_gets_worse(trained_v1, photos, tuned_once):
     content = equalization.fold_normalization(trained_v1)
     *_, lines = tuned_once(content, photos)
-    assert len(lines) == len(finetuning.blocks(Network(content))) + 1
+    assert len(lines) == len(finetuning.blocks(Graph(content))) + 1
     for line in lines:
         before, after = (float(x) for x in line.rsplit(maxsplit=3)[1::2])
         assert after <= before
@@ -213,7 +213,7 @@ def test_steps_that_do_not_help_are_taken_back(trained_lite, photos, monkeypatch
     tuned, learned = finetuning.finetune(
         trained_lite, found, plan, photos[:16], block_steps=0, steps=1, seed=1
     )
-    before, after = Network(trained_lite), Network(tuned)
+    before, after = Graph(trained_lite), Graph(tuned)
     for a, b in zip(before.operations, after.operations):
         for x, y in zip(a.inputs[1:], b.inputs[1:]):
             if a.name in LINEAR:
@@ -245,7 +245,7 @@ def test_the_same_seed_gives_the_same_ranges(trained_lite, photos):
 
 
 def test_sigmoids_at_the_end_are_tuned_too(logits_content, images):
-    network = Network(logits_content)
+    network = Graph(logits_content)
     out = network.add_tensor("sigmoids", network.shape(network.output))
     network.insert(network.operations[-1], "LOGISTIC", (network.output,), out)
     network.operations[-2:] = reversed(network.operations[-2:])
@@ -260,7 +260,7 @@ def test_sigmoids_at_the_end_are_tuned_too(logits_content, images):
 
 
 def test_an_operation_that_cannot_be_walked_is_a_clear_error(trained_v1, photos):
-    network = Network(trained_v1)
+    network = Graph(trained_v1)
     last = network.operations[-1]
     out = network.add_tensor("exp", network.shape(last.inputs[0]))
     network.insert(last, "EXP", (last.inputs[0],), out)
@@ -273,7 +273,7 @@ def test_an_operation_that_cannot_be_walked_is_a_clear_error(trained_v1, photos)
 
 def test_an_activation_that_cannot_be_walked_is_a_clear_error(trained_lite, photos):
     found, plan = _planned(trained_lite, photos[:16])
-    network = Network(trained_lite)
+    network = Graph(trained_lite)
     network.operations[-2].raw.builtinOptions.fusedActivationFunction = 4  # TANH
     content = network.content()
     plan = dataclasses.replace(plan)

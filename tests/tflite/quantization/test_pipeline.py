@@ -3,7 +3,7 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
+from tflite.flatbuffer.graph import LINEAR, Graph, swishes
 from tflite.quantization import (
     bias_correction,
     equalization,
@@ -48,7 +48,7 @@ def _made(state):
 
 
 def _stressed(content):
-    network = Network(content)
+    network = Graph(content)
     names = [network.name(swish.z) for swish in swishes(network)]
     rng = np.random.default_rng(1)
     for group in equalization.groups(network, through_swish=names[-2:]):
@@ -132,7 +132,7 @@ def test_a_multiplication_is_inserted_only_where_it_pays(trained_v1, photos, mon
 
 
 def test_stages_have_the_swishes_that_have_no_multiplication_yet(trained_v1):
-    network = Network(trained_v1)
+    network = Graph(trained_v1)
     found = pipeline._stages(network)
     assert list(found) == ["stem", "block1", "block2", "top"]
     names = [name for stage in found.values() for name in stage]
@@ -144,7 +144,7 @@ def test_stages_have_the_swishes_that_have_no_multiplication_yet(trained_v1):
 
 def test_a_remedy_that_harms_is_not_kept(trained_v1, photos, monkeypatch):
     def harm(content, *_):
-        network = Network(content)
+        network = Graph(content)
         op = next(op for op in network.operations if op.name == "CONV_2D")
         network.set_constant(op.inputs[2], network.constant(op.inputs[2]) + 3)
         return network.content()
@@ -185,7 +185,7 @@ def test_the_order_of_the_images_does_not_change_a_byte(trained_lite, photos):
 def test_layers_that_stay_float_make_up_for_nothing(trained_v1, photos):
     """What was added to a bias for the errors of int8 is an error where there are none."""
     state, _ = _apply(trained_v1, photos)
-    plain = Network(state.content)
+    plain = Graph(state.content)
     biased = [op for op in plain.operations if op.name in LINEAR and op.inputs[2] >= 0]
     for op in biased:
         plain.set_constant(op.inputs[2], plain.constant(op.inputs[2]) + 1)
@@ -193,8 +193,8 @@ def test_layers_that_stay_float_make_up_for_nothing(trained_v1, photos):
 
     plan = _plan_of(state.content, state.rule)
     some = {plain.name(op.output) for op in biased[3:5]}
-    found = Network(state.content_for(plan.with_floats(some, "island")))
-    before = Network(state.content)
+    found = Graph(state.content_for(plan.with_floats(some, "island")))
+    before = Graph(state.content)
     floats = some | {op.output for op in plan.ops if op.precision == "float32"}
     for op, now in zip(before.operations, found.operations):
         if op.name in LINEAR and op.inputs[2] >= 0:

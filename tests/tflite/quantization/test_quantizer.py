@@ -5,9 +5,9 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import Network
-from tflite.flatbuffer.rewrite import Op
+from tflite.flatbuffer import ops
+from tflite.flatbuffer.graph import Graph
+from tflite.flatbuffer.ops import Op
 
 
 def _plan(*names):
@@ -55,9 +55,9 @@ def test_what_is_planned_is_what_comes_out(tiny, build, images, activation):
     floats = {op.name for op in tflite.read_ops(made) if op.dtype == "FLOAT32"}
     last = {"softmax": {"SOFTMAX"}, "sigmoid": {"LOGISTIC"}, None: set()}[activation]
     assert floats == {"SUB", "MUL", "DEQUANTIZE", "FULLY_CONNECTED"} | last
-    assert rewrite.quantization(made) == (("UINT8", 1.0, 0), ("FLOAT32", 0.0, 0))
+    assert ops.quantization(made) == (("UINT8", 1.0, 0), ("FLOAT32", 0.0, 0))
     assert litert.is_fully_accelerated(made)
-    assert rewrite.misaligned_buffers(made) == 0
+    assert ops.misaligned_buffers(made) == 0
 
 
 def test_int8_answers_are_close_to_floats(float_content, int8_content, images):
@@ -128,7 +128,7 @@ def _made(content, preset, images, **options):
 def test_every_preset_has_its_ends_and_answers_much_as_float(preset, float_content, images):
     made, plan = _made(float_content, preset, images)
     row = tflite.PRESETS[preset]
-    source, sink = rewrite.quantization(made)
+    source, sink = ops.quantization(made)
     assert (source[0].lower(), sink[0].lower()) == (row.input, row.output)
     if row.input == "uint8":
         assert source[1:] == (1.0, 0)
@@ -147,7 +147,7 @@ def test_strict_int8_computes_nothing_in_float(trained, photos):
 
 
 def test_strict_int8_of_an_operation_without_an_int8_version_is_an_error(trained_v1, photos):
-    network = Network(trained_v1)
+    network = Graph(trained_v1)
     last = network.operations[-1]
     out = network.add_tensor("exp", network.shape(last.inputs[0]))
     network.insert(last, "EXP", (last.inputs[0],), out)
@@ -191,7 +191,7 @@ def test_an_island_is_float_with_int8_weights(float_content, images):
     assert {op.output: op.dtype for op in tflite.read_ops(made)}[row.output] == "FLOAT32"
     assert litert.is_fully_accelerated(made)
     assert "CONV_2D 1  (island: stem)" in str(plan)
-    kernel = Network(float_content).shape(Network(float_content).operations[2].inputs[1])
+    kernel = Graph(float_content).shape(Graph(float_content).operations[2].inputs[1])
     tensors = litert.interpreter(made).get_tensor_details()
     stems = [d for d in tensors if tuple(d["shape"]) == kernel]
     assert np.int8 in {d["dtype"] for d in stems}

@@ -3,7 +3,7 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer.graph import Network, swishes
+from tflite.flatbuffer.graph import Graph, swishes
 from tflite.quantization import range_estimation
 from tflite.quantization.calibration import _Counter, collect_histograms
 
@@ -43,7 +43,7 @@ def two_tensors():
     """choose(seen, rule) -> the bounds of a tensor before a swish, and of one that is not."""
 
     def choose(content, seen, rule):
-        network = Network(content)
+        network = Graph(content)
         before = network.name(swishes(network)[0].z)
         other = network.name(next(op for op in network.operations if op.name == "ADD").output)
         found = range_estimation.choose(content, {before: seen, other: seen}, rule)

@@ -6,7 +6,8 @@ import pytest
 import tflite
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer.graph import Network
+from tflite.flatbuffer.graph import Graph
+from tflite.flatbuffer.ops import Op
 from tflite.quantization import range_estimation, range_search
 from tflite.quantization.calibration import collect_histograms
 
@@ -89,7 +90,7 @@ def test_a_searched_range_is_never_worse_on_its_images(begun, photos, monkeypatc
     assert better.keys() == spoiled.keys()
     for bounds in better.values():
         assert bounds["min"] <= bounds["max"]
-    network = Network(content)
+    network = Graph(content)
     fixed = {network.name(op.output) for op in network.operations if op.name == "LOGISTIC"}
     for name in fixed | {network.name(network.input)}:
         assert better[name] == found[name]
@@ -175,7 +176,7 @@ class _Fake:
 
 def _letters(monkeypatch, noise, costs, candidates=None, seconds=60):
     """(plan, its islands in order, the judge)."""
-    plan = tflite.make_plan([tflite.graph.Op("CONV_2D", name, "FLOAT32") for name in noise], "int8")
+    plan = tflite.make_plan([Op("CONV_2D", name, "FLOAT32") for name in noise], "int8")
     fake = _Fake(monkeypatch, noise, costs)
     candidates = candidates or {f"island {name}": (name,) for name in noise}
     ranked = range_search.ranked_islands(plan, candidates, fake.make, fake, seconds=seconds)

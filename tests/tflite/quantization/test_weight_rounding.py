@@ -5,7 +5,7 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization import weight_rounding
 from tflite.quantization.calibration import calibrate, in_order
 
@@ -93,7 +93,7 @@ def test_a_file_holds_the_weights_as_they_were_rounded(trained, photos):
     content = weight_rounding.round_weights(trained, photos[in_order(photos)][:16])
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     stored = _stored(tflite.quantize(content, calibrate(content, photos[:16]), plan))
-    network = Network(content)
+    network = Graph(content)
     seen = 0
     for op in network.operations:
         if op.name in LINEAR and network.name(op.inputs[1]) in stored:
@@ -132,7 +132,7 @@ def test_networks_without_swish_and_with_borders_of_their_own(trained_lite, trai
 
 
 def test_a_layers_inputs_are_those_that_its_outputs_are_made_of(trained, photos):
-    network = Network(trained)
+    network = Graph(trained)
     made = litert.interpreter(trained, keep_tensors=True)
     made.set_tensor(network.input, photos[:1].astype(np.float32))
     made.invoke()
