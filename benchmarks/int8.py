@@ -38,7 +38,10 @@ from tflite.evaluation import classifier, paired_statistics
 from tflite.flatbuffer import ops
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
-from tflite.quantization import equalization, range_estimation, range_search, weight_rounding
+from tflite.quantization import equalization, range_search, weight_rounding
+from tflite.quantization.normalization_folding import fold_normalization
+from tflite.quantization.objective import Objective, latency_ms
+from tflite.quantization.range_estimation import estimate_ranges
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALIBRATION = 512
@@ -120,7 +123,7 @@ def converted(preset):
 
     def make(model, content, images):
         made = tflite.convert(content, preset=preset, calibration=images)
-        return made.tflite, made.as_dict()
+        return made.tflite_model, made.as_dict()
 
     return make
 
@@ -167,7 +170,7 @@ def latency(files, rounds=7):
     quiet.
     """
     contents = {path.stem: path.read_bytes() for path in sorted(files.glob("*.tflite"))}
-    times = np.array([range_search.latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
+    times = np.array([latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
     base = times[:, list(contents).index("float32")]
     return dict(zip(contents, map(float, np.median(times / base[:, None], 0))))
 
@@ -188,30 +191,29 @@ def kernels_agree(content, images):
 def ablation(truth, calibration):
     """{step: figures}: each remedy alone on min-max ranges, and all of them together."""
     from tflite.quantization import bias_correction
-    from tflite.quantization.calibration import collect_histograms, in_order
+    from tflite.quantization.calibration import collect_histograms, hash_order
 
-    calibration = calibration[in_order(calibration)]
-    content = equalization.fold_normalization(truth.content, images=calibration[:8])
+    calibration = calibration[hash_order(calibration)]
+    content = fold_normalization(truth.content, images=calibration[:8])
     observed = collect_histograms(content, calibration)
-    low = range_estimation.choose(content, observed, "minmax")
+    low = estimate_ranges(content, observed, "minmax")
 
     def make(changed, found):
         plan = tflite.make_plan(ops.read_ops(changed), "int8")
         return tflite.quantize(changed, found, plan)
 
     made = {"min-max": make(content, low)}
-    made["ranges"] = make(content, range_estimation.choose(content, observed, "swish"))
+    made["ranges"] = make(content, estimate_ranges(content, observed, "swish"))
     equal = equalization.equalize(content, observed, images=calibration[:8])
     made["equalization"] = make(
-        equal, range_estimation.choose(equal, collect_histograms(equal, calibration), "minmax")
+        equal, estimate_ranges(equal, collect_histograms(equal, calibration), "minmax")
     )
     made["weight rounding"] = make(weight_rounding.round_weights(content, calibration[:64]), low)
     fixed = bias_correction.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
-    judge = range_search.Objective(content, calibration[:128])
-    found, _ = range_search.search_ranges(
-        content, low, lambda r: make(content, r), judge, seconds=40
-    )
+    objective = Objective(content, calibration[:128])
+    plan = tflite.make_plan(ops.read_ops(content), "int8")
+    found, _ = range_search.search_ranges(content, low, plan, objective, seconds=40)
     made["range search"] = make(content, found)
     return {name: truth.measured(product) for name, product in made.items()}
 
@@ -260,8 +262,8 @@ def run(options, results):
                 figures = {"seconds": seconds, **judged.measured(product)}
                 (files / f"{contender}.tflite").write_bytes(product)
                 if record is not None:
-                    figures["remedies"] = record["remedies"]
-                    figures["islands"] = record["islands"]
+                    figures["quantization_steps"] = record["quantization_steps"]
+                    figures["float32_regions"] = record["float32_regions"]
                     figures["reference_kernels"] = kernels_agree(product, images[:REFERENCE_IMAGES])
                 entry[contender] = figures | where()
                 save(options, results)

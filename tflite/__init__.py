@@ -1,5 +1,6 @@
-"""From a Keras classifier to a phone: .tflite in every precision that a phone takes, int8 with its
-accuracy kept, checked against the model.
+"""Converts Keras image classifiers to .tflite in every precision that mobile devices run.
+
+int8 keeps the accuracy of the float model, and every conversion is evaluated against it.
 
 >>> import tflite
 >>> conversion = tflite.convert(model, calibration="photos/")  # doctest: +SKIP
@@ -15,10 +16,12 @@ from tflite.evaluation.accuracy import EvaluationImages, EvaluationReport, Metri
 from tflite.export import export_float32, load_keras
 from tflite.flatbuffer.ops import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
+from tflite.options import ConversionOptions
 from tflite.presets import PRESETS, Preset
 from tflite.quantization.calibration import calibrate, collect_histograms
 from tflite.quantization.mixed_precision import BudgetError
-from tflite.quantization.quantizer import OpPlan, QuantPlan, make_plan, quantize
+from tflite.quantization.plan import OpPlan, QuantPlan, make_plan
+from tflite.quantization.quantizer import quantize
 from tflite.result import Conversion, save
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "BudgetError",
     "Conversion",
     "ConversionError",
+    "ConversionOptions",
     "EvaluationImages",
     "EvaluationReport",
     "ImageSet",

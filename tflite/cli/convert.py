@@ -10,9 +10,10 @@ from keras_effnet import atomic_write
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
 from tflite.cli import compare
-from tflite.converter import BUDGET_IMAGES, CALIBRATION_IMAGES, convert
+from tflite.converter import convert
 from tflite.flatbuffer.ops import ConversionError
 from tflite.images import tfrecord
+from tflite.options import BUDGET_IMAGES, CALIBRATION_IMAGES
 from tflite.presets import PRESETS, find_preset
 from tflite.result import save
 
@@ -127,37 +128,37 @@ def _run(options):
         preset=options.preset,
         max_drop=options.max_drop,
         min_agreement=options.min_agreement,
-        tune=options.tune,
+        finetune=options.tune,
         calibration=options.calibration,
-        verification=options.verify,
+        evaluation=options.verify,
         class_names=class_names,
         image_size=options.image_size,
         calibration_images=options.calibration_images,
         max_corrupt=options.max_corrupt,
-        progress=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
     )
-    save(conversion, out, class_names=class_names)
+    paths = save(conversion, out, class_names=class_names)
     for part in (conversion.plan, told(conversion), conversion.report):
         if part:
             print(f"\n{part}")
     for line in conversion.warnings:
         print(f"\nNote: {line}")
-    print(f"\nWrote {options.out}, {options.out}.html and {options.out}.json")
+    print(f"\nWrote {', '.join(paths)}")
     return 0
 
 
 def told(conversion):
-    """What each remedy changed, and which islands stay float, as lines of text."""
+    """What each quantization step changed, and the float32 regions, as lines of text."""
     lines = []
-    if conversion.remedies:
-        lines.append(f"{'remedy':<20}{'KL, nats':>10}{'agreement':>12}{'seconds':>9}")
-    for row in conversion.remedies:
+    if conversion.quantization_steps:
+        lines.append(f"{'step':<20}{'KL, nats':>10}{'agreement':>12}{'seconds':>9}")
+    for row in conversion.quantization_steps:
         lines.append(
-            f"{row.name:<20}{row.kl:>10.5f}{row.agreement:>12.2%}{row.seconds:>9.1f}  "
-            f"{row.what if row.kept else 'not kept: it did not help'}"
+            f"{row.name:<20}{row.kl_divergence:>10.5f}{row.agreement:>12.2%}{row.seconds:>9.1f}  "
+            f"{row.description if row.kept else 'not kept: it did not help'}"
         )
-    for island in conversion.islands:
-        lines.append(f"float32  {island.name}: {island.why}")
+    for region in conversion.float32_regions:
+        lines.append(f"float32  {region.name}: {region.reason}")
     return "\n".join(lines)
 
 

@@ -28,9 +28,8 @@ class EvaluationImages:
     images: np.ndarray  # uint8 (n, height, width, 3)
     labels: np.ndarray | None = None  # (n,) integers in [0, classes); None: no accuracy
     source: str = "images"  # where the images are from, for the report
-    candidate_images: np.ndarray | None = (
-        None  # the same in the size of the candidate, if it differs
-    )
+    candidate_images: np.ndarray | None = None  # the same, in another size of the candidate
+    class_names: tuple[str, ...] | None = None  # of class folders or data sets
 
 
 @dataclass(frozen=True)

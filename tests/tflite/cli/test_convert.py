@@ -82,8 +82,8 @@ def test_float32_takes_no_images(files):
         ({"image_size": "big"}, "invalid int value: 'big'"),
         ({"image_size": 64}, "image_size 64 does not fit"),
         ({"calibration_images": 4}, "has 4 images and needs 16"),
-        ({"max_drop": -1}, "max_drop -1.0 is no number of points"),
-        ({"min_agreement": 97}, "min_agreement 97.0 is no share"),
+        ({"max_drop": -1}, "max_drop must be in [0, 100) percentage points, got -1.0"),
+        ({"min_agreement": 97}, "min_agreement must be in (0, 1], e.g. 0.97, got 97.0"),
         ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
         ({"preset": "float16"}, "preset float16 takes no calibration images"),
         ({"model": "none.tflite"}, "'none.tflite' is not a file"),
@@ -152,20 +152,20 @@ def test_images_all_alike_are_an_error(files, float_content, capfd):
     for path in (files / "flat").iterdir():
         path.write_bytes(first)
     assert _run(files, **flags) == 2
-    assert "20 calibration images are all alike" in capfd.readouterr().err
+    assert "20 calibration images are identical" in capfd.readouterr().err
     assert not os.listdir(files / "out")
 
 
 def test_an_impossible_budget_writes_no_file(files, float_content, capfd, monkeypatch):
-    monkeypatch.setattr("tflite.quantization.range_search.islands", lambda *_: {})
+    monkeypatch.setattr("tflite.quantization.mixed_precision.candidate_regions", lambda *_: {})
     everything_else = np.full(20, -1)
     monkeypatch.setattr(
-        "tflite.quantization.range_search.Objective.look", lambda *_: (1.0, everything_else)
+        "tflite.quantization.objective.Objective.evaluate", lambda *_: (1.0, everything_else)
     )
     assert _run(files, **_flat(files, float_content), min_agreement=1) == 1
     err = capfd.readouterr().err
-    assert "effnet-tflite: no choice of float islands gives at least 100.00%" in err
-    assert "the best found: 0.00% agreement. Lower" in err
+    assert "effnet-tflite: no choice of float32 regions meets the budget (at least 100.00%" in err
+    assert "best result: 0.00% agreement. Lower" in err
     assert not os.listdir(files / "out")
 
 
@@ -191,4 +191,4 @@ def test_no_tune_is_a_flag(files, monkeypatch):
     monkeypatch.setattr(convert, "convert", fake)
     for extra, want in ((["--no-tune"], False), (["--tune"], True), ([], None)):
         assert _run(files, *extra) == 2
-        assert seen["tune"] is want
+        assert seen["finetune"] is want

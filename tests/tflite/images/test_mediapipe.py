@@ -63,9 +63,9 @@ def _converted(model, preset, images):
         preset=preset,
         calibration=images if calibrated else None,
         class_names=LABELS,
-        tune=False,
+        finetune=False,
         search_seconds=0,
-    ).tflite
+    ).tflite_model
 
 
 def _photo(height, width, seed=0):
@@ -138,7 +138,7 @@ def test_published_networks_of_1000_classes(variant, classify, build):
     images = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     labels = [f"name {i}" for i in range(1000)]
     conversion = tflite.convert(network, preset="int8", calibration=images, search_seconds=0)
-    for content in (conversion.float32_model, conversion.tflite):
+    for content in (conversion.float32_model, conversion.tflite_model):
         content = metadata.attach(content, labels=labels)
         _assert_same(classify, content, _photo(64, 64), 64, 64)
         _assert_same(classify, content, _photo(300, 401), 64, 64)
