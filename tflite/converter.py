@@ -11,7 +11,7 @@ from tflite.evaluation.accuracy import EvaluationImages, evaluate
 from tflite.evaluation.comparison import compare
 from tflite.export import export_float32
 from tflite.flatbuffer import metadata
-from tflite.images.loader import ImageSet, load_images
+from tflite.images.loader import ImageSet, fitting_labels, load_images
 from tflite.options import ConversionOptions
 from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
@@ -150,18 +150,7 @@ def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
         limit=limit,
         max_corrupt=request.options.max_corrupt,
     )
-    labels, folders = image_set.labels, image_set.class_names
-    if folders is not None and request.class_names is None and len(folders) != request.classes:
-        log(
-            f"  {len(folders)} classes of images, {request.classes} of the model: top-1 is not "
-            "measured"
-        )
-        labels = None
-    if labels is not None and (labels.min() < 0 or labels.max() >= request.classes):
-        raise ValueError(
-            f"{image_set.source}: labels must be in 0 to {request.classes - 1} for a model with "
-            f"{request.classes} classes, got {labels.min()} to {labels.max()}"
-        )
+    labels = fitting_labels(image_set, request.classes, request.class_names, log)
     log(f"  {image_set.source}")
     for path in image_set.skipped:
         log(f"  skipped, cannot be decoded: {path}")
