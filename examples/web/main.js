@@ -126,7 +126,7 @@ function row({ categoryName, index, score }, share) {
   item.dataset.score = score;
   item.append(name, value);
   if (share) {
-    const bar = document.createElement("div"); // <meter> looks different in every browser
+    const bar = document.createElement("div"); // <meter> differs between browsers
     bar.className = "bar";
     bar.style.setProperty("--share", score);
     item.append(bar);

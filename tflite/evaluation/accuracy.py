@@ -52,8 +52,8 @@ class ChangedPrediction:
     index: int  # of the image
     reference: int  # predicted class
     candidate: int
-    reference_score: float  # probability that the reference gives its own prediction
-    candidate_score: float  # probability that the candidate gives its own prediction
+    reference_score: float  # probability of the predicted class
+    candidate_score: float  # probability of the predicted class
     margin: float  # the reference's probability of its prediction minus that of the candidate's
     label: int | None
 

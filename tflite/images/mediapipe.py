@@ -30,4 +30,4 @@ def stretch(image: np.ndarray, height: int, width: int) -> np.ndarray:
         share = (at % 32 / 32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
         first, second = (out.take(np.minimum(i, have - 1), axis) for i in (at // 32, at // 32 + 1))
         out = first * (1 - share) + second * share
-    return np.floor(out + 0.5).astype(np.uint8)  # halves go up
+    return np.floor(out + 0.5).astype(np.uint8)  # 0.5 rounds up

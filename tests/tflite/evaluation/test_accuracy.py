@@ -49,7 +49,7 @@ def test_metrics_are_those_of_the_two_files(float_content, int8_content, images)
 
 def test_a_report_has_a_json_form_and_a_table(float_content, int8_content, images):
     labels = np.zeros(len(images), int)
-    report = _evaluate(float_content, int8_content, images, labels, source="noise", runs=2)
+    report = _evaluate(float_content, int8_content, images, labels, source="random", runs=2)
     assert json.loads(json.dumps(report.as_dict()))["agreement"] == report.agreement
     lines = str(report).splitlines()
     assert [line.split()[0] for line in lines] == [
@@ -57,7 +57,7 @@ def test_a_report_has_a_json_form_and_a_table(float_content, int8_content, image
         "accelerated", "float32", "measured",
     ]  # fmt: skip
     assert max(map(len, lines)) <= 100
-    assert lines[-1].endswith("noise")
+    assert lines[-1].endswith("random")
 
 
 def test_without_labels_there_is_no_top1(float_content, int8_content, images):

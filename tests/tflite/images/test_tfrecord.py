@@ -199,7 +199,7 @@ def test_several_labels_an_image_are_no_class(shards):
     found = _load(shards)
     assert len(found.images) == 6
     assert found.labels is None
-    assert "several labels an image: not used" in found.source
+    assert "several labels per image: not used" in found.source
 
 
 def test_corrupt_images_are_named_and_skipped_up_to_a_limit(shards):

@@ -81,7 +81,7 @@ def compared():
         key = (first, second)
         if key not in made:
             labels = np.arange(len(images)) % 10
-            data = EvaluationImages(images, labels, "<noise>")
+            data = EvaluationImages(images, labels, "<random>")
             made[key] = compare(first, second, data, runs=2)
         return made[key]
 
@@ -198,7 +198,7 @@ def test_previews_need_only_the_images_that_they_show(comparison, colours):
 
 def test_text_from_users_is_escaped(tmp_path, comparison, colours):
     _, text, _ = _write(tmp_path, comparison, record=_RECORD, images=colours, class_names=_NAMES)
-    assert "<noise>" not in text
+    assert "<random>" not in text
     assert "class <" not in text
     assert "&lt;all of them&gt;" in text
 
