@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 
 _CSS = """
 :root { color-scheme: light dark; --bg: #f7f7f5; --card: #fff; --ink: #1c2127; --soft: #59626e;
@@ -30,7 +31,8 @@ p { margin: .25rem 0 .9rem; max-width: 46rem; }
 .card h3 { margin: 0; font-size: .82rem; font-weight: 600; color: var(--soft); }
 .card .value { font-size: 1.75rem; font-weight: 650; line-height: 1.25; letter-spacing: -.02em;
   font-variant-numeric: tabular-nums; }
-.card .interval { font-size: .9rem; font-variant-numeric: tabular-nums; }
+.card .details { font-size: .9rem; font-variant-numeric: tabular-nums; }
+.card .details span { display: inline-block; }
 .card p { margin: .45rem 0 0; font-size: .9rem; color: var(--soft); }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: .7rem; }
@@ -121,11 +123,14 @@ def section(title: str, meaning: str, body: str) -> str:
     return f"<section>\n<h2>{text(title)}</h2>\n<p class=soft>{meaning}</p>\n{body}\n</section>"
 
 
-def card(title: str, value: str, interval: str, meaning: str) -> str:
-    """One metric with its uncertainty and an explanation."""
-    interval = f"<div class=interval>{text(interval)}</div>" if interval else ""
+def card(title: str, value: str, details: Sequence[str], meaning: str) -> str:
+    """One metric with details, e.g. its confidence interval, and an explanation. Lines break only
+    between the details.
+    """
+    spans = " ".join(f"<span>{text(detail)}</span>" for detail in details)
+    spans = f"<div class=details>{spans}</div>" if details else ""
     return (
-        f"<div class=card><h3>{text(title)}</h3><div class=value>{text(value)}</div>{interval}"
+        f"<div class=card><h3>{text(title)}</h3><div class=value>{text(value)}</div>{spans}"
         f"<p>{text(meaning)}</p></div>"
     )
 

@@ -127,7 +127,7 @@ def _headlines(r):
             html.card(
                 "Change of top-1 accuracy",
                 f"{_signed(-r.drop.points)} points",
-                f"95 % confidence interval {_signed(-high)} to {_signed(-low)}",
+                ("95 % confidence interval", f"{_signed(-high)} to {_signed(-low)}"),
                 f"Percentage points. {r.drop.n10:,} images became wrong and {r.drop.n01:,} became "
                 f"right, which is {significance} (McNemar test, p = {r.drop.p_value:.2g}).",
             )
@@ -137,7 +137,7 @@ def _headlines(r):
         html.card(
             "Prediction agreement",
             f"{r.agreement:.2%}",
-            f"95 % confidence interval {low:.2%} to {high:.2%}",
+            ("95 % confidence interval", f"{low:.2%} to {high:.2%}"),
             f"Both models predict the same class on {r.images - len(r.changed_predictions):,} of "
             f"{r.images:,} images, right or wrong.",
         )
@@ -147,7 +147,7 @@ def _headlines(r):
             html.card(
                 "KL divergence",
                 f"{r.kl_divergence:.4f} nats",
-                "",
+                (),
                 "Difference of all class probabilities, mean over the images. 0 means equal "
                 "scores; below 0.01 is hard to notice, above 0.1 is clearly visible.",
             )
@@ -156,19 +156,19 @@ def _headlines(r):
         html.card(
             "Size",
             f"{r.candidate.size / 1e6:.2f} MB",
-            f"{r.size_ratio:.2f} times smaller than {r.reference.size / 1e6:.2f} MB",
+            (f"{r.size_ratio:.2f} times smaller", f"than {r.reference.size / 1e6:.2f} MB"),
             "Added to the download size of an app.",
         ),
         html.card(
             "Latency",
             f"{r.candidate.latency_ms:.2f} ms",
-            f"{r.latency_ratio:.0%} of {r.reference.latency_ms:.2f} ms, 1 thread",
+            (f"{r.latency_ratio:.0%} of {r.reference.latency_ms:.2f} ms,", "1 thread"),
             f"Median of one image on this machine ({r.machine}). A mobile CPU differs.",
         ),
         html.card(
             "CPU acceleration",
             "full" if r.candidate.fully_accelerated else "partial",
-            "",
+            (),
             "Whether XNNPACK, LiteRT's fast CPU library, runs every op. One op that it does not "
             "run can take longer than all others.",
         ),

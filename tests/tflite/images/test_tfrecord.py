@@ -181,7 +181,7 @@ def test_an_index_that_does_not_fit_is_refused(shards):
 def test_labels_are_looked_up_among_the_models_classes(shards):
     assert _load(shards, class_names=["dog", "bird", "cat"]).labels.tolist() == [2, 0] * 4
     assert _load(shards, class_names=["n01", "n02"]).labels.tolist() == [0, 1] * 4
-    with pytest.raises(ValueError, match=r"class 'dog'. Did you mean 'dogs'.*'cat' is among them"):
+    with pytest.raises(ValueError, match=r"class 'dog'. Did you mean 'dogs'.*'cat' is one of them"):
         _load(shards, class_names=["dogs", "cat"])
     with pytest.raises(ValueError, match="Unknown class 'cat'"):
         _load(shards, class_names=["a", "b", "c"])
