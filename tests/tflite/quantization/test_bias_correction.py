@@ -12,7 +12,7 @@ from tflite.quantization.calibration import collect_histograms
 
 def _quantizer(content, photos, rule="minmax"):
     """Function from a float .tflite to its int8 version, with ranges of `content`."""
-    found = range_estimation.choose(content, collect_histograms(content, photos), rule)
+    found = estimate_ranges(content, collect_histograms(content, photos), rule)
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=len(photos))
     return lambda changed: tflite.quantize(changed, found, plan)
 
@@ -21,7 +21,7 @@ def _means(content, photos, names=None):
     if names is None:
         network = Graph(content)
         names = [network.name(op.output) for op in network.operations]
-    return bias_correction._channel_means(content, photos, names)
+    return bias_correction.channel_means(content, photos, names)
 
 
 def _bias_of(network, name):
@@ -41,7 +41,7 @@ def _biased(content, shift):
     return network.content(), network.name(op.output)
 
 
-def test_channel_means_are_the_float_tensors_own(trained, photos):
+def testchannel_means_are_the_float_tensors_own(trained, photos):
     means = _means(trained, photos[:4])
     made = litert.interpreter(trained, keep_tensors=True)
     made.set_tensor(made.get_input_details()[0]["index"], photos[2:3].astype(np.float32))
@@ -54,7 +54,7 @@ def test_channel_means_are_the_float_tensors_own(trained, photos):
         np.testing.assert_allclose(means[network.name(op.output)][2], want, rtol=1e-4, atol=1e-5)
 
 
-def test_channel_means_of_int8_are_of_the_numbers_that_codes_stand_for(trained, photos):
+def testchannel_means_of_int8_are_of_the_numbers_that_codes_stand_for(trained, photos):
     quantized = _quantizer(trained, photos[:16])(trained)
     stem = Graph(trained)
     stem = stem.name(next(op.output for op in stem.operations if op.name == "CONV_2D"))
@@ -85,11 +85,11 @@ def test_a_known_bias_is_removed(trained, photos):
     assert np.abs(after - want).mean() < 0.2 * np.abs(before - want).mean()
 
 
-def test_channel_means_come_nearer_throughout(trained, photos):
+def testchannel_means_come_nearer_throughout(trained, photos):
     """By ranges that clip, which shifts means, on images that were not corrected on."""
     learn, held = photos[:24], photos[24:]
     observed = collect_histograms(trained, learn)
-    found = range_estimation.choose(trained, observed, "minmax")
+    found = estimate_ranges(trained, observed, "minmax")
     found = {
         name: {end: value * (0.6 if name in _clipped(trained) else 1) for end, value in row.items()}
         for name, row in found.items()
@@ -146,7 +146,7 @@ def test_one_image_of_huge_values_does_not_decide(trained_v1, photos, monkeypatc
             rows[0] *= 5000
         return found
 
-    monkeypatch.setattr(bias_correction, "_channel_means", means)
+    monkeypatch.setattr(bias_correction, "channel_means", means)
     corrected = Graph(bias_correction.correct_biases(trained_v1, photos[:8], quantized))
     assert len(calls) > 5
     for (name,) in calls[1:]:
@@ -171,7 +171,7 @@ def test_biases_that_a_converter_shares_are_corrected_one_by_one(float_content, 
 
 
 def test_biases_of_operations_that_stay_float_are_left(trained, photos):
-    found = range_estimation.choose(trained, collect_histograms(trained, photos[:16]), "minmax")
+    found = estimate_ranges(trained, collect_histograms(trained, photos[:16]), "minmax")
     plan = tflite.make_plan(tflite.read_ops(trained), "int8", calibration_images=16)
     network = Graph(trained)
     last = network.name([op for op in network.operations if op.name in LINEAR][-1].output)

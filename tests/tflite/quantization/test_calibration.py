@@ -12,9 +12,9 @@ from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.calibration import (
     _BINS,
     _SAMPLE,
-    _Counter,
+    _Accumulator,
     collect_histograms,
-    in_order,
+    hash_order,
     require_variety,
 )
 
@@ -98,8 +98,8 @@ def test_what_is_observed_is_the_same_to_the_byte_in_any_order(trained, photos):
 
 def test_the_order_of_images_is_their_own(photos):
     shuffled = photos[np.random.default_rng(0).permutation(len(photos))]
-    np.testing.assert_array_equal(photos[in_order(photos)], shuffled[in_order(shuffled)])
-    assert (in_order(photos) != np.arange(len(photos))).any()
+    np.testing.assert_array_equal(photos[hash_order(photos)], shuffled[hash_order(shuffled)])
+    assert (hash_order(photos) != np.arange(len(photos))).any()
 
 
 def test_extremes_are_exact(trained, photos):
@@ -143,7 +143,7 @@ def test_channels_have_their_own_statistics(trained, photos):
 def test_a_histogram_is_of_the_values_and_not_of_their_order():
     rng = np.random.default_rng(0)
     values = [rng.normal(0, 10.0**e, (50, 4)).astype(np.float32) for e in (-3, 2, 0, -1, 1)]
-    made = [_Counter(), _Counter()]
+    made = [_Accumulator(), _Accumulator()]
     for value in values:
         made[0].add(value)
     for value in reversed(values):
@@ -166,7 +166,7 @@ def test_of_some_tensors_as_much_is_seen_as_of_all(trained, photos):
 def test_of_large_tensors_a_sample_is_counted_and_extremes_are_of_all():
     value = np.random.default_rng(0).normal(0, 1, (_SAMPLE, 3)).astype(np.float32)
     value[1, 1] = 77  # between two that are counted
-    counter = _Counter()
+    counter = _Accumulator()
     counter.add(value)
     seen = counter.result()
     assert seen.high == 77
@@ -174,7 +174,7 @@ def test_of_large_tensors_a_sample_is_counted_and_extremes_are_of_all():
 
 
 def test_a_tensor_of_zeros_has_a_histogram():
-    counter = _Counter()
+    counter = _Accumulator()
     counter.add(np.zeros((5, 2), np.float32))
     seen = counter.result()
     assert (seen.low, seen.high, seen.counts.sum()) == (0, 0, 10)
@@ -192,7 +192,7 @@ def test_values_that_are_not_finite_are_an_error(trained, photos, bad):
 
 
 def test_a_nan_of_one_image_is_not_lost_among_the_others():
-    counter = _Counter()
+    counter = _Accumulator()
     for value in (1.0, np.nan, 2.0):
         counter.add(np.full((4, 2), value, np.float32))
     assert np.isnan([counter.low, counter.high]).all()

@@ -24,7 +24,7 @@ def _before_swish(network):
 
 
 @functools.cache
-def _stressed(content, through=False, sd=1.5):
+def _rescaled(content, through=False, sd=1.5):
     """The same answers, with the channels of every group apart by factors of e^1.5."""
     network = Graph(content)
     names = _before_swish(network) if through else ()
@@ -35,20 +35,20 @@ def _stressed(content, through=False, sd=1.5):
     return network.content()
 
 
-def _seen(content, photos):
-    return _cached_seen(content, len(photos), photos.tobytes(), photos.shape)
+def _histograms(content, photos):
+    return _cached_histograms(content, len(photos), photos.tobytes(), photos.shape)
 
 
 @functools.cache
-def _cached_seen(content, _, pixels, shape):
+def _cached_histograms(content, _, pixels, shape):
     return collect_histograms(content, np.frombuffer(pixels, np.uint8).reshape(shape))
 
 
 def _divergence(content, reference, photos):
     """Of the min-max int8 file of `content` from float `reference`, in nats."""
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=len(photos))
-    found = range_estimation.choose(content, _seen(content, photos), "minmax")
-    return range_search.Objective(reference, photos)(tflite.quantize(content, found, plan))[0]
+    found = estimate_ranges(content, _histograms(content, photos), "minmax")
+    return Objective(reference, photos)(tflite.quantize(content, found, plan))[0]
 
 
 # the normalisation ----------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def _divergence(content, reference, photos):
 
 @pytest.mark.parametrize("border", ["constant", "subtract"])
 def test_folding_leaves_the_answers_at_even_sizes(trained, photos, border):
-    changed = equalization.fold_normalization(trained, border=border)
+    changed = fold_normalization(trained, border=border)
     assert _difference(trained, changed, photos[:8]) < 1e-4
     names = [op.name for op in tflite.read_ops(changed)]
     first = names[: names.index("CONV_2D")]
@@ -67,13 +67,13 @@ def test_folding_leaves_the_answers_at_even_sizes(trained, photos, border):
 def test_folding_leaves_the_answers_at_odd_sizes(trained_odd, border):
     """A stride of 2 pads odd sizes on all four sides, even ones at the end alone."""
     content, photos = trained_odd
-    changed = equalization.fold_normalization(content, border=border)
+    changed = fold_normalization(content, border=border)
     assert _difference(content, changed, photos) < 1e-4
 
 
 def test_folding_has_every_channels_own_mean_and_std(trained_v1):
     """A pixel of the mean's colour becomes the stem's bias, wherever it stands."""
-    network = Graph(equalization.fold_normalization(trained_v1))
+    network = Graph(fold_normalization(trained_v1))
     edges = [
         network.constant(tensor)
         for op in network.operations
@@ -95,7 +95,7 @@ def test_one_mean_and_std_for_all_channels_fold_too(trained, photos, border):
         old = op.inputs[1]
         network.rewire(op, old, network.add_constant("one", np.array(value, np.float32)))
     content = network.content()
-    changed = equalization.fold_normalization(content, border=border)
+    changed = fold_normalization(content, border=border)
     assert _difference(content, changed, photos[:8]) < 1e-4
     assert (
         tflite.read_ops(changed)[0].name == {"constant": "CONCATENATION", "subtract": "SUB"}[border]
@@ -108,15 +108,15 @@ def test_a_mean_of_zero_needs_no_border(trained, photos):
     subtract = network.operations[0]
     network.set_constant(subtract.inputs[1], np.zeros(network.shape(subtract.inputs[1])))
     content = network.content()
-    changed = equalization.fold_normalization(content, images=photos[:4])
+    changed = fold_normalization(content, images=photos[:4])
     assert [op.name for op in tflite.read_ops(changed)] == [
         op.name for op in tflite.read_ops(content)
     ][2:]
 
 
 def test_networks_that_begin_otherwise_are_returned_as_they_are(trained, photos):
-    folded = equalization.fold_normalization(trained)
-    assert equalization.fold_normalization(folded) is folded
+    folded = fold_normalization(trained)
+    assert fold_normalization(folded) is folded
 
     network = Graph(trained)  # a sum of two images
     last = network.operations[1]
@@ -126,7 +126,7 @@ def test_networks_that_begin_otherwise_are_returned_as_they_are(trained, photos)
     network.insert(stem, "ADD", (last.output, last.output), again, options, kind)
     network.rewire(stem, last.output, again)
     content = network.content()
-    assert equalization.fold_normalization(content, images=photos[:2]) is content
+    assert fold_normalization(content, images=photos[:2]) is content
 
 
 def test_pixels_that_go_elsewhere_too_are_not_folded(trained):
@@ -136,13 +136,13 @@ def test_pixels_that_go_elsewhere_too_are_not_folded(trained):
     beside = network.add_tensor("beside", network.shape(normalized))
     network.insert(network.operations[3], "LOGISTIC", (normalized,), beside)
     content = network.content()
-    assert equalization.fold_normalization(content) is content
+    assert fold_normalization(content) is content
 
 
 def test_a_fold_that_changes_answers_is_refused(trained, photos, monkeypatch):
     monkeypatch.setattr(equalization, "padding", lambda *_: ((0, 0), (0, 0)))  # black borders
     with pytest.raises(tflite.ConversionError, match=r"folding the normalisation changes"):
-        equalization.fold_normalization(trained, images=photos[:4])
+        fold_normalization(trained, images=photos[:4])
 
 
 # channels -------------------------------------------------------------------------------------
@@ -215,9 +215,9 @@ def test_relu6_ends_a_group_and_relu_does_not(trained_lite):
 
 @pytest.mark.parametrize("through", [False, True], ids=["linear", "through swishes"])
 def test_random_factors_on_every_group_leave_the_answers(trained, photos, through):
-    stressed = _stressed(trained, through)
-    assert _difference(trained, stressed, photos[:8]) < 1e-4
-    before, after = Graph(trained), Graph(stressed)
+    rescaled = _rescaled(trained, through)
+    assert _difference(trained, rescaled, photos[:8]) < 1e-4
+    before, after = Graph(trained), Graph(rescaled)
     kernels = [
         [network.constant(op.inputs[1]) for op in network.operations if op.name in LINEAR]
         for network in (before, after)
@@ -228,9 +228,9 @@ def test_random_factors_on_every_group_leave_the_answers(trained, photos, throug
 
 
 def test_random_factors_leave_a_relu6_network_too(trained_lite, photos):
-    stressed = _stressed(trained_lite)
-    assert stressed != trained_lite
-    assert _difference(trained_lite, stressed, photos[:8]) < 1e-4
+    rescaled = _rescaled(trained_lite)
+    assert rescaled != trained_lite
+    assert _difference(trained_lite, rescaled, photos[:8]) < 1e-4
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
@@ -238,7 +238,7 @@ def test_random_factors_leave_a_relu6_network_too(trained_lite, photos):
 def test_equalization_leaves_the_answers(trained, photos, strength, through):
     names = _before_swish(Graph(trained)) if through else ()
     changed = equalization.equalize(
-        trained, _seen(trained, photos[:16]), strength=strength, through_swish=names
+        trained, _histograms(trained, photos[:16]), strength=strength, through_swish=names
     )
     assert changed != trained
     assert _difference(trained, changed, photos[:8]) < 1e-4
@@ -248,24 +248,24 @@ def test_equalization_leaves_the_answers(trained, photos, strength, through):
 def test_equalization_brings_a_stressed_network_back(trained, photos, through):
     """What min-max alone makes many times worse."""
     photos = photos[:24]
-    stressed = _stressed(trained, through)
-    names = _before_swish(Graph(stressed)) if through else ()
+    rescaled = _rescaled(trained, through)
+    names = _before_swish(Graph(rescaled)) if through else ()
     plain = _divergence(trained, trained, photos)
-    bad = _divergence(stressed, trained, photos)
+    bad = _divergence(rescaled, trained, photos)
     assert bad > (30 if through else 5) * plain
-    changed = equalization.equalize(stressed, _seen(stressed, photos), through_swish=names)
+    changed = equalization.equalize(rescaled, _histograms(rescaled, photos), through_swish=names)
     assert _divergence(changed, trained, photos) < 1.6 * plain
 
 
 def test_full_strength_gives_every_channel_the_same_reach(trained, photos):
-    stressed = _stressed(trained)
+    rescaled = _rescaled(trained)
     (tensors,) = (
-        group.tensors for group in equalization.groups(Graph(stressed)) if len(group.tensors) == 3
+        group.tensors for group in equalization.groups(Graph(rescaled)) if len(group.tensors) == 3
     )
-    changed = equalization.equalize(stressed, _seen(stressed, photos), strength=1.0)
+    changed = equalization.equalize(rescaled, _histograms(rescaled, photos), strength=1.0)
 
     def spread(content):
-        seen = _seen(content, photos)
+        seen = _histograms(content, photos)
         reach = np.max(
             [
                 each / each.max()
@@ -276,14 +276,14 @@ def test_full_strength_gives_every_channel_the_same_reach(trained, photos):
         )
         return reach.max() / reach.min()
 
-    assert spread(stressed) > 10
+    assert spread(rescaled) > 10
     assert spread(changed) < 3
 
 
 def test_a_second_equalization_adds_no_operation_nor_name(trained, photos):
     names = _before_swish(Graph(trained))
-    once = equalization.equalize(trained, _seen(trained, photos[:16]), through_swish=names)
-    twice = equalization.equalize(once, _seen(once, photos[:16]), strength=1.0, through_swish=names)
+    once = equalization.equalize(trained, _histograms(trained, photos[:16]), through_swish=names)
+    twice = equalization.equalize(once, _histograms(once, photos[:16]), strength=1.0, through_swish=names)
     assert ops.count_ops(tflite.read_ops(twice)) == ops.count_ops(tflite.read_ops(once))
     assert _difference(trained, twice, photos[:8]) < 1e-4
     assert len(twice) <= len(once)
@@ -303,11 +303,11 @@ def test_a_factor_for_all_channels_becomes_one_a_channel(trained, photos):
     network.rewire(swish.logistic, swish.z, out)
     content = network.content()
     assert swishes(Graph(content))[0].factor is not None
-    stressed = _stressed(content, through=True)
-    assert _difference(content, stressed, photos[:4]) < 1e-4
-    factor = swishes(Graph(stressed))[0].factor
+    rescaled = _rescaled(content, through=True)
+    assert _difference(content, rescaled, photos[:4]) < 1e-4
+    factor = swishes(Graph(rescaled))[0].factor
     channels = network.shape(swish.z)[-1]
-    assert Graph(stressed).shape(factor.inputs[1]) == (1, 1, 1, channels)
+    assert Graph(rescaled).shape(factor.inputs[1]) == (1, 1, 1, channels)
 
 
 def test_an_equalization_that_changes_answers_is_refused(trained, photos, monkeypatch):
@@ -316,7 +316,7 @@ def test_an_equalization_that_changes_answers_is_refused(trained, photos, monkey
         Graph, "set_constant", lambda self, tensor, value: kept(self, tensor, 1.01 * value)
     )
     with pytest.raises(tflite.ConversionError, match=r"equalization changes the answers by"):
-        equalization.equalize(trained, _seen(trained, photos[:16]), images=photos[:4])
+        equalization.equalize(trained, _histograms(trained, photos[:16]), images=photos[:4])
 
 
 def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
@@ -329,7 +329,7 @@ def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
                 value[0] = 0
                 network.set_constant(tensor, value)
     content = network.content()
-    changed = equalization.equalize(content, _seen(content, photos[:16]), images=photos[:4])
+    changed = equalization.equalize(content, _histograms(content, photos[:16]), images=photos[:4])
     values = [
         Graph(changed).constant(op.inputs[1])
         for op in Graph(changed).operations
@@ -343,10 +343,10 @@ def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
 def test_what_is_scaled_is_told_and_nothing_else_changes(trained_v1, photos, through):
     """Whoever looks at those tensors again knows the values of all."""
     names = _before_swish(Graph(trained_v1)) if through else ()
-    before = _seen(trained_v1, photos[:16])
+    before = _histograms(trained_v1, photos[:16])
     changed = equalization.equalize(trained_v1, before, through_swish=names)
-    told = equalization.scaled(changed, through_swish=names)
-    after = _seen(changed, photos[:16])
+    told = equalization.scaled_tensors(changed, through_swish=names)
+    after = _histograms(changed, photos[:16])
     assert told <= before.keys() <= after.keys()
     for name, seen in before.items():
         reach = max(abs(seen.low), abs(seen.high))

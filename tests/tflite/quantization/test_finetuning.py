@@ -14,7 +14,7 @@ from tflite.quantization.calibration import collect_histograms
 
 def _planned(content, photos, preset="int8"):
     """(ranges by min-max, plan)."""
-    found = range_estimation.choose(content, collect_histograms(content, photos), "minmax")
+    found = estimate_ranges(content, collect_histograms(content, photos), "minmax")
     return found, tflite.make_plan(tflite.read_ops(content), preset, calibration_images=len(photos))
 
 
@@ -31,9 +31,9 @@ def _scores(content, images):
 
 def _variant(content, photos, way):
     if way == "folded":
-        return equalization.fold_normalization(content)
+        return fold_normalization(content)
     if way == "subtract":
-        return equalization.fold_normalization(content, border="subtract")
+        return fold_normalization(content, border="subtract")
     if way == "through swishes":
         network = Graph(content)
         names = tuple(network.name(swish.z) for swish in swishes(network))
@@ -164,9 +164,9 @@ def tuned_once():
 
 def test_tuning_brings_the_quantized_scores_nearer(trained_v1, photos, tuned_once):
     """In LiteRT, not in the simulation."""
-    content = equalization.fold_normalization(trained_v1)
+    content = fold_normalization(trained_v1)
     found, plan, tuned, learned, _ = tuned_once(content, photos)
-    judge = range_search.Objective(content, photos)
+    judge = Objective(content, photos)
     before, after = (
         judge(tflite.quantize(c, r, plan))[0] for c, r in ((content, found), (tuned, learned))
     )
@@ -174,7 +174,7 @@ def test_tuning_brings_the_quantized_scores_nearer(trained_v1, photos, tuned_onc
 
 
 def test_a_tuned_network_is_a_float_tflite_for_the_same_plan(trained_v1, photos, tuned_once):
-    content = equalization.fold_normalization(trained_v1)
+    content = fold_normalization(trained_v1)
     found, plan, tuned, learned, _ = tuned_once(content, photos)
     assert tflite.read_ops(tuned) == tflite.read_ops(content)
     assert tuned != content
@@ -190,7 +190,7 @@ def test_a_tuned_network_is_a_float_tflite_for_the_same_plan(trained_v1, photos,
 
 
 def test_the_input_and_the_sigmoids_keep_their_ranges(trained_v1, photos, tuned_once):
-    content = equalization.fold_normalization(trained_v1)
+    content = fold_normalization(trained_v1)
     found, _, _, learned, _ = tuned_once(content, photos)
     network = Graph(content)
     fixed = [network.name(op.output) for op in network.operations if op.name == "LOGISTIC"]
@@ -199,7 +199,7 @@ def test_the_input_and_the_sigmoids_keep_their_ranges(trained_v1, photos, tuned_
 
 
 def test_no_part_of_it_gets_worse(trained_v1, photos, tuned_once):
-    content = equalization.fold_normalization(trained_v1)
+    content = fold_normalization(trained_v1)
     *_, lines = tuned_once(content, photos)
     assert len(lines) == len(finetuning.blocks(Graph(content))) + 1
     for line in lines:

@@ -5,11 +5,11 @@ import tflite
 from tflite import litert
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.quantization import range_estimation
-from tflite.quantization.calibration import _Counter, collect_histograms
+from tflite.quantization.calibration import _Accumulator, collect_histograms
 
 
-def _seen(*images):
-    counter = _Counter()
+def _histograms(*images):
+    counter = _Accumulator()
     for image in images:
         counter.add(np.asarray(image, np.float32).reshape(-1, 1))
     return counter.result()
@@ -46,7 +46,7 @@ def two_tensors():
         network = Graph(content)
         before = network.name(swishes(network)[0].z)
         other = network.name(next(op for op in network.operations if op.name == "ADD").output)
-        found = range_estimation.choose(content, {before: seen, other: seen}, rule)
+        found = estimate_ranges(content, {before: seen, other: seen}, rule)
         return tuple((found[n]["min"], found[n]["max"]) for n in (before, other))
 
     return choose
@@ -54,8 +54,8 @@ def two_tensors():
 
 def test_every_tensor_gets_a_range_by_every_rule(trained, photos):
     seen = collect_histograms(trained, photos[:16])
-    for rule in range_estimation.RULES:
-        found = range_estimation.choose(trained, seen, rule)
+    for rule in ESTIMATORS:
+        found = estimate_ranges(trained, seen, rule)
         assert found.keys() == seen.keys()
         for name, bounds in found.items():
             assert bounds["min"] <= bounds["max"]
@@ -68,25 +68,25 @@ def test_every_tensor_gets_a_range_by_every_rule(trained, photos):
 
 def test_minmax_is_what_calibrate_gives(trained, photos):
     seen = collect_histograms(trained, photos[:16])
-    assert range_estimation.choose(trained, seen, "minmax") == tflite.calibrate(
+    assert estimate_ranges(trained, seen, "minmax") == tflite.calibrate(
         trained, photos[:16]
     )
-    mse = range_estimation.choose(trained, seen, "mse")
+    mse = estimate_ranges(trained, seen, "mse")
     assert (
-        tflite.calibrate(trained, photos[:16], rule="mse")
+        tflite.calibrate(trained, photos[:16], estimator="mse")
         == mse
-        != range_estimation.choose(trained, seen, "minmax")
+        != estimate_ranges(trained, seen, "minmax")
     )
 
 
 def test_an_unknown_rule_is_an_error(trained):
     with pytest.raises(ValueError, match=r"Unknown rule 'msee'. Did you mean 'mse'"):
-        range_estimation.choose(trained, {}, "msee")
+        estimate_ranges(trained, {}, "msee")
 
 
 def test_percentile_leaves_one_value_in_ten_thousand_on_each_side(float_content, two_tensors):
     values = _normal(200_000)
-    seen = _seen(*values.reshape(20, -1))
+    seen = _histograms(*values.reshape(20, -1))
     (low, high), other = two_tensors(float_content, seen, "percentile")
     assert other == (low, high)
     want = np.quantile(values, [1e-4, 1 - 1e-4])
@@ -96,7 +96,7 @@ def test_percentile_leaves_one_value_in_ten_thousand_on_each_side(float_content,
 
 
 def test_percentile_never_goes_beyond_what_was_seen(float_content, two_tensors):
-    (low, high), _ = two_tensors(float_content, _seen([0.3, 0.5, 0.7]), "percentile")
+    (low, high), _ = two_tensors(float_content, _histograms([0.3, 0.5, 0.7]), "percentile")
     assert (low, high) == (pytest.approx(0.3), pytest.approx(0.7))
 
 
@@ -106,7 +106,7 @@ def test_percentile_never_goes_beyond_what_was_seen(float_content, two_tensors):
     ids=["normal", "shifted", "long tail", "negative", "heavy tails"],
 )
 def test_mse_is_nearly_the_least_error_of_any_range(values, float_content, two_tensors):
-    _, (low, high) = two_tensors(float_content, _seen(values), "mse")
+    _, (low, high) = two_tensors(float_content, _histograms(values), "mse")
     assert _error(values, low, high) < 1.1 * _best(values)
 
 
@@ -120,13 +120,13 @@ def _swish(x):
     ids=["normal", "mostly negative", "wide", "far below 0"],
 )
 def test_swish_is_nearly_the_least_error_behind_it(values, float_content, two_tensors):
-    (low, high), _ = two_tensors(float_content, _seen(values), "swish")
+    (low, high), _ = two_tensors(float_content, _histograms(values), "swish")
     assert _error(values, low, high, _swish) < 1.25 * _best(values, _swish)
 
 
 def test_swish_clips_the_negative_tail_that_min_max_keeps(float_content, two_tensors):
     values = np.concatenate([_normal(sd=2), np.linspace(-60, 0, 500)])
-    seen = _seen(values)
+    seen = _histograms(values)
     (low, high), (other_low, _) = two_tensors(float_content, seen, "swish")
     assert seen.low == -60
     assert -15 < low < -1
@@ -141,7 +141,7 @@ def test_one_outlying_image_does_not_decide(rule, float_content, two_tensors):
     """As it would by min-max, and by a mean of squares over all images."""
     usual = [_normal(2000, seed=seed) for seed in range(63)]
     outlier = 100 * _normal(2000, seed=99)
-    seen = _seen(*usual, outlier)
+    seen = _histograms(*usual, outlier)
     assert _best(np.concatenate([*usual, outlier])) > 0.01  # with one vote a value, not an image
     for low, high in two_tensors(float_content, seen, rule):
         assert seen.low / 5 < low < -1
@@ -150,9 +150,9 @@ def test_one_outlying_image_does_not_decide(rule, float_content, two_tensors):
 
 
 def test_a_tensor_of_one_value_keeps_it(float_content, two_tensors):
-    for rule in range_estimation.RULES:
+    for rule in ESTIMATORS:
         for value in (0.0, 2.5, -1.0):
-            for bounds in two_tensors(float_content, _seen([value] * 8), rule):
+            for bounds in two_tensors(float_content, _histograms([value] * 8), rule):
                 assert bounds == (value, value)
 
 

@@ -7,7 +7,7 @@ import tflite
 from tflite import litert
 from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization import weight_rounding
-from tflite.quantization.calibration import calibrate, in_order
+from tflite.quantization.calibration import calibrate, hash_order
 
 
 def _correlated(rng, groups, inputs, rank=2):
@@ -90,7 +90,7 @@ def _stored(content):
 
 
 def test_a_file_holds_the_weights_as_they_were_rounded(trained, photos):
-    content = weight_rounding.round_weights(trained, photos[in_order(photos)][:16])
+    content = weight_rounding.round_weights(trained, photos[hash_order(photos)][:16])
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     stored = _stored(tflite.quantize(content, calibrate(content, photos[:16]), plan))
     network = Graph(content)
@@ -138,9 +138,9 @@ def test_a_layers_inputs_are_those_that_its_outputs_are_made_of(trained, photos)
     made.invoke()
     kinds = set()
     for op in network.operations:
-        if not weight_rounding._takes_part(network, op) or op.fused != "NONE":
+        if not weight_rounding.can_round(network, op) or op.fused != "NONE":
             continue
-        layer = weight_rounding._Layer(network, op)
+        layer = weight_rounding.Layer(network, op)
         rows = layer.inputs(network, made.get_tensor(op.inputs[0]))
         got = np.einsum("gpi,gsi->pgs", rows, layer.weights(network))
         got = got.reshape(len(got), -1)
