@@ -52,19 +52,19 @@ def input_shape(tflite_model: bytes) -> tuple[int, int, int]:
     return tuple(int(n) for n in interpreter(tflite_model).get_input_details()[0]["shape"][1:])
 
 
-def scores(made, images):
-    """Outputs (images, classes), float32, of an interpreter for images (n, height, width, 3) in [0,
-    255], one at a time, in the type that the model takes.
+def scores(interpreter, images) -> np.ndarray:
+    """Outputs (images, classes) float32 of an allocated interpreter, dequantized.
+
+    For interpreters with other kernels; ``flatbuffer.runner.scores`` takes a model.
     """
-    feed, fetch = made.get_input_details()[0], made.get_output_details()[0]
+    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     rows = []
     for image in images:
-        made.set_tensor(feed["index"], image[None].astype(feed["dtype"]))
-        made.invoke()
-        rows.append(made.get_tensor(fetch["index"])[0])
-    scale, zero = fetch["quantization"]
-    found = np.stack(rows)
-    return (found.astype(np.float32) - zero) * np.float32(scale) if scale else found
+        interpreter.set_tensor(source["index"], image[None].astype(source["dtype"]))
+        interpreter.invoke()
+        rows.append(interpreter.get_tensor(sink["index"])[0])
+    (scale, zero), outputs = sink["quantization"], np.stack(rows)
+    return (outputs.astype(np.float32) - zero) * np.float32(scale) if scale else outputs
 
 
 def is_fully_accelerated(tflite_model: bytes) -> bool:
