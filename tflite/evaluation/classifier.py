@@ -172,7 +172,8 @@ def _require_complete(tflite_model, name):
         complete = False
     if not complete:
         raise ValueError(
-            f"{name} is truncated or damaged: it has {len(tflite_model):,} bytes and needs more"
+            f"{name} is truncated or damaged ({len(tflite_model):,} bytes): convert or download it "
+            "again"
         )
 
 

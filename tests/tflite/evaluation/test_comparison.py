@@ -24,9 +24,8 @@ def compared():
 
 def test_a_comparison_has_json_types_only(compared, float_content, int8_content, images):
     comparison = compared(float_content, int8_content, images, ("float32", "int8"))
-    content = comparison.as_dict()
-    assert json.loads(json.dumps(content)) == json.loads(json.dumps(content, default=str))
-    assert content["report"]["names"] == ("float32", "int8")
+    content = json.loads(json.dumps(comparison.as_dict()))
+    assert content["report"]["names"] == ["float32", "int8"]
     assert content["blocks"][1]["name"] == "stem"
     assert content["blocks"][1]["worst"] in content["blocks"][1]["tensors"]
     assert [sum(parts.values()) for parts in content["size_by_part"]] == [
