@@ -8,11 +8,11 @@ int8 keeps the accuracy of the float model, and every conversion is evaluated ag
 >>> tflite.save(conversion, "model.tflite")  # doctest: +SKIP
 
 Step by step: ``export_float32`` -> ``load_images``, ``calibrate`` -> ``make_plan``, ``quantize`` ->
-``verify``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
+``evaluate``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
 from tflite.converter import convert
-from tflite.evaluation.accuracy import Measured, Report, verify
+from tflite.evaluation.accuracy import EvaluationImages, EvaluationReport, Metrics, evaluate
 from tflite.export import export_float32, load_keras
 from tflite.flatbuffer.ops import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
@@ -30,15 +30,17 @@ __all__ = [
     "Conversion",
     "ConversionError",
     "ConversionOptions",
+    "EvaluationImages",
+    "EvaluationReport",
     "ImageSet",
-    "Measured",
+    "Metrics",
     "OpPlan",
     "Preset",
     "QuantPlan",
-    "Report",
     "calibrate",
     "collect_histograms",
     "convert",
+    "evaluate",
     "export_float32",
     "load_images",
     "load_keras",
@@ -46,5 +48,4 @@ __all__ = [
     "quantize",
     "read_ops",
     "save",
-    "verify",
 ]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite.evaluation.accuracy import verify
+from tflite.evaluation.accuracy import EvaluationImages, evaluate
 from tflite.evaluation.comparison import compare
 from tflite.export import export_float32
 from tflite.flatbuffer import metadata
-from tflite.images.loader import ImageSet, load_images
+from tflite.images.loader import ImageSet, fitting_labels, load_images
 from tflite.options import ConversionOptions
 from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
@@ -93,16 +93,6 @@ def convert(
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationImages:
-    """Images on which the float and the converted model are compared."""
-
-    images: np.ndarray  # uint8 (n, height, width, 3)
-    labels: np.ndarray | None  # (n,)
-    source: str  # for the report
-    class_names: tuple[str, ...] | None  # of class folders or data sets
-
-
-@dataclass(frozen=True, eq=False)
 class ConversionImages:
     """The images of a conversion, loaded and checked."""
 
@@ -137,14 +127,14 @@ class ConversionImages:
             manifest = _manifest(image_set, calibration_images, request.input_spec)
             source = f"{image_set.source}, the calibration images (give others for a fair result)"
             evaluation_images = EvaluationImages(
-                image_set.images, labels, source, image_set.class_names
+                image_set.images, labels, source, class_names=image_set.class_names
             )
             skipped = image_set.skipped
         if evaluation is not None:
             log("Loading evaluation images")
             image_set, labels = _load(request, evaluation, None, log)
             evaluation_images = EvaluationImages(
-                image_set.images, labels, image_set.source, image_set.class_names
+                image_set.images, labels, image_set.source, class_names=image_set.class_names
             )
             skipped += image_set.skipped
         return cls(calibration_images, evaluation_images, manifest, skipped)
@@ -160,18 +150,7 @@ def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
         limit=limit,
         max_corrupt=request.options.max_corrupt,
     )
-    labels, folders = image_set.labels, image_set.class_names
-    if folders is not None and request.class_names is None and len(folders) != request.classes:
-        log(
-            f"  {len(folders)} classes of images, {request.classes} of the model: top-1 is not "
-            "measured"
-        )
-        labels = None
-    if labels is not None and (labels.min() < 0 or labels.max() >= request.classes):
-        raise ValueError(
-            f"{image_set.source}: labels must be in 0 to {request.classes - 1} for a model with "
-            f"{request.classes} classes, got {labels.min()} to {labels.max()}"
-        )
+    labels = fitting_labels(image_set, request.classes, request.class_names, log)
     log(f"  {image_set.source}")
     for path in image_set.skipped:
         log(f"  skipped, cannot be decoded: {path}")
@@ -195,18 +174,14 @@ def _evaluated(request, images, float32_model, quantized, log) -> Conversion:
     if evaluation is not None:
         log(f"Comparing on {len(evaluation.images):,} images")
         if request.preset.name == "float32":
-            report = verify(
-                float32_model, None, evaluation.images, evaluation.labels, source=evaluation.source
-            )
+            report = evaluate(float32_model, None, evaluation)
         else:
             comparison = compare(
                 float32_model,
                 quantized.tflite_model,
-                evaluation.images,
-                evaluation.labels,
-                source=evaluation.source,
-                title=request.preset.name,
-                reference=quantized.exact_model,
+                evaluation,
+                names=("float32", request.preset.name),
+                sqnr_reference=quantized.exact_model,
             )
             report = comparison.report
     tflite_model = metadata.attach(

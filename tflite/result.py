@@ -12,16 +12,15 @@ import numpy as np
 
 from keras_effnet import atomic_write
 from keras_effnet.label_file import format_labels
-from tflite.evaluation.accuracy import Report
+from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
 from tflite.flatbuffer import ops
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan
-from tflite.report import render
+from tflite.report import comparison_sections, render
 
 _LARGE = 30e6  # bytes
-_SHOWN_IMAGES = 10  # images with changed predictions that the report shows
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Conversion:
     budget: Budget | None = None  # of int8_mixed
     calibration: dict | None = None  # manifest: source, images, sha256, files, preprocessing
     skipped_images: tuple[str, ...] = ()  # images that could not be decoded
-    report: Report | None = None  # float against converted; None without images
+    report: EvaluationReport | None = None  # float against converted; None without images
     comparison: Comparison | None = None  # all details; None without images, and for "float32"
     shown_images: Mapping[int, np.ndarray] = field(default_factory=dict)  # {index: image}
     class_names: tuple[str, ...] | None = None
@@ -54,7 +53,7 @@ class Conversion:
                 "B0 to B3 and Lite are designed for mobile devices"
             )
         report = self.report
-        if self.budget is not None and report is not None and report.int8 is not None:
+        if self.budget is not None and report is not None and report.candidate is not None:
             missed = self.budget.missed(report.agreement, report.drop and report.drop.points)
             if missed:
                 warnings.append(
@@ -83,11 +82,16 @@ class Conversion:
         }
 
 
-def shown_images(report: Report | None, images: np.ndarray | None) -> dict[int, np.ndarray]:
+def shown_images(
+    report: EvaluationReport | None, images: np.ndarray | None
+) -> dict[int, np.ndarray]:
     """{index: image} of the images with changed predictions that the report shows."""
     if report is None or images is None:
         return {}
-    return {row.index: images[row.index] for row in report.changed[:_SHOWN_IMAGES]}
+    return {
+        row.index: images[row.index]
+        for row in report.changed_predictions[: comparison_sections.PREVIEWS]
+    }
 
 
 def save(

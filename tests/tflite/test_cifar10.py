@@ -38,13 +38,13 @@ def test_a_trained_network_keeps_its_answers_in_int8(shared, capsys):
     report = made.report
     with capsys.disabled():
         print(f"\n{made.plan}\n\n{report}\n")
-    assert report.float32.top1 > 0.8
+    assert report.reference.top1 > 0.8
     assert report.agreement >= 0.975  # min-max ranges: 0.966 to 0.975
-    assert report.int8.top1 > report.float32.top1 - 0.015
-    assert report.int8.fully_accelerated
+    assert report.candidate.top1 > report.reference.top1 - 0.015
+    assert report.candidate.fully_accelerated
     assert report.size_ratio > 3.2
     assert ops.misaligned_buffers(made.tflite) == 0
-    assert set(report.int8.float_ops) == {
+    assert set(report.candidate.float_ops) == {
         "CONCATENATION",
         "FULLY_CONNECTED",
     }  # its border; its logits

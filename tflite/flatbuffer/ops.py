@@ -32,7 +32,7 @@ class ConversionError(RuntimeError):
 class Op:
     """One operator of a graph."""
 
-    name: str  # "CONV_2D"; the own name of a custom op
+    name: str  # "CONV_2D", or the name of a custom op
     output: str  # name of its first output tensor
     dtype: str  # data type of that tensor: "FLOAT32" | "INT8" | ...
     types: str = ""  # of its values: "int8" | "float32" | "hybrid" | "uint8->int8" | ...

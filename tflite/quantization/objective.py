@@ -30,7 +30,7 @@ class Objective:
         self.model = classifier.open_classifier(float32_model)
         scores = classifier.scores(self.model, images)
         self.predictions = scores.argmax(-1)
-        self.log = paired_statistics.log_probabilities(scores, self.model.ending)
+        self.log = paired_statistics.log_probabilities(scores, self.model.output_activation)
 
     def first(self, count: int) -> Objective:
         """The objective on the first `count` images only."""
@@ -57,14 +57,18 @@ class Objective:
         too much. The model must be a converted version of the float model.
         """
         _, (_, scale, _) = ops.quantization(model)
-        opened = dataclasses.replace(self.model, content=model, step=scale)
+        opened = dataclasses.replace(self.model, tflite_model=model, output_scale=scale)
         try:
             scores = classifier.scores(opened, self.images)
         except (RuntimeError, ValueError):
             return float("inf"), np.full(len(self.images), -1)
-        log = paired_statistics.log_probabilities(scores, opened.ending, step=opened.step)
+        log = paired_statistics.log_probabilities(
+            scores, opened.output_activation, output_scale=opened.output_scale
+        )
         return (
-            trimmed_mean(paired_statistics.divergences(self.log, log, self.model.ending)),
+            trimmed_mean(
+                paired_statistics.divergences(self.log, log, self.model.output_activation)
+            ),
             scores.argmax(-1),
         )
 

@@ -145,15 +145,15 @@ def test_fused_activations_are_named(trained_lite):
 def test_swishes_are_found_and_gates_are_left_out(trained):
     """As many as activations in the graph: squeeze-excite's gates are sigmoids without."""
     graph = Graph(trained)
-    found = swishes(graph)
-    names = {graph.name(swish.product.output) for swish in found}
+    matches = swishes(graph)
+    names = {graph.name(swish.product.output) for swish in matches}
     gates = [op for op in graph.operations if op.name == "LOGISTIC"]
     gates = [op for op in gates if "se_expand" in graph.name(op.output)]
     assert len(gates) >= 2
-    assert len(found) == sum(op.name == "LOGISTIC" for op in graph.operations) - len(gates)
+    assert len(matches) == sum(op.name == "LOGISTIC" for op in graph.operations) - len(gates)
     assert not any("excite" in name for name in names)
-    assert all(swish.factor is None for swish in found)
-    assert all(swish.product.output != swish.z for swish in found)
+    assert all(swish.factor is None for swish in matches)
+    assert all(swish.product.output != swish.z for swish in matches)
 
 
 def test_relu6_networks_have_no_swish(trained_lite):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tflite import litert
-from tflite.flatbuffer import metadata, ops, rewrite, runner
+from tflite.flatbuffer import metadata, ops, rewrite, runner, tables
 
 LABELS = [f"class {i}" for i in range(10)]
 
@@ -127,17 +127,16 @@ def test_metadata_behind_the_flatbuffer_is_read(float_content):
 
 
 def test_stats_are_the_range_of_the_models_input(float_content, int8_content):
-    """Stats, read with a reader of their own: of the field numbers, (3, 0) -> (2, 0) -> 5."""
+    """The stats are in field 5 of table 0 in field 2 of table 0 in field 3 of the root."""
 
     def stats(content):
         tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
         (row,) = [m for m in tree.metadata if m.name == b"TFLITE_METADATA"]
         data = bytes(tree.buffers[row.buffer].data)
         assert data[4:8] == b"M001"
-        root = metadata.Table(data, int.from_bytes(data[:4], "little"))
-        image = metadata._tables(metadata._tables(root, 3)[0], 2)[0]
-        found = metadata._table(image, 5)
-        return metadata._floats(found, 1), metadata._floats(found, 0)  # min, max
+        image = tables.children(tables.children(tables.root(data), 3)[0], 2)[0]
+        stats = tables.child(image, 5)
+        return tables.floats(stats, 1), tables.floats(stats, 0)  # min, max
 
     assert stats(metadata.attach(float_content)) == ((0.0,), (255.0,))
     assert stats(metadata.attach(float_content, mean=127.5, std=127.5)) == ((-1.0,), (1.0,))
@@ -174,7 +173,7 @@ def test_labels_are_one_distinct_name_for_each_score(float_content, labels, mess
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"std": 0}, "std is 0; pixels are divided"),
+        ({"std": 0}, "std is 0; give numbers above 0"),
         ({"std": [1, -1, 1]}, "numbers above 0"),
         ({"mean": [1, 2]}, r"mean is \[1, 2\]; give one number, or three"),
         ({"mean": float("nan")}, "mean is nan"),

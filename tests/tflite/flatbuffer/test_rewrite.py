@@ -65,8 +65,8 @@ def test_buffers_behind_the_flatbuffer_survive(float_content, images):
 @pytest.fixture
 def int8_ends(float_content, images):
     """An int8 .tflite with an int8 input and output."""
-    found = tflite.calibrate(float_content, images)
-    return litert.static(float_content, found, [], float_ends=False)
+    ranges = tflite.calibrate(float_content, images)
+    return litert.static(float_content, ranges, [], float_ends=False)
 
 
 def test_uint8_input_output_gives_the_same_bits(int8_ends, images):

@@ -181,7 +181,7 @@ def test_an_index_that_does_not_fit_is_refused(shards):
 def test_labels_are_looked_up_among_the_models_classes(shards):
     assert _load(shards, class_names=["dog", "bird", "cat"]).labels.tolist() == [2, 0] * 4
     assert _load(shards, class_names=["n01", "n02"]).labels.tolist() == [0, 1] * 4
-    with pytest.raises(ValueError, match=r"class 'dog'. Did you mean 'dogs'.*'cat' is among them"):
+    with pytest.raises(ValueError, match=r"class 'dog'. Did you mean 'dogs'.*'cat' is one of them"):
         _load(shards, class_names=["dogs", "cat"])
     with pytest.raises(ValueError, match="Unknown class 'cat'"):
         _load(shards, class_names=["a", "b", "c"])
@@ -199,7 +199,7 @@ def test_several_labels_an_image_are_no_class(shards):
     found = _load(shards)
     assert len(found.images) == 6
     assert found.labels is None
-    assert "several labels an image: not used" in found.source
+    assert "several labels per image: not used" in found.source
 
 
 def test_corrupt_images_are_named_and_skipped_up_to_a_limit(shards):
