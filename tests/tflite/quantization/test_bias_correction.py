@@ -17,24 +17,24 @@ def _quantizer(content, photos):
 
 def _means(content, photos, names=None):
     if names is None:
-        network = Graph(content)
-        names = [network.name(op.output) for op in network.operations]
+        graph = Graph(content)
+        names = [graph.name(op.output) for op in graph.operations]
     return bias_correction.channel_means(content, photos, names)
 
 
-def _bias_of(network, name):
-    return next(op.inputs[2] for op in network.operations if network.name(op.output) == name)
+def _bias_of(graph, name):
+    return next(op.inputs[2] for op in graph.operations if graph.name(op.output) == name)
 
 
 @functools.cache
 def _biased(content, shift):
     """(the model with a constant added to one bias, the output of that layer)."""
-    network = Graph(content)
-    rows = [op for op in network.operations if op.name in LINEAR and len(op.inputs) > 2]
+    graph = Graph(content)
+    rows = [op for op in graph.operations if op.name in LINEAR and len(op.inputs) > 2]
     op = rows[1]
-    span = np.ptp(network.constant(op.inputs[2])) + 1
-    network.set_constant(op.inputs[2], network.constant(op.inputs[2]) + shift * span)
-    return network.content(), network.name(op.output)
+    span = np.ptp(graph.constant(op.inputs[2])) + 1
+    graph.set_constant(op.inputs[2], graph.constant(op.inputs[2]) + shift * span)
+    return graph.content(), graph.name(op.output)
 
 
 def test_channel_means_are_those_of_the_float_tensors(trained_v1, photos):
@@ -65,10 +65,10 @@ def test_known_bias_is_removed(trained, photos):
     )
 
     def quantized(content):
-        network = Graph(content)
-        bias = _bias_of(network, name)
-        network.set_constant(bias, network.constant(bias) + shift)
-        return inner(network.content())
+        graph = Graph(content)
+        bias = _bias_of(graph, name)
+        graph.set_constant(bias, graph.constant(bias) + shift)
+        return inner(graph.content())
 
     corrected = bias_correction.correct_biases(trained, photos[:16], quantized)
     want, before, after = (
@@ -107,8 +107,8 @@ def test_channel_means_improve_on_other_images(trained, photos):
 
 
 def _clipped(content):
-    network = Graph(content)
-    return [network.name(op.output) for op in network.operations if op.name == "CONV_2D"][:2]
+    graph = Graph(content)
+    return [graph.name(op.output) for op in graph.operations if op.name == "CONV_2D"][:2]
 
 
 def test_only_biases_change(trained, photos):
@@ -128,8 +128,8 @@ def test_only_biases_change(trained, photos):
 def test_one_image_with_huge_errors_does_not_decide(trained_v1, photos, monkeypatch):
     """With a mean it would."""
     quantized = _quantizer(trained_v1, photos[:16])
-    network = Graph(trained_v1)
-    shapes = {network.name(op.output): network.shape(op.output)[-1] for op in network.operations}
+    graph = Graph(trained_v1)
+    shapes = {graph.name(op.output): graph.shape(op.output)[-1] for op in graph.operations}
     calls = []
 
     def means(content, images, names=None):
@@ -143,7 +143,7 @@ def test_one_image_with_huge_errors_does_not_decide(trained_v1, photos, monkeypa
     corrected = Graph(bias_correction.correct_biases(trained_v1, photos[:8], quantized))
     assert len(calls) > 5
     for (name,) in calls[1:]:
-        a, b = (n.constant(_bias_of(n, name)) for n in (network, corrected))
+        a, b = (n.constant(_bias_of(n, name)) for n in (graph, corrected))
         np.testing.assert_allclose(a - b, 0.1, atol=1e-5)
 
 
@@ -166,13 +166,13 @@ def test_shared_biases_are_corrected_separately(float_content, photos):
 def test_biases_of_float32_operations_do_not_change(trained, photos):
     found = tflite.calibrate(trained, photos[:16])
     plan = tflite.make_plan(tflite.read_ops(trained), "int8", calibration_images=16)
-    network = Graph(trained)
-    last = network.name([op for op in network.operations if op.name in LINEAR][-1].output)
+    graph = Graph(trained)
+    last = graph.name([op for op in graph.operations if op.name in LINEAR][-1].output)
     plan = plan.with_floats((last,), "asked")
     corrected = Graph(
         bias_correction.correct_biases(
             trained, photos[:16], lambda content: tflite.quantize(content, found, plan)
         )
     )
-    before, after = (n.constant(_bias_of(n, last)) for n in (network, corrected))
+    before, after = (n.constant(_bias_of(n, last)) for n in (graph, corrected))
     np.testing.assert_array_equal(before, after)

@@ -184,7 +184,7 @@ def test_large_tensors_are_sampled_but_extremes_are_exact():
     accumulator.add(value)
     histograms = accumulator.result()
     assert histograms.high == 77
-    assert _SAMPLE / 2 < histograms.counts.sum() <= _SAMPLE + 3  # whole positions
+    assert _SAMPLE / 2 < histograms.counts.sum() <= _SAMPLE + 3  # all channels of a position
 
 
 def test_tensor_of_zeros_has_a_histogram():
@@ -196,13 +196,13 @@ def test_tensor_of_zeros_has_a_histogram():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_an_error(trained_v1, photos, bad):
-    network = Graph(trained_v1)
-    bias = next(op for op in network.operations if op.name in LINEAR).inputs[2]
-    value = network.constant(bias)
+    graph = Graph(trained_v1)
+    bias = next(op for op in graph.operations if op.name in LINEAR).inputs[2]
+    value = graph.constant(bias)
     value[0] = bad
-    network.set_constant(bias, value)
+    graph.set_constant(bias, value)
     with pytest.raises(ValueError, match=r"weights are not finite; it cannot be quantized"):
-        tflite.calibrate(network.content(), photos[:16])
+        tflite.calibrate(graph.content(), photos[:16])
 
 
 def test_nan_in_one_image_is_not_lost():

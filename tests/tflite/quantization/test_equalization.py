@@ -20,20 +20,20 @@ def _difference(before, after, images):
     return np.abs(_scores(before, images) - _scores(after, images)).max()
 
 
-def _before_swish(network):
-    return tuple(network.name(swish.z) for swish in swishes(network))
+def _before_swish(graph):
+    return tuple(graph.name(swish.z) for swish in swishes(graph))
 
 
 @functools.cache
 def _rescaled(content, through=False, sd=1.5):
     """The same function, with the channels of every group scaled by factors around e^1.5."""
-    network = Graph(content)
-    names = _before_swish(network) if through else ()
+    graph = Graph(content)
+    names = _before_swish(graph) if through else ()
     rng = np.random.default_rng(1)
-    for group in equalization.groups(network, through_swish=names):
-        channels = network.shape(group.tensors[0])[-1]
-        equalization.apply_scale(network, group, np.exp(rng.normal(0, sd, channels)))
-    return network.content()
+    for group in equalization.groups(graph, through_swish=names):
+        channels = graph.shape(group.tensors[0])[-1]
+        equalization.apply_scale(graph, group, np.exp(rng.normal(0, sd, channels)))
+    return graph.content()
 
 
 def _histograms(content, photos):
@@ -53,68 +53,68 @@ def _divergence(content, reference, photos):
 
 
 def test_groups_contain_residual_streams_and_se_products(trained):
-    network = Graph(trained)
-    found = equalization.groups(network, through_swish=_before_swish(network))
+    graph = Graph(trained)
+    found = equalization.groups(graph, through_swish=_before_swish(graph))
     members = {tensor: group for group in found for tensor in group.tensors}
-    sums = [op for op in network.operations if op.name == "ADD"]
+    sums = [op for op in graph.operations if op.name == "ADD"]
     assert len(sums) == 2
     for op in sums:
         assert {members[tensor] for tensor in [*op.inputs, op.output]} == {members[op.output]}
-    for op in network.operations:
-        if "se_excite" in network.name(op.output):
+    for op in graph.operations:
+        if "se_excite" in graph.name(op.output):
             feature, gate = op.inputs
             assert members[feature] is members[op.output]
             assert gate not in members
 
 
 def test_groups_contain_no_input_of_a_nonlinear_operation(trained):
-    network = Graph(trained)
-    for names in ((), _before_swish(network)):
-        found = equalization.groups(network, through_swish=names)
+    graph = Graph(trained)
+    for names in ((), _before_swish(graph)):
+        found = equalization.groups(graph, through_swish=names)
         assert found
         passed = {id(op) for group in found for s in group.swishes for op in s.operations}
         tensors = {tensor for group in found for tensor in group.tensors}
-        assert not tensors & {network.input, network.output}
-        for op in network.operations:
+        assert not tensors & {graph.input, graph.output}
+        for op in graph.operations:
             if op.name in ("LOGISTIC", "SOFTMAX") and id(op) not in passed:
                 assert not tensors & {*op.inputs, *op.outputs}
 
 
 def test_groups_pass_swishes_only_on_request(trained):
-    network = Graph(trained)
-    inside = {t for swish in swishes(network) for t in (swish.z, swish.product.output)}
-    for group in equalization.groups(network):
+    graph = Graph(trained)
+    inside = {t for swish in swishes(graph) for t in (swish.z, swish.product.output)}
+    for group in equalization.groups(graph):
         assert not group.swishes
         assert not inside & set(group.tensors)
 
 
 def test_mean_over_channels_ends_a_group(trained):
     """Although it may have as many values left as there were channels."""
-    network = Graph(trained)
-    stream = equalization.groups(network)[0].tensors
-    op = next(op for op in network.operations if op.name == "ADD" and op.output in stream)
-    axes = next(op for op in network.operations if op.name == "MEAN").inputs[1]
-    reader = next(r for r in network.operations if op.output in r.inputs)
-    out = network.add_tensor("mean", network.shape(op.output)[:-1])
-    options, kind = network.options("ReducerOptions")
-    network.insert(reader, "MEAN", (op.output, axes), out, options, kind)
-    assert op.output in {t for group in equalization.groups(network) for t in group.tensors}
-    last = network._graph.tensors[axes]
-    network._tree.buffers[last.buffer].data = np.array([2, 3], np.int32).view(np.uint8)
-    assert op.output not in {t for group in equalization.groups(network) for t in group.tensors}
+    graph = Graph(trained)
+    stream = equalization.groups(graph)[0].tensors
+    op = next(op for op in graph.operations if op.name == "ADD" and op.output in stream)
+    axes = next(op for op in graph.operations if op.name == "MEAN").inputs[1]
+    reader = next(r for r in graph.operations if op.output in r.inputs)
+    out = graph.add_tensor("mean", graph.shape(op.output)[:-1])
+    options, kind = graph.options("ReducerOptions")
+    graph.insert(reader, "MEAN", (op.output, axes), out, options, kind)
+    assert op.output in {t for group in equalization.groups(graph) for t in group.tensors}
+    last = graph._graph.tensors[axes]
+    graph._tree.buffers[last.buffer].data = np.array([2, 3], np.int32).view(np.uint8)
+    assert op.output not in {t for group in equalization.groups(graph) for t in group.tensors}
 
 
 def test_relu6_ends_a_group_and_relu_does_not(trained_lite):
-    network = Graph(trained_lite)
-    clipped = {op.output for op in network.operations if op.fused == "RELU6"}
-    tensors = {tensor for group in equalization.groups(network) for tensor in group.tensors}
+    graph = Graph(trained_lite)
+    clipped = {op.output for op in graph.operations if op.fused == "RELU6"}
+    tensors = {tensor for group in equalization.groups(graph) for tensor in group.tensors}
     assert tensors
     assert clipped
     assert not clipped & tensors
-    for op in network.operations:
+    for op in graph.operations:
         if op.fused == "RELU6":
             op.raw.builtinOptions.fusedActivationFunction = 1  # RELU
-    assert clipped <= {tensor for group in equalization.groups(network) for tensor in group.tensors}
+    assert clipped <= {tensor for group in equalization.groups(graph) for tensor in group.tensors}
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["linear", "through swishes"])
@@ -123,8 +123,8 @@ def test_random_factors_do_not_change_the_scores(trained, photos, through):
     assert _difference(trained, rescaled, photos[:8]) < 1e-4
     before, after = Graph(trained), Graph(rescaled)
     kernels = [
-        [network.constant(op.inputs[1]) for op in network.operations if op.name in LINEAR]
-        for network in (before, after)
+        [graph.constant(op.inputs[1]) for op in graph.operations if op.name in LINEAR]
+        for graph in (before, after)
     ]
     assert any(np.abs(a - b).max() > 0.1 for a, b in zip(*kernels))
     more = len(after.operations) - len(before.operations)
@@ -200,19 +200,19 @@ def test_second_equalization_adds_no_operation(trained, photos):
 
 
 def test_scalar_factor_becomes_one_per_channel(trained, photos):
-    network = Graph(trained)
-    swish = swishes(network)[0]
-    beta = network.add_constant("beta", np.array(1.5, np.float32))
-    out = network.add_tensor("scaled", network.shape(swish.z))
-    options, kind = network.options("MulOptions")
-    network.insert(swish.logistic, "MUL", (swish.z, beta), out, options, kind)
-    network.rewire(swish.logistic, swish.z, out)
-    content = network.content()
+    graph = Graph(trained)
+    swish = swishes(graph)[0]
+    beta = graph.add_constant("beta", np.array(1.5, np.float32))
+    out = graph.add_tensor("scaled", graph.shape(swish.z))
+    options, kind = graph.options("MulOptions")
+    graph.insert(swish.logistic, "MUL", (swish.z, beta), out, options, kind)
+    graph.rewire(swish.logistic, swish.z, out)
+    content = graph.content()
     assert swishes(Graph(content))[0].factor is not None
     rescaled = _rescaled(content, through=True)
     assert _difference(content, rescaled, photos[:4]) < 1e-4
     factor = swishes(Graph(rescaled))[0].factor
-    channels = network.shape(swish.z)[-1]
+    channels = graph.shape(swish.z)[-1]
     assert Graph(rescaled).shape(factor.inputs[1]) == (1, 1, 1, channels)
 
 
@@ -226,15 +226,15 @@ def test_equalization_that_changes_scores_is_an_error(trained, photos, monkeypat
 
 
 def test_unused_channels_are_scaled_within_limits(trained, photos):
-    network = Graph(trained)
-    group = equalization.groups(network)[0]
-    for op in network.operations:
+    graph = Graph(trained)
+    group = equalization.groups(graph)[0]
+    for op in graph.operations:
         if op.output in group.tensors and op.name in LINEAR:
             for tensor in op.inputs[1:]:
-                value = network.constant(tensor)
+                value = graph.constant(tensor)
                 value[0] = 0
-                network.set_constant(tensor, value)
-    content = network.content()
+                graph.set_constant(tensor, value)
+    content = graph.content()
     changed = equalization.equalize(content, _histograms(content, photos[:16]), images=photos[:4])
     values = [
         Graph(changed).constant(op.inputs[1])

@@ -31,13 +31,13 @@ def test_folding_keeps_the_scores_at_odd_sizes(trained_odd, border):
 
 def test_folding_supports_mean_and_std_per_channel(trained_v1):
     """The border has the color that is normalized to 0."""
-    network = Graph(fold_normalization(trained_v1))
+    graph = Graph(fold_normalization(trained_v1))
     edges = [
-        network.constant(tensor)
-        for op in network.operations
+        graph.constant(tensor)
+        for op in graph.operations
         if op.name == "CONCATENATION"
         for tensor in op.inputs
-        if network.is_constant(tensor)
+        if graph.is_constant(tensor)
     ]
     assert edges
     for edge in edges:
@@ -47,12 +47,12 @@ def test_folding_supports_mean_and_std_per_channel(trained_v1):
 
 @pytest.mark.parametrize("border", ["constant", "subtract"])
 def test_folding_supports_scalar_mean_and_std(trained_v1, photos, border):
-    network = Graph(trained_v1)
-    subtract, multiply = network.operations[:2]
+    graph = Graph(trained_v1)
+    subtract, multiply = graph.operations[:2]
     for op, value in ((subtract, 127.0), (multiply, 1 / 128)):
         old = op.inputs[1]
-        network.rewire(op, old, network.add_constant("one", np.array(value, np.float32)))
-    content = network.content()
+        graph.rewire(op, old, graph.add_constant("one", np.array(value, np.float32)))
+    content = graph.content()
     changed = fold_normalization(content, border=border)
     assert _difference(content, changed, photos[:8]) < 1e-4
     assert (
@@ -62,10 +62,10 @@ def test_folding_supports_scalar_mean_and_std(trained_v1, photos, border):
 
 
 def test_mean_of_zero_needs_no_border(trained_v1, photos):
-    network = Graph(trained_v1)
-    subtract = network.operations[0]
-    network.set_constant(subtract.inputs[1], np.zeros(network.shape(subtract.inputs[1])))
-    content = network.content()
+    graph = Graph(trained_v1)
+    subtract = graph.operations[0]
+    graph.set_constant(subtract.inputs[1], np.zeros(graph.shape(subtract.inputs[1])))
+    content = graph.content()
     changed = fold_normalization(content, images=photos[:4])
     assert [op.name for op in tflite.read_ops(changed)] == [
         op.name for op in tflite.read_ops(content)
@@ -76,24 +76,24 @@ def test_networks_that_start_differently_are_not_changed(trained_v1, photos):
     folded = fold_normalization(trained_v1)
     assert fold_normalization(folded) is folded
 
-    network = Graph(trained_v1)  # a sum of two images
-    last = network.operations[1]
-    again = network.add_tensor("twice", network.shape(last.output))
-    options, kind = network.options("AddOptions")
-    stem = network.operations[2]
-    network.insert(stem, "ADD", (last.output, last.output), again, options, kind)
-    network.rewire(stem, last.output, again)
-    content = network.content()
+    graph = Graph(trained_v1)  # a sum of two images
+    last = graph.operations[1]
+    again = graph.add_tensor("twice", graph.shape(last.output))
+    options, kind = graph.options("AddOptions")
+    stem = graph.operations[2]
+    graph.insert(stem, "ADD", (last.output, last.output), again, options, kind)
+    graph.rewire(stem, last.output, again)
+    content = graph.content()
     assert fold_normalization(content, images=photos[:2]) is content
 
 
 def test_normalization_with_two_readers_is_not_folded(trained_v1):
     """The second reader still needs its values."""
-    network = Graph(trained_v1)
-    normalized = network.operations[1].output
-    beside = network.add_tensor("beside", network.shape(normalized))
-    network.insert(network.operations[3], "LOGISTIC", (normalized,), beside)
-    content = network.content()
+    graph = Graph(trained_v1)
+    normalized = graph.operations[1].output
+    beside = graph.add_tensor("beside", graph.shape(normalized))
+    graph.insert(graph.operations[3], "LOGISTIC", (normalized,), beside)
+    content = graph.content()
     assert fold_normalization(content) is content
 
 

@@ -110,15 +110,15 @@ def test_strict_int8_computes_nothing_in_float(trained_v1, photos):
 
 
 def test_strict_int8_of_an_unsupported_op_is_an_error(trained_v1, photos):
-    network = Graph(trained_v1)
-    last = network.operations[-1]
-    out = network.add_tensor("exp", network.shape(last.inputs[0]))
-    network.insert(last, "EXP", (last.inputs[0],), out)
-    network.rewire(last, last.inputs[0], out)
+    graph = Graph(trained_v1)
+    last = graph.operations[-1]
+    out = graph.add_tensor("exp", graph.shape(last.inputs[0]))
+    graph.insert(last, "EXP", (last.inputs[0],), out)
+    graph.rewire(last, last.inputs[0], out)
     with pytest.raises(
         ValueError, match=r"allows no float32 op, but 1 op\(s\) have no int8 kernel, e.g. EXP"
     ):
-        _quantized(network.content(), "int8_strict", photos[:16])
+        _quantized(graph.content(), "int8_strict", photos[:16])
 
 
 def test_int16_has_float_ends_and_zero_points_of_0(float_content, images):

@@ -47,9 +47,9 @@ def two_tensors():
     """estimate(model, histogram, estimator) -> bounds before a swish, and of another tensor."""
 
     def estimate(content, histogram, estimator):
-        network = Graph(content)
-        before = network.name(swishes(network)[0].z)
-        other = network.name(next(op for op in network.operations if op.name == "ADD").output)
+        graph = Graph(content)
+        before = graph.name(swishes(graph)[0].z)
+        other = graph.name(next(op for op in graph.operations if op.name == "ADD").output)
         found = estimate_ranges(content, {before: histogram, other: histogram}, estimator)
         return tuple((found[n]["min"], found[n]["max"]) for n in (before, other))
 
@@ -57,27 +57,29 @@ def two_tensors():
 
 
 def test_every_estimator_gives_every_tensor_a_range(trained_v1, photos):
-    seen = collect_histograms(trained_v1, photos[:16])
+    histograms = collect_histograms(trained_v1, photos[:16])
     for estimator in ESTIMATORS:
-        found = estimate_ranges(trained_v1, seen, estimator)
-        assert found.keys() == seen.keys()
+        found = estimate_ranges(trained_v1, histograms, estimator)
+        assert found.keys() == histograms.keys()
         for name, bounds in found.items():
             assert bounds["min"] <= bounds["max"]
             if name != "serving_default_images:0":
-                slack = seen[name].width
-                assert seen[name].low - slack <= bounds["min"] or seen[name].low > 0
-                assert bounds["max"] <= seen[name].high + slack or seen[name].high < 0
+                slack = histograms[name].width
+                assert histograms[name].low - slack <= bounds["min"] or histograms[name].low > 0
+                assert bounds["max"] <= histograms[name].high + slack or histograms[name].high < 0
         assert found["serving_default_images:0"] == {"min": 0.0, "max": 255.0}
 
 
 def test_calibrate_uses_minmax_by_default(trained_v1, photos):
-    seen = collect_histograms(trained_v1, photos[:16])
-    assert estimate_ranges(trained_v1, seen, "minmax") == tflite.calibrate(trained_v1, photos[:16])
-    mse = estimate_ranges(trained_v1, seen, "mse")
+    histograms = collect_histograms(trained_v1, photos[:16])
+    assert estimate_ranges(trained_v1, histograms, "minmax") == tflite.calibrate(
+        trained_v1, photos[:16]
+    )
+    mse = estimate_ranges(trained_v1, histograms, "mse")
     assert (
         tflite.calibrate(trained_v1, photos[:16], estimator="mse")
         == mse
-        != estimate_ranges(trained_v1, seen, "minmax")
+        != estimate_ranges(trained_v1, histograms, "minmax")
     )
 
 
@@ -88,8 +90,8 @@ def test_unknown_estimator_is_an_error(trained_v1):
 
 def test_percentile_clips_one_value_in_10000_on_each_side(float_content, two_tensors):
     values = _normal(200_000)
-    seen = _histogram(*values.reshape(20, -1))
-    (low, high), other = two_tensors(float_content, seen, "percentile")
+    histogram = _histogram(*values.reshape(20, -1))
+    (low, high), other = two_tensors(float_content, histogram, "percentile")
     assert other == (low, high)
     want = np.quantile(values, [1e-4, 1 - 1e-4])
     np.testing.assert_allclose([low, high], want, atol=0.05)
@@ -128,13 +130,15 @@ def test_swish_is_close_to_the_least_error_after_the_swish(values, float_content
 
 def test_swish_clips_the_negative_tail(float_content, two_tensors):
     values = np.concatenate([_normal(sd=2), np.linspace(-60, 0, 500)])
-    seen = _histogram(values)
-    (low, high), (other_low, _) = two_tensors(float_content, seen, "swish")
-    assert seen.low == -60
+    histogram = _histogram(values)
+    (low, high), (other_low, _) = two_tensors(float_content, histogram, "swish")
+    assert histogram.low == -60
     assert -15 < low < -1
     assert high > 5
     assert other_low < low  # without a swish the values count, not the swish of them
-    errors = [_error(values, *ends, _swish) for ends in ((low, high), (seen.low, seen.high))]
+    errors = [
+        _error(values, *ends, _swish) for ends in ((low, high), (histogram.low, histogram.high))
+    ]
     assert errors[0] < errors[1] / 10
 
 
@@ -143,12 +147,12 @@ def test_one_outlying_image_does_not_decide(estimator, float_content, two_tensor
     """It would with min-max, or with a mean of squares over all images."""
     usual = [_normal(2000, seed=seed) for seed in range(63)]
     outlier = 100 * _normal(2000, seed=99)
-    seen = _histogram(*usual, outlier)
+    histogram = _histogram(*usual, outlier)
     assert _best(np.concatenate([*usual, outlier])) > 0.01  # if values count, not images
-    for low, high in two_tensors(float_content, seen, estimator):
-        assert seen.low / 5 < low < -1
-        assert 3 < high < seen.high / 5
-        assert _error(usual[0], low, high) < _error(usual[0], seen.low, seen.high) / 20
+    for low, high in two_tensors(float_content, histogram, estimator):
+        assert histogram.low / 5 < low < -1
+        assert 3 < high < histogram.high / 5
+        assert _error(usual[0], low, high) < _error(usual[0], histogram.low, histogram.high) / 20
 
 
 def test_constant_tensor_keeps_its_value(float_content, two_tensors):

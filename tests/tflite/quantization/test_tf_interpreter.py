@@ -36,10 +36,10 @@ def _variant(content, photos, way):
     if way == "subtract":
         return fold_normalization(content, border="subtract")
     if way == "through swishes":
-        network = Graph(content)
-        names = tuple(network.name(swish.z) for swish in swishes(network))
-        seen = collect_histograms(content, photos[:16])
-        return equalization.equalize(content, seen, strength=1.0, through_swish=names)
+        graph = Graph(content)
+        names = tuple(graph.name(swish.z) for swish in swishes(graph))
+        histograms = collect_histograms(content, photos[:16])
+        return equalization.equalize(content, histograms, strength=1.0, through_swish=names)
     return content
 
 
@@ -65,8 +65,8 @@ def _off(content, plan, found, photos):
 
     Each is computed on the inputs of the int8 kernel.
     """
-    network = Graph(content)
-    interpreter = TFInterpreter(network, found, plan)
+    graph = Graph(content)
+    interpreter = TFInterpreter(graph, found, plan)
     made = litert.interpreter(tflite.quantize(content, found, plan), keep_tensors=True)
     feed, details = made.get_input_details()[0], made.get_tensor_details()
     details = {d["name"]: d for d in details if d["dtype"] is np.int8}
@@ -74,9 +74,9 @@ def _off(content, plan, found, photos):
     for photo in photos:
         made.set_tensor(feed["index"], photo[None].astype(feed["dtype"]))
         made.invoke()
-        env = {network.input: tf.constant(photo[None], tf.float32)}
-        for op in network.operations:
-            d = details.get(network.name(op.output))
+        env = {graph.input: tf.constant(photo[None], tf.float32)}
+        for op in graph.operations:
+            d = details.get(graph.name(op.output))
             if d is None or op.output not in interpreter.quantized:
                 env = interpreter.run(env, [op], quantized=True)
                 continue

@@ -25,8 +25,8 @@ def _change(weights, rounded, square):
 
 
 def _nearest(weights):
-    step = np.abs(weights).max(-1, keepdims=True) / 127
-    return np.rint(weights / step) * step
+    scale = np.abs(weights).max(-1, keepdims=True) / 127
+    return np.rint(weights / scale) * scale
 
 
 @pytest.mark.parametrize(("groups", "sums", "inputs"), [(1, 16, 40), (24, 1, 9), (3, 4, 25)])
@@ -51,10 +51,10 @@ def test_few_weights_are_close_to_the_best_rounding():
     weights = rng.normal(size=(40, 1, 4)).astype(np.float32)
     square = _correlated(rng, 40, 4, rank=1)
     change = _change(weights, weight_rounding.round_to_grid(weights, square), square)
-    step = np.abs(weights).max(-1, keepdims=True) / 127
+    scale = np.abs(weights).max(-1, keepdims=True) / 127
     ways = np.array(list(itertools.product((-1, 0, 1), repeat=4)))[:, None, None]
-    codes = np.clip(np.rint(weights / step) + ways, -127, 127)  # all near ones
-    best = np.array([_change(weights, way * step, square) for way in codes]).min(0)
+    quantized = np.clip(np.rint(weights / scale) + ways, -127, 127)  # all near ones
+    best = np.array([_change(weights, way * scale, square) for way in quantized]).min(0)
     assert np.median(change / best) < 3
     assert np.median(_change(weights, _nearest(weights), square) / best) > 10
 
@@ -65,8 +65,8 @@ def test_rounded_weights_are_on_the_grid_of_quantization():
     rounded = weight_rounding.round_to_grid(weights, _correlated(rng, 1, 30))
     maximum = np.abs(weights).max(-1)
     np.testing.assert_allclose(np.abs(rounded).max(-1), maximum, rtol=1e-5)
-    codes = rounded / (maximum[..., None] / 127)
-    np.testing.assert_allclose(codes, np.rint(codes), atol=1e-3)
+    quantized = rounded / (maximum[..., None] / 127)
+    np.testing.assert_allclose(quantized, np.rint(quantized), atol=1e-3)
 
 
 def test_zero_weights_and_inputs_are_kept():
@@ -94,15 +94,15 @@ def test_file_contains_the_rounded_weights(trained, photos):
     content = weight_rounding.round_weights(trained, photos[hash_order(photos)][:16])
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     stored = _stored(tflite.quantize(content, calibrate(content, photos[:16]), plan))
-    network = Graph(content)
-    seen = 0
-    for op in network.operations:
-        if op.name in LINEAR and network.name(op.inputs[1]) in stored:
-            want = network.constant(op.inputs[1])
-            got = stored[network.name(op.inputs[1])]
+    graph = Graph(content)
+    count = 0
+    for op in graph.operations:
+        if op.name in LINEAR and graph.name(op.inputs[1]) in stored:
+            want = graph.constant(op.inputs[1])
+            got = stored[graph.name(op.inputs[1])]
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
-            seen += 1
-    assert seen > 5
+            count += 1
+    assert count > 5
 
 
 def _scores(content, photos):
@@ -131,20 +131,20 @@ def test_relu6_networks_and_odd_sizes_are_rounded(trained_lite, trained_odd, pho
 
 
 def test_layer_outputs_are_weights_times_inputs(trained, photos):
-    network = Graph(trained)
-    tensors = [tensor for op in network.operations for tensor in (op.inputs[0], op.output)]
+    graph = Graph(trained)
+    tensors = [tensor for op in graph.operations for tensor in (op.inputs[0], op.output)]
     for row in runner.run(trained, photos[:1], tensors):
         values = {tensor: row[tensor] for tensor in tensors}
     kinds = set()
-    for op in network.operations:
-        if not weight_rounding.can_round(network, op) or op.fused != "NONE":
+    for op in graph.operations:
+        if not weight_rounding.can_round(graph, op) or op.fused != "NONE":
             continue
-        layer = weight_rounding.Layer(network, op)
-        rows = layer.inputs(network, values[op.inputs[0]])
-        got = np.einsum("gpi,gsi->pgs", rows, layer.weights(network))
+        layer = weight_rounding.Layer(graph, op)
+        rows = layer.inputs(graph, values[op.inputs[0]])
+        got = np.einsum("gpi,gsi->pgs", rows, layer.weights(graph))
         got = got.reshape(len(got), -1)
         if op.inputs[2] >= 0:
-            got = got + network.constant(op.inputs[2])
+            got = got + graph.constant(op.inputs[2])
         want = values[op.output].reshape(-1, got.shape[-1])
         want = want[:: -(-len(want) // len(got))]
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
