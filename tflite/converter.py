@@ -19,7 +19,7 @@ from tflite.quantization.mixed_precision import Budget
 from tflite.request import ConversionRequest
 from tflite.result import Conversion, shown_images
 
-_MANIFEST_FILES = 1000  # at most, that the manifest lists
+_MANIFEST_FILES = 1000  # at most, in the manifest
 
 
 def convert(

@@ -34,13 +34,13 @@ def correct_biases(
         quantize: function from bytes of a float .tflite to bytes of its quantized version.
     """
     images = images[:IMAGES]
-    network = Graph(float32_model)
-    quantized = bytearray(quantize(network.content()))
+    graph = Graph(float32_model)
+    quantized = bytearray(quantize(graph.content()))
     places = ops.bias_locations(quantized)
-    layers = [op for op in network.operations if network.name(op.output) in places]
-    wanted = channel_means(float32_model, images, [network.name(op.output) for op in layers])
+    layers = [op for op in graph.operations if graph.name(op.output) in places]
+    wanted = channel_means(float32_model, images, [graph.name(op.output) for op in layers])
     for op in layers:
-        name = network.name(op.output)
+        name = graph.name(op.output)
         start, scales = places[name]
         [means] = channel_means(rewrite.truncate_after(quantized, name), images).values()
         # The median: with the mean, a few images that overflow their ranges would decide.
@@ -48,8 +48,8 @@ def correct_biases(
         bias = np.frombuffer(quantized, np.int32, len(shift), start)
         moved = np.clip(bias - np.rint(shift / scales), -(2**31) + 1, 2**31 - 1)
         quantized[start : start + bias.nbytes] = moved.astype(np.int32).tobytes()
-        network.set_constant(op.inputs[2], network.constant(op.inputs[2]) - shift)
-    return network.content()
+        graph.set_constant(op.inputs[2], graph.constant(op.inputs[2]) - shift)
+    return graph.content()
 
 
 def channel_means(

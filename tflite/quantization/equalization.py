@@ -34,44 +34,44 @@ class Group:
     swishes: tuple[Swish, ...]  # their sigmoids read z / s
 
 
-def groups(network: Graph, *, through_swish: Collection[str] = ()) -> list[Group]:
+def groups(graph: Graph, *, through_swish: Collection[str] = ()) -> list[Group]:
     """The :class:`Group`s of a network whose channels can be scaled without changing its function.
 
     Args:
-        network: a :class:`Graph`.
+        graph: a :class:`Graph`.
         through_swish: names of tensors before a swish that are scaled, too, at the cost of one
             multiplication each.
     """
     union = _Union()
-    pinned = {network.input, network.output}
+    pinned = {graph.input, graph.output}
     free = {}  # z -> its swish, if that can be scaled
     inside = {}  # id of an op of a swish -> the tensors that it joins
-    for swish in swishes(network):
+    for swish in swishes(graph):
         inside.update((id(op), ()) for op in swish.operations)
         pinned.update(op.output for op in swish.operations if op is not swish.product)
-        if swish.factor is not None or network.name(swish.z) in through_swish:
+        if swish.factor is not None or graph.name(swish.z) in through_swish:
             free[swish.z] = swish
             inside[id(swish.product)] = (swish.z, swish.product.output)
         else:
             pinned.update((swish.z, swish.product.output))
 
-    for op in network.operations:
+    for op in graph.operations:
         if id(op) in inside:
             union.join(inside[id(op)])
             continue
-        joined, fixed = _joined_and_fixed(network, op)
+        joined, fixed = _joined_and_fixed(graph, op)
         union.join(joined)
         pinned.update(fixed)
 
     pinned = {union.root(tensor) for tensor in pinned}
     members = {}
-    for op in network.operations:
+    for op in graph.operations:
         for tensor in op.outputs:
             members.setdefault(union.root(tensor), []).append(tensor)
     return [
         Group(tuple(tensors), tuple(free[t] for t in tensors if t in free))
         for root, tensors in members.items()
-        if root not in pinned and len(network.shape(tensors[0])) > 1
+        if root not in pinned and len(graph.shape(tensors[0])) > 1
     ]
 
 
@@ -96,12 +96,12 @@ def equalize(
     Raises:
         ConversionError: the scores change by more than 1e-4.
     """
-    network = Graph(float32_model)
-    for group in groups(network, through_swish=through_swish):
-        scale = _scale(network, group, histograms, strength)
+    graph = Graph(float32_model)
+    for group in groups(graph, through_swish=through_swish):
+        scale = _scale(graph, group, histograms, strength)
         if scale is not None:
-            apply_scale(network, group, scale)
-    equalized = network.content()
+            apply_scale(graph, group, scale)
+    equalized = graph.content()
     if images is not None:
         require_same_scores(float32_model, equalized, images, "equalization")
     return equalized
@@ -109,52 +109,52 @@ def equalize(
 
 def scaled_tensors(float32_model: bytes, *, through_swish: Collection[str] = ()) -> set[str]:
     """Names of the tensors of a float .tflite that ``equalize`` scales."""
-    network = Graph(float32_model)
+    graph = Graph(float32_model)
     return {
-        network.name(tensor)
-        for group in groups(network, through_swish=through_swish)
+        graph.name(tensor)
+        for group in groups(graph, through_swish=through_swish)
         for tensor in group.tensors
     }
 
 
-def apply_scale(network: Graph, group: Group, scale: np.ndarray) -> None:
+def apply_scale(graph: Graph, group: Group, scale: np.ndarray) -> None:
     """Multiplies the channels of a group's tensors by `scale` (channels,), and divides by it in the
     ops that read them.
     """
     scale = np.asarray(scale, np.float32)
     tensors = set(group.tensors)
-    for op in network.operations:
+    for op in graph.operations:
         if op.name not in LINEAR:
             continue
         kernel = op.inputs[1]
         if op.inputs[0] in tensors:
             # The input channel is the kernel's last axis. A depthwise kernel may have several
             # outputs per channel, side by side.
-            repeats = network.shape(kernel)[-1] // len(scale)
+            repeats = graph.shape(kernel)[-1] // len(scale)
             factor = np.repeat(scale, repeats) if op.name == "DEPTHWISE_CONV_2D" else scale
             if op.name == "FULLY_CONNECTED":
-                factor = np.tile(scale, network.shape(kernel)[-1] // len(scale))
-            network.set_constant(kernel, network.constant(kernel) / factor)
+                factor = np.tile(scale, graph.shape(kernel)[-1] // len(scale))
+            graph.set_constant(kernel, graph.constant(kernel) / factor)
         if op.output in tensors:
-            value = network.constant(kernel)
+            value = graph.constant(kernel)
             axis = -1 if op.name == "DEPTHWISE_CONV_2D" else 0
             shape = [1] * value.ndim
             shape[axis] = len(scale)
-            network.set_constant(kernel, value * scale.reshape(shape))
+            graph.set_constant(kernel, value * scale.reshape(shape))
             if len(op.inputs) > 2 and op.inputs[2] >= 0:
-                network.set_constant(op.inputs[2], network.constant(op.inputs[2]) * scale)
+                graph.set_constant(op.inputs[2], graph.constant(op.inputs[2]) * scale)
     for swish in group.swishes:
-        _divide_before_sigmoid(network, swish, scale)
+        _divide_before_sigmoid(graph, swish, scale)
 
 
-def _joined_and_fixed(network, op):
+def _joined_and_fixed(graph, op):
     """(tensors that an op outside a swish joins into one group, tensors that it keeps unscaled)."""
     if op.name in LINEAR:
-        constant = all(network.is_constant(i) for i in op.inputs[1:] if i >= 0)
+        constant = all(graph.is_constant(i) for i in op.inputs[1:] if i >= 0)
         joined, fixed = [], [] if constant else list(op.inputs)
-    elif _keeps_channels(network, op):
-        joined, fixed = [i for i in op.inputs if not network.is_constant(i)] + op.outputs, []
-    elif op.name == "MUL" and (product := _gated_product(network, op)):
+    elif _keeps_channels(graph, op):
+        joined, fixed = [i for i in op.inputs if not graph.is_constant(i)] + op.outputs, []
+    elif op.name == "MUL" and (product := _gated_product(graph, op)):
         feature, gate = product
         joined, fixed = [feature, op.output], [gate]
     else:
@@ -162,20 +162,20 @@ def _joined_and_fixed(network, op):
     return joined, fixed if op.fused in _HOMOGENEOUS else [*fixed, op.output]
 
 
-def _scale(network, group, histograms, strength):
+def _scale(graph, group, histograms, strength):
     """Factors of a group's channels, with geometric mean 1; None if they cannot be computed."""
     activations = weights = None  # relative absolute maximum of each channel
     for tensor in group.tensors:
-        histogram = histograms.get(network.name(tensor))
-        if histogram is None or len(histogram.channel_high) != network.shape(tensor)[-1]:
+        histogram = histograms.get(graph.name(tensor))
+        if histogram is None or len(histogram.channel_high) != graph.shape(tensor)[-1]:
             continue
         maximum = np.maximum(np.abs(histogram.channel_low), np.abs(histogram.channel_high))
         activations = _relative_maximum(maximum, activations)
-    for op in network.operations:
+    for op in graph.operations:
         if op.name in LINEAR and op.inputs[0] in group.tensors:
             if activations is None:
                 return None
-            kernel = np.abs(network.constant(op.inputs[1]))
+            kernel = np.abs(graph.constant(op.inputs[1]))
             if op.name == "FULLY_CONNECTED":
                 kernel = kernel.reshape(-1, len(activations))
             maximum = kernel.reshape(-1, kernel.shape[-1]).max(0)
@@ -196,45 +196,45 @@ def _relative_maximum(maximum, previous):
     return relative if previous is None else np.maximum(previous, relative)
 
 
-def _divide_before_sigmoid(network, swish, scale):
+def _divide_before_sigmoid(graph, swish, scale):
     inverse = (1 / scale).reshape(1, 1, 1, -1)
     if swish.factor is not None:
         old = swish.factor.inputs[1]
-        factor = network.constant(old) * inverse
-        if network.shape(old) == factor.shape:
-            network.set_constant(old, factor)
+        factor = graph.constant(old) * inverse
+        if graph.shape(old) == factor.shape:
+            graph.set_constant(old, factor)
         else:
-            name = f"{network.name(swish.z)}/factor"
-            network.rewire(swish.factor, old, network.add_constant(name, factor))
+            name = f"{graph.name(swish.z)}/factor"
+            graph.rewire(swish.factor, old, graph.add_constant(name, factor))
         return
-    name = network.name(swish.z)
-    factor = network.add_constant(f"{name}/factor", inverse)
-    unscaled = network.add_tensor(f"{name}/unscaled", network.shape(swish.z))
-    options, kind = network.options("MulOptions")
-    network.insert(swish.logistic, "MUL", (swish.z, factor), unscaled, options, kind)
-    network.rewire(swish.logistic, swish.z, unscaled)
+    name = graph.name(swish.z)
+    factor = graph.add_constant(f"{name}/factor", inverse)
+    unscaled = graph.add_tensor(f"{name}/unscaled", graph.shape(swish.z))
+    options, kind = graph.options("MulOptions")
+    graph.insert(swish.logistic, "MUL", (swish.z, factor), unscaled, options, kind)
+    graph.rewire(swish.logistic, swish.z, unscaled)
 
 
-def _keeps_channels(network, op):
+def _keeps_channels(graph, op):
     """Whether output channel c is proportional to channel c of all inputs that are not constant."""
     if op.name == "MEAN":  # over the image only
-        last = len(network.shape(op.inputs[0])) - 1
-        return not {last, -1} & set(network.integers(op.inputs[1]).reshape(-1).tolist())
+        last = len(graph.shape(op.inputs[0])) - 1
+        return not {last, -1} & set(graph.integers(op.inputs[1]).reshape(-1).tolist())
     if op.name in ("RESHAPE", "PAD"):
-        return network.shape(op.output)[-1] == network.shape(op.inputs[0])[-1]
+        return graph.shape(op.output)[-1] == graph.shape(op.inputs[0])[-1]
     if op.name == "ADD":
-        shapes = {network.shape(i) for i in op.inputs}
-        return len(shapes) == 1 and not any(map(network.is_constant, op.inputs))
+        shapes = {graph.shape(i) for i in op.inputs}
+        return len(shapes) == 1 and not any(map(graph.is_constant, op.inputs))
     return op.name in _POOLING
 
 
-def _gated_product(network, op):
+def _gated_product(graph, op):
     """(feature, gate) of a squeeze-excite product; None for other products."""
-    if any(map(network.is_constant, op.inputs)):
+    if any(map(graph.is_constant, op.inputs)):
         return None
     a, b = op.inputs
     for feature, gate in ((a, b), (b, a)):
-        if network.shape(gate)[1:3] == (1, 1) != network.shape(feature)[1:3]:
+        if graph.shape(gate)[1:3] == (1, 1) != graph.shape(feature)[1:3]:
             return feature, gate
     return None
 

@@ -66,13 +66,13 @@ def finetune(
     """
     schedule = schedule or Schedule()
     interpreter = TFInterpreter(Graph(float32_model), ranges, plan)
-    network = interpreter.network
+    graph = interpreter.graph
     first = tf.constant(images[:1], tf.float32)
-    interpreter.run({network.input: first}, network.operations, quantized=True)  # raises early
+    interpreter.run({graph.input: first}, graph.operations, quantized=True)  # raises early
     rng = np.random.default_rng(schedule.seed)
     if schedule.block_steps:
         wanted = inputs = images.astype(np.float32)
-        parts = blocks(network)
+        parts = blocks(graph)
         for number, block in enumerate(parts, start=1):
             target = _forward(interpreter, block, wanted, quantized=False)
             errors = _fit_block(interpreter, block, (inputs, target), schedule, rng)
@@ -84,30 +84,30 @@ def finetune(
     return interpreter.result()
 
 
-def blocks(network: Graph) -> list[Block]:
+def blocks(graph: Graph) -> list[Block]:
     """The network as consecutive blocks, each with at least one layer.
 
     A block ends where a single tensor carries all information, but not before a swish: only the
     error after the swish matters.
     """
-    before_swish = {swish.z for swish in swishes(network)}
+    before_swish = {swish.z for swish in swishes(graph)}
     last_read = {}
-    for index, op in enumerate(network.operations):
+    for index, op in enumerate(graph.operations):
         for tensor in op.inputs:
             last_read[tensor] = index
-    last_read[network.output] = len(network.operations)
-    parts, begin, source, live = [], 0, network.input, {network.input}
-    for index, op in enumerate(network.operations):
+    last_read[graph.output] = len(graph.operations)
+    parts, begin, source, live = [], 0, graph.input, {graph.input}
+    for index, op in enumerate(graph.operations):
         live = {t for t in live | set(op.outputs) if last_read.get(t, -1) > index}
-        operations = tuple(network.operations[begin : index + 1])
+        operations = tuple(graph.operations[begin : index + 1])
         alone = live == {op.output} and op.output not in before_swish
         if alone and any(each.name in LINEAR for each in operations):
             parts.append(Block(source, operations, op.output))
             begin, source = index + 1, op.output
-    rest = tuple(network.operations[begin:])
+    rest = tuple(graph.operations[begin:])
     if rest and parts:
         last = parts.pop()
-        parts.append(Block(last.source, last.operations + rest, network.output))
+        parts.append(Block(last.source, last.operations + rest, graph.output))
     return parts
 
 
@@ -126,12 +126,12 @@ def _fit_block(interpreter, block, data, schedule, rng):
 
 def _fit_scores(interpreter, images, schedule, rng):
     """Trains everything on the float scores; (KL divergence before, after)."""
-    network = interpreter.network
-    operations = list(network.operations)
+    graph = interpreter.graph
+    operations = list(graph.operations)
     kind = operations[-1].name
     if kind in _LAST:
         operations.pop()
-    block = Block(network.input, tuple(operations), operations[-1].output)
+    block = Block(graph.input, tuple(operations), operations[-1].output)
     images = np.concatenate([images, images[:, :, ::-1]]).astype(np.float32)
     target = _forward(interpreter, block, images, quantized=False)
 

@@ -151,11 +151,11 @@ def candidate_regions(float32_model: bytes, plan: QuantPlan) -> dict[str, tuple[
 
     They are each block, all squeeze-excite branches, all residual additions, and the last layer.
     """
-    network = Graph(float32_model)
+    graph = Graph(float32_model)
     int8 = plan.outputs("int8")
     regions = {}
-    for op in network.operations:
-        name = network.name(op.output)
+    for op in graph.operations:
+        name = graph.name(op.output)
         if name not in int8:
             continue
         group = sqnr.group_of(name) or "the rest"
@@ -164,9 +164,9 @@ def candidate_regions(float32_model: bytes, plan: QuantPlan) -> dict[str, tuple[
             regions.setdefault("squeeze-excite branches", []).append(name)
         if op.name == "ADD":
             regions.setdefault("residual additions", []).append(name)
-    last = [op for op in network.operations if op.name in LINEAR][-1:]
-    for op in (op for op in last if network.name(op.output) in int8):
-        regions.setdefault("last layer", []).append(network.name(op.output))
+    last = [op for op in graph.operations if op.name in LINEAR][-1:]
+    for op in (op for op in last if graph.name(op.output) in int8):
+        regions.setdefault("last layer", []).append(graph.name(op.output))
     return {name: tuple(outputs) for name, outputs in regions.items()}
 
 
@@ -181,7 +181,7 @@ def measure_regions(
     """(regions with divergence and latency, latency in ms of the model without regions).
 
     The divergence of a region is measured with all other regions in float32. With all others in
-    int8 it is a small difference of two large numbers, and less than the noise of other roundings.
+    int8 it is a small difference of two large numbers, smaller than other rounding effects.
 
     Args:
         state: the result of the quantization pipeline.

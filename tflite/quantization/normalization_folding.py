@@ -28,64 +28,64 @@ def fold_normalization(
     Raises:
         ConversionError: the scores change by more than 1e-4.
     """
-    network = Graph(float32_model)
-    first = next((i for i, op in enumerate(network.operations) if op.name in LINEAR), None)
+    graph = Graph(float32_model)
+    first = next((i for i, op in enumerate(graph.operations) if op.name in LINEAR), None)
     if not first:
         return float32_model
-    steps, stem = network.operations[:first], network.operations[first]
-    normalization = _scale_and_shift(network, steps)
+    steps, stem = graph.operations[:first], graph.operations[first]
+    normalization = _scale_and_shift(graph, steps)
     if normalization is None or stem.name != "CONV_2D" or stem.inputs[0] != steps[-1].output:
         return float32_model
-    readers = network.consumers()
-    if any(len(readers[tensor]) > 1 for tensor in (network.input, *(s.output for s in steps))):
+    readers = graph.consumers()
+    if any(len(readers[tensor]) > 1 for tensor in (graph.input, *(s.output for s in steps))):
         return float32_model  # another op reads the pixels, too
     factor, shift = normalization
-    before, after = padding(network, stem)
+    before, after = padding(graph, stem)
     needs_border = np.any(shift) and any(before + after)
-    kernel = network.constant(stem.inputs[1]).astype(np.float64)
+    kernel = graph.constant(stem.inputs[1]).astype(np.float64)
     zero = np.broadcast_to(-shift / factor, kernel.shape[-1:])  # the pixel that is normalized to 0
-    network.set_constant(stem.inputs[1], kernel * factor)
+    graph.set_constant(stem.inputs[1], kernel * factor)
     if needs_border and border == "subtract":
-        value = network.add_constant("normalization/zero", zero.reshape(1, 1, 1, -1))
-        source = network.add_tensor("normalization/centered", network.shape(network.input))
-        options, kind = network.options("SubOptions")
-        network.insert(stem, "SUB", (network.input, value), source, options, kind)
+        value = graph.add_constant("normalization/zero", zero.reshape(1, 1, 1, -1))
+        source = graph.add_tensor("normalization/centered", graph.shape(graph.input))
+        options, kind = graph.options("SubOptions")
+        graph.insert(stem, "SUB", (graph.input, value), source, options, kind)
     else:
-        source = network.input
-        bias = network.constant(stem.inputs[2]).astype(np.float64)
+        source = graph.input
+        bias = graph.constant(stem.inputs[2]).astype(np.float64)
         bias += (kernel * np.broadcast_to(shift, zero.shape)).sum((1, 2, 3))
-        network.set_constant(stem.inputs[2], bias)
+        graph.set_constant(stem.inputs[2], bias)
         if needs_border:
-            source = _with_border(network, stem, zero, before, after)
+            source = _with_border(graph, stem, zero, before, after)
             stem.raw.builtinOptions.padding = _VALID
-    network.rewire(stem, steps[-1].output, source)
-    network.remove(steps)
-    folded = network.content()
+    graph.rewire(stem, steps[-1].output, source)
+    graph.remove(steps)
+    folded = graph.content()
     if images is not None:
         require_same_scores(float32_model, folded, images, "folding the normalization")
     return folded
 
 
-def padding(network: Graph, conv) -> tuple[tuple[int, int], tuple[int, int]]:
+def padding(graph: Graph, conv) -> tuple[tuple[int, int], tuple[int, int]]:
     """((top, left), (bottom, right)): the number of zeros that a convolution pads with."""
     if conv.raw.builtinOptions.padding == _VALID:
         return (0, 0), (0, 0)
-    _, *size, _ = network.shape(conv.inputs[0])
-    _, *kernel, _ = network.shape(conv.inputs[1])
+    _, *size, _ = graph.shape(conv.inputs[0])
+    _, *kernel, _ = graph.shape(conv.inputs[1])
     strides = conv.raw.builtinOptions.strideH, conv.raw.builtinOptions.strideW
     total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, strides)]
     return tuple(n // 2 for n in total), tuple(n - n // 2 for n in total)
 
 
-def _scale_and_shift(network, steps):
+def _scale_and_shift(graph, steps):
     """(a, b) of ops that compute pixel * a + b, one number or one per channel; None for others."""
-    factor, shift, tensor = np.ones(1), np.zeros(1), network.input
+    factor, shift, tensor = np.ones(1), np.zeros(1), graph.input
     for op in steps:
         if op.name not in ("MUL", "SUB", "ADD") or op.fused != "NONE" or op.inputs[0] != tensor:
             return None
-        if not network.is_constant(op.inputs[1]):
+        if not graph.is_constant(op.inputs[1]):
             return None
-        value = network.constant(op.inputs[1]).astype(np.float64).reshape(-1)
+        value = graph.constant(op.inputs[1]).astype(np.float64).reshape(-1)
         if op.name == "MUL":
             factor, shift = factor * value, shift * value
         else:
@@ -94,26 +94,26 @@ def _scale_and_shift(network, steps):
     return factor, shift
 
 
-def _with_border(network, before_op, pixel, before, after):
+def _with_border(graph, before_op, pixel, before, after):
     """The tensor of the image with rows and columns of one pixel value around it."""
-    tensor = network.input
+    tensor = graph.input
     for axis, (first, last) in enumerate(zip(before, after), start=1):
-        shape = list(network.shape(tensor))
+        shape = list(graph.shape(tensor))
         if not first and not last:
             continue
 
         def edge(count, name, axis=axis, shape=shape):
             size = [count if i == axis else shape[i] for i in (1, 2)]
             value = np.broadcast_to(pixel, (1, *size, 3))
-            return network.add_constant(f"normalization/border_{axis}_{name}", value)
+            return graph.add_constant(f"normalization/border_{axis}_{name}", value)
 
         parts = [edge(first, "first")] if first else []
         parts += [tensor]
         parts += [edge(last, "last")] if last else []
         shape[axis] += first + last
-        joined = network.add_tensor(f"normalization/bordered_{axis}", tuple(shape))
-        options, kind = network.options("ConcatenationOptions")
+        joined = graph.add_tensor(f"normalization/bordered_{axis}", tuple(shape))
+        options, kind = graph.options("ConcatenationOptions")
         options.axis = axis
-        network.insert(before_op, "CONCATENATION", parts, joined, options, kind)
+        graph.insert(before_op, "CONCATENATION", parts, joined, options, kind)
         tensor = joined
     return tensor

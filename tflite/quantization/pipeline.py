@@ -150,7 +150,7 @@ def run(
             budget,
             state,
             plan,
-            held_out=_budget_objective(float32_model, calibration),
+            held_out=budget_objective(float32_model, calibration),
             objective=context.objective,
             seconds=options.search_seconds,
             log=log,
@@ -170,7 +170,7 @@ def _folded(float32_model, preset, calibration):
     )
 
 
-def _budget_objective(float32_model, calibration):
+def budget_objective(float32_model, calibration):
     """Objective on all held-out images, with their labels."""
     _, held = held_out(len(calibration))
     labels = None if calibration.labels is None else calibration.labels[held]

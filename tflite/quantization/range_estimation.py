@@ -78,19 +78,19 @@ def estimate_ranges(float32_model: bytes, histograms: Mapping, estimator: str) -
     """
     if estimator not in ESTIMATORS:
         raise ValueError(unknown_name("range estimator", estimator, ESTIMATORS))
-    network = Graph(float32_model)
-    before_swish = {network.name(swish.z) for swish in swishes(network)}
+    graph = Graph(float32_model)
+    before_swish = {graph.name(swish.z) for swish in swishes(graph)}
     ranges = {}
     for name, histogram in histograms.items():
         constant = histogram.high <= histogram.low
         function = minmax if constant else ESTIMATORS[estimator].function
         low, high = function(histogram, name in before_swish)
         ranges[name] = {"min": low, "max": high}
-    ranges[network.name(network.input)] = {"min": 0.0, "max": 255.0}
-    for op in network.operations:
+    ranges[graph.name(graph.input)] = {"min": 0.0, "max": 255.0}
+    for op in graph.operations:
         if op.name == "ADD":
-            terms = [network.name(i) for i in op.inputs]
-            ranges = widen_small_terms(ranges, terms, network.name(op.output))
+            terms = [graph.name(i) for i in op.inputs]
+            ranges = widen_small_terms(ranges, terms, graph.name(op.output))
     return ranges
 
 

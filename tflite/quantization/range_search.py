@@ -56,11 +56,11 @@ def search_ranges(
     return ranges, tried
 
 
-def searchable_tensors(network: Graph, ranges: dict) -> list[str]:
+def searchable_tensors(graph: Graph, ranges: dict) -> list[str]:
     """Names of the tensors whose range is free: not the input's, and not that of a sigmoid."""
-    fixed = {network.name(op.output) for op in network.operations if op.name == "LOGISTIC"}
-    fixed.add(network.name(network.input))
-    names = dict.fromkeys(network.name(op.output) for op in network.operations)
+    fixed = {graph.name(op.output) for op in graph.operations if op.name == "LOGISTIC"}
+    fixed.add(graph.name(graph.input))
+    names = dict.fromkeys(graph.name(op.output) for op in graph.operations)
     return [name for name in names if name in ranges and name not in fixed]
 
 

@@ -36,10 +36,10 @@ class State:
         They would otherwise compensate errors of int8 activations that do not occur.
         """
         floats = plan.outputs("float32")
-        network, uncompensated = Graph(self.float32_model), Graph(self.uncompensated_model)
-        for op, before in zip(network.operations, uncompensated.operations):
-            if op.name in LINEAR and network.name(op.output) in floats:
+        graph, uncompensated = Graph(self.float32_model), Graph(self.uncompensated_model)
+        for op, before in zip(graph.operations, uncompensated.operations):
+            if op.name in LINEAR and graph.name(op.output) in floats:
                 for tensor, source in zip(op.inputs[1:], before.inputs[1:]):
                     if source >= 0 and uncompensated.is_constant(source):
-                        network.set_constant(tensor, uncompensated.constant(source))
-        return network.content()
+                        graph.set_constant(tensor, uncompensated.constant(source))
+        return graph.content()

@@ -187,11 +187,11 @@ def _equalized(state, context, strength, through_swish):
 
 def swish_stages(state: State) -> dict[str, tuple[str, ...]]:
     """{"stem": tensors before its swishes without a factor, "block1": ...}, front to back."""
-    network = Graph(state.float32_model)
+    graph = Graph(state.float32_model)
     stages = {}
-    for swish in swishes(network):
+    for swish in swishes(graph):
         if swish.factor is None:
-            name = network.name(swish.z)
+            name = graph.name(swish.z)
             stage = _STAGE.match(sqnr.group_of(name) or "the rest")[0]
             stages.setdefault(stage, []).append(name)
     return {stage: tuple(names) for stage, names in stages.items()}

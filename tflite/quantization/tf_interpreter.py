@@ -29,18 +29,18 @@ class TFInterpreter:
     fractions of itself.
 
     Attributes:
-        network: the :class:`Graph`.
+        graph: the :class:`Graph`.
         offsets: {(tensor, "kernel" | "bias" | "low" | "high"): tf.Variable}, changes in units.
         units: {the same key: size of a unit}.
         quantized: the tensors that int8 ops write.
     """
 
-    def __init__(self, network: Graph, ranges: dict, plan: QuantPlan):
-        self.network, self.ranges = network, dict(ranges)
+    def __init__(self, graph: Graph, ranges: dict, plan: QuantPlan):
+        self.graph, self.ranges = graph, dict(ranges)
         int8 = plan.outputs("int8")
-        self.quantized = {op.output for op in network.operations if network.name(op.output) in int8}
+        self.quantized = {op.output for op in graph.operations if graph.name(op.output) in int8}
         self.offsets, self.units = {}, {}
-        for op in network.operations:
+        for op in graph.operations:
             # The weights of linear ops are int8 even if the op computes in float.
             if op.output in self.quantized or op.name in LINEAR:
                 self._add_offsets(op)
@@ -50,14 +50,14 @@ class TFInterpreter:
 
         Args:
             values: {tensor: value} of what the operations read.
-            operations: a part of ``network.operations``, in order.
+            operations: a part of ``graph.operations``, in order.
             quantized: whether to apply fake quantization.
         """
         values = dict(values)
         for op in operations:
             int8 = quantized and op.output in self.quantized
             inputs = [self._input(values, op, i, int8, quantized) for i in op.inputs]
-            output = compute(op, inputs, self.network.shape(op.output))
+            output = compute(op, inputs, self.graph.shape(op.output))
             values[op.output] = self._fake_quantize(op.output, output) if int8 else output
         return values
 
@@ -67,31 +67,31 @@ class TFInterpreter:
         for (tensor, kind), variable in self.offsets.items():
             change = variable.numpy() * self.units[tensor, kind]
             if kind in ("kernel", "bias"):
-                self.network.set_constant(tensor, self.network.constant(tensor) + change)
+                self.graph.set_constant(tensor, self.graph.constant(tensor) + change)
             else:
                 end = {"low": "min", "high": "max"}[kind]
-                bounds = ranges[self.network.name(tensor)]
+                bounds = ranges[self.graph.name(tensor)]
                 bounds[end] = float(bounds[end] * np.exp(change))
-        return self.network.content(), ranges
+        return self.graph.content(), ranges
 
     def _add_offsets(self, op):
-        network = self.network
-        tensors = [i for i in op.inputs if i >= 0 and not network.is_constant(i)]
+        graph = self.graph
+        tensors = [i for i in op.inputs if i >= 0 and not graph.is_constant(i)]
         for tensor in dict.fromkeys([*tensors, op.output]):
-            fixed = tensor == network.input or self._is_sigmoid(tensor)
-            known = network.name(tensor) in self.ranges
+            fixed = tensor == graph.input or self._is_sigmoid(tensor)
+            known = graph.name(tensor) in self.ranges
             if (tensor, "low") not in self.offsets and not fixed and known:
                 for end in ("low", "high"):
                     self._add((tensor, end), np.zeros((), np.float32), _RANGE_UNIT)
         if op.name in LINEAR:
-            kernel = network.constant(op.inputs[1])
+            kernel = graph.constant(op.inputs[1])
             axes = _reduced_axes(op, kernel)
             scale = np.maximum(np.abs(kernel).max(axes, keepdims=True), 1e-12) / 127
             self._add((op.inputs[1], "kernel"), np.zeros_like(kernel), scale)
             if len(op.inputs) > 2 and op.inputs[2] >= 0:
-                bounds = self.ranges[network.name(op.output)]
+                bounds = self.ranges[graph.name(op.output)]
                 unit = (bounds["max"] - bounds["min"]) / 255
-                bias = np.zeros_like(network.constant(op.inputs[2]))
+                bias = np.zeros_like(graph.constant(op.inputs[2]))
                 self._add((op.inputs[2], "bias"), bias, unit)
 
     def _add(self, key, zeros, unit):
@@ -99,7 +99,7 @@ class TFInterpreter:
         self.units[key] = np.float32(unit)
 
     def _is_sigmoid(self, tensor):
-        return any(op.output == tensor and op.name == "LOGISTIC" for op in self.network.operations)
+        return any(op.output == tensor and op.name == "LOGISTIC" for op in self.graph.operations)
 
     def _input(self, values, op, tensor, int8, quantized):
         if tensor < 0:
@@ -108,10 +108,10 @@ class TFInterpreter:
             value = values[tensor]
             rounded = not int8 or tensor in self.quantized  # by the op that wrote it
             return value if rounded else self._fake_quantize(tensor, value)
-        network = self.network
-        if not network.is_float(tensor):
-            return network.integers(tensor)
-        constant = network.constant(tensor)
+        graph = self.graph
+        if not graph.is_float(tensor):
+            return graph.integers(tensor)
+        constant = graph.constant(tensor)
         if quantized and op.name in LINEAR and tensor == op.inputs[1]:
             return self._kernel(op, tensor, constant)
         if (tensor, "bias") in self.offsets and quantized:
@@ -131,7 +131,7 @@ class TFInterpreter:
     def _bounds(self, tensor):
         if self._is_sigmoid(tensor):
             return _LOGISTIC
-        bounds = self.ranges[self.network.name(tensor)]
+        bounds = self.ranges[self.graph.name(tensor)]
         low, high = min(bounds["min"], 0.0), max(bounds["max"], 0.0)
         if (tensor, "low") not in self.offsets:
             return low, high

@@ -35,29 +35,29 @@ def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
         float32_model: bytes of a float .tflite.
         images: uint8 (n, height, width, 3), in hash order.
     """
-    network = Graph(float32_model)
-    layers = [Layer(network, op) for op in network.operations if can_round(network, op)]
+    graph = Graph(float32_model)
+    layers = [Layer(graph, op) for op in graph.operations if can_round(graph, op)]
     inputs = sorted({layer.op.inputs[0] for layer in layers})
     parts = [part for part in np.array_split(images, _THREADS) if len(part)]
     runs = [(runner.run(float32_model, part, inputs), len(part)) for part in parts]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        sums = list(pool.map(lambda run: _moments(network, layers, *run), runs))
+        sums = list(pool.map(lambda run: _moments(graph, layers, *run), runs))
     for index, layer in enumerate(layers):
         weight, mean, square = (sum(each) for each in zip(*(part[index] for part in sums)))
-        layer.round(network, mean / weight, square / weight)
-    return network.content()
+        layer.round(graph, mean / weight, square / weight)
+    return graph.content()
 
 
-def can_round(network: Graph, op) -> bool:
+def can_round(graph: Graph, op) -> bool:
     """Whether an op is a linear layer with constant float weights that are rounded here."""
-    if op.name not in LINEAR or not network.is_constant(op.inputs[1]):
+    if op.name not in LINEAR or not graph.is_constant(op.inputs[1]):
         return False
-    if not network.is_float(op.inputs[1]):
+    if not graph.is_float(op.inputs[1]):
         return False
     options = op.raw.builtinOptions
     if max(getattr(options, f"dilation{axis}Factor", 1) for axis in "HW") > 1:
         return False
-    kernel, channels = network.shape(op.inputs[1]), network.shape(op.inputs[0])[-1]
+    kernel, channels = graph.shape(op.inputs[1]), graph.shape(op.inputs[0])[-1]
     if op.name == "DEPTHWISE_CONV_2D":
         return kernel[-1] == channels  # a depth multiplier of 1
     return kernel[-1] == channels and int(np.prod(kernel[1:])) <= _MAX_INPUTS  # no groups
@@ -69,25 +69,25 @@ class Layer:
     A depthwise convolution has one group per channel, every other op one group.
     """
 
-    def __init__(self, network, op):
+    def __init__(self, graph, op):
         self.op, self.depthwise = op, op.name == "DEPTHWISE_CONV_2D"
-        kernel = network.shape(op.inputs[1])
+        kernel = graph.shape(op.inputs[1])
         self.window = kernel[1:3] if len(kernel) == 4 else (1, 1)
-        self.size = network.shape(op.inputs[0])[1:3] if len(kernel) == 4 else (1, 1)
+        self.size = graph.shape(op.inputs[0])[1:3] if len(kernel) == 4 else (1, 1)
 
-    def weights(self, network):
+    def weights(self, graph):
         """(groups, sums, inputs) of the kernel (out, height, width, in)."""
-        kernel = network.constant(self.op.inputs[1])
+        kernel = graph.constant(self.op.inputs[1])
         if self.depthwise:
             return kernel.reshape(-1, kernel.shape[-1]).T[:, None]
         return kernel.reshape(1, len(kernel), -1)
 
-    def inputs(self, network, value):
+    def inputs(self, graph, value):
         """(groups, positions, inputs) of the layer's input on one image."""
         if self.window == (1, 1) and self.size == (1, 1):
             return value.reshape(1, -1, value.shape[-1])
         options = self.op.raw.builtinOptions
-        before, after = padding(network, self.op)
+        before, after = padding(graph, self.op)
         value = np.pad(value[0], (*zip(before, after), (0, 0)))
         tops = range(0, value.shape[0] - self.window[0] + 1, options.strideH)
         lefts = range(0, value.shape[1] - self.window[1] + 1, options.strideW)
@@ -99,31 +99,31 @@ class Layer:
             return np.moveaxis(patches, -1, 0)
         return patches.reshape(1, len(patches), -1)
 
-    def round(self, network, mean, square):
+    def round(self, graph, mean, square):
         """Rounds the kernel and corrects the bias.
 
         Args:
-            network: the network to change.
+            graph: the network to change.
             mean: (groups, inputs), the mean of the inputs.
             square: (groups, inputs, inputs), the mean of their products.
         """
         kernel, bias = self.op.inputs[1], (*self.op.inputs, -1)[2]
-        has_bias = bias >= 0 and network.is_constant(bias)
+        has_bias = bias >= 0 and graph.is_constant(bias)
         input_error = _INPUT_ERROR * np.einsum("gii->gi", square).mean(-1)
         if has_bias:  # the bias absorbs the change of the mean
             square = square - mean[:, :, None] * mean[:, None, :]
         square = square + input_error[:, None, None] * np.eye(mean.shape[-1])
-        weights = self.weights(network)
+        weights = self.weights(graph)
         rounded = round_to_grid(weights, square)
         if has_bias:
             shift = ((weights - rounded) * mean[:, None]).sum(-1).reshape(-1)
-            network.set_constant(bias, network.constant(bias) + shift)
+            graph.set_constant(bias, graph.constant(bias) + shift)
         if self.depthwise:
             rounded = rounded[:, 0].T
-        network.set_constant(kernel, rounded.reshape(network.shape(kernel)))
+        graph.set_constant(kernel, rounded.reshape(graph.shape(kernel)))
 
 
-def _moments(network, layers, rows, count):
+def _moments(graph, layers, rows, count):
     """[[weight, sum of a layer's inputs, sum of their products], ...] over `count` images.
 
     Each image is weighted by the inverse of its mean square.
@@ -133,7 +133,7 @@ def _moments(network, layers, rows, count):
         scaled = [[] for _ in layers]
         for _, values in zip(group, rows):
             for layer, total, scaled_inputs in zip(layers, sums, scaled):
-                value = layer.inputs(network, values[layer.op.inputs[0]])
+                value = layer.inputs(graph, values[layer.op.inputs[0]])
                 weight = 1 / max(float(np.mean(value**2)), 1e-12)
                 total[0] += weight
                 total[1] = total[1] + weight * value.mean(1, dtype=np.float64)

@@ -30,7 +30,7 @@ from tflite.quantization.state import State
         (Budget(max_drop=2.0), 0.1, 2.0, True),
         (Budget(max_drop=2.0), 1.0, 2.5, False),
         (Budget(max_drop=2.0), 1.0, -3.0, True),
-        (Budget(max_drop=2.0), 1.0, None, True),  # nothing can be said without labels
+        (Budget(max_drop=2.0), 1.0, None, True),  # no labels, no drop
         (Budget(max_drop=2.0, min_agreement=0.9), 0.9, 2.0, True),
         (Budget(max_drop=2.0, min_agreement=0.9), 0.8, 0.0, False),
         (Budget(max_drop=2.0, min_agreement=0.9), 1.0, 3.0, False),

@@ -258,3 +258,15 @@ def test_steps_are_evaluated_on_held_out_images(trained_lite, photos):
     assert (len(context.images), len(context.objective.images)) == (48, 48)
     learned = {image.tobytes() for image in context.images}
     assert not learned & {image.tobytes() for image in context.objective.images}
+
+
+def test_budget_is_measured_on_labelled_held_out_images(trained_lite, photos):
+    images, labels = np.concatenate([photos, 255 - photos]), np.arange(96) % 10
+    calibration = CalibrationImages.ordered(images, labels)
+    context = make_context(trained_lite, _INT8, calibration, _options())
+    objective = pipeline.budget_objective(trained_lite, calibration)
+    assert len(objective.images) == 48
+    learned = {image.tobytes() for image in context.images}
+    assert not learned & {image.tobytes() for image in objective.images}
+    by_image = {image.tobytes(): label for image, label in zip(images, labels)}
+    assert [by_image[image.tobytes()] for image in objective.images] == list(objective.labels)
