@@ -35,7 +35,7 @@ import tflite
 from keras_effnet.image_preprocessing import resize
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import ops
+from tflite.flatbuffer import ops, runner
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
 from tflite.quantization import equalization, range_search, weight_rounding
@@ -185,7 +185,7 @@ def kernels_agree(content, images):
             model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
         )
         slow.allocate_tensors()
-    return float(np.mean(fast == litert.scores(slow, images).argmax(-1)))
+    return float(np.mean(fast == runner.scores(content, images, interpreter=slow).argmax(-1)))
 
 
 def ablation(truth, calibration):

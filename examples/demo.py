@@ -120,10 +120,10 @@ def draw(images, labels, conversion, classes, path):
     """Held-out images of as many classes as there is room for, titled with int8's answer."""
     from matplotlib.figure import Figure
 
-    from tflite import litert
+    from tflite.flatbuffer import runner
 
     chosen = np.random.default_rng(0).permutation(len(images))[:PICTURED]
-    scores = litert.scores(litert.interpreter(conversion.tflite_model), images[chosen])
+    scores = runner.scores(conversion.tflite_model, images[chosen])
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     for axes, index, score in zip(figure.subplots(3, 4).flat, chosen, scores):
         answer = int(score.argmax())

@@ -52,21 +52,6 @@ def input_shape(tflite_model: bytes) -> tuple[int, int, int]:
     return tuple(int(n) for n in interpreter(tflite_model).get_input_details()[0]["shape"][1:])
 
 
-def scores(interpreter, images) -> np.ndarray:
-    """Outputs (images, classes) float32 of an allocated interpreter, dequantized.
-
-    For interpreters with other kernels; ``flatbuffer.runner.scores`` takes a model.
-    """
-    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    rows = []
-    for image in images:
-        interpreter.set_tensor(source["index"], image[None].astype(source["dtype"]))
-        interpreter.invoke()
-        rows.append(interpreter.get_tensor(sink["index"])[0])
-    (scale, zero), outputs = sink["quantization"], np.stack(rows)
-    return (outputs.astype(np.float32) - zero) * np.float32(scale) if scale else outputs
-
-
 def is_fully_accelerated(tflite_model: bytes) -> bool:
     """Whether XNNPACK runs every op on this machine, without LiteRT's slow reference kernels."""
     try:

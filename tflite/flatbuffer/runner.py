@@ -88,8 +88,18 @@ def run(
         open_interpreter(tflite_model, keep_tensors=tensors is not None)
         for _ in range(max(1, min(threads, len(images))))
     ]
-    details = _details(interpreters[0], tensors)
-    return _rows(interpreters, details, images, to_input)
+    return run_interpreters(interpreters, images, tensors, to_input=to_input)
+
+
+def run_interpreters(
+    interpreters: Sequence,
+    images: np.ndarray,
+    tensors: Iterable[str | int] | None = None,
+    *,
+    to_input: Callable[[np.ndarray, dict], np.ndarray] = cast_to_input,
+) -> Iterator[Tensors]:
+    """As :func:`run`, with allocated interpreters of one model, which take turns."""
+    return _rows(interpreters, _details(interpreters[0], tensors), images, to_input)
 
 
 def open_interpreter(tflite_model: bytes, *, num_threads: int = 1, keep_tensors: bool = False):
@@ -120,13 +130,21 @@ def tensor_shapes(tflite_model: bytes) -> dict[int, tuple[int, ...]]:
     return {each["index"]: tuple(int(n) for n in each["shape"]) for each in details}
 
 
-def scores(tflite_model: bytes, images: np.ndarray) -> np.ndarray:
+def scores(tflite_model: bytes, images: np.ndarray, *, interpreter=None) -> np.ndarray:
     """The first output, (images, classes) float32, dequantized if it is quantized.
 
     The images are cast to the data type of the input. Use ``evaluation.classifier.scores`` for a
     model that expects normalized or quantized inputs.
+
+    Args:
+        tflite_model: bytes.
+        images: (n, height, width, channels).
+        interpreter: an allocated interpreter of the model, e.g. with other kernels. Default: LiteRT
+            with XNNPACK.
     """
-    return np.stack([values.real(next(iter(values)))[0] for values in run(tflite_model, images)])
+    interpreter = interpreter or open_interpreter(tflite_model)
+    rows = run_interpreters([interpreter], images)
+    return np.stack([values.real(next(iter(values)))[0] for values in rows])
 
 
 def latencies_ms(
