@@ -9,9 +9,9 @@ from tflite.flatbuffer import runner
 
 
 def test_batch_is_one_and_the_signature_has_names(float_content):
-    made = litert.interpreter(float_content)
-    assert made.get_input_details()[0]["shape_signature"].tolist() == [1, 32, 32, 3]
-    assert made.get_signature_list() == {
+    interpreter = litert.interpreter(float_content)
+    assert interpreter.get_input_details()[0]["shape_signature"].tolist() == [1, 32, 32, 3]
+    assert interpreter.get_signature_list() == {
         "serving_default": {"inputs": ["images"], "outputs": ["scores"]}
     }
 
@@ -23,8 +23,8 @@ def test_scores_equal_those_of_the_model(model, float_content, images):
 
 def test_image_size_fixes_an_open_size(tiny, build):
     content = tflite.export_float32(build(tiny, input_shape=(None, None, 3)), image_size=(40, 48))
-    made = litert.interpreter(content)
-    assert made.get_input_details()[0]["shape"].tolist() == [1, 40, 48, 3]
+    interpreter = litert.interpreter(content)
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 40, 48, 3]
 
 
 def test_an_open_size_without_image_size_is_an_error(tiny, build):

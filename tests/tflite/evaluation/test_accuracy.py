@@ -31,8 +31,8 @@ def _evaluate(reference, candidate, images, labels=None, candidate_images=None, 
 @pytest.fixture(scope="module")
 def colours():
     """16 images of one colour each, with several predicted classes."""
-    made = np.random.default_rng(2).integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)
-    return np.broadcast_to(made, (16, 32, 32, 3)).copy()
+    colours = np.random.default_rng(2).integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)
+    return np.broadcast_to(colours, (16, 32, 32, 3)).copy()
 
 
 def test_metrics_are_those_of_the_two_files(float_content, int8_content, images):

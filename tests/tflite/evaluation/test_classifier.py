@@ -20,8 +20,8 @@ def int8_ends():
             for name, bounds in ranges.items()
         }
         with litert._quiet():
-            made = quantizer.Quantizer(content, recipe.static_wi8_ai8()).quantize(arrays)
-        return bytes(made.quantized_model)
+            quantized = quantizer.Quantizer(content, recipe.static_wi8_ai8()).quantize(arrays)
+        return bytes(quantized.quantized_model)
 
     return make
 
@@ -52,12 +52,12 @@ def test_scores_equal_those_of_the_interpreter(float_content, int8_content, imag
 def test_scores_do_not_depend_on_the_number_of_processors(int8_content, images, monkeypatch):
     model = classifier.open_classifier(int8_content)
     many = np.concatenate([images] * 4 + [images[:5]])
-    made = []
+    scores = []
     for count in (1, 4):
         monkeypatch.setattr(classifier, "_processors", lambda count=count: count)
-        made.append(classifier.scores(model, many))
-    np.testing.assert_array_equal(*made)
-    assert len(made[0]) == 69
+        scores.append(classifier.scores(model, many))
+    np.testing.assert_array_equal(*scores)
+    assert len(scores[0]) == 69
 
 
 def test_int8_input_and_output_approximate_the_float_scores(float_content, images, int8_ends):

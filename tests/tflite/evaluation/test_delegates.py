@@ -54,40 +54,40 @@ def test_every_rule_has_a_source_and_advice():
 
 
 def test_unsupported_ops_are_counted_with_advice():
-    made = delegates.by_rules(
+    support = delegates.by_rules(
         "XNNPACK", _ops("CONV_2D int8", "HARD_SWISH int8", "HARD_SWISH int8", "SOFTMAX int8")
     )
-    assert made.verdict == "not all"
-    assert made.unsupported == {"HARD_SWISH int8": 2, "SOFTMAX int8": 1}
-    assert made.sources == (
+    assert support.verdict == "not all"
+    assert support.unsupported == {"HARD_SWISH int8": 2, "SOFTMAX int8": 1}
+    assert support.sources == (
         ("measured", "LiteRT 2.3 on x86: CompiledModel.is_fully_accelerated()"),
     )
-    assert "float32 (preset int8)" in made.advice
-    assert "swish instead" in made.advice
+    assert "float32 (preset int8)" in support.advice
+    assert "swish instead" in support.advice
 
 
 def test_the_edgetpu_runs_the_ops_before_the_first_unsupported_one():
-    made = delegates.by_rules("EdgeTPU", _ops("CONV_2D int8", "MUL int8", "MUL float32"))
-    assert "it maps the 2 ops before it" in made.advice
+    support = delegates.by_rules("EdgeTPU", _ops("CONV_2D int8", "MUL int8", "MUL float32"))
+    assert "it maps the 2 ops before it" in support.advice
 
 
 def test_an_op_without_a_rule_is_unknown():
-    made = delegates.by_rules("GPU", _ops("CONV_2D float32", "COMPLEX_THING float32"))
-    assert (made.verdict, made.unknown) == ("unknown", {"COMPLEX_THING float32": 1})
+    support = delegates.by_rules("GPU", _ops("CONV_2D float32", "COMPLEX_THING float32"))
+    assert (support.verdict, support.unknown) == ("unknown", {"COMPLEX_THING float32": 1})
 
 
 def test_a_measurement_overrules_the_rules():
     assert delegates.by_rules("XNNPACK", _ops("COMPLEX_THING float32"), True).verdict == "all"
-    made = delegates.by_rules("XNNPACK", _ops("CONV_2D int8"), False)
-    assert made.verdict == "unknown"
-    assert "no rule names it" in made.advice
+    support = delegates.by_rules("XNNPACK", _ops("CONV_2D int8"), False)
+    assert support.verdict == "unknown"
+    assert "no rule names it" in support.advice
 
 
 def test_gpu_ops_without_a_source_are_unknown():
-    made = delegates.by_rules("GPU", _ops("CONV_2D float32", "MEAN float32", "CONV_2D int16"))
-    assert made.verdict == "unknown"
-    assert made.unknown == {"MEAN float32": 1, "CONV_2D int16": 1}
-    assert [evidence for evidence, _ in made.sources] == ["documented"]
+    support = delegates.by_rules("GPU", _ops("CONV_2D float32", "MEAN float32", "CONV_2D int16"))
+    assert support.verdict == "unknown"
+    assert support.unknown == {"MEAN float32": 1, "CONV_2D int16": 1}
+    assert [evidence for evidence, _ in support.sources] == ["documented"]
 
 
 def test_the_xnnpack_rules_agree_with_the_runtime(float_content, int8_content, images):
@@ -103,10 +103,10 @@ def test_the_xnnpack_rules_agree_with_the_runtime(float_content, int8_content, i
         (bytes(strict.quantized_model), False),  # its softmax is int8
     ):
         assert litert.is_fully_accelerated(content) is fully
-        made = delegates.by_rules("XNNPACK", ops.read_ops(content))
-        assert made.verdict == ("all" if fully else "not all")
-        assert not made.unknown
-    assert made.unsupported == {"SOFTMAX int8": 1}
+        support = delegates.by_rules("XNNPACK", ops.read_ops(content))
+        assert support.verdict == ("all" if fully else "not all")
+        assert not support.unknown
+    assert support.unsupported == {"SOFTMAX int8": 1}
 
 
 def test_support_covers_every_delegate(int8_content):

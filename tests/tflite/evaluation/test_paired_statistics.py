@@ -91,10 +91,10 @@ def test_wilson_equals_scipys_interval(hits, count):
 
 def test_logits_and_their_softmax_give_equal_probabilities():
     logits = np.random.default_rng(0).normal(0, 3, (5, 7))
-    made = paired_statistics.log_probabilities(logits, "logits")
-    np.testing.assert_allclose(made, special.log_softmax(logits, -1))
+    log = paired_statistics.log_probabilities(logits, "logits")
+    np.testing.assert_allclose(log, special.log_softmax(logits, -1))
     np.testing.assert_allclose(
-        made, paired_statistics.log_probabilities(special.softmax(logits, -1), "softmax"), atol=1e-6
+        log, paired_statistics.log_probabilities(special.softmax(logits, -1), "softmax"), atol=1e-6
     )
 
 
@@ -119,10 +119,10 @@ def test_a_quantized_zero_counts_as_half_the_output_scale():
     p, q = np.array([[0.999, 0.001]]), np.array([[1.0, 0.0]])
     floor = paired_statistics.log_probabilities(q, "softmax", output_scale=1 / 256)[0, 1]
     assert math.exp(floor) == pytest.approx(1 / 513, rel=1e-3)
-    made = paired_statistics.divergences(
+    divergences = paired_statistics.divergences(
         paired_statistics.log_probabilities(p, "softmax"), np.log(q + 1e-300), "softmax"
     )
-    assert made[0] > 0.6  # what a zero taken at its word would do
+    assert divergences[0] > 0.6  # a zero probability without the floor
 
 
 def test_examples_in_docstrings_run():

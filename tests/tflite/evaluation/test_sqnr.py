@@ -69,8 +69,8 @@ def test_rescaled_channels_are_scaled_back():
     rng = np.random.default_rng(0)
     x = rng.normal(0, 1, (500, 16))
     scales = rng.lognormal(0, 1, 16)
-    made = sqnr._factors(*_moments(x, x * scales + rng.normal(0, 0.01, x.shape) * scales))
-    np.testing.assert_allclose(made, 1 / scales, rtol=1e-2)
+    factors = sqnr._factors(*_moments(x, x * scales + rng.normal(0, 0.01, x.shape) * scales))
+    np.testing.assert_allclose(factors, 1 / scales, rtol=1e-2)
 
 
 def test_errors_are_not_detected_as_rescaling():

@@ -95,10 +95,10 @@ def test_set_constant_keeps_tensors_that_share_the_buffer(trained):
 def test_new_tensors_have_unique_names(trained):
     """The quantizer refuses a file in which two tensors have one name."""
     graph = Graph(trained)
-    made = [graph.add_constant("factor", np.ones(3)) for _ in range(3)]
-    made += [graph.add_tensor("factor", (1, 3))]
-    assert len({graph.name(tensor) for tensor in made}) == 4
-    assert graph.name(made[0]) == "factor"
+    tensors = [graph.add_constant("factor", np.ones(3)) for _ in range(3)]
+    tensors += [graph.add_tensor("factor", (1, 3))]
+    assert len({graph.name(tensor) for tensor in tensors}) == 4
+    assert graph.name(tensors[0]) == "factor"
 
 
 def test_an_inserted_operation_runs_before_its_reader(trained, photos):

@@ -76,10 +76,12 @@ def test_scores_signature_and_alignment_stay(kind, float_content, int8_content, 
     assert ops.misaligned_buffers(content) == 0
     assert ops.read_ops(content) == ops.read_ops(before)
     assert ops.quantization(content) == ops.quantization(before)
-    made = litert.interpreter(content)
-    assert list(made.get_signature_list()) == ["serving_default"]
-    feed = images[:1].astype(made.get_input_details()[0]["dtype"])
-    np.testing.assert_array_equal(made.get_signature_runner()(images=feed)["scores"], want[:1])
+    interpreter = litert.interpreter(content)
+    assert list(interpreter.get_signature_list()) == ["serving_default"]
+    feed = images[:1].astype(interpreter.get_input_details()[0]["dtype"])
+    np.testing.assert_array_equal(
+        interpreter.get_signature_runner()(images=feed)["scores"], want[:1]
+    )
 
 
 def test_equal_arguments_give_equal_bytes(int8_content):
@@ -242,7 +244,7 @@ def test_other_files_are_errors(function, content):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("function", [metadata.attach, metadata.read])
 def test_a_truncated_file_is_an_error_at_every_length(function, packed, float_content):
-    content = metadata.attach(float_content, name="whole")
+    content = metadata.attach(float_content, name="complete")
     content = _packed(content) if packed else content
     padding = 16 if packed else 0  # of the last buffer, which carries no data
     end = len(content) - padding

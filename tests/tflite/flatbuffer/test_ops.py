@@ -80,7 +80,7 @@ def test_activations_are_the_input_and_every_output(float_content):
 
 
 def test_bias_locations_point_at_the_bias_values(int8_content):
-    """What is written there is what the kernels add."""
+    """The bytes at each location are those of the bias buffer."""
     places = ops.bias_locations(int8_content)
     assert len(places) > 10
     tools = litert.flatbuffer_tools()

@@ -8,9 +8,9 @@ from tflite.flatbuffer import ops, rewrite, runner
 
 def test_uint8_input_gives_the_same_scores(float_content, images):
     content = rewrite.uint8_input(float_content)
-    made = litert.interpreter(content)
-    assert made.get_input_details()[0]["dtype"] == np.uint8
-    assert made.get_input_details()[0]["name"] == "serving_default_images:0"
+    interpreter = litert.interpreter(content)
+    assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+    assert interpreter.get_input_details()[0]["name"] == "serving_default_images:0"
     np.testing.assert_array_equal(
         runner.scores(content, images), runner.scores(float_content, images)
     )
@@ -100,8 +100,8 @@ def test_uint8_input_output_keeps_signature_and_names(int8_ends, images):
     assert before.get_signature_list() == after.get_signature_list()
     for details in ("get_input_details", "get_output_details"):
         assert getattr(before, details)()[0]["name"] == getattr(after, details)()[0]["name"]
-    made = after.get_signature_runner()(images=images[:1])["scores"]
-    assert made.dtype == np.uint8
+    scores = after.get_signature_runner()(images=images[:1])["scores"]
+    assert scores.dtype == np.uint8
     assert ops.misaligned_buffers(content) == 0
 
 
@@ -130,10 +130,10 @@ def test_short_names_keep_scores_and_signature(float_content, images):
 
 
 def test_a_truncated_model_outputs_the_named_tensor(int8_content, images):
-    made = litert.interpreter(int8_content, keep_tensors=True)
-    made.set_tensor(made.get_input_details()[0]["index"], images[:1])
-    made.invoke()
-    tensors = {d["name"]: d["index"] for d in made.get_tensor_details()}
+    interpreter = litert.interpreter(int8_content, keep_tensors=True)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
+    interpreter.invoke()
+    tensors = {d["name"]: d["index"] for d in interpreter.get_tensor_details()}
     rows = tflite.read_ops(int8_content)
     for place in range(3, len(rows), 11):
         cut = rewrite.truncate_after(int8_content, rows[place].output)
@@ -144,7 +144,7 @@ def test_a_truncated_model_outputs_the_named_tensor(int8_content, images):
         short.invoke()
         np.testing.assert_array_equal(
             short.get_tensor(short.get_output_details()[0]["index"]),
-            made.get_tensor(tensors[rows[place].output]),
+            interpreter.get_tensor(tensors[rows[place].output]),
         )
 
 

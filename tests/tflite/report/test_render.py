@@ -68,22 +68,22 @@ def _disturbed(content):
 @pytest.fixture(scope="module")
 def colours():
     """16 images of one colour each, with several predicted classes."""
-    made = np.random.default_rng(2).integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)
-    return np.broadcast_to(made, (16, 32, 32, 3)).copy()
+    colours = np.random.default_rng(2).integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)
+    return np.broadcast_to(colours, (16, 32, 32, 3)).copy()
 
 
 @pytest.fixture(scope="module")
 def compared():
     """Compares two files, once for each pair."""
-    made = {}
+    comparisons = {}
 
     def get(first, second, images):
         key = (first, second)
-        if key not in made:
+        if key not in comparisons:
             labels = np.arange(len(images)) % 10
             data = EvaluationImages(images, labels, "<random>")
-            made[key] = compare(first, second, data, runs=2)
-        return made[key]
+            comparisons[key] = compare(first, second, data, runs=2)
+        return comparisons[key]
 
     return get
 
@@ -206,9 +206,9 @@ def test_text_from_users_is_escaped(tmp_path, comparison, colours):
 def test_sections_without_data_are_left_out(
     tmp_path, compared, float_content, int8_content, colours
 ):
-    made = compared(float_content, int8_content, colours)
+    comparison = compared(float_content, int8_content, colours)
     for record in (None, {}, {"quantization_steps": [], "float32_regions": None, "plan": []}):
-        page, _, content = _write(tmp_path, made, record=record)
+        page, _, content = _write(tmp_path, comparison, record=record)
         absent = ("Quantization steps", "Ops kept in float32", "Calibration images")
         assert not {*absent, "Quantization plan"} & {*page.headings}
         assert not page.loaded  # no images given
