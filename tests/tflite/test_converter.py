@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -155,6 +156,13 @@ def test_exact_model_has_the_scores_of_the_float_model(trained_v1, photos, conve
     assert any(row.name == "bias correction" for row in conversion.quantization_steps)
     scores, wanted = (runner.scores(m, photos[:8]) for m in (conversion.exact_model, trained_v1))
     np.testing.assert_allclose(scores, wanted, atol=1e-4)
+
+
+def test_saved_page_shows_the_quantization_steps(float_content, images, converted, tmp_path):
+    _, html, _ = tflite.save(converted(float_content, "int8", images), tmp_path / "m.tflite")
+    text = pathlib.Path(html).read_text(encoding="utf-8")
+    assert "min-max ranges" in text
+    assert "weight rounding" in text
 
 
 def test_unknown_option_is_an_error(float_content):

@@ -71,7 +71,7 @@ def test_agreement_and_drop(predictions, labels, expected):
 
 
 def test_strict_and_plain_int8_files_can_be_evaluated(trained_v1, quantized, photos):
-    assert classifier.open_classifier(quantized).step == 0
+    assert classifier.open_classifier(quantized).output_scale == 0
     strict = tflite.make_plan(tflite.read_ops(trained_v1), "int8_strict", calibration_images=16)
     strict = tflite.quantize(trained_v1, tflite.calibrate(trained_v1, photos[:16]), strict)
     assert Objective(trained_v1, photos[:4])(strict)[0] < 5

@@ -1,3 +1,6 @@
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
@@ -26,6 +29,15 @@ def test_first_steps_are_what_other_converters_do():
     assert (STEPS[0].name, STEPS[0].threshold) == ("min-max ranges", None)
     assert (WEIGHT_STEPS[0].name, WEIGHT_STEPS[0].threshold) == ("nearest rounding", None)
     assert all(step.threshold is not None for step in (*STEPS[1:], *WEIGHT_STEPS[1:]))
+
+
+def test_guide_has_the_steps_in_this_order():
+    guide = pathlib.Path(__file__).parents[3] / "docs" / "tflite.md"
+    text = guide.read_text(encoding="utf-8")
+    titles = [title.lower() for title in re.findall(r"^\d\. \*\*([\w -]+)", text, re.M)]
+    names = list(dict.fromkeys(step.name for step in STEPS if step.name in titles))
+    assert [title for title in titles if title in names] == names
+    assert len(names) == 5
 
 
 def test_steps_that_add_operations_have_a_stricter_threshold():
