@@ -46,8 +46,8 @@ def main():
     def say(line):
         print(f"{time.monotonic() - began:4.0f} s  {line}", flush=True)
 
-    made = tflite.convert(model, calibration=images, progress=say)
-    say(f"float / int8: {len(made.float32_model) / len(made.tflite):.2f}")
+    made = tflite.convert(model, calibration=images, log=say)
+    say(f"float / int8: {len(made.float32_model) / len(made.tflite_model):.2f}")
 
 
 if __name__ == "__main__":

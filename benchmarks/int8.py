@@ -1,19 +1,19 @@
-"""int8 of trained networks against what others make of them: accuracy, agreement, latency, size.
+"""int8 of trained networks compared with other converters: accuracy, agreement, latency, size.
 
-Each network is converted by TensorFlow's converter and by ai-edge-quantizer as they come, and here
-by every int8 preset, with the same 512 training images; all files run on the same test images.
-(int8_mixed, which has a budget to meet, takes 2,048 test images, and is measured on the rest.)
-Stressed networks are the same functions with the channels of their residual streams and of what
-stands before every swish rescaled at random (log-normal), which is what ImageNet's networks have
-and CIFAR-10's lack. Results are kept in a JSON file, one entry a network and contender, so that a
-second call goes on; `--doc` writes the tables into a Markdown file between its markers.
+Each network is converted by TensorFlow's converter and by ai-edge-quantizer with default settings
+(the baselines), and by every int8 preset of this project, with the same 512 training images. All
+files run on the same test images. (int8_mixed has a budget to meet: it takes 2,048 test images and
+is measured on the rest.) Rescaled networks compute the same functions, but the channels of their
+residual streams and of the inputs of every swish are rescaled at random (log-normal), as in
+ImageNet's networks. Results are kept in a JSON file, one entry per network and contender, so that a
+second call resumes; `--doc` writes the tables between the markers of a Markdown file.
 
-    python benchmarks/int8.py --data=cifar10/ --networks efficientnet-b0=b0.keras ... --stress=1.0
+    python benchmarks/int8.py --data=cifar10/ --networks efficientnet-b0=b0.keras ... --rescale=1.0
     python benchmarks/int8.py --latency --doc=docs/tflite.md
 
 Data: a folder of TFRecord shards train-*, validation-* (ImageNet keys, labels from 1). About ten
-minutes a network of 64 px on two cores. The files are kept (`--files`), so that their latency can
-be measured when the machine is quiet.
+minutes per network of 64 px on two cores. The files are kept (`--files`), so that their latency
+can be measured when the machine is idle.
 """
 
 import argparse
@@ -35,16 +35,19 @@ import tflite
 from keras_effnet.image_preprocessing import resize
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import Network, swishes
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
-from tflite.quantization import equalization, range_estimation, range_search, weight_rounding
+from tflite.quantization import equalization, range_search, weight_rounding
+from tflite.quantization.normalization_folding import fold_normalization
+from tflite.quantization.objective import Objective, latency_ms
+from tflite.quantization.range_estimation import estimate_ranges
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALIBRATION = 512
 BUDGET = 2048
 PRESETS = ("int8", "int8_strict", "int8_mixed", "weight_only")
-NAIVE = ("naive tf", "naive aeq")
+BASELINES = ("baseline tf", "baseline aeq")
 ABLATION_IMAGES = 2000
 REFERENCE_IMAGES = 1000  # of the kernels' comparison
 STEPS = (
@@ -69,9 +72,9 @@ def cifar(folder, pattern, count, size, resize=resize):
     return np.stack(images), np.array(labels)
 
 
-def stressed(content, deviation, seed=0):
-    """The same function with channels rescaled wherever a scale passes, swishes included."""
-    network, rng = Network(content), np.random.default_rng(seed)
+def rescaled(content, deviation, seed=0):
+    """The same function with channels rescaled at random, also through swishes."""
+    network, rng = Graph(content), np.random.default_rng(seed)
     names = tuple(network.name(swish.z) for swish in swishes(network))
     for group in equalization.groups(network, through_swish=names):
         channels = network.shape(group.tensors[0])[-1]
@@ -79,7 +82,7 @@ def stressed(content, deviation, seed=0):
     return network.content()
 
 
-def naive_tf(model, content, images):
+def baseline_tf(model, content, images):
     """TensorFlow's converter with its defaults for full integers, but float scores."""
     import tensorflow as tf
 
@@ -96,7 +99,7 @@ def naive_tf(model, content, images):
         return converter.convert()
 
 
-def naive_aeq(model, content, images):
+def baseline_aeq(model, content, images):
     """ai-edge-quantizer with its recipe and calibration (a moving average of each image's range),
     scores left in float.
     """
@@ -120,7 +123,7 @@ def converted(preset):
 
     def make(model, content, images):
         made = tflite.convert(content, preset=preset, calibration=images)
-        return made.tflite, made.as_dict()
+        return made.tflite_model, made.as_dict()
 
     return make
 
@@ -132,13 +135,15 @@ class Truth:
         self.content, self.images, self.labels = content, images, labels
         self.model = classifier.open_classifier(content)
         self.scores = classifier.scores(self.model, images)
-        self.log = paired_statistics.log_probabilities(self.scores, self.model.ending)
+        self.log = paired_statistics.log_probabilities(self.scores, self.model.output_activation)
 
     def measured(self, product):
-        """The figures of one file, but for its latency."""
+        """The metrics of one file, but for its latency."""
         model = classifier.open_classifier(product)
         scores = classifier.scores(model, self.images)
-        log = paired_statistics.log_probabilities(scores, model.ending, step=model.step)
+        log = paired_statistics.log_probabilities(
+            scores, model.output_activation, output_scale=model.output_scale
+        )
         top, other = self.scores.argmax(-1), scores.argmax(-1)
         drop = paired_statistics.drop(top == self.labels, other == self.labels)
         same = int((top == other).sum())
@@ -146,12 +151,12 @@ class Truth:
             "float_top1": float((top == self.labels).mean()),
             "top1": float((other == self.labels).mean()),
             "drop": drop.points,
-            "drop_low": drop.low,
-            "drop_high": drop.high,
+            "drop_low": drop.confidence_interval[0],
+            "drop_high": drop.confidence_interval[1],
             "agreement": same / len(top),
             "agreement_low": paired_statistics.wilson(same, len(top))[0],
             "divergence": float(
-                paired_statistics.divergences(self.log, log, self.model.ending).mean()
+                paired_statistics.divergences(self.log, log, self.model.output_activation).mean()
             ),
             "size_ratio": len(self.content) / len(product),
             "bytes": len(product),
@@ -165,7 +170,7 @@ def latency(files, rounds=7):
     quiet.
     """
     contents = {path.stem: path.read_bytes() for path in sorted(files.glob("*.tflite"))}
-    times = np.array([range_search.latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
+    times = np.array([latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
     base = times[:, list(contents).index("float32")]
     return dict(zip(contents, map(float, np.median(times / base[:, None], 0))))
 
@@ -180,36 +185,35 @@ def kernels_agree(content, images):
             model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
         )
         slow.allocate_tensors()
-    return float(np.mean(fast == litert.scores(slow, images).argmax(-1)))
+    return float(np.mean(fast == runner.scores(content, images, interpreter=slow).argmax(-1)))
 
 
 def ablation(truth, calibration):
-    """{step: figures}: each remedy alone on min-max ranges, and all of them together."""
+    """{step: metrics}: each step alone on min-max ranges."""
     from tflite.quantization import bias_correction
-    from tflite.quantization.calibration import collect_histograms, in_order
+    from tflite.quantization.calibration import collect_histograms, hash_order
 
-    calibration = calibration[in_order(calibration)]
-    content = equalization.fold_normalization(truth.content, images=calibration[:8])
+    calibration = calibration[hash_order(calibration)]
+    content = fold_normalization(truth.content, images=calibration[:8])
     observed = collect_histograms(content, calibration)
-    low = range_estimation.choose(content, observed, "minmax")
+    low = estimate_ranges(content, observed, "minmax")
 
     def make(changed, found):
-        plan = tflite.make_plan(rewrite.read_ops(changed), "int8")
+        plan = tflite.make_plan(ops.read_ops(changed), "int8")
         return tflite.quantize(changed, found, plan)
 
     made = {"min-max": make(content, low)}
-    made["ranges"] = make(content, range_estimation.choose(content, observed, "swish"))
+    made["ranges"] = make(content, estimate_ranges(content, observed, "swish"))
     equal = equalization.equalize(content, observed, images=calibration[:8])
     made["equalization"] = make(
-        equal, range_estimation.choose(equal, collect_histograms(equal, calibration), "minmax")
+        equal, estimate_ranges(equal, collect_histograms(equal, calibration), "minmax")
     )
     made["weight rounding"] = make(weight_rounding.round_weights(content, calibration[:64]), low)
     fixed = bias_correction.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
-    judge = range_search.Objective(content, calibration[:128])
-    found, _ = range_search.search_ranges(
-        content, low, lambda r: make(content, r), judge, seconds=40
-    )
+    objective = Objective(content, calibration[:128])
+    plan = tflite.make_plan(ops.read_ops(content), "int8")
+    found, _ = range_search.search_ranges(content, low, plan, objective, seconds=40)
     made["range search"] = make(content, found)
     return {name: truth.measured(product) for name, product in made.items()}
 
@@ -226,16 +230,16 @@ def run(options, results):
         calibration, _ = cifar(options.data, "train-*", CALIBRATION, size)
         images, labels = cifar(options.data, "validation-*", options.images, size)
         kinds = [(name, content)]
-        if options.stress:
-            kinds.append((f"{name}, stressed", stressed(content, options.stress)))
+        if options.rescale:
+            kinds.append((f"{name}, rescaled", rescaled(content, options.rescale)))
         for kind, network in kinds:
             entry = results.setdefault(kind, {})
             files = pathlib.Path(options.files) / kind.replace(", ", "-")
             files.mkdir(parents=True, exist_ok=True)
             (files / "float32.tflite").write_bytes(network)
-            makers = {"naive aeq": naive_aeq} | {name: converted(name) for name in PRESETS}
+            makers = {"baseline aeq": baseline_aeq} | {name: converted(name) for name in PRESETS}
             if network is content:  # of a .tflite TensorFlow's converter makes nothing
-                makers["naive tf"] = naive_tf
+                makers["baseline tf"] = baseline_tf
             truth = None
             for contender in options.contenders:
                 if contender in entry or contender not in makers:
@@ -246,7 +250,7 @@ def run(options, results):
                 mixed = contender == "int8_mixed"
                 seen = images[:BUDGET] if mixed else calibration
                 rest = slice(BUDGET, None)
-                judged = Truth(network, images[rest], labels[rest]) if mixed else truth
+                measured_on = Truth(network, images[rest], labels[rest]) if mixed else truth
                 try:
                     made = makers[contender](model, network, seen)
                 except tflite.BudgetError as error:
@@ -255,15 +259,15 @@ def run(options, results):
                     continue
                 seconds = time.monotonic() - start
                 product, record = made if isinstance(made, tuple) else (made, None)
-                figures = {"seconds": seconds, **judged.measured(product)}
+                metrics = {"seconds": seconds, **measured_on.measured(product)}
                 (files / f"{contender}.tflite").write_bytes(product)
                 if record is not None:
-                    figures["remedies"] = record["remedies"]
-                    figures["islands"] = record["islands"]
-                    figures["reference_kernels"] = kernels_agree(product, images[:REFERENCE_IMAGES])
-                entry[contender] = figures | where()
+                    metrics["quantization_steps"] = record["quantization_steps"]
+                    metrics["float32_regions"] = record["float32_regions"]
+                    metrics["reference_kernels"] = kernels_agree(product, images[:REFERENCE_IMAGES])
+                entry[contender] = metrics | where()
                 save(options, results)
-                print(f"{kind}: {contender}: {brief(figures)}", flush=True)
+                print(f"{kind}: {contender}: {brief(metrics)}", flush=True)
             if options.mediapipe and "mediapipe" not in entry:
                 theirs, _ = cifar(options.data, "validation-*", options.images, size, stretch)
                 opened = classifier.open_classifier(network)
@@ -278,12 +282,12 @@ def run(options, results):
                 few = Truth(network, images[:ABLATION_IMAGES], labels[:ABLATION_IMAGES])
                 entry["ablation"] = ablation(few, calibration)
                 save(options, results)
-                for step, figures in entry["ablation"].items():
-                    print(f"{kind}: {step} alone: {brief(figures)}", flush=True)
+                for step, metrics in entry["ablation"].items():
+                    print(f"{kind}: {step} alone: {brief(metrics)}", flush=True)
 
 
 def brief(f):
-    """One line of figures."""
+    """One line of metrics."""
     return (
         f"{f['float_top1']:.2%} -> {f['top1']:.2%}, agreement {f['agreement']:.2%}, KL "
         f"{f['divergence']:.4f}, size 1/{f['size_ratio']:.2f}"
@@ -321,7 +325,7 @@ def tables(results):
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for kind, entry in results.items():
-        for contender in (*NAIVE, *PRESETS):
+        for contender in (*BASELINES, *PRESETS):
             f = entry.get(contender)
             if f is None:
                 continue
@@ -341,7 +345,7 @@ def tables(results):
     kinds = [kind for kind, entry in results.items() if {"ablation", "int8"} <= set(entry)]
     if not kinds:
         return "\n".join(lines)
-    lines += ["", "Each remedy alone, on min-max ranges (`int8`), and all together:", ""]
+    lines += ["", "Each step alone on min-max ranges (`int8`), and all steps together:", ""]
     lines.append("| | " + " | ".join(f"{kind}: drop | agreement | KL" for kind in kinds) + " |")
     lines.append("|---" * (1 + 3 * len(kinds)) + "|")
     for step in STEPS:
@@ -372,9 +376,9 @@ def main():
     )
     parser.add_argument("--data", help="folder of shards")
     parser.add_argument("--networks", nargs="*", default=[], metavar="NAME=FILE")
-    parser.add_argument("--contenders", nargs="*", default=[*NAIVE, *PRESETS])
+    parser.add_argument("--contenders", nargs="*", default=[*BASELINES, *PRESETS])
     parser.add_argument(
-        "--stress", type=float, default=0.0, help="log-sd of the scales; 0 for none"
+        "--rescale", type=float, default=0.0, help="standard deviation of the log scales; 0: none"
     )
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument(

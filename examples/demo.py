@@ -70,8 +70,8 @@ def run(options):
         keras.saving.load_model(result.model_path, compile=False),
         preset="int8",
         calibration=pixels(training, size, limit=CALIBRATION_IMAGES)[0],
-        verification=(images, labels),
-        progress=print,
+        evaluation=(images, labels),
+        log=print,
     )
     file = out / "model_int8.tflite"
     tflite.save(conversion, file, class_names=result.classes)
@@ -120,10 +120,10 @@ def draw(images, labels, conversion, classes, path):
     """Held-out images of as many classes as there is room for, titled with int8's answer."""
     from matplotlib.figure import Figure
 
-    from tflite import litert
+    from tflite.flatbuffer import runner
 
     chosen = np.random.default_rng(0).permutation(len(images))[:PICTURED]
-    scores = litert.scores(litert.interpreter(conversion.tflite), images[chosen])
+    scores = runner.scores(conversion.tflite_model, images[chosen])
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     for axes, index, score in zip(figure.subplots(3, 4).flat, chosen, scores):
         answer = int(score.argmax())

@@ -137,7 +137,14 @@ def test_a_package_that_may_go_away_has_one_importer(module, homes):
 @pytest.mark.parametrize(
     ("module", "homes"),
     [
-        ("tensorflow", {"tflite/export.py", "tflite/quantization/finetuning.py"}),
+        (
+            "tensorflow",
+            {
+                "tflite/export.py",
+                "tflite/quantization/finetuning.py",
+                "tflite/quantization/tf_interpreter.py",
+            },
+        ),
         ("ai_edge_litert", {"tflite/litert.py"}),
         ("ai_edge_quantizer", {"tflite/litert.py"}),
     ],

@@ -1,5 +1,6 @@
-"""From a Keras classifier to a phone: .tflite in every precision that a phone takes, int8 with its
-accuracy kept, checked against the model.
+"""Converts Keras image classifiers to .tflite in every precision that mobile devices run.
+
+int8 keeps the accuracy of the float model, and every conversion is evaluated against it.
 
 >>> import tflite
 >>> conversion = tflite.convert(model, calibration="photos/")  # doctest: +SKIP
@@ -7,18 +8,20 @@ accuracy kept, checked against the model.
 >>> tflite.save(conversion, "model.tflite")  # doctest: +SKIP
 
 Step by step: ``export_float32`` -> ``load_images``, ``calibrate`` -> ``make_plan``, ``quantize`` ->
-``verify``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
+``evaluate``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
 from tflite.converter import convert
-from tflite.evaluation.accuracy import Measured, Report, verify
+from tflite.evaluation.accuracy import EvaluationImages, EvaluationReport, Metrics, evaluate
 from tflite.export import export_float32, load_keras
-from tflite.flatbuffer.rewrite import ConversionError, read_ops
+from tflite.flatbuffer.ops import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
+from tflite.options import ConversionOptions
 from tflite.presets import PRESETS, Preset
 from tflite.quantization.calibration import calibrate, collect_histograms
 from tflite.quantization.mixed_precision import BudgetError
-from tflite.quantization.quantizer import OpPlan, QuantPlan, make_plan, quantize
+from tflite.quantization.plan import OpPlan, QuantPlan, make_plan
+from tflite.quantization.quantizer import quantize
 from tflite.result import Conversion, save
 
 __all__ = [
@@ -26,15 +29,18 @@ __all__ = [
     "BudgetError",
     "Conversion",
     "ConversionError",
+    "ConversionOptions",
+    "EvaluationImages",
+    "EvaluationReport",
     "ImageSet",
-    "Measured",
+    "Metrics",
     "OpPlan",
     "Preset",
     "QuantPlan",
-    "Report",
     "calibrate",
     "collect_histograms",
     "convert",
+    "evaluate",
     "export_float32",
     "load_images",
     "load_keras",
@@ -42,5 +48,4 @@ __all__ = [
     "quantize",
     "read_ops",
     "save",
-    "verify",
 ]

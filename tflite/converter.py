@@ -1,314 +1,216 @@
-"""Keras model -> checked .tflite: export, preparation, calibration, remedies, plan, quantization
-and verification in one call.
-"""
+"""Keras model -> evaluated .tflite, in four stages: request, images, quantization, evaluation."""
 
-import hashlib
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_effnet.image_preprocessing import preprocessing
-from tflite.evaluation.accuracy import verify
-from tflite.evaluation.classifier import open_classifier
-from tflite.evaluation.comparison import compare
-from tflite.export import export_float32, image_shape
-from tflite.flatbuffer import metadata, rewrite
-from tflite.images.loader import load_images
-from tflite.presets import find_preset
-from tflite.quantization import equalization, pipeline, range_search
-from tflite.quantization.calibration import calibrate, in_order, require_images, require_variety
-from tflite.quantization.mixed_precision import Budget, within_budget
-from tflite.quantization.quantizer import QuantPlan, make_plan, quantize
-from tflite.quantization.range_estimation import RULES
-from tflite.result import Conversion
+import numpy as np
 
-CALIBRATION_IMAGES = 512
-BUDGET_IMAGES = 2048
-# Of int8_mixed, if no budget is given: 99 %, and the standard error of 1,536 held-out images.
-MIN_AGREEMENT = 0.9925
-_SEARCH_SECONDS = 10  # of each search
-_LISTED = 1000  # files of a manifest
+from tflite.evaluation.accuracy import EvaluationImages, evaluate
+from tflite.evaluation.comparison import compare
+from tflite.export import export_float32
+from tflite.flatbuffer import metadata
+from tflite.images.loader import ImageSet, fitting_labels, load_images
+from tflite.options import ConversionOptions
+from tflite.quantization import pipeline
+from tflite.quantization.calibration import CalibrationImages
+from tflite.quantization.mixed_precision import Budget
+from tflite.request import ConversionRequest
+from tflite.result import Conversion, shown_images
+
+_MANIFEST_FILES = 1000  # at most, in the manifest
 
 
 def convert(
     model,
     *,
-    preset=None,
+    preset: str | None = None,
     calibration=None,
-    verification=None,
+    evaluation=None,
     class_names=None,
     image_size=None,
-    calibration_images=None,
-    max_drop=None,
-    min_agreement=None,
-    tune=None,
-    search_seconds=_SEARCH_SECONDS,
-    max_corrupt=10,
-    progress=None,
-):
-    """A :class:`Conversion` of a Keras classifier of images (batch, height, width, 3) in [0, 255].
+    max_drop: float | None = None,
+    min_agreement: float | None = None,
+    log: Callable[[str], None] | None = None,
+    **options,
+) -> Conversion:
+    """Converts a Keras classifier of images (batch, height, width, 3) in [0, 255]; returns a
+    :class:`~tflite.result.Conversion`.
 
     Args:
-        model: a Keras image classifier whose preprocessing is inside; or the bytes of its float32
+        model: a Keras image classifier that contains its preprocessing, or the bytes of its float32
             .tflite.
-        preset: a name of ``tflite.PRESETS``. Default: "int8", "int8_mixed" where a budget is given.
-        calibration: images that int8 and int16 are measured on, and weights rounded by (of
-            "weight_only", too, if given), whatever ``load_images`` takes: a folder, TFRecord
-            shards, ``tfds:NAME``, an .npz, arrays; 16 at least.
-        verification: images that the float and the converted model are compared on. Default: the
-            calibration images, and the report says so; without those nothing is measured.
-        class_names: of the model's outputs, in order; they go into the file. Class folders are
-            looked up among them; without, sorted folder names count as the classes if there are as
-            many.
-        image_size: pixels a side, or (height, width), of a model whose own size is None.
-        calibration_images: at most so many, spread evenly over all. Default: 512, and 2,048 for
-            int8_mixed. Half of them, 512 at most, are learned from; the others are held out.
-        max_drop: of int8_mixed: percentage points of top-1 that may be lost, on the held-out
-            images, which need labels then.
-        min_agreement: of int8_mixed: share of the held-out images that must keep their answer.
-        tune: whether to fine-tune against the float model. Default: for "int8_strict" alone. Takes
-            minutes.
-        search_seconds: of each search.
-        max_corrupt: so many images that cannot be decoded are skipped in each set.
-        progress: called with a line of text before every step, e.g. ``print``.
+        preset: a name of ``tflite.PRESETS``. Default: "int8", or "int8_mixed" with a budget.
+        calibration: images for int8 and int16 ranges and for weight rounding (optional for
+            "weight_only"): anything that ``load_images`` accepts, i.e. a folder, TFRecord shards,
+            ``tfds:NAME``, an .npz, arrays; at least 16.
+        evaluation: images on which the float and the converted model are compared. Default: the
+            calibration images, which the report then says. Without any images nothing is measured.
+        class_names: of the model's outputs, in order; they are written to the file. Class folders
+            are matched with them; without names, sorted folder names are the classes if their
+            number fits.
+        image_size: pixels per side, or (height, width), of a model without a fixed size.
+        max_drop: budget of int8_mixed: how many percentage points of top-1 may be lost on the
+            held-out images, which then need labels.
+        min_agreement: budget of int8_mixed: fraction of the held-out images that must keep their
+            prediction.
+        log: called with a line of text per step, e.g. ``print``.
+        **options: fields of :class:`~tflite.options.ConversionOptions`: ``calibration_images``
+            (default 512, or 2,048 for int8_mixed; half of them, at most 512, are learned from, the
+            others are held out), ``finetune`` (takes minutes), ``search_seconds``, ``max_corrupt``.
 
     Raises:
-        ValueError: bad input, before anything slow.
-        ConversionError: a product that is not the model; ``BudgetError``: an impossible budget.
+        TypeError: an unknown option.
+        ValueError: invalid input; raised before anything slow.
+        ConversionError: the converted model failed its checks.
+        BudgetError: no model meets the budget.
     """
-    say = progress or (lambda line: None)
-    budget = Budget(max_drop, min_agreement)
-    chosen = _chosen_preset(preset, budget, calibration)
-    if chosen.name == "int8_mixed" and budget == Budget():
-        budget = Budget(min_agreement=MIN_AGREEMENT)
-    given = bytes(model) if isinstance(model, (bytes, bytearray)) else None
-    if given is None:
-        height, width, _ = image_shape(model, image_size)
-        classes = model.outputs[0].shape[-1]
-    else:
-        opened = _open_float(given, image_size)
-        height, width, classes = opened.height, opened.width, opened.classes
-    if class_names is not None and len(class_names) != classes:
-        raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
+    log = log or (lambda line: None)
+    request = ConversionRequest.validated(
+        model,
+        preset=preset,
+        has_calibration=calibration is not None,
+        budget=Budget(max_drop, min_agreement),
+        class_names=class_names,
+        image_size=image_size,
+        options=ConversionOptions.from_keywords(**options),
+    )
+    images = ConversionImages.loaded(request, calibration, evaluation, log)
+    log(f"Converting to a float32 .tflite, {request.height}x{request.width} px")
+    float32_model = request.tflite_model
+    if float32_model is None:
+        float32_model = export_float32(model, image_size=image_size)
+    quantized = pipeline.run(
+        float32_model,
+        request.preset,
+        images.calibration,
+        request.options,
+        budget=request.budget,
+        log=log,
+    )
+    return _evaluated(request, images, float32_model, quantized, log)
 
-    try:
-        input_spec = preprocessing(model) if given is None else None
-    except ValueError:
-        input_spec = None  # of others' making: a phone's stretch
-    if input_spec is not None:
-        say(f"Images: {input_spec}")
 
-    def load(source, limit=None):
-        found = load_images(
-            source,
-            (height, width),
-            preprocessing=input_spec,
-            class_names=class_names,
-            limit=limit,
-            max_corrupt=max_corrupt,
-        )
-        labels = _labels(found, class_names, classes, say)
-        say(f"  {found.source}")
-        for path in found.skipped:
-            say(f"  skipped, cannot be decoded: {path}")
-        return found, labels
+@dataclass(frozen=True, eq=False)
+class ConversionImages:
+    """The images of a conversion, loaded and checked."""
 
-    sets, labels = [], None
-    if calibration is not None:
-        say("Loading calibration images")
-        if calibration_images is None:
-            mixed = chosen.name == "int8_mixed"
-            calibration_images = BUDGET_IMAGES if mixed else CALIBRATION_IMAGES
-        found, labels = load(calibration, calibration_images)
-        require_images(len(found.images))
-        require_variety(found.images)
-        if budget.max_drop is not None and labels is None:
-            raise ValueError(
-                "max_drop needs labelled calibration images (class folders, shards, or an "
-                ".npz with labels): give those, or min_agreement, which needs none"
+    calibration: CalibrationImages | None
+    evaluation: EvaluationImages | None
+    manifest: dict | None = None  # source, number, SHA-256 and files of the calibration images
+    skipped: tuple[str, ...] = ()  # images that could not be decoded
+
+    @classmethod
+    def loaded(
+        cls, request: ConversionRequest, calibration, evaluation, log: Callable[[str], None]
+    ) -> ConversionImages:
+        """Loads the images of a request; sources as ``tflite.convert``.
+
+        Raises:
+            ValueError: images or labels that cannot be used.
+        """
+        calibration_images = evaluation_images = manifest = None
+        skipped = ()
+        if request.input_spec is not None:
+            log(f"Images: {request.input_spec}")
+        if calibration is not None:
+            log("Loading calibration images")
+            limit = request.options.max_calibration_images(request.preset)
+            image_set, labels = _load(request, calibration, limit, log)
+            calibration_images = CalibrationImages.ordered(image_set.images, labels)
+            if labels is None and request.budget and request.budget.max_drop is not None:
+                raise ValueError(
+                    "max_drop needs labelled calibration images (class folders, shards, or an "
+                    ".npz with labels): give those, or use min_agreement, which needs no labels"
+                )
+            manifest = _manifest(image_set, calibration_images, request.input_spec)
+            source = f"{image_set.source}, the calibration images (give others for a fair result)"
+            evaluation_images = EvaluationImages(
+                image_set.images, labels, source, class_names=image_set.class_names
             )
-        sets.append((found, labels))
-    if verification is not None:
-        say("Loading verification images")
-        sets.append(load(verification))
-
-    say(f"Converting to a float32 .tflite, {height}x{width} px")
-    float_content = given if given is not None else export_float32(model, image_size=image_size)
-    made = _Made(float_content, make_plan(rewrite.read_ops(float_content), chosen))
-    if calibration is not None:
-        made = _calibrated(made, chosen, sets[0], budget, tune, search_seconds, say)
-    else:
-        made.content = quantize(float_content, None, made.plan)
-    comparison = measured = found = None
-    if sets:
-        found, labels = sets[-1]
-        source = found.source
-        if verification is None:
-            source += ", the calibration images: give other ones for a figure to rely on"
-        say(f"Comparing on {len(found.images):,} images")
-        if chosen.name == "float32":
-            measured = verify(float_content, None, found.images, labels, source=source)
-        else:
-            comparison = compare(
-                float_content,
-                made.content,
-                found.images,
-                labels,
-                source=source,
-                title=chosen.name,
-                reference=made.prepared,
+            skipped = image_set.skipped
+        if evaluation is not None:
+            log("Loading evaluation images")
+            image_set, labels = _load(request, evaluation, None, log)
+            evaluation_images = EvaluationImages(
+                image_set.images, labels, image_set.source, class_names=image_set.class_names
             )
-            measured = comparison.report
-    return Conversion(
-        preset=chosen.name,
-        tflite=metadata.attach(made.content, labels=class_names, name=getattr(model, "name", "")),
-        float32_model=float_content,
-        plan=made.plan,
-        ranges=made.ranges,
-        report=measured,
-        skipped=tuple(path for found, _ in sets for path in found.skipped),
-        remedies=tuple(made.rows),
-        islands=tuple(made.islands),
-        calibration=_manifest(sets[0][0], input_spec) if calibration is not None else None,
-        budget=budget if chosen.name == "int8_mixed" else None,
-        comparison=comparison,
-        images=None if found is None else found.images,
-        class_names=_names(class_names, found, classes),
-        prepared=made.prepared,
+            skipped += image_set.skipped
+        return cls(calibration_images, evaluation_images, manifest, skipped)
+
+
+def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
+    """(the images, their labels if they are labels of the model's classes)."""
+    image_set = load_images(
+        source,
+        (request.height, request.width),
+        preprocessing=request.input_spec,
+        class_names=request.class_names,
+        limit=limit,
+        max_corrupt=request.options.max_corrupt,
     )
+    labels = fitting_labels(image_set, request.classes, request.class_names, log)
+    log(f"  {image_set.source}")
+    for path in image_set.skipped:
+        log(f"  skipped, cannot be decoded: {path}")
+    return image_set, labels
 
 
-def _names(class_names, found, classes):
-    """Of the classes, where somebody has said them."""
-    if class_names is None and found is not None and found.class_names is not None:
-        class_names = found.class_names if len(found.class_names) == classes else None
-    return None if class_names is None else tuple(class_names)
-
-
-@dataclass
-class _Made:
-    prepared: bytes
-    plan: QuantPlan
-    content: bytes = b""
-    ranges: "dict | None" = None
-    rows: tuple = ()
-    islands: tuple = ()
-
-
-def _open_float(content, image_size):
-    """The ``Classifier`` of a float32 .tflite of batch 1 that takes pixels."""
-    opened = open_classifier(content, "the float .tflite")
-    source, _ = rewrite.quantization(content)
-    types = {op.dtype for op in rewrite.read_ops(content)}
-    if source[0] != "FLOAT32" or types & {"INT8", "UINT8", "INT16", "FLOAT16"}:
-        raise ValueError(
-            f"the .tflite takes {source[0]} and holds {', '.join(sorted(types))}: give the float32 "
-            "one that it was made of, or the Keras model"
-        )
-    if opened.resized:
-        raise ValueError("the .tflite takes several images at a time: export it with a batch of 1")
-    if any(opened.mean) or any(std != 1 for std in opened.std):
-        raise ValueError(
-            f"the .tflite takes pixels normalised by mean {opened.mean} and std {opened.std}, as "
-            "its metadata says; give one that takes pixels in [0, 255] and normalises them itself"
-        )
-    if image_size not in (None, opened.height, (opened.height, opened.width)):
-        raise ValueError(
-            f"image_size {image_size} does not fit the .tflite, which takes {opened.height}x"
-            f"{opened.width}: leave it out"
-        )
-    return opened
-
-
-def _chosen_preset(name, budget, calibration):
-    asked = budget != Budget()
-    chosen = find_preset(name or ("int8_mixed" if asked else "int8"))
-    if asked and chosen.name != "int8_mixed":
-        raise ValueError(
-            f"preset {chosen.name} takes no budget ({budget}): leave it out, or take int8_mixed, "
-            "which keeps in float32 what the budget asks for"
-        )
-    if chosen.calibrated and calibration is None:
-        raise ValueError(
-            f"preset {chosen.name} needs calibration images: a folder, an .npz or an array of 100 "
-            "to 500 images like those of later use"
-        )
-    if not chosen.takes_images and calibration is not None:
-        raise ValueError(
-            f"preset {chosen.name} takes no calibration images; leave them out (verification takes "
-            "images to compare on), or take int8"
-        )
-    return chosen
-
-
-def _labels(found, class_names, classes, say):
-    labels = found.labels
-    folders = found.class_names
-    if folders is not None and class_names is None and len(folders) != classes:
-        say(f"  {len(folders)} classes of images, {classes} of the model: top-1 is not measured")
-        labels = None
-    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(
-            f"{found.source}: labels run from {labels.min()} to {labels.max()}, and the model "
-            f"has {classes} classes (0 to {classes - 1})"
-        )
-    return labels
-
-
-def _calibrated(made, preset, images_and_labels, budget, tune, seconds, say):
-    """The preset's file by way of the remedies, and of float islands where a budget asks."""
-    found, labels = images_and_labels
-    order = in_order(found.images)
-    images = found.images[order]
-    if not preset.calibrated:
-        state = pipeline.apply_to_weights(made.prepared, images, say=say)
-        product = quantize(state.content, None, made.plan)
-        return _Made(made.prepared, made.plan, product, None, tuple(state.rows))
-    # Hardware for int8 alone pads with zeros alone; and ai-edge-quantizer 0.10 cannot join 16-bit
-    # constants.
-    simple = preset.name == "int8_strict" or preset.activations == "int16"
-    content = equalization.fold_normalization(
-        made.prepared, border="subtract" if simple else "constant", images=images[:8]
-    )
-
-    def plan_of(content, rule):
-        return make_plan(
-            rewrite.read_ops(content),
-            preset,
-            calibration_images=len(images),
-            range_rule=RULES[rule],
-        )
-
-    if preset.activations == "int16":  # 65,536 codes: min-max does, and weights decide
-        state = pipeline.apply_to_weights(content, images, say=say)
-        ranges = calibrate(state.content, images)
-        plan = plan_of(state.content, "minmax")
-        product = quantize(state.content, ranges, plan)
-        return _Made(content, plan, product, ranges, tuple(state.rows))
-
-    tune = preset.name == "int8_strict" if tune is None else tune
-    state, judge = pipeline.apply(
-        content, images, plan_of, quantize, tune=tune, seconds=seconds, say=say
-    )
-    plan = plan_of(state.content, state.rule)
-    islands = ()
-    if preset.name == "int8_mixed":
-        say(f"Searching what has to stay float32: {budget}")
-        _, held = range_search.held_out(len(images))
-        unseen = range_search.Objective(content, images[held])
-        labels = labels[order[held]] if budget.max_drop is not None else None
-        plan, islands = within_budget(budget, unseen, labels, state, plan, judge, seconds, say)
-    content = state.content_for(plan) if islands else state.content
-    product = quantize(content, state.ranges, plan)
-    return _Made(state.exact, plan, product, state.ranges, tuple(state.rows), islands)
-
-
-def _manifest(found, input_spec):
-    digest = hashlib.sha256()
-    for image in found.images[in_order(found.images)]:
-        digest.update(image.tobytes())
+def _manifest(image_set, calibration, input_spec):
     return {
-        "source": found.source,
-        "images": len(found.images),
-        "sha256": digest.hexdigest(),  # of the prepared pixels, in the order of their own hashes
-        "files": list(found.files[:_LISTED]),
+        "source": image_set.source,
+        "images": len(calibration),
+        "sha256": calibration.sha256,
+        "files": list(image_set.files[:_MANIFEST_FILES]),
         "preprocessing": "stretched" if input_spec is None else str(input_spec),
     }
+
+
+def _evaluated(request, images, float32_model, quantized, log) -> Conversion:
+    """Compares the models and collects everything in a :class:`Conversion`."""
+    comparison = report = None
+    evaluation = images.evaluation
+    if evaluation is not None:
+        log(f"Comparing on {len(evaluation.images):,} images")
+        if request.preset.name == "float32":
+            report = evaluate(float32_model, None, evaluation)
+        else:
+            comparison = compare(
+                float32_model,
+                quantized.tflite_model,
+                evaluation,
+                names=("float32", request.preset.name),
+                sqnr_reference=quantized.exact_model,
+            )
+            report = comparison.report
+    tflite_model = metadata.attach(
+        quantized.tflite_model,
+        labels=request.class_names,
+        name=getattr(request.keras_model, "name", ""),
+    )
+    return Conversion(
+        preset=request.preset.name,
+        tflite_model=tflite_model,
+        float32_model=float32_model,
+        exact_model=quantized.exact_model,
+        plan=quantized.plan,
+        ranges=quantized.ranges,
+        quantization_steps=quantized.steps,
+        float32_regions=quantized.regions,
+        budget=request.budget,
+        calibration=images.manifest,
+        skipped_images=images.skipped,
+        report=report,
+        comparison=comparison,
+        shown_images=shown_images(report, evaluation and evaluation.images),
+        class_names=_class_names(request, evaluation),
+    )
+
+
+def _class_names(request, evaluation):
+    """The names of the classes, if the caller or the images name them."""
+    if request.class_names is not None or evaluation is None:
+        return request.class_names
+    names = evaluation.class_names
+    return tuple(names) if names is not None and len(names) == request.classes else None

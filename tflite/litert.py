@@ -1,96 +1,73 @@
-"""The one importer of ai-edge-litert and ai-edge-quantizer, the extra ``keras_effnet[tflite]``:
-interpreters, the delegation test, the flatbuffer tools, the quantizer.
+"""Access to ai-edge-litert and ai-edge-quantizer: interpreters, the delegation test, flatbuffer
+tools, the quantizer. No other module imports these packages, the extra ``keras_effnet[tflite]``.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 
 import numpy as np
 
 _MISSING = (
-    "tflite needs ai-edge-litert and ai-edge-quantizer, and this Python cannot import them ({}). "
+    "tflite needs ai-edge-litert and ai-edge-quantizer, but this Python cannot import them ({}). "
     'Install them: pip install "keras_effnet[tflite]"'
 )
-
 
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
-def interpreter(model, *, num_threads=1, keep_tensors=False):
-    """An allocated interpreter of a .tflite in bytes, on the CPU with XNNPACK.
+def interpreter(tflite_model: bytes, *, num_threads: int = 1, keep_tensors: bool = False):
+    """An allocated LiteRT interpreter, on the CPU with XNNPACK.
 
-    `keep_tensors` keeps every intermediate tensor for ``get_tensor``, in memory of its own.
+    Args:
+        tflite_model: bytes.
+        num_threads: threads of each op.
+        keep_tensors: whether ``get_tensor`` can read every intermediate tensor; each then needs
+            separate memory.
+
+    Raises:
+        ImportError: LiteRT is not installed.
+        RuntimeError, ValueError: LiteRT cannot run the model.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(_MISSING.format(error)) from error
     with _quiet():
-        made = Interpreter(
-            model_content=model,
+        allocated = Interpreter(
+            model_content=tflite_model,
             num_threads=num_threads,
             experimental_preserve_all_tensors=keep_tensors,
         )
-        made.allocate_tensors()
-    return made
+        allocated.allocate_tensors()
+    return allocated
 
 
-def input_shape(model):
-    """(height, width, channels) that a .tflite in bytes takes."""
-    return tuple(int(n) for n in interpreter(model).get_input_details()[0]["shape"][1:])
+def input_shape(tflite_model: bytes) -> tuple[int, int, int]:
+    """(height, width, channels) of a model's input."""
+    return tuple(int(n) for n in interpreter(tflite_model).get_input_details()[0]["shape"][1:])
 
 
-def scores(made, images):
-    """Outputs (images, classes), float32, of an interpreter for images (n, height, width, 3) in [0,
-    255], one at a time, in the type that the model takes.
-    """
-    feed, fetch = made.get_input_details()[0], made.get_output_details()[0]
-    rows = []
-    for image in images:
-        made.set_tensor(feed["index"], image[None].astype(feed["dtype"]))
-        made.invoke()
-        rows.append(made.get_tensor(fetch["index"])[0])
-    scale, zero = fetch["quantization"]
-    found = np.stack(rows)
-    return (found.astype(np.float32) - zero) * np.float32(scale) if scale else found
-
-
-def latencies_ms(made, runs, clock=time.perf_counter):
-    """[median time of a call, ...] of interpreters that have their input. They take turns, so that
-    whatever else the machine does slows all of them.
-    """
-    times = [[] for _ in made]
-    for _ in range(runs):
-        for each, found in zip(made, times):
-            start = clock()
-            each.invoke()
-            found.append((clock() - start) * 1e3)
-    return [statistics.median(found) for found in times]
-
-
-def is_fully_accelerated(model):
-    """Whether every op of a .tflite in bytes runs in XNNPACK on this machine, none in the slow
-    reference kernels.
-    """
+def is_fully_accelerated(tflite_model: bytes) -> bool:
+    """Whether XNNPACK runs every op on this machine, without LiteRT's slow reference kernels."""
     try:
         from ai_edge_litert.compiled_model import CompiledModel
         from ai_edge_litert.hardware_accelerator import HardwareAccelerator
     except ImportError as error:
         raise ImportError(_MISSING.format(error)) from error
     with native_log_hidden():
-        compiled = CompiledModel.from_buffer(model, hardware_accel=HardwareAccelerator.CPU)
+        compiled = CompiledModel.from_buffer(tflite_model, hardware_accel=HardwareAccelerator.CPU)
         fully = bool(compiled.is_fully_accelerated())
-        del compiled  # here: it logs its end as well
+        del compiled  # here: its destructor logs, too
     return fully
 
 
 def flatbuffer_tools():
-    """ai_edge_litert's ``flatbuffer_utils``: .tflite bytes to objects and back."""
+    """``ai_edge_litert.tools.flatbuffer_utils``: converts .tflite bytes to objects and back."""
     try:
         from ai_edge_litert.tools import flatbuffer_utils
     except ImportError as error:
@@ -99,7 +76,7 @@ def flatbuffer_tools():
 
 
 def schema():
-    """ai_edge_litert's classes of the .tflite format."""
+    """``ai_edge_litert.schema_py_generated``: the classes of the .tflite format."""
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
@@ -107,34 +84,41 @@ def schema():
     return schema_py_generated
 
 
-def static(model, ranges, float_rules, *, activations="int8", float_ends=True):
-    """Bytes of a .tflite with int8 weights and int8 or int16 activations after ai-edge-quantizer.
+def static(
+    tflite_model: bytes,
+    ranges: dict[str, dict[str, float]],
+    float_rules,
+    *,
+    activations: str = "int8",
+    float_ends: bool = True,
+) -> bytes:
+    """A .tflite with int8 weights and int8 or int16 activations, quantized by ai-edge-quantizer.
 
     Args:
-        model: float32 .tflite, bytes.
+        tflite_model: float32 .tflite.
         ranges: {tensor: {"min", "max"}} of every activation.
         float_rules: (op name, regular expression of ``"output tensor;"``) pairs of the ops that
-            stay float32, with their weights in int8 all the same.
+            stay in float32; their weights are int8.
         activations: "int8" or "int16".
         float_ends: whether input and output stay float32.
     """
     _, qtyping, quantizer, recipe = aeq = _quantizer()
     rows = recipe.static_wi8_ai8() if activations == "int8" else recipe.static_wi8_ai16()
-    made = quantizer.Quantizer(model, rows)
-    known = {op.value for op in qtyping.TFLOperationName}  # what is not among them stays float
+    quantize = quantizer.Quantizer(tflite_model, rows)
+    known = {op.value for op in qtyping.TFLOperationName}  # other ops stay float32
     ends = [("INPUT", ".*"), ("OUTPUT", ".*")] if float_ends else []
     for op, pattern in [*float_rules, *ends]:
         if op not in known:
             continue
         if op in _WEIGHTED:
-            made.add_weight_only_config(pattern, qtyping.TFLOperationName(op), num_bits=8)
+            quantize.add_weight_only_config(pattern, qtyping.TFLOperationName(op), num_bits=8)
         else:
-            made.update_quantization_recipe(
+            quantize.update_quantization_recipe(
                 pattern,
                 qtyping.TFLOperationName(op),
                 algorithm_key=aeq[0].AlgorithmName.NO_QUANTIZE,
             )
-    if activations == "int16":  # symmetric, as every 16-bit kernel has them
+    if activations == "int16":  # symmetric, as all 16-bit kernels need
         ranges = {
             name: dict.fromkeys(bounds, max(map(abs, bounds.values())))
             for name, bounds in ranges.items()
@@ -145,17 +129,17 @@ def static(model, ranges, float_rules, *, activations="int8", float_ends=True):
         for name, bounds in ranges.items()
     }
     with _quiet():
-        result = made.quantize(arrays, enable_progress_bar=False, enable_progress_report=False)
+        result = quantize.quantize(arrays, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 
 
-def float_activations(model, weights):
-    """Bytes of a .tflite that computes in float32 with its weights as "float16" or "int8"."""
+def float_activations(tflite_model: bytes, weights: str) -> bytes:
+    """A .tflite that computes in float32, with its weights stored as "float16" or "int8"."""
     manager, qtyping, quantizer, recipe = _quantizer()
     if weights == "int8":
-        made = quantizer.Quantizer(model, recipe.weight_only_wi8_afp32())
+        quantize = quantizer.Quantizer(tflite_model, recipe.weight_only_wi8_afp32())
     else:
-        made = quantizer.Quantizer(model)
+        quantize = quantizer.Quantizer(tflite_model)
         config = qtyping.OpQuantizationConfig(
             weight_tensor_config=qtyping.TensorQuantizationConfig(
                 num_bits=16, dtype=qtyping.TensorDataType.FLOAT
@@ -163,14 +147,14 @@ def float_activations(model, weights):
             compute_precision=qtyping.ComputePrecision.FLOAT,
             explicit_dequantize=True,
         )
-        made.update_quantization_recipe(
+        quantize.update_quantization_recipe(
             regex=".*",
             operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
             op_config=config,
             algorithm_key=manager.AlgorithmName.FLOAT_CASTING,
         )
     with _quiet():
-        result = made.quantize(enable_progress_bar=False, enable_progress_report=False)
+        result = quantize.quantize(enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
 
 
@@ -184,7 +168,7 @@ def _quantizer():
 
 @contextlib.contextmanager
 def _quiet():
-    """Hides the log, and the warning of the memory that keeping all tensors takes: it is wanted."""
+    """Hides the log, and the warning about the memory that keeping all tensors takes."""
     with warnings.catch_warnings(), native_log_hidden():
         warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
         yield
@@ -192,20 +176,20 @@ def _quiet():
 
 @contextlib.contextmanager
 def native_log_hidden():
-    """Hides what C++ libraries write to the standard error stream past Python's logging; shows it
-    after all if the body fails.
+    """Hides output of C++ libraries on standard error, which bypasses Python's logging; prints it
+    if the body raises. Affects the whole process.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
             yield
         except BaseException:
             log.seek(0)
-            os.write(kept, log.read())
+            os.write(stderr, log.read())
             raise
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)

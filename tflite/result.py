@@ -1,95 +1,114 @@
-"""What a conversion gives: the file, what it was made of, how it does; and how it is saved."""
+"""Conversion result: model bytes, quantization plan, evaluation; saving to disk."""
+
+from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from keras_effnet import atomic_write
-from tflite.evaluation.accuracy import Report
+from keras_effnet.label_file import format_labels
+from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
-from tflite.flatbuffer import rewrite
-from tflite.quantization import pipeline, range_search
-from tflite.quantization.mixed_precision import Budget
-from tflite.quantization.quantizer import QuantPlan
-from tflite.report import render
+from tflite.flatbuffer import ops
+from tflite.quantization.mixed_precision import Budget, Float32Region
+from tflite.quantization.pipeline import QuantizationStep
+from tflite.quantization.plan import QuantPlan
+from tflite.report import comparison_sections, render
 
 _LARGE = 30e6  # bytes
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted model, what it was made of, and how it does."""
+    """A converted model, how it was converted, and its evaluation."""
 
     preset: str
-    tflite: bytes
-    float32_model: bytes  # the same but for metadata in preset "float32"
+    tflite_model: bytes
+    float32_model: bytes  # differs in metadata only for preset "float32"
+    exact_model: bytes  # float32; the same function, with the tensors of `tflite_model`
     plan: QuantPlan
-    ranges: "dict | None"  # {tensor: {"min", "max"}}; None without calibration
-    report: "Report | None"  # float against converted; None without images
-    skipped: "tuple[str, ...]"  # images that could not be decoded
-    remedies: "tuple[pipeline.QuantizationStep, ...]" = ()
-    islands: "tuple[range_search.Float32Region, ...]" = ()
-    calibration: "dict | None" = None  # the manifest: source, images, sha256, files
-    budget: "Budget | None" = None  # of int8_mixed
-    comparison: "Comparison | None" = None  # all of it; None without images, and in "float32"
-    images: "np.ndarray | None" = None  # that it was made on
-    class_names: "tuple[str, ...] | None" = None
-    prepared: "bytes | None" = None  # float32, the same answers, with the tensors of `tflite`
+    ranges: dict | None = None  # {tensor: {"min", "max"}}; None without calibration
+    quantization_steps: tuple[QuantizationStep, ...] = ()
+    float32_regions: tuple[Float32Region, ...] = ()
+    budget: Budget | None = None  # of int8_mixed
+    calibration: dict | None = None  # manifest: source, images, sha256, files, preprocessing
+    skipped_images: tuple[str, ...] = ()  # images that could not be decoded
+    report: EvaluationReport | None = None  # float against converted; None without images
+    comparison: Comparison | None = None  # all details; None without images, and for "float32"
+    shown_images: Mapping[int, np.ndarray] = field(default_factory=dict)  # {index: image}
+    class_names: tuple[str, ...] | None = None
 
     @property
-    def warnings(self):
-        """What its user should know, a sentence each."""
-        found = [self.plan.preset.warning] if self.plan.preset.warning else []
-        if len(self.tflite) > _LARGE:
-            found.append(
-                f"the file has {len(self.tflite) / 1e6:.0f} MB, much for an app: B0 to B3 and Lite "
-                "are made for phones"
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings for the user, one sentence each."""
+        warnings = [self.plan.preset.warning] if self.plan.preset.warning else []
+        if len(self.tflite_model) > _LARGE:
+            warnings.append(
+                f"the file has {len(self.tflite_model) / 1e6:.0f} MB, which is large for an app: "
+                "B0 to B3 and Lite are designed for mobile devices"
             )
-        seen = self.report
-        if self.budget is not None and seen is not None and seen.int8 is not None:
-            missed = self.budget.missed(seen.agreement, seen.drop and seen.drop.points)
+        report = self.report
+        if self.budget is not None and report is not None and report.candidate is not None:
+            missed = self.budget.missed(report.agreement, report.drop and report.drop.points)
             if missed:
-                found.append(
-                    f"the budget ({self.budget}) is met on the held-out images, and not "
-                    f"on {seen.source}: {missed}"
+                warnings.append(
+                    f"the budget ({self.budget}) is met on the held-out images, but not on "
+                    f"{report.source}: {missed}"
                 )
-        return tuple(found)
+        return tuple(warnings)
 
-    def as_dict(self):
-        """What the JSON report holds: numbers, strings, lists and dictionaries only."""
-        rows = [dataclasses.asdict(row) for row in self.remedies]
-        for row in rows:
-            if not row.pop("kept"):
-                row["name"] += " (not kept)"
-            if row["kl"] == float("inf"):
-                row["kl"], row["what"] = None, f"{row['what']}: a file that does not run"
-        islands = [
-            {"name": i.name, "ops": len(i.outputs), "gain": i.kl, "latency_ms": i.latency_ms}
-            | {"why": i.why}
-            for i in self.islands
-        ]
+    def as_dict(self) -> dict:
+        """The JSON report: numbers, strings, booleans, lists and dictionaries only."""
         return {
             "preset": self.preset,
-            "size": len(self.tflite),
-            "ops": rewrite.census(rewrite.read_ops(self.tflite)),
+            "size": len(self.tflite_model),
+            "ops": ops.count_ops(ops.read_ops(self.tflite_model)),
             "plan": str(self.plan).splitlines(),
-            "remedies": rows,
-            "islands": islands,
+            "quantization_steps": [step.as_dict() for step in self.quantization_steps],
+            "float32_regions": [
+                {**dataclasses.asdict(region), "outputs": list(region.outputs)}
+                for region in self.float32_regions
+            ],
             "calibration": self.calibration,
             "warnings": list(self.warnings),
             "report": None if self.report is None else self.report.as_dict(),
             "comparison": None if self.comparison is None else self.comparison.as_dict(),
-            "skipped_images": list(self.skipped),
+            "skipped_images": list(self.skipped_images),
         }
 
 
-def save(conversion, path, *, class_names=None):
-    """Writes the .tflite, its report ``<path>.json`` and, where it was compared, ``<path>.html``,
-    and ``<path>.labels.txt`` if there are names.
+def shown_images(
+    report: EvaluationReport | None, images: np.ndarray | None
+) -> dict[int, np.ndarray]:
+    """{index: image} of the images with changed predictions that the report shows."""
+    if report is None or images is None:
+        return {}
+    return {
+        row.index: images[row.index]
+        for row in report.changed_predictions[: comparison_sections.PREVIEWS]
+    }
 
-    All are written aside and moved into place, the .tflite last: a .tflite that is there is whole.
+
+def save(
+    conversion: Conversion,
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+) -> list[str]:
+    """Writes a conversion; returns the absolute paths of the files, in the order of writing.
+
+    They are the report ``<path>.json``, ``<path>.html`` if the models were compared,
+    ``<path>.labels.txt`` if `class_names` are given, and the .tflite. All files are written
+    atomically, the .tflite last: if it exists, the others do, too.
+
+    Raises:
+        ValueError: the path cannot be written.
+        OSError: writing failed.
     """
     path = atomic_write.check_writable(path)
     record = conversion.as_dict()
@@ -98,10 +117,11 @@ def save(conversion, path, *, class_names=None):
         files[f"{path}.html"] = render.render(
             conversion.comparison,
             record=record,
-            images=conversion.images,
+            images=conversion.shown_images,
             class_names=conversion.class_names,
         ).encode()
     if class_names is not None:
-        files[f"{path}.labels.txt"] = "".join(f"{name}\n" for name in class_names).encode()
-    files[path] = conversion.tflite
+        files[f"{path}.labels.txt"] = format_labels(class_names)
+    files[path] = conversion.tflite_model
     atomic_write.write_files(files)
+    return list(files)

@@ -1,4 +1,4 @@
-// A dropped or picked photo -> MediaPipe's ImageClassifier with our .tflite -> its five best scores.
+// Classifies a dropped or chosen photo with MediaPipe's ImageClassifier; shows the top five scores.
 
 import { ImageClassifier } from "./node_modules/@mediapipe/tasks-vision/vision_bundle.mjs";
 
@@ -8,13 +8,13 @@ const WASM = {
 };
 const MODEL = "model.tflite";
 const TOP = 5;
-const LARGEST = 4096; // pixels a side: what phones' WebGL takes, through which MediaPipe reads images
+const LARGEST = 4096; // pixels per side: limit of WebGL on mobile devices, which MediaPipe reads images with
 
 const page = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
 let classifier = null;
-let work = Promise.resolve(); // one thing after the other, in the order of asking
+let work = Promise.resolve(); // runs one task after the other
 
 function show(element, visible = true) {
   element.hidden = !visible;
@@ -28,14 +28,14 @@ function fail(message) {
 }
 
 async function loadModel(name, bytes) {
-  // The old model is given up only when the new one has loaded.
-  let made;
+  // Keep the old model until the new one has loaded.
+  let loaded;
   try {
-    made = await ImageClassifier.createFromOptions(WASM, {
+    loaded = await ImageClassifier.createFromOptions(WASM, {
       baseOptions: { modelAssetBuffer: bytes, delegate: "CPU" },
-      maxResults: -1, // all: only their sum tells shares from logits
+      maxResults: -1, // all: their sum tells probabilities from logits
     });
-    made.classify(new ImageData(16, 16)); // the first run sets up the kernels: not a photo's time
+    loaded.classify(new ImageData(16, 16)); // the first run sets up the kernels: not timed
   } catch (error) {
     fail(
       `MediaPipe cannot use ${name}: ${reason(error)}. It takes a .tflite with metadata and uint8 ` +
@@ -45,7 +45,7 @@ async function loadModel(name, bytes) {
     return;
   }
   classifier?.close();
-  classifier = made;
+  classifier = loaded;
   show(page.error, false);
   page.model.textContent = `${name}, ${(bytes.length / 1e6).toFixed(1)} MB`;
 }
@@ -96,7 +96,7 @@ async function classifyPhoto(file) {
   const latency = performance.now() - start;
   show(page.error, false);
   const sum = categories.reduce((total, { score }) => total + score, 0);
-  const shares = sum < 1.05 && categories.every(({ score }) => score >= 0); // more: uint8's rounding
+  const shares = sum < 1.05 && categories.every(({ score }) => score >= 0); // up to 1.05: rounding of uint8
   page.scores.replaceChildren(...categories.slice(0, TOP).map((one) => row(one, shares)));
   show(page.scores);
   page.latency.textContent = `${latency.toFixed(1)} ms, photo to scores`;
@@ -104,7 +104,7 @@ async function classifyPhoto(file) {
 }
 
 async function decode(file) {
-  const image = await createImageBitmap(file); // turned as its EXIF says
+  const image = await createImageBitmap(file); // rotated as its EXIF says
   const scale = LARGEST / Math.max(image.width, image.height);
   if (scale >= 1) return image;
   const resized = await createImageBitmap(image, {
@@ -120,13 +120,13 @@ function row({ categoryName, index, score }, share) {
   const item = document.createElement("li");
   const name = document.createElement("span");
   const value = document.createElement("output");
-  name.textContent = categoryName || `class ${index}`; // a file without labels
+  name.textContent = categoryName || `class ${index}`; // a model without labels
   value.textContent = share ? `${(100 * score).toFixed(1)} %` : score.toFixed(2);
   item.dataset.index = index;
   item.dataset.score = score;
   item.append(name, value);
   if (share) {
-    const bar = document.createElement("div"); // <meter> looks different in every browser
+    const bar = document.createElement("div"); // <meter> differs between browsers
     bar.className = "bar";
     bar.style.setProperty("--share", score);
     item.append(bar);
@@ -158,11 +158,11 @@ function take(files) {
 
 page.file.addEventListener("change", () => {
   take(page.file.files);
-  page.file.value = ""; // the same file again is a change again
+  page.file.value = ""; // so that choosing the same file again fires a change
 });
 for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
-    event.preventDefault(); // or the browser leaves the page for the file
+    event.preventDefault(); // or the browser opens the file
     page.drop.classList.toggle("over", type === "dragover");
     if (type === "drop") take(event.dataTransfer.files);
   });

@@ -1,4 +1,4 @@
-"""Converted files of the TINY variant, made once."""
+"""Converted files of the TINY variant; each is converted once."""
 
 import dataclasses
 import functools
@@ -15,8 +15,8 @@ import keras_effnet
 import tflite
 from keras_effnet.image_preprocessing import resize
 from keras_effnet.variants import LITE, V1, Normalization, Stage
-from tflite import litert
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer import runner
+from tflite.flatbuffer.graph import LINEAR, Graph
 
 _SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
 
@@ -30,7 +30,7 @@ def _model(variant, **options):
         variant, **{"classes": 10, "input_shape": (32, 32, 3), **options}
     )
     rng = np.random.default_rng(0)
-    for layer in model.layers:  # as after training: random statistics, scores that differ
+    for layer in model.layers:  # as after training: statistics are not 0 and 1
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights(
                 [np.abs(rng.normal(1, 0.2, w.shape)).astype(np.float32) for w in layer.weights]
@@ -56,8 +56,8 @@ def _int8(variant, **options):
 
 
 def _like_v1(tiny):
-    """TINY as the first generation is: a depthwise first stage with squeeze-excite, torch's mean
-    and std.
+    """TINY in the style of EfficientNet V1: a depthwise first stage with squeeze-excite, torch's
+    mean and std.
     """
     return dataclasses.replace(
         tiny,
@@ -79,7 +79,7 @@ _KINDS = {"v1": _like_v1, "v2": lambda tiny: tiny, "lite": _lite}
 
 @functools.cache
 def _photos(count, size=32):
-    """Images with shapes and colours, no two alike; noise has the same channel means throughout."""
+    """Different images with shapes and colors. (Random pixels would all have the same means.)"""
     rng = np.random.default_rng(3)
     rows = []
     for _ in range(count):
@@ -91,8 +91,8 @@ def _photos(count, size=32):
 
 @functools.cache
 def _trained(variant, size=32):
-    """The float .tflite with biases, and with answers that differ from photo to photo."""
-    network = Network(_float(variant, input_shape=(size, size, 3)))
+    """The float .tflite with biases and a normalized last layer: predictions differ by photo."""
+    network = Graph(_float(variant, input_shape=(size, size, 3)))
     rng = np.random.default_rng(5)
     for op in (op for op in network.operations if op.name in LINEAR):
         bias = rng.normal(0, 0.3, network.shape(op.output)[-1]).astype(np.float32)
@@ -101,48 +101,46 @@ def _trained(variant, size=32):
         else:
             network.set_constant(op.inputs[2], bias)
     last = next(op for op in reversed(network.operations) if op.name in LINEAR)
-    made = litert.interpreter(network.content(), keep_tensors=True)
-    logits = []
-    for image in _photos(48, size):
-        made.set_tensor(network.input, image[None].astype(np.float32))
-        made.invoke()
-        logits.append(made.get_tensor(last.output)[0])
+    logits = [
+        values[last.output][0]
+        for values in runner.run(network.content(), _photos(48, size), [last.output])
+    ]
     mean = np.mean(logits, axis=0)
-    gain = 1 / np.std(logits - mean)
-    network.set_constant(last.inputs[1], network.constant(last.inputs[1]) * gain)
-    network.set_constant(last.inputs[2], (network.constant(last.inputs[2]) - mean) * gain)
+    factor = 1 / np.std(logits - mean)
+    network.set_constant(last.inputs[1], network.constant(last.inputs[1]) * factor)
+    network.set_constant(last.inputs[2], (network.constant(last.inputs[2]) - mean) * factor)
     return network.content()
 
 
 @pytest.fixture
 def photos():
-    """48 images of the tiny model's size with shapes and colours."""
+    """48 images of the tiny model's size with shapes and colors."""
     return _photos(48)
 
 
 @pytest.fixture(params=["v1", "v2"])
 def trained(request, tiny):
-    """The float .tflite of a network of each generation with squeeze-excite, residual blocks,
-    biases and a mean and std in front; it answers differently from photo to photo.
+    """Float .tflite of V1 and V2 networks with squeeze-excite, residual blocks, biases and input
+    normalization; their predictions differ from photo to photo.
     """
     return _trained(_KINDS[request.param](tiny))
 
 
 @pytest.fixture
 def trained_v1(tiny):
-    """The first generation's alone."""
+    """The V1 network only: most code does not depend on the generation."""
     return _trained(_like_v1(tiny))
 
 
 @pytest.fixture
 def trained_lite(tiny):
-    """The same with relu6."""
+    """The same in Lite style: ReLU6, no squeeze-excite."""
     return _trained(_lite(tiny))
 
 
 @pytest.fixture
 def trained_odd(tiny):
-    """(the first generation's for 33 px, 16 photos of that size)."""
+    """(the V1 network for 33 px, 16 photos of that size)."""
     return _trained(_like_v1(tiny), 33), _photos(16, 33)
 
 
@@ -154,7 +152,7 @@ def images():
 
 @pytest.fixture
 def build():
-    """Builds a Keras model of a variant with trained-looking weights; once for the same options."""
+    """build(variant, **options) -> a Keras model with random statistics; cached."""
     return _model
 
 
@@ -183,9 +181,24 @@ def logits_content(tiny):
 
 
 @pytest.fixture
+def sigmoid_content(logits_content):
+    """The float32 .tflite of the same network with sigmoid outputs."""
+    graph = Graph(logits_content)
+    output = graph.add_tensor("sigmoids", graph.shape(graph.output))
+    graph.insert(graph.operations[-1], "LOGISTIC", (graph.output,), output)
+    graph.operations[-2:] = reversed(graph.operations[-2:])
+    graph._graph.outputs = [output]
+    for signature in graph._tree.signatureDefs:
+        signature.outputs[0].tensorIndex = output
+    return graph.content()
+
+
+@pytest.fixture
 def shared():
     """A folder with trained networks and real data; a test without it is skipped."""
     folder = pathlib.Path(os.environ.get("KERAS_EFFNET_SHARED", _SHARED))
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; KERAS_EFFNET_SHARED names the folder of shared data")
+        pytest.skip(
+            f"{folder} does not exist; set KERAS_EFFNET_SHARED to the folder of shared data"
+        )
     return folder

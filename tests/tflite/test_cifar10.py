@@ -6,14 +6,14 @@ import tensorflow as tf
 from PIL import Image
 
 import tflite
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 
 
 def _cifar10(folder, pattern, count):
-    """(images, labels) out of the shards of a split."""
+    """(images, labels) of the first `count` records of a split."""
     shards = sorted(str(path) for path in folder.glob(pattern))
     if not shards:
-        pytest.skip(f"{folder} has no {pattern}")
+        pytest.skip(f"{folder} contains no {pattern}")
     images, labels = [], []
     for record in tf.data.TFRecordDataset(shards).take(count):
         features = tf.train.Example.FromString(record.numpy()).features.feature
@@ -24,27 +24,25 @@ def _cifar10(folder, pattern, count):
 
 
 @pytest.mark.slow
-def test_a_trained_network_keeps_its_answers_in_int8(shared, capsys):
+def test_trained_network_keeps_its_predictions_in_int8(shared, capsys):
     path = shared / "models" / "efficientnetv2-b0_cifar10_64.keras"
     if not path.is_file():
-        pytest.skip(f"{path} is not there")
+        pytest.skip(f"{path} does not exist")
     data = shared / "data" / "cifar10"
-    made = tflite.convert(
+    conversion = tflite.convert(
         tflite.load_keras(path),
         calibration=_cifar10(data, "train-*", 256)[0],
-        verification=_cifar10(data, "validation-*", 1000),
+        evaluation=_cifar10(data, "validation-*", 1000),
         search_seconds=5,
     )
-    report = made.report
+    report = conversion.report
     with capsys.disabled():
-        print(f"\n{made.plan}\n\n{report}\n")
-    assert report.float32.top1 > 0.8
+        print(f"\n{conversion.plan}\n\n{report}\n")
+    assert report.reference.top1 > 0.8
     assert report.agreement >= 0.975  # min-max ranges: 0.966 to 0.975
-    assert report.int8.top1 > report.float32.top1 - 0.015
-    assert report.int8.fully_accelerated
+    assert report.candidate.top1 > report.reference.top1 - 0.015
+    assert report.candidate.fully_accelerated
     assert report.size_ratio > 3.2
-    assert rewrite.misaligned_buffers(made.tflite) == 0
-    assert set(report.int8.float_ops) == {
-        "CONCATENATION",
-        "FULLY_CONNECTED",
-    }  # its border; its logits
+    assert ops.misaligned_buffers(conversion.tflite_model) == 0
+    # the border of the image and the logits
+    assert set(report.candidate.float_ops) == {"CONCATENATION", "FULLY_CONNECTED"}

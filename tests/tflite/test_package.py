@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from tflite.flatbuffer import rewrite
+from tflite.flatbuffer import ops
 
 
 def _python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_importing_the_package_imports_neither_tensorflow_nor_litert():
+def test_import_needs_neither_tensorflow_nor_litert():
     code = (
         "import sys, tflite, tflite.cli;"
         "print([m for m in ('tensorflow', 'keras', 'ai_edge_litert', 'PIL') if m in sys.modules])"
@@ -19,7 +19,7 @@ def test_importing_the_package_imports_neither_tensorflow_nor_litert():
     assert _python(code).stdout.strip() == "[]"
 
 
-def test_a_missing_extra_says_what_to_install():
+def test_missing_extra_names_what_to_install():
     code = (
         "import sys; sys.modules['ai_edge_litert'] = sys.modules['ai_edge_quantizer'] = None;"
         "import tflite; tflite.read_ops(b'')"
@@ -29,8 +29,8 @@ def test_a_missing_extra_says_what_to_install():
     assert 'pip install "keras_effnet[tflite]"' in last
 
 
-@pytest.mark.parametrize("module", [rewrite])
-def test_examples_in_docstrings_run(module):
+@pytest.mark.parametrize("module", [ops])
+def test_docstring_examples_run(module):
     result = doctest.testmod(module)
     assert result.attempted
     assert not result.failed

@@ -14,40 +14,26 @@ def test_presets_are_found_by_name():
         assert row.name == name
 
 
-def test_an_unknown_preset_is_an_error_with_the_nearest():
+def test_unknown_preset_is_an_error_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"Unknown preset 'int8strict'. Did you mean 'int8_strict"):
         find_preset("int8strict")
 
 
-def test_the_readmes_seven_presets_are_there():
-    assert list(PRESETS) == [
-        "float32", "float16", "weight_only", "int8", "int8_mixed", "int8_strict", "int16x8",
-    ]  # fmt: skip
+def test_presets_are_consistent():
+    for preset in PRESETS.values():
+        assert {preset.input, preset.output} <= {"uint8", "float32"}  # what MediaPipe accepts
+        assert preset.calibrated == (preset.activations != "float32")
+        assert preset.takes_images or not preset.calibrated
+        assert preset.purpose
     assert tflite.PRESETS is PRESETS
 
 
-def test_images_are_asked_for_where_activations_are_rounded():
-    assert {p.name for p in PRESETS.values() if p.calibrated} == {
-        "int8", "int8_mixed", "int8_strict", "int16x8",
-    }  # fmt: skip
+def test_only_int16_warns():
+    assert [preset.name for preset in PRESETS.values() if preset.warning] == ["int16x8"]
 
 
-def test_images_have_a_use_where_weights_are_rounded():
-    others = {p.name for p in PRESETS.values() if not p.takes_images}
-    assert others == {"float32", "float16"}
-
-
-def test_ends_are_what_mediapipe_takes():
-    for preset in PRESETS.values():
-        assert {preset.input, preset.output} <= {"uint8", "float32"}
-
-
-def test_slow_ones_warn():
-    assert [p.name for p in PRESETS.values() if p.warning] == ["int16x8"]
-
-
-def test_the_rows_take_neither_tensorflow_nor_litert():
-    """A command line's --help is made of them."""
+def test_presets_need_neither_tensorflow_nor_litert():
+    """The command line's --help shows them."""
     code = (
         "import sys, tflite.presets; "
         "print(sorted({'tensorflow', 'keras', 'ai_edge_litert'} & set(sys.modules)))"

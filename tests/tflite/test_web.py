@@ -1,4 +1,4 @@
-"""examples/web in a real browser, Chromium without a window, against the interpreter."""
+"""examples/web in headless Chromium, compared with the interpreter."""
 
 import base64
 import functools
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tflite import litert
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import metadata, rewrite, runner
 from tflite.images import mediapipe
 
 WEB = pathlib.Path(__file__).parents[2] / "examples" / "web"
@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server():
-    """examples/web on a port of its own; `server.model` is its model.tflite, None for none."""
+    """Serves examples/web on a free port; `server.model` is its model.tflite, or None."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):
@@ -52,29 +52,29 @@ def server():
             pass
 
     handler = functools.partial(Handler, directory=str(WEB))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as made:
-        made.model = None
-        thread = threading.Thread(target=made.serve_forever)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        running.model = None
+        thread = threading.Thread(target=running.serve_forever)
         thread.start()
-        yield made
-        made.shutdown()
+        yield running
+        running.shutdown()
         thread.join()
 
 
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[test]"')
-    with playwright.sync_playwright() as made:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none to use
-        opened = made.chromium.launch(executable_path=_CHROMIUM, args=flags)
+    with playwright.sync_playwright() as driver:
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot use the sandbox
+        opened = driver.chromium.launch(executable_path=_CHROMIUM, args=flags)
         yield opened
         opened.close()
 
 
 @pytest.fixture
 def visit(server, browser):
-    """visit(model) -> the loaded page with a .tflite, whose errors and strays fail the test."""
-    contexts, errors, strays = [], [], []
+    """visit(model) -> the loaded page; errors and requests to other servers fail the test."""
+    contexts, errors, foreign = [], [], []
 
     def open_page(model):
         server.model = model
@@ -85,7 +85,7 @@ def visit(server, browser):
         page.on(
             "request",
             lambda request: (
-                None if request.url.startswith((home, "blob:")) else strays.append(request.url)
+                None if request.url.startswith((home, "blob:")) else foreign.append(request.url)
             ),
         )
         page.goto(home)
@@ -96,7 +96,7 @@ def visit(server, browser):
     for context in contexts:
         context.close()
     assert errors == []
-    assert strays == []
+    assert foreign == []
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def float_labelled(float_content):
 
 
 def _drop(page, name, content):
-    """Drops a file on the page, as a person does, and waits until the page is done with it."""
+    """Drops a file on the page and waits until the page has processed it."""
     transfer = page.evaluate_handle(
         """([name, content]) => {
             const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -130,7 +130,7 @@ def _png(image):
 
 
 def _shown(page):
-    """[(label, score), ...] on the page, from the top."""
+    """[(label, score), ...] that the page shows, in order."""
     return [
         (row.locator("span").inner_text(), float(row.get_attribute("data-score")))
         for row in page.locator("#scores li").all()
@@ -141,9 +141,9 @@ def _bars(page):
     return page.locator("#scores .bar").all()
 
 
-def _assert_the_five_best(page, content, image):
+def _assert_top_five(page, content, image):
     pixels = mediapipe.stretch(image, 32, 32)
-    (want,) = litert.scores(litert.interpreter(content), pixels[None])
+    (want,) = runner.scores(content, pixels[None])
     best = np.argsort(-want)[:5]
     shown = _shown(page)
     assert [label for label, _ in shown] == [LABELS[i] for i in best]
@@ -152,7 +152,7 @@ def _assert_the_five_best(page, content, image):
 
 @pytest.mark.parametrize("size", [(32, 32), (300, 401)])
 @pytest.mark.parametrize("kind", ["float", "int8"])
-def test_a_dropped_photo_gets_the_interpreters_five_best(
+def test_a_dropped_photo_shows_the_interpreters_top_five(
     kind, size, visit, float_content, int8_content
 ):
     content = {"float": float_content, "int8": int8_content}[kind]
@@ -160,24 +160,24 @@ def test_a_dropped_photo_gets_the_interpreters_five_best(
     page = visit(content)
     image = _photo(*size)
     _drop(page, "photo.png", _png(image))
-    _assert_the_five_best(page, content, image)
+    _assert_top_five(page, content, image)
     assert re.fullmatch(r"\d+\.\d ms, photo to scores", page.inner_text("#latency"))
     first = page.locator("#scores li").first
     assert first.locator("output").inner_text() == f"{100 * _shown(page)[0][1]:.1f} %"
     widths = [bar.evaluate("bar => getComputedStyle(bar, '::before').width") for bar in _bars(page)]
     widths = [float(width[:-2]) for width in widths]
     assert widths == sorted(widths, reverse=True)
-    whole = first.locator(".bar").bounding_box()["width"]
-    assert widths[0] == pytest.approx(_shown(page)[0][1] * whole, abs=1)
+    full = first.locator(".bar").bounding_box()["width"]
+    assert widths[0] == pytest.approx(_shown(page)[0][1] * full, abs=1)
 
 
-def test_a_picked_photo_does_as_well(visit, float_labelled):
+def test_a_chosen_photo_is_classified(visit, float_labelled):
     page = visit(float_labelled)
     image = _photo(48, 40)
     page.set_input_files("#file", {"name": "p.png", "mimeType": "", "buffer": _png(image)})
     page.wait_for_selector("body:not(.busy)")
     page.wait_for_selector("#scores li")
-    _assert_the_five_best(page, float_labelled, image)
+    _assert_top_five(page, float_labelled, image)
 
 
 def test_another_photo_replaces_the_first(visit, float_labelled):
@@ -185,10 +185,10 @@ def test_another_photo_replaces_the_first(visit, float_labelled):
     _drop(page, "first.png", _png(_photo(32, 32)))
     other = 255 - _photo(32, 32)
     _drop(page, "second.png", _png(other))
-    _assert_the_five_best(page, float_labelled, other)
+    _assert_top_five(page, float_labelled, other)
 
 
-def test_without_a_model_the_page_says_so(visit):
+def test_a_missing_model_is_reported(visit):
     page = visit(None)
     assert page.inner_text("#error") == (
         "There is no model.tflite beside this page (404): put one there, or drop one."
@@ -204,36 +204,36 @@ def test_a_dropped_model_is_used(visit, float_labelled):
     assert not page.is_visible("#error")
     assert page.inner_text("#model") == "mine.tflite, 0.0 MB"
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    _assert_the_five_best(page, float_labelled, _photo(32, 32))
+    _assert_top_five(page, float_labelled, _photo(32, 32))
 
 
-def test_a_file_that_is_no_model_leaves_the_old_one(visit, float_labelled):
+def test_a_broken_model_keeps_the_old_one(visit, float_labelled):
     page = visit(float_labelled)
     _drop(page, "broken.tflite", float_labelled[:5000])
     assert page.inner_text("#error").startswith("MediaPipe cannot use broken.tflite: ")
     assert page.inner_text("#model").startswith("model.tflite")
     _drop(page, "photo.png", _png(_photo(32, 32)))
     assert not page.is_visible("#error")
-    _assert_the_five_best(page, float_labelled, _photo(32, 32))
+    _assert_top_five(page, float_labelled, _photo(32, 32))
 
 
-def test_a_model_without_metadata_is_told(visit, float_content):
+def test_a_model_without_metadata_is_reported(visit, float_content):
     page = visit(float_content)
     assert "It takes a .tflite with metadata" in page.inner_text("#error")
     assert page.inner_text("#model") == "No model"
 
 
 @pytest.mark.parametrize("content", [b"no image at all", b""])
-def test_a_file_that_is_no_image_is_told(content, visit, float_labelled):
+def test_a_file_that_is_not_an_image_is_reported(content, visit, float_labelled):
     page = visit(float_labelled)
     _drop(page, "photo.png", _png(_photo(32, 32)))
     _drop(page, "notes.txt", content)
     assert page.inner_text("#error").startswith("notes.txt is not an image that this browser can")
-    assert not page.is_visible("#scores")  # of the photo before: they are not this file's
+    assert not page.is_visible("#scores")  # those of the previous photo
 
 
-def test_a_model_without_labels_shows_numbers(visit, int8_content):
-    page = visit(rewrite.write(rewrite.flatbuffer_tools().read_model_from_bytearray(int8_content)))
+def test_a_model_without_labels_shows_class_numbers(visit, int8_content):
+    page = visit(rewrite.write(litert.flatbuffer_tools().read_model_from_bytearray(int8_content)))
     _drop(page, "photo.png", _png(_photo(32, 32)))
     assert re.fullmatch(r"class \d", _shown(page)[0][0])
 
@@ -245,8 +245,8 @@ def test_logits_have_no_bars(visit, logits_content):
     assert _bars(page) == []
 
 
-def test_nothing_leaves_the_machine(visit, float_labelled):
-    """MediaPipe reports its use when a classifier is closed; the page's policy keeps it in."""
+def test_the_page_makes_no_requests_to_other_servers(visit, float_labelled):
+    """MediaPipe sends usage statistics when a classifier is closed; the policy blocks them."""
     page = visit(float_labelled)
     _drop(page, "photo.png", _png(_photo(32, 32)))
     _drop(page, "next.tflite", float_labelled)  # closes the first

@@ -1,4 +1,4 @@
-"""``effnet-tflite``: converts a model to .tflite; ``report`` and ``compare`` evaluate .tflite files."""
+"""``effnet-tflite``: converts models to .tflite and evaluates .tflite files."""
 
 from tflite.cli.convert import main
 

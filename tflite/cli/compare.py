@@ -1,237 +1,232 @@
-"""``effnet-tflite report`` and ``effnet-tflite compare``: two .tflite on the same images, as a page
-and as JSON.
-"""
+"""``effnet-tflite report`` and ``effnet-tflite compare``: evaluate .tflite files that exist."""
 
+from __future__ import annotations
+
+import dataclasses
 import json
 import os
-import sys
+from dataclasses import dataclass
 
+from keras_effnet import atomic_write
 from keras_effnet.arguments import ArgumentParser
-from keras_effnet.image_preprocessing import preprocessing
+from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.label_file import read_labels
-from tflite.evaluation.classifier import open_classifier
+from tflite.cli.command import (
+    IMAGES,
+    LABELS,
+    exit_status,
+    read_tflite,
+    require_file,
+    require_images,
+)
+from tflite.evaluation.accuracy import EvaluationImages
+from tflite.evaluation.classifier import Classifier, open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import metadata
-from tflite.flatbuffer.rewrite import ConversionError
-from tflite.images import tfrecord
-from tflite.images.loader import load_images
+from tflite.images.loader import fitting_labels, load_images
 from tflite.report.render import write_report
 
 _REPORT = """\
-Says what a converted .tflite is worth: accuracy, agreement with the float model, signal and noise
-block by block, the images that changed their answer, size, latency, and which hardware takes it.
+Evaluates a converted .tflite against its float model: accuracy, prediction agreement, SQNR by
+block, changed predictions, size, latency, and which hardware runs it.
 
-Writes OUT (a page that needs nothing else) and the same figures as .json beside it. What a
-conversion wrote of itself (MODEL.json) is shown as well."""
+Writes OUT, an HTML page that needs no other files, and the same data as .json next to it. The JSON
+of the conversion (MODEL.json), if it exists, is included."""
 
 _COMPARE = """\
-The same for any two .tflite classifiers with as many classes, whoever made them; each gets the
-images in its own size. Writes OUT and the same figures as .json beside it."""
+Evaluates any two .tflite classifiers with the same number of classes against each other, from any
+tool. Each gets the images in its own size. Writes OUT and the same data as .json next to it."""
 
-_PROBED = 16  # images that show what is wrong with a set; and so many may be corrupt
-IMAGES = (
-    "folder of images, folder of class folders, folder of TFRecord shards (its train set; "
-    "FOLDER/validation for another), tfds:NAME or tfds:NAME/SPLIT, or .npz (images, labels)"
-)
+_PROBE = 16  # images that are loaded first, to find errors early; also the most that may be corrupt
 
 
-def main_report(argv):
+@dataclass(frozen=True)
+class _Models:
+    """The two models to compare."""
+
+    reference: Classifier
+    candidate: Classifier
+    names: tuple[str, str]
+    input_spec: Preprocessing | None = None  # of the reference, if it was a Keras model
+
+
+def main_report(argv) -> int:
     """Runs ``effnet-tflite report``; returns the exit status: 0, 2 for bad input, 1 for a float
-    model that does not convert.
+    model that cannot be converted.
     """
-    return _guarded("report", argv, _report)
+    return exit_status("effnet-tflite report", lambda: _report(argv))
 
 
-def main_compare(argv):
+def main_compare(argv) -> int:
     """Runs ``effnet-tflite compare``; returns the exit status: 0, or 2 for bad input."""
-    return _guarded("compare", argv, _compare)
-
-
-def _guarded(name, argv, command):
-    try:
-        return command(argv)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"effnet-tflite {name}: {error}", file=sys.stderr)
-        return 2
-    except ConversionError as error:
-        print(f"effnet-tflite {name}: {error}", file=sys.stderr)
-        return 1
+    return exit_status("effnet-tflite compare", lambda: _compare(argv))
 
 
 def _report(argv):
     parser = _parser("report", _REPORT)
-    parser.add_argument("model", help=".tflite to report on")
-    parser.add_argument("--float", required=True, help="what it was made of: .keras, .h5, .tflite")
+    parser.add_argument("model", help="converted .tflite")
+    parser.add_argument(
+        "--float", required=True, help="float model to compare with: .keras, .h5 or .tflite"
+    )
     options = _parse(parser, argv)
-    model = _open(options.model)
-    stem = os.path.splitext(options.model)[0]
+    model = _open("model", options.model)
     record_path = f"{options.model}.json"
-    out = _writable(options.out or f"{stem}.report.html", record_path)
-    record = _record(record_path)
-    first = input_spec = None
-    if os.path.splitext(options.float)[1] not in (".keras", ".h5"):
-        first = _open(options.float)
-        _require_same_classes(first, options.float, model, options.model)
-    elif not os.path.isfile(options.float):
-        raise ValueError(f"--float {options.float!r} is not a file; give a .keras, .h5 or .tflite")
-    names = _class_names(options, [model, *([first] if first else [])])
-    if first is None:
-        _load(options, model, names, None, limit=_PROBED)  # what is wrong with them shows at once
-        first, input_spec = _converted(options.float, model)
-        _require_same_classes(first, options.float, model, options.model)
+    out = _writable(options.out or _beside(options.model, "report"), record_path)
+    record = _read_record(record_path)
+    is_keras = os.path.splitext(options.float)[1] in (".keras", ".h5")
+    input_spec = None
+    if is_keras:
+        require_file("--float", options.float, ".keras, .h5 or .tflite")
+        class_names = _class_names(options, model)
+        _load(options, model, class_names, None, limit=_PROBE)  # errors before the slow conversion
+        reference, input_spec = _converted(options.float, model)
+    else:
+        reference = _open("--float", options.float, ".keras, .h5 or .tflite")
+    _require_same_classes((reference, options.float), (model, options.model))
+    class_names = _class_names(options, model, reference)
     preset = record.get("preset")
-    titles = ("float32", preset if isinstance(preset, str) else os.path.basename(options.model))
-    return _write(options, out, first, model, titles, names, record, input_spec)
+    name = preset if isinstance(preset, str) else os.path.basename(options.model)
+    models = _Models(reference, model, ("float32", name), input_spec)
+    return _write(options, out, models, class_names, record)
 
 
 def _compare(argv):
     parser = _parser("compare", _COMPARE)
-    parser.add_argument("first", help=".tflite to compare with")
-    parser.add_argument("second", help=".tflite to compare")
+    parser.add_argument("reference", help=".tflite to compare with")
+    parser.add_argument("candidate", help=".tflite to compare")
     options = _parse(parser, argv)
-    first, second = _open(options.first), _open(options.second)
-    _require_same_classes(first, options.first, second, options.second)
-    stem = os.path.splitext(options.second)[0]
-    out = _writable(options.out or f"{stem}.compare.html", f"{options.second}.json")
-    names = _class_names(options, [first, second])
-    titles = tuple(os.path.basename(path) for path in (options.first, options.second))
-    if titles[0] == titles[1]:
-        titles = (options.first, options.second)
-    return _write(options, out, first, second, titles, names, {}, None)
-
-
-def _write(options, out, first, second, titles, names, record, input_spec):
-    print("Loading images", flush=True)
-    found, labels = _load(options, first, names, input_spec, options.limit, say=True)
-    images = found.images
-    others = images
-    if (first.height, first.width) != (second.height, second.width):
-        others = _load(options, second, names, input_spec, options.limit)[0].images
-    print(f"Comparing on {len(images):,} images", flush=True)
-    made = compare(
-        first.content,
-        second.content,
-        images,
-        labels,
-        source=found.source,
-        first_title=titles[0],
-        title=titles[1],
-        second_images=others,
+    reference = _open("reference", options.reference)
+    candidate = _open("candidate", options.candidate)
+    _require_same_classes((reference, options.reference), (candidate, options.candidate))
+    out = _writable(
+        options.out or _beside(options.candidate, "compare"), f"{options.candidate}.json"
     )
-    if names is None and labels is not None:
-        names = found.class_names
-    figures = write_report(out, made, record=record, images=images, class_names=names)
-    print(f"\n{made.report}\n\nWrote {out} and {figures}")
+    names = tuple(os.path.basename(path) for path in (options.reference, options.candidate))
+    if names[0] == names[1]:
+        names = (options.reference, options.candidate)
+    class_names = _class_names(options, reference, candidate)
+    return _write(options, out, _Models(reference, candidate, names), class_names, {})
+
+
+def _write(options, out, models, class_names, record):
+    """Loads the images, compares the models and writes the report."""
+    reference, candidate = models.reference, models.candidate
+    print("Loading images", flush=True)
+    images, lines = _load(options, reference, class_names, models.input_spec, options.limit)
+    print("\n".join(lines), flush=True)
+    if (reference.height, reference.width) != (candidate.height, candidate.width):
+        resized, _ = _load(options, candidate, class_names, models.input_spec, options.limit)
+        images = dataclasses.replace(images, candidate_images=resized.images)
+    print(f"Comparing on {len(images.images):,} images", flush=True)
+    comparison = compare(reference.tflite_model, candidate.tflite_model, images, names=models.names)
+    if class_names is None and images.labels is not None:
+        class_names = images.class_names
+    json_path = write_report(
+        out, comparison, record=record, images=images.images, class_names=class_names
+    )
+    print(f"\n{comparison.report}\n\nWrote {out} and {json_path}")
     return 0
 
 
-def _parser(name, description):
-    return ArgumentParser(prog=f"effnet-tflite {name}", description=description)
+def _parser(command, description):
+    return ArgumentParser(prog=f"effnet-tflite {command}", description=description)
 
 
 def _parse(parser, argv):
-    parser.add_argument("--data", required=True, help=f"images that were not trained on: {IMAGES}")
     parser.add_argument(
-        "--labels", help="text file with one class name a line, in the order of the scores"
+        "--data", required=True, help=f"images that the model was not trained on: {IMAGES}"
     )
-    parser.add_argument("--out", help=".html to write (default: beside the .tflite)")
-    parser.add_argument("--limit", type=int, help="at most so many images, spread evenly")
+    parser.add_argument("--labels", help=LABELS)
+    parser.add_argument("--out", help=".html to write (default: next to the .tflite)")
+    parser.add_argument("--limit", type=int, help="maximum number of images, spread evenly")
     options = parser.parse_args(argv)
-    if not tfrecord.exists(options.data):
-        raise ValueError(f"--data {options.data!r} does not exist")
+    require_images("data", options.data)
     return options
 
 
-def _open(path):
-    if not os.path.isfile(path):
-        raise ValueError(f"{path!r} is not a file; give a .tflite")
-    with open(path, "rb") as file:
-        model = open_classifier(file.read(), path)
+def _beside(path, kind):
+    return f"{os.path.splitext(path)[0]}.{kind}.html"
+
+
+def _open(argument, path, endings=".tflite"):
+    model = open_classifier(read_tflite(argument, path, endings), path)
     if model.classes < 2:
-        raise ValueError(f"{path} gives one score; a report needs 2 classes or more")
+        raise ValueError(f"{path} has one score; a report needs 2 classes or more")
     return model
 
 
 def _converted(path, model):
-    """(Classifier, how its images are prepared or None) of a Keras file, in the model's size."""
+    """(Classifier, its Preprocessing or None) of a Keras file, in the image size of a model."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     print(f"Converting {path} to a float32 .tflite", flush=True)
-    from tflite.export import export_float32, load_keras  # TensorFlow, only where it is needed
+    from tflite.export import export_float32, load_keras  # import TensorFlow
 
     keras_model = load_keras(path)
     try:
         input_spec = preprocessing(keras_model)
-    except ValueError:
-        input_spec = None  # of others' making: a phone's stretch
-    own = keras_model.inputs[0].shape[1:3] if getattr(keras_model, "inputs", None) else ()
-    size = (model.height, model.width) if None in tuple(own) else None
+    except ValueError:  # not built by keras_effnet: resize without cropping
+        input_spec = None
+    fixed = keras_model.inputs[0].shape[1:3] if getattr(keras_model, "inputs", None) else ()
+    size = (model.height, model.width) if None in tuple(fixed) else None
     return open_classifier(export_float32(keras_model, image_size=size), path), input_spec
 
 
-def _require_same_classes(first, first_path, second, second_path):
+def _require_same_classes(first, second):
+    (first, first_path), (second, second_path) = first, second
     if first.classes != second.classes:
         raise ValueError(
             f"{first_path} has {first.classes} classes and {second_path} has {second.classes}: "
-            "only files with as many can be compared"
+            "give models with the same number of classes"
         )
 
 
-def _class_names(options, models):
-    """Of --labels, or of the first file whose metadata names them; None without."""
+def _class_names(options, *models):
+    """The names in --labels, or in the metadata of the first model that has some; else None."""
     classes = models[0].classes
     if options.labels is not None:
         names = read_labels(options.labels)
         if len(names) != classes:
             raise ValueError(
-                f"--labels {options.labels!r} has {len(names)} names, and the model {classes} "
+                f"--labels {options.labels!r} has {len(names)} names for a model with {classes} "
                 "classes"
             )
         return names
     for model in models:
         try:
-            found = metadata.read(model.content)
+            described = metadata.read(model.tflite_model)
         except ValueError:
-            continue  # damaged, or of another format: it is not needed
-        if found is not None and found.labels is not None and len(found.labels) == classes:
-            return tuple(found.labels)
+            continue  # damaged, or of another format
+        if described is not None and described.labels and len(described.labels) == classes:
+            return tuple(described.labels)
     return None
 
 
-def _load(options, model, names, input_spec, limit, *, say=False):
-    """(ImageSet in the model's size, labels or None)."""
-    looked_up = names
-    if options.labels is None and names is not None and os.path.isdir(options.data):
-        inside = os.scandir(options.data)
-        if not {e.name for e in inside if e.is_dir() and not e.name.startswith(".")} <= set(names):
-            looked_up = None  # the file's own names are not this folder's
-    found = load_images(
+def _load(options, model, class_names, input_spec, limit):
+    """(EvaluationImages in the size of a model, lines to print)."""
+    expected = class_names
+    if options.labels is None and class_names is not None and os.path.isdir(options.data):
+        entries = [e.name for e in os.scandir(options.data) if e.is_dir()]
+        if not {name for name in entries if not name.startswith(".")} <= set(class_names):
+            expected = None  # the names in the file's metadata are not those of the folders
+    image_set = load_images(
         options.data,
         (model.height, model.width),
         preprocessing=input_spec,
-        class_names=looked_up,
+        class_names=expected,
         limit=limit,
-        max_corrupt=_PROBED,
+        max_corrupt=_PROBE,
     )
-    labels, folders = found.labels, found.class_names
-    lines = [f"  {found.source}", *(f"  skipped, cannot be decoded: {p}" for p in found.skipped)]
-    if folders is not None and looked_up is None and len(folders) != model.classes:
-        labels = None
-        lines.append(
-            f"  {len(folders)} classes of images, {model.classes} of the model: top-1 is not "
-            "measured"
-        )
-    if labels is not None and (labels.min() < 0 or labels.max() >= model.classes):
-        raise ValueError(
-            f"{found.source}: labels run from {labels.min()} to {labels.max()}, and the model has "
-            f"{model.classes} classes (0 to {model.classes - 1})"
-        )
-    if say:
-        print("\n".join(lines), flush=True)
-    return found, labels
+    lines = [f"  {image_set.source}"]
+    lines += [f"  skipped, cannot be decoded: {path}" for path in image_set.skipped]
+    labels = fitting_labels(image_set, model.classes, expected, lines.append)
+    images = EvaluationImages(
+        image_set.images, labels, image_set.source, class_names=image_set.class_names
+    )
+    return images, lines
 
 
-def _record(path):
-    """What a conversion wrote of itself; {} without."""
+def _read_record(path):
+    """The JSON that a conversion wrote; {} if it is missing or damaged."""
     if not os.path.isfile(path):
         return {}
     try:
@@ -240,22 +235,17 @@ def _record(path):
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        print(f"  {path} is not a conversion's record: left out", flush=True)
+        print(f"  {path} is not the JSON of a conversion: ignored", flush=True)
         return {}
     return record
 
 
 def _writable(path, record_path):
-    """The absolute path of the page, if it and its JSON can be written there."""
+    """The absolute path of the page, if it and its JSON can be written."""
     path = os.path.abspath(path)
     stem, ending = os.path.splitext(path)
     if ending != ".html":
         raise ValueError(f"--out {path!r} does not end in .html")
     if f"{stem}.json" == os.path.abspath(record_path):
-        raise ValueError(f"--out {path!r} would write over {record_path}: give another name")
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise ValueError(f"{folder!r} is no folder that can be written to; give --out")
-    if os.path.isdir(path):
-        raise ValueError(f"--out {path!r} is a folder; give a file in it")
-    return path
+        raise ValueError(f"--out {path!r} would overwrite {record_path}: give another name")
+    return atomic_write.check_writable(path)

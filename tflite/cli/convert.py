@@ -1,6 +1,8 @@
-"""``effnet-tflite``: a Keras file to a .tflite for a phone, with a report beside it; ``report`` and
-``compare`` look at files that are there.
+"""``effnet-tflite``: converts a Keras file to a .tflite with a report; ``report`` and ``compare``
+evaluate .tflite files.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -10,92 +12,81 @@ from keras_effnet import atomic_write
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
 from tflite.cli import compare
-from tflite.converter import BUDGET_IMAGES, CALIBRATION_IMAGES, convert
-from tflite.flatbuffer.rewrite import ConversionError
-from tflite.images import tfrecord
+from tflite.cli.command import IMAGES, LABELS, exit_status, read_tflite, require_images
+from tflite.converter import convert
+from tflite.options import BUDGET_IMAGES, CALIBRATION_IMAGES
 from tflite.presets import PRESETS, find_preset
-from tflite.result import save
+from tflite.result import Conversion, save
 
 _DESCRIPTION = """\
-Converts an image classifier (Keras, or a float32 .tflite; its preprocessing inside, pixels in
-[0, 255]) to a .tflite of batch 1. int8 takes uint8 pixels and gives float32 scores; images of later
-use are needed for it.
+Converts an image classifier to a .tflite of batch 1. The classifier is a Keras file, or a float32
+.tflite, with its preprocessing inside: it takes pixels in [0, 255]. int8 models take uint8 pixels
+and return float32 scores. int8 needs calibration images like those that the model will see.
 
   effnet-tflite --model=my.keras --calibration=photos/ --labels=labels.txt --out=my.tflite
 
-Writes OUT with the labels inside, OUT.html and OUT.json (what was converted how, and how it does),
-and OUT.labels.txt with --labels (one name a line, in the order of the scores).
+Writes OUT with the labels inside, and OUT.json (plan, quantization steps, evaluation). Writes
+OUT.html, the report, if there are images to compare the models on (except for float32), and
+OUT.labels.txt with --labels (one name per line, in the order of the scores).
 
 Other commands: effnet-tflite report | compare, each with --help."""
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion."""
-    try:
-        argv = sys.argv[1:] if argv is None else list(argv)
-        if argv[:1] == ["report"]:
-            return compare.main_report(argv[1:])
-        if argv[:1] == ["compare"]:
-            return compare.main_compare(argv[1:])
-        return _run(_parse(argv))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"effnet-tflite: {error}", file=sys.stderr)
-        return 2
-    except ConversionError as error:
-        print(f"effnet-tflite: {error}", file=sys.stderr)
-        return 1
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["report"]:
+        return compare.main_report(argv[1:])
+    if argv[:1] == ["compare"]:
+        return compare.main_compare(argv[1:])
+    return exit_status("effnet-tflite", lambda: _run(_parse(argv)))
 
 
 def _parse(argv):
-    parser = ArgumentParser(
-        prog="effnet-tflite",
-        description=_DESCRIPTION,
-    )
-    images = compare.IMAGES
+    parser = ArgumentParser(prog="effnet-tflite", description=_DESCRIPTION)
     parser.add_argument("--model", required=True, help=".keras, .h5 or float32 .tflite file")
     parser.add_argument("--out", required=True, help=".tflite to write")
-    rows = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
-    parser.add_argument(
-        "--preset", help=f"{rows} (default: int8, or int8_mixed where a budget is given)"
-    )
+    presets = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
+    parser.add_argument("--preset", help=f"{presets} (default: int8, or int8_mixed with a budget)")
     parser.add_argument(
         "--max_drop",
         type=float,
-        help="budget: points of top-1 that may be lost on held-out images (int8_mixed)",
+        help="budget: largest drop of top-1 on held-out images, in percentage points (int8_mixed)",
     )
     parser.add_argument(
         "--min_agreement",
         type=float,
-        help="budget: share of held-out images that must keep their answer, e.g. 0.97 (int8_mixed)",
+        help="budget: smallest share of held-out images with the same prediction as the float "
+        "model, e.g. 0.97 (int8_mixed)",
     )
     parser.add_argument(
-        "--tune",
+        "--finetune",
         action=argparse.BooleanOptionalAction,
-        help="fine-tune int8 against the float model, without labels; takes minutes (default: for "
+        help="fine-tune int8 against the float model, without labels; takes minutes (default: only "
         "int8_strict)",
     )
-    parser.add_argument("--calibration", help=f"images for int8's ranges and weights: {images}")
+    parser.add_argument(
+        "--calibration", help=f"images for quantization ranges and weight rounding: {IMAGES}"
+    )
     parser.add_argument(
         "--calibration_images",
         type=int,
-        help="use at most so many, spread evenly (default: "
+        help="maximum number of calibration images, spread evenly (default: "
         f"{CALIBRATION_IMAGES}, with a budget {BUDGET_IMAGES})",
     )
     parser.add_argument(
-        "--verify",
-        help=f"images to compare float and int8 on: {images} (default: the calibration images)",
+        "--evaluation",
+        help=f"images to compare float and int8 on: {IMAGES} (default: the calibration images)",
     )
+    parser.add_argument("--labels", help=LABELS)
     parser.add_argument(
-        "--labels", help="text file with one class name a line, in the order of the scores"
-    )
-    parser.add_argument(
-        "--image_size", type=int, help="pixels a side, for a model that takes any size"
+        "--image_size", type=int, help="pixels per side, for a model that takes any size"
     )
     parser.add_argument(
         "--max_corrupt",
         type=int,
         default=10,
-        help="skip so many images that cannot be decoded (default: %(default)s)",
+        help="number of images that may fail to decode; they are skipped (default: %(default)s)",
     )
     return parser.parse_args(argv)
 
@@ -108,65 +99,65 @@ def _run(options):
     ):
         raise ValueError(
             f"preset {options.preset or 'int8'} needs --calibration: a folder, shards or .npz of "
-            "100 to 500 images like those of later use (or take --preset=float32, float16, "
-            "weight_only)"
+            "100 to 500 images like those that the model will see (or use --preset=float32, "
+            "float16 or weight_only)"
         )
-    for flag in ("calibration", "verify"):
-        path = getattr(options, flag)
-        if path is not None and not tfrecord.exists(path):
-            raise ValueError(f"--{flag} {path!r} does not exist")
+    require_images("calibration", options.calibration)
+    require_images("evaluation", options.evaluation)
     out = atomic_write.check_writable(options.out)
     class_names = None if options.labels is None else read_labels(options.labels)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     print(f"Loading {options.model}", flush=True)
-    from tflite.export import load_keras  # here, as all errors above come at once without it
-
     conversion = convert(
-        _read(options.model) if options.model.endswith(".tflite") else load_keras(options.model),
+        _load_model(options.model),
         preset=options.preset,
         max_drop=options.max_drop,
         min_agreement=options.min_agreement,
-        tune=options.tune,
+        finetune=options.finetune,
         calibration=options.calibration,
-        verification=options.verify,
+        evaluation=options.evaluation,
         class_names=class_names,
         image_size=options.image_size,
         calibration_images=options.calibration_images,
         max_corrupt=options.max_corrupt,
-        progress=lambda line: print(line, flush=True),
+        log=lambda line: print(line, flush=True),
     )
-    save(conversion, out, class_names=class_names)
-    for part in (conversion.plan, told(conversion), conversion.report):
-        if part:
-            print(f"\n{part}")
-    for line in conversion.warnings:
-        print(f"\nNote: {line}")
-    print(f"\nWrote {options.out}, {options.out}.html and {options.out}.json")
+    paths = save(conversion, out, class_names=class_names)
+    for text in (conversion.plan, format_steps(conversion), conversion.report):
+        if text:
+            print(f"\n{text}")
+    for warning in conversion.warnings:
+        print(f"\nWarning: {warning}")
+    print(f"\nWrote {', '.join(paths)}")
     return 0
 
 
-def told(conversion):
-    """What each remedy changed, and which islands stay float, as lines of text."""
+def _load_model(path):
+    """The bytes of a .tflite, or a Keras model."""
+    if path.endswith(".tflite"):
+        return read_tflite("model", path, ".keras, .h5 or .tflite")
+    from tflite.export import load_keras  # imports TensorFlow: only after all other checks
+
+    return load_keras(path)
+
+
+def format_steps(conversion: Conversion) -> str:
+    """The quantization steps and the float32 regions as a table; "" without any."""
     lines = []
-    if conversion.remedies:
-        lines.append(f"{'remedy':<20}{'KL, nats':>10}{'agreement':>12}{'seconds':>9}")
-    for row in conversion.remedies:
-        lines.append(
-            f"{row.name:<20}{row.kl:>10.5f}{row.agreement:>12.2%}{row.seconds:>9.1f}  "
-            f"{row.what if row.kept else 'not kept: it did not help'}"
-        )
-    for island in conversion.islands:
-        lines.append(f"float32  {island.name}: {island.why}")
+    if conversion.quantization_steps:
+        lines.append(f"{'step':<20}{'KL':>10}{'agreement':>12}{'seconds':>9}")
+    for step in conversion.quantization_steps:
+        note = step.description
+        if not step.kept:
+            note = (
+                "not kept: KL not low enough" if step.runs else "not kept: the model does not run"
+            )
+        kl = f"{step.kl_divergence:.5f}" if step.runs else "-"
+        lines.append(f"{step.name:<20}{kl:>10}{step.agreement:>12.2%}{step.seconds:>9.1f}  {note}")
+    for region in conversion.float32_regions:
+        lines.append(f"float32  {region.name}: {region.reason}")
     return "\n".join(lines)
-
-
-def _read(path):
-    """The bytes of a .tflite file."""
-    if not os.path.isfile(path):
-        raise ValueError(f"model {path!r} is not a file; give a .keras, .h5 or .tflite file")
-    with open(path, "rb") as file:
-        return file.read()
 
 
 if __name__ == "__main__":

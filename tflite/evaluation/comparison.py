@@ -1,4 +1,6 @@
-"""Two .tflite files on the same images, in every respect that a report shows."""
+"""Compares two .tflite models: everything that a report shows."""
+
+from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,25 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite.evaluation import classifier, delegates, sqnr
-from tflite.evaluation.accuracy import Report, verify
+from tflite.evaluation.accuracy import NAMES, RUNS, EvaluationImages, EvaluationReport, evaluate
 from tflite.flatbuffer import ops
 
-SNR_IMAGES = 32
+SQNR_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of two files; ``as_dict()`` fits into JSON."""
+    """Comparison of a reference and a candidate; ``as_dict()`` returns JSON types."""
 
-    report: Report
-    blocks: "tuple[sqnr.Block, ...]"  # () where the files are not of the same graph
-    snr_images: int  # that the blocks were measured on
-    parts: "tuple[dict[str, int], dict[str, int]]"  # bytes by part, of each file
-    delegates: "tuple[tuple, tuple]"  # delegates.Support rows, of each file
-    image_sizes: "tuple[tuple[int, int], tuple[int, int]]"  # (height, width) of each file
+    report: EvaluationReport
+    blocks: tuple[sqnr.BlockSQNR, ...]  # () for files of different graphs
+    sqnr_images: int  # number of images that SQNR was measured on
+    size_by_part: tuple[dict[str, int], dict[str, int]]  # {part: bytes} of each file
+    delegates: tuple[tuple[delegates.Support, ...], tuple[delegates.Support, ...]]  # of each file
+    image_sizes: tuple[tuple[int, int], tuple[int, int]]  # (height, width) of each file
 
-    def as_dict(self):
-        """Numbers, strings, lists and dictionaries only."""
+    def as_dict(self) -> dict:
+        """The comparison in JSON types."""
         return {
             "report": self.report.as_dict(),
             "blocks": [
@@ -36,8 +38,8 @@ class Comparison:
                 }
                 for block in self.blocks
             ],
-            "snr_images": self.snr_images,
-            "bytes_by_part": list(self.parts),
+            "sqnr_images": self.sqnr_images,
+            "size_by_part": list(self.size_by_part),
             "delegates": [
                 [{**dataclasses.asdict(row), "verdict": row.verdict} for row in rows]
                 for rows in self.delegates
@@ -47,63 +49,45 @@ class Comparison:
 
 
 def compare(
-    first,
-    second,
-    images,
-    labels=None,
+    reference: bytes,
+    candidate: bytes,
+    images: EvaluationImages,
     *,
-    source="images",
-    title="int8",
-    first_title="float32",
-    second_images=None,
-    reference=None,
-    runs=50,
-):
-    """The :class:`Comparison` of two .tflite in bytes on uint8 images (n, height, width, 3).
+    names: tuple[str, str] = NAMES,
+    sqnr_reference: bytes | None = None,
+    runs: int = RUNS,
+) -> Comparison:
+    """The :class:`Comparison` of two .tflite models.
 
     Args:
-        first: the float32 model, or any to compare with.
-        second: the converted one, or any other with as many classes.
-        images: as ``load_images`` gives them, of the first file's size.
-        labels: (n,) integers in [0, classes), or None.
-        source: where the images are from.
-        title: what the second file is called.
-        first_title: what the first is.
-        second_images: the same images in the second file's size, where it has one of its own.
-        reference: a float32 .tflite whose tensors the second file's are, where it is not `first`:
-            the network after its exact preparation. The blocks are measured against it.
-        runs: how many times each file is timed at each number of threads.
+        reference: usually the float32 model.
+        candidate: usually the converted model; it must have as many classes.
+        images: to evaluate on.
+        names: of the two models.
+        sqnr_reference: a float32 .tflite with the tensors of the candidate, for the SQNR of blocks.
+            Default: `reference`. A converter that folds the normalization changes the tensors.
+        runs: timed runs of each model and number of threads.
 
     Raises:
-        ValueError: what is no image classifier, and images or labels that do not fit.
+        ValueError: not an image classifier, or images or labels that do not fit the models.
     """
-    report = verify(
-        first,
-        second,
-        images,
-        labels,
-        source=source,
-        title=title,
-        first_title=first_title,
-        second_images=second_images,
-        runs=runs,
-    )
-    models = [classifier.open_classifier(content) for content in (first, second)]
-    signal = models[0] if reference is None else classifier.open_classifier(reference)
-    few = np.asarray(images)[_spread(len(images), SNR_IMAGES)]
-    measured = (report.float32, report.int8)
+    report = evaluate(reference, candidate, images, names=names, runs=runs)
+    models = [classifier.open_classifier(content) for content in (reference, candidate)]
+    signal = models[0] if sqnr_reference is None else classifier.open_classifier(sqnr_reference)
+    few = np.asarray(images.images)[_spread(report.images, SQNR_IMAGES)]
     return Comparison(
         report=report,
         blocks=sqnr.sqnr_by_block(signal, models[1], few),
-        snr_images=len(few),
-        parts=tuple(ops.size_by_part(model.content) for model in models),
+        sqnr_images=len(few),
+        size_by_part=tuple(ops.size_by_part(model.tflite_model) for model in models),
         delegates=tuple(
-            delegates.support(model.content, fully_accelerated=m.fully_accelerated)
-            for model, m in zip(models, measured)
+            delegates.support(model.tflite_model, fully_accelerated=metrics.fully_accelerated)
+            for model, metrics in zip(models, (report.reference, report.candidate))
         ),
         image_sizes=tuple((model.height, model.width) for model in models),
     )
 
 
 def _spread(count, limit):
+    """At most `limit` of `count` indices, evenly spread."""
     return np.arange(min(limit, count)) * count // min(limit, count)

@@ -1,32 +1,33 @@
-"""Which parts of a .tflite run on which hardware: rules as rows, each with where it is from.
+"""Which hardware runs which op of a .tflite: a table of rules with their sources.
 
-What does not run on an accelerator runs on the CPU, and every change of side costs a copy. One
-delegate can be asked on this machine (XNNPACK: the answer is measured); of the others the
-documentation is quoted, and what is only remembered says so.
+Ops that an accelerator does not run fall back to the CPU, and every switch between delegate and CPU
+costs a copy. XNNPACK is measured on this machine. The rules of the other delegates quote their
+documentation. An op without a rule is reported as unknown.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tflite import litert
-from tflite.flatbuffer import ops
+from tflite.flatbuffer.ops import Op, read_ops
 
-# How well a rule is known.
-MEASURED, DOCUMENTED, RECALLED = "measured", "documented", "recalled"
+MEASURED, DOCUMENTED = "measured", "documented"  # evidence of a rule
 
 _INT8, _FLOAT, _INT16 = ("int8", "uint8"), ("float32", "float16"), ("int16",)
 _TO_INT8 = ("uint8->int8", "int8->uint8", "int8->int8")
 _CHANGES = ("uint8->float32", "int8->float32", "float32->int8", "float32->uint8")
+_COMPUTED = (*_INT8, *_FLOAT, *_INT16, "hybrid")
 _ANY = None
 
 _LITERT = "LiteRT 2.3 on x86: CompiledModel.is_fully_accelerated()"
 _XNNPACK = "tensorflow/lite/delegates/xnnpack/README.md"
 _CORAL = "coral.withgoogle.com/docs/edgetpu/models-intro, supported operations"
 _GPU = "tensorflow.org/lite/performance/gpu, supported operations and quantized models"
-_NNAPI = "developer.android.com: NNAPI migration guide"
 _QNN = "docs.qualcomm.com: QNN delegate, acceleration support (HTP)"
 _QNN_NOTES = "docs.qualcomm.com: QNN delegate, release notes: float16, which some chips lack"
 _AI_HUB = "huggingface.co/qualcomm/EfficientNet-B0, which is 16-bit"
-_NOWHERE = "no source at hand; check before relying on it"
 
 # fmt: off
 _XNNPACK_INT8 = frozenset((
@@ -53,163 +54,151 @@ _GPU_OPS = frozenset((
     "RELU", "RELU6", "RESHAPE", "RESIZE_BILINEAR", "SOFTMAX", "STRIDED_SLICE", "SUB",
     "TRANSPOSE_CONV",
 ))
-_GPU_MORE = frozenset(("DEQUANTIZE", "HARD_SWISH", "MEAN", "QUANTIZE", "TANH"))
 # fmt: on
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What one delegate does with some ops at some number types; the first row that fits holds."""
+class DelegateRule:
+    """Whether a delegate runs some ops with some data types. The first matching rule applies."""
 
     delegate: str
-    kinds: "tuple[str, ...] | None"  # as in anatomy.TypedOp; None: any
-    ops: "frozenset[str] | None"  # None: any
+    types: tuple[str, ...] | None  # as in ``Op.types``; None: any
+    ops: frozenset[str] | None  # None: any
     runs: bool
-    evidence: str
+    evidence: str  # MEASURED | DOCUMENTED
     source: str
-    advice: str = ""  # where it does not run
+    advice: str = ""  # for ops that do not run
+
+    def matches(self, delegate: str, op: Op) -> bool:
+        """Whether the rule is about an op on a delegate."""
+        return (
+            self.delegate == delegate
+            and (self.types is None or op.types in self.types)
+            and (self.ops is None or op.name in self.ops)
+        )
 
 
 # fmt: off
 RULES = (
-    #    delegate   kinds      ops                          runs   evidence    source    advice
-    Rule("XNNPACK", _INT8,     frozenset(("SOFTMAX",)),     False, MEASURED,   _LITERT,
-         "Leave the softmax in float32 (preset int8)."),
-    Rule("XNNPACK", _INT8,     frozenset(("HARD_SWISH",)),  False, MEASURED,   _LITERT,
-         "Use swish instead of hard-swish: its int8 kernel takes several times longer."),
-    Rule("XNNPACK", _INT16,    _ANY,                        False, MEASURED,   _LITERT,
-         "Use int8 on a CPU: 16-bit activations take about 60 times longer."),
-    Rule("XNNPACK", _TO_INT8,  frozenset(("QUANTIZE",)),    False, MEASURED,   _LITERT,
-         "Let a DEQUANTIZE take the uint8 pixels (preset int8)."),
-    Rule("XNNPACK", ("hybrid",), _ANY,                      False, MEASURED,   _LITERT,
-         "Use int8, or weight_only for size: dynamic range is slower than float32."),
-    Rule("XNNPACK", _INT8,     _XNNPACK_INT8,               True,  MEASURED,   _LITERT),
-    Rule("XNNPACK", (*_CHANGES, "float16->float32"), _ANY,  True,  MEASURED,   _LITERT),
-    Rule("XNNPACK", _FLOAT,    _XNNPACK_FLOAT,              True,  DOCUMENTED, _XNNPACK),
+    #            delegate   types      ops                          runs   evidence    source
+    DelegateRule("XNNPACK", _INT8,     frozenset(("SOFTMAX",)),     False, MEASURED,   _LITERT,
+                 "Leave the softmax in float32 (preset int8)."),
+    DelegateRule("XNNPACK", _INT8,     frozenset(("HARD_SWISH",)),  False, MEASURED,   _LITERT,
+                 "Use swish instead of hard-swish: its int8 kernel takes several times longer."),
+    DelegateRule("XNNPACK", _INT16,    _ANY,                        False, MEASURED,   _LITERT,
+                 "Use int8 on a CPU: 16-bit activations take about 60 times longer."),
+    DelegateRule("XNNPACK", _TO_INT8,  frozenset(("QUANTIZE",)),    False, MEASURED,   _LITERT,
+                 "Use a DEQUANTIZE op for the uint8 pixels (preset int8)."),
+    DelegateRule("XNNPACK", ("hybrid",), _ANY,                      False, MEASURED,   _LITERT,
+                 "Use int8, or weight_only for size: dynamic range is slower than float32."),
+    DelegateRule("XNNPACK", _INT8,     _XNNPACK_INT8,               True,  MEASURED,   _LITERT),
+    DelegateRule("XNNPACK", (*_CHANGES, "float16->float32"), _ANY,  True,  MEASURED,   _LITERT),
+    DelegateRule("XNNPACK", _FLOAT,    _XNNPACK_FLOAT,              True,  DOCUMENTED, _XNNPACK),
 
-    Rule("EdgeTPU", _INT8 + _TO_INT8, _EDGETPU,             True,  DOCUMENTED, _CORAL),
-    Rule("EdgeTPU", _FLOAT + _CHANGES + _INT16 + ("hybrid", "float16->float32"), _ANY,
-         False, DOCUMENTED, _CORAL,
-         "Convert with preset int8_strict: the compiler takes int8 from pixels to scores."),
-    Rule("EdgeTPU", _ANY,      _ANY,                        False, DOCUMENTED, _CORAL,
-         "Take an activation that the compiler's list has."),
+    DelegateRule("EdgeTPU", _INT8 + _TO_INT8, _EDGETPU,             True,  DOCUMENTED, _CORAL),
+    DelegateRule("EdgeTPU", _FLOAT + _CHANGES + _INT16 + ("hybrid", "float16->float32"), _ANY,
+                 False, DOCUMENTED, _CORAL,
+                 "Convert with preset int8_strict: the compiler needs int8 from pixels to scores."),
+    DelegateRule("EdgeTPU", _ANY,      _ANY,                        False, DOCUMENTED, _CORAL,
+                 "Use an activation from the compiler's list."),
 
-    Rule("GPU",     _FLOAT,    _GPU_OPS,                    True,  DOCUMENTED, _GPU),
-    Rule("GPU",     _INT8,     _GPU_OPS,                    True,  DOCUMENTED, _GPU),
-    Rule("GPU",     _FLOAT + _INT8 + _CHANGES + _TO_INT8 + ("float16->float32",),
-         _GPU_MORE, True, RECALLED, _NOWHERE),
-    Rule("GPU",     _INT16,    _ANY,                        False, RECALLED,   _NOWHERE,
-         "Convert with preset float16."),
+    DelegateRule("GPU",     _FLOAT,    _GPU_OPS,                    True,  DOCUMENTED, _GPU),
+    DelegateRule("GPU",     _INT8,     _GPU_OPS,                    True,  DOCUMENTED, _GPU),
 
-    Rule("NNAPI",   (*_INT16, "hybrid"), _ANY,              False, RECALLED,   _NOWHERE,
-         "Do not aim at NNAPI: it is deprecated since Android 15."),
-    Rule("NNAPI",   _INT8 + _FLOAT, _ANY,                   True,  RECALLED,   _NOWHERE),
-    Rule("NNAPI",   _TO_INT8 + _CHANGES, _ANY,              True,  RECALLED,   _NOWHERE),
-
-    Rule("QNN",     _INT8 + _TO_INT8, _ANY,                 True,  DOCUMENTED, _QNN),
-    Rule("QNN",     _INT16,    _ANY,                        True,  DOCUMENTED, _AI_HUB),
-    Rule("QNN",     _FLOAT + _CHANGES, _ANY,                True,  DOCUMENTED, _QNN_NOTES),
+    DelegateRule("QNN",     _INT8 + _TO_INT8, _ANY,                 True,  DOCUMENTED, _QNN),
+    DelegateRule("QNN",     _INT16,    _ANY,                        True,  DOCUMENTED, _AI_HUB),
+    DelegateRule("QNN",     _FLOAT + _CHANGES, _ANY,                True,  DOCUMENTED, _QNN_NOTES),
 )
 
-DELEGATES = {  # name: (what it is, advice where all runs)
-    "XNNPACK": ("every phone's CPU", "Nothing to do: no op falls back to slow kernels."),
+DELEGATES = {  # name: (hardware, advice if all ops run)
+    "XNNPACK": ("CPUs", "Nothing to do: no op falls back to slow kernels."),
     "EdgeTPU": ("Coral accelerators", "Compile it with edgetpu_compiler."),
-    "GPU": ("phones' graphics chips",
-            "It computes in float, also what is int8: preset float16 is smaller work for it."),
-    "NNAPI": ("older Android's accelerators",
-              "Do not aim at it: deprecated since Android 15 (documented: " + _NNAPI + "), and it "
-              "tends to refuse graphs of mixed types (recalled)."),
-    "QNN": ("Qualcomm's Hexagon NPU", "Compile it through LiteRT's NPU backend for the chip."),
+    "GPU": ("mobile GPUs",
+            "It computes in float, also int8 models: preset float16 is less work for it."),
+    "QNN": ("Qualcomm Hexagon NPU", "Compile it through LiteRT's NPU backend for the chip."),
 }
 # fmt: on
 
 
 @dataclass(frozen=True)
 class Support:
-    """What one delegate does with one file."""
+    """Which ops of one file a delegate runs."""
 
     delegate: str
     hardware: str
-    ops: int  # of the file
-    blocked: "dict[str, int]"  # ops that do not run there, "SOFTMAX int8": how many
-    unknown: "dict[str, int]"  # ops that no rule speaks of
-    grounds: "tuple[tuple[str, str], ...]"  # (evidence, source) of the rules needed, weakest last
+    ops: int  # number of ops in the file
+    unsupported: dict[str, int]  # {"SOFTMAX int8": number of ops} that do not run there
+    unknown: dict[str, int]  # ops without a rule
+    sources: tuple[tuple[str, str], ...]  # (evidence, source) of the rules that decide
     advice: str
 
     @property
-    def verdict(self):
-        """One of "all", "not all" and "not known"."""
-        if self.blocked:
+    def verdict(self) -> str:
+        """One of "all", "not all" and "unknown"."""
+        if self.unsupported:
             return "not all"
-        return "not known" if self.unknown else "all"
+        return "unknown" if self.unknown else "all"
 
 
-def support(content, *, fully_accelerated=None):
-    """The :class:`Support` of a .tflite in bytes by every delegate of ``DELEGATES``.
+def support(tflite_model: bytes, *, fully_accelerated: bool | None = None) -> tuple[Support, ...]:
+    """The :class:`Support` of a .tflite by each of ``DELEGATES``.
 
-    `fully_accelerated` is ``litert.is_fully_accelerated`` where it is known already.
+    Args:
+        tflite_model: bytes.
+        fully_accelerated: the result of ``litert.is_fully_accelerated``, if it is known already.
     """
     if fully_accelerated is None:
-        fully_accelerated = litert.is_fully_accelerated(content)
-    typed = ops.read_typed_ops(content)
+        fully_accelerated = litert.is_fully_accelerated(tflite_model)
+    rows = read_ops(tflite_model)
     return tuple(
-        by_rules(name, typed, fully_accelerated if name == "XNNPACK" else None)
-        for name in DELEGATES
+        by_rules(name, rows, fully_accelerated if name == "XNNPACK" else None) for name in DELEGATES
     )
 
 
-def by_rules(delegate, ops, measured=None):
-    """The :class:`Support` of :class:`~tflite.flatbuffer.ops.TypedOp` rows by a delegate. Pure.
+def by_rules(delegate: str, rows: Sequence[Op], measured: bool | None = None) -> Support:
+    """The :class:`Support` of ops by a delegate. Pure.
 
-    `measured` is whether all of them were seen to run; it overrules the rows.
+    Args:
+        delegate: a name in ``DELEGATES``.
+        rows: the ops of a file.
+        measured: whether all ops ran on this machine; overrules the rules. None: not measured.
     """
     hardware, advice = DELEGATES[delegate]
     if measured:
-        return Support(delegate, hardware, len(ops), {}, {}, ((MEASURED, _LITERT),), advice)
-    blocked, unknown, used = {}, {}, {}
-    first = None
-    for place, op in enumerate(ops):
-        if op.kind not in _COMPUTED and "->" not in op.kind:
+        return Support(delegate, hardware, len(rows), {}, {}, ((MEASURED, _LITERT),), advice)
+    unsupported, unknown, used = {}, {}, {}
+    first = None  # unsupported op
+    for position, op in enumerate(rows):
+        if op.types not in _COMPUTED and "->" not in op.types:
             continue  # shape arithmetic
-        rule = next((r for r in RULES if _fits(r, delegate, op)), None)
+        rule = next((rule for rule in RULES if rule.matches(delegate, op)), None)
         if rule is None:
             unknown[str(op)] = unknown.get(str(op), 0) + 1
             continue
         used[rule] = None
         if not rule.runs:
-            blocked[str(op)] = blocked.get(str(op), 0) + 1
-            first = place if first is None else first
+            unsupported[str(op)] = unsupported.get(str(op), 0) + 1
+            first = position if first is None else first
     failing = [rule for rule in used if not rule.runs]
-    deciding = failing or list(used)
     if failing:
         advice = " ".join(dict.fromkeys(rule.advice for rule in failing))
         if delegate == "EdgeTPU":
-            taken = f"the {first} ops before it" if first else "nothing"
-            advice += f" It stops at the first op that stays out: as it is, it takes {taken}."
+            advice += (
+                " The compiler stops at the first unsupported op: it maps "
+                f"{f'the {first} ops before it' if first else 'nothing of this file'}."
+            )
     elif measured is False:
-        unknown = unknown or {"an op that no rule names": 1}
-        advice = "Something in it is not taken, and no rule here knows what."
+        unknown = unknown or {"an op without a rule": 1}
+        advice = "XNNPACK does not run some op, and no rule names it."
     elif unknown:
-        advice = "No rule here speaks of these ops: try it."
-    grounds = dict.fromkeys((rule.evidence, rule.source) for rule in deciding)
-    order = (MEASURED, DOCUMENTED, RECALLED)
+        advice = "No rule covers these ops: test them on the device."
+    sources = {(rule.evidence, rule.source) for rule in failing or used}
     return Support(
         delegate=delegate,
         hardware=hardware,
-        ops=len(ops),
-        blocked=blocked,
+        ops=len(rows),
+        unsupported=unsupported,
         unknown=unknown,
-        grounds=tuple(sorted(grounds, key=lambda ground: order.index(ground[0]))),
+        sources=tuple(sorted(sources, key=lambda each: (each[0] != MEASURED, each[1]))),
         advice=advice,
-    )
-
-
-_COMPUTED = (*_INT8, *_FLOAT, *_INT16, "hybrid")
-
-
-def _fits(rule, delegate, op):
-    return (
-        rule.delegate == delegate
-        and (rule.kinds is None or op.kind in rule.kinds)
-        and (rule.ops is None or op.name in rule.ops)
     )

@@ -1,57 +1,56 @@
-"""Two classifiers on the same images: what a difference of their figures is worth. Pure: NumPy and
-arithmetic.
+"""Statistics of two classifiers on the same images: accuracy drop with confidence interval, McNemar
+test, KL divergence.
 
-Images that both get right, or both wrong, say nothing about a difference: it lives in the
-discordant ones.
+Only discordant images, which exactly one model classifies correctly, carry information about a
+difference of accuracy. The functions are pure and use NumPy alone.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-_Z = 1.959963984540054  # a normal variable is within +-_Z in 95 % of cases
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
 class Drop:
-    """How much less of the images the second classifier gets right, and how sure that is."""
+    """Accuracy drop from the reference to the candidate, with its significance."""
 
-    points: float  # first minus second, in percentage points; negative: the second is better
-    low: float  # 95 % confidence interval of points (Tango's score interval of paired proportions)
-    high: float
-    n10: int  # the first right, the second wrong
-    n01: int  # the first wrong, the second right
-    p_value: float  # exact McNemar test of "as likely right", two-sided
+    points: float  # percentage points; negative: the candidate is better
+    confidence_interval: tuple[float, float]  # 95 % of points, Tango's for paired proportions
+    n10: int  # images with the reference right and the candidate wrong
+    n01: int  # images with the reference wrong and the candidate right
+    p_value: float  # exact two-sided McNemar test of equal accuracy
 
 
-def drop(first_right, second_right):
-    """The :class:`Drop` from two boolean arrays (images,): which images each gets right.
+def drop(reference_correct, candidate_correct) -> Drop:
+    """The accuracy :class:`Drop`, from two boolean arrays (images,) of correct predictions.
 
-    The interval is Tango's (Statistics in Medicine 17, 1998): the differences that a score test
-    does not refuse. It needs no large counts, contains the estimate, and has a width where no
-    image is discordant.
+    The confidence interval is Tango's score interval (Statistics in Medicine 17, 1998). It does not
+    need large counts, contains the estimate, and has a width even without discordant images.
 
     >>> drop([True, True, False, True], [True, False, False, True]).points
     25.0
     """
-    first, second = np.asarray(first_right, bool), np.asarray(second_right, bool)
-    n10 = int(np.sum(first & ~second))
-    n01 = int(np.sum(~first & second))
-    low, high = _tango(n10, n01, len(first))
+    reference, candidate = (np.asarray(c, bool) for c in (reference_correct, candidate_correct))
+    n10 = int(np.sum(reference & ~candidate))
+    n01 = int(np.sum(~reference & candidate))
+    low, high = _tango(n10, n01, len(reference))
     return Drop(
-        points=100 * (n10 - n01) / len(first),
-        low=100 * low,
-        high=100 * high,
+        points=100 * (n10 - n01) / len(reference),
+        confidence_interval=(100 * low, 100 * high),
         n10=n10,
         n01=n01,
         p_value=mcnemar(n10, n01),
     )
 
 
-def mcnemar(n10, n01):
-    """The exact two-sided p-value of McNemar's test: how often a fair coin splits `n10` + `n01`
-    throws at least as unevenly.
+def mcnemar(n10: int, n01: int) -> float:
+    """The exact two-sided p-value of McNemar's test: the probability that `n10` + `n01` tosses of a
+    fair coin split at least as unevenly.
 
     >>> mcnemar(6, 0)
     0.03125
@@ -61,8 +60,8 @@ def mcnemar(n10, n01):
     return min(1.0, 2 * tail / 2**n)
 
 
-def wilson(hits, count):
-    """(low, high) of the 95 % Wilson score interval of a share `hits` of `count`.
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """(low, high) of the 95 % Wilson score interval of the proportion `hits` / `count`.
 
     >>> [round(end, 3) for end in wilson(9, 10)]
     [0.596, 0.982]
@@ -73,44 +72,43 @@ def wilson(hits, count):
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def log_probabilities(scores, ending, *, step=0.0):
-    """Natural logarithms of the probabilities that scores (n, classes) stand for.
+def log_probabilities(scores, output_activation: str, *, output_scale: float = 0.0) -> np.ndarray:
+    """Natural logarithms of the probabilities, (n, classes) float64, of scores (n, classes).
 
     Args:
-        scores: as the model gives them, as real numbers.
-        ending: "logits": normalised here with a softmax; "softmax": brought to sum 1, which 8 bits
-            only nearly do; "sigmoid": each class is a yes or no of its own, and kept.
-        step: the distance of two scores of a quantized output. A probability is no smaller than
-            half of it (or 1e-9): 8 bits write 0 for all that is smaller.
+        scores: dequantized outputs of the model.
+        output_activation: "logits" are normalized by a softmax; "softmax" outputs are scaled to
+            sum 1, which 8 bits only approximate; "sigmoid" outputs, independent classes, are kept.
+        output_scale: scale of a quantized output. Probabilities are at least half of it (or 1e-9),
+            because all smaller ones are quantized to 0.
     """
     scores = np.asarray(scores, np.float64)
-    if ending == "logits":
+    if output_activation == "logits":
         shifted = scores - scores.max(-1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    floor = max(1e-9, step / 2)
-    if ending == "sigmoid":
+    floor = max(1e-9, output_scale / 2)
+    if output_activation == "sigmoid":
         return np.log(np.clip(scores, floor, 1 - floor))
     clipped = np.maximum(scores, floor)
     return np.log(clipped / clipped.sum(-1, keepdims=True))
 
 
-def divergences(first, second, ending):
-    """Kullback-Leibler divergence of every image, (n,) in nats, from the logarithms of both models'
-    probabilities: what is lost on average by taking the second's for the first's. For "sigmoid"
-    the sum over the classes' yes-or-no divergences.
+def divergences(reference, candidate, output_activation: str) -> np.ndarray:
+    """KL(reference || candidate) of every image, (n,) in nats, from log probabilities (n, classes).
+    For "sigmoid" it is the sum over the classes, each a binary distribution.
     """
-    p = np.exp(first)
-    terms = p * (first - second)
-    if ending == "sigmoid":
-        terms = terms + (1 - p) * (np.log1p(-p) - np.log1p(-np.exp(second)))
+    p = np.exp(reference)
+    terms = p * (reference - candidate)
+    if output_activation == "sigmoid":
+        terms = terms + (1 - p) * (np.log1p(-p) - np.log1p(-np.exp(candidate)))
     return terms.sum(-1)
 
 
 def _tango(n10, n01, n):
-    """(low, high) of the difference of two paired proportions, as shares."""
+    """(low, high) of the difference of two paired proportions, in [-1, 1]."""
 
     def score(delta):
-        """Estimate minus delta over its standard error, the nuisance at its likeliest."""
+        """(estimate - delta) / standard error, the nuisance parameter at its maximum likelihood."""
         b = -n10 - n01 + (2 * n - n10 + n01) * delta
         q = (math.sqrt(max(0.0, b * b + 8 * n * n01 * delta * (1 - delta))) - b) / (4 * n)
         variance = n * (2 * q + delta * (1 - delta))

@@ -1,4 +1,6 @@
-"""Block by block, how much of the float model's signal a converted file keeps."""
+"""Signal-to-quantization-noise ratio (SQNR) of each block of a network."""
+
+from __future__ import annotations
 
 import itertools
 import math
@@ -8,92 +10,91 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite.evaluation import classifier
-from tflite.flatbuffer import ops
+from tflite.flatbuffer import ops, runner
 
-_HANDED_OVER = ("QUANTIZE", "DEQUANTIZE")
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _BLOCK = re.compile(r"(?<![a-z0-9])block(\d+)([a-z]+)_")
-_ENDS = (  # layer name -> group, of EfficientNets' ends
+_OUTSIDE_BLOCKS = (  # layer name -> group
     (re.compile(r"(?<![a-z0-9])stem_"), "stem"),
     (re.compile(r"(?<![a-z0-9])top_(conv|bn|activation)"), "top"),
     (re.compile(r"(?<![a-z0-9])(avg_pool|top_dropout|predictions|probs|head)"), "head"),
     (re.compile(r"(?<![a-z0-9])(rescaling|normalization)"), "input"),
 )
-_GROUPS = 16  # of a network whose names say nothing
-_CEILING = 120.0  # dB: beyond it is float's own rounding
+_GROUPS = 16  # of a network without known tensor names
+_MAX_DB = 120.0  # above: rounding of float32
 
-# A tensor was rescaled on purpose if many of its channels are copies of the float ones (squared
-# correlation above _COPY) with factors of their own. Errors of quantization are alike in all
-# channels or leave few copies: files without equalization have no such tensors.
-_COPY, _SHARE, _SPREAD = 0.9, 0.5, 0.25
+# Equalization rescaled a tensor if many of its channels are copies of the float ones (squared
+# correlation above _COPY) with different factors. Quantization errors are alike in all channels or
+# leave few copies: files without equalization have no such tensors.
+_COPY, _SHARE, _SPREAD = 0.9, 0.5, 0.25  # correlation, share of channels, std of log factors
 _BOUNDED = ("LOGISTIC", "SOFTMAX", "TANH")  # cannot be rescaled
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """One tensor of the float model and its copy in the other file."""
+class TensorSQNR:
+    """SQNR of one tensor of the reference model."""
 
     name: str
-    sqnr_db: float  # signal power to noise power, the images' median; at most 120
-    rescaled: bool  # the other file's channels were brought to the float ones' scale first
+    sqnr_db: float  # median of the images, at most 120
+    rescaled: bool  # equalization rescaled its channels; this is undone first
 
 
 @dataclass(frozen=True)
-class Block:
-    """A run of tensors that belong together, e.g. "block2a"; its last one is its output."""
+class BlockSQNR:
+    """SQNR of the tensors of one block, e.g. "block2a", in execution order."""
 
     name: str
-    tensors: "tuple[Tensor, ...]"
+    tensors: tuple[TensorSQNR, ...]
 
     @property
-    def sqnr_db(self):
-        """Of the block's output."""
+    def sqnr_db(self) -> float:
+        """Of the block's output, its last tensor."""
         return self.tensors[-1].sqnr_db
 
     @property
-    def worst(self):
-        """Its noisiest tensor."""
+    def worst(self) -> TensorSQNR:
+        """The tensor with the lowest SQNR."""
         return min(self.tensors, key=lambda tensor: tensor.sqnr_db)
 
 
-def sqnr_by_block(first, second, images):
-    """The :class:`Block` rows of two classifiers of the same size, in the order of the graph: how
-    far above the second file's error the first one's values are. 20 dB: the error is a tenth.
+def sqnr_by_block(
+    reference: classifier.Classifier, candidate: classifier.Classifier, images: np.ndarray
+) -> tuple[BlockSQNR, ...]:
+    """A :class:`BlockSQNR` for each block, in execution order; () for files of different graphs.
 
-    Tensors are the same if they have the same name (quantizers keep it) or, in files of other
-    makers, the same place in the same sequence of ops. Where a converter has plainly rescaled a
-    tensor's channels (equalization, which the next op undoes), each is first brought back by
-    least squares, and the row says so. Without two files of the same graph the result is ().
+    SQNR is the power of the reference's values over the power of the candidate's error, in dB. At
+    20 dB the error is a tenth of the values.
+
+    Tensors are matched by name, which quantizers keep, or else by position in the same sequence of
+    ops. Where equalization rescaled the channels of a tensor (the next op undoes it), least squares
+    scale them back first, and ``rescaled`` is True.
 
     Args:
-        first: a :class:`~tflite.evaluation.classifier.Classifier`, float or the one to compare with.
-        second: the other.
-        images: uint8 (n, height, width, 3) of their size; a few dozen do.
+        reference: usually the float32 model.
+        candidate: a model of the same image size.
+        images: uint8 (n, height, width, 3) of their size; a few dozen are enough.
     """
-    pairs = _pairs(first.content, second.content)
-    if not pairs or (first.height, first.width) != (second.height, second.width):
+    models = (reference, candidate)
+    pairs = _pairs(*(model.tflite_model for model in models))
+    if not pairs or (reference.height, reference.width) != (candidate.height, candidate.width):
         return ()
-    made = [classifier.interpreter(c, keep_tensors=True) for c in (first, second)]
-    details = [{d["index"]: d for d in m.get_tensor_details()} for m in made]
-    shapes = [{i: tuple(d["shape"]) for i, d in per.items()} for per in details]
+    shapes = [runner.tensor_shapes(model.tflite_model) for model in models]
     pairs = [p for p in pairs if shapes[0][p[1]] == shapes[1][p[2]] and len(shapes[0][p[1]]) > 1]
 
     def values(rows):
-        """(row, first's values, second's) of every image and row of pairs."""
-        for image in images:
-            for model, interpreter in zip((first, second), made):
-                classifier.feed(model, interpreter, image)
-                interpreter.invoke()
+        """(row, reference values, candidate values) of every image and row of `pairs`."""
+        indices = [[pairs[row][which] for row in rows] for which in (1, 2)]
+        runs = (classifier.run(*each) for each in zip(models, [images] * 2, indices))
+        for a, b in zip(*runs):
             for row in rows:
-                _, a, b, _ = pairs[row]
-                x = _real(made[0].get_tensor(a), details[0][a])
-                yield row, x, _real(made[1].get_tensor(b), details[1][b])
+                yield row, _real(a, pairs[row][1]), _real(b, pairs[row][2])
 
     everything = range(len(pairs))
     decibels = [[] for _ in pairs]
     moments = [0.0] * len(pairs)
     for row, x, y in values(everything):
         decibels[row].append(_decibels(x, y))
-        power = (x * x).sum() or 1.0  # every image counts alike
+        power = (x * x).sum() or 1.0  # every image has the same weight
         moments[row] += np.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)]) / power
     free = [row for row in everything[:-1] if pairs[row][3] not in _BOUNDED]  # not the scores
     factors = {row: _factors(*moments[row]) for row in free}
@@ -104,22 +105,22 @@ def sqnr_by_block(first, second, images):
         decibels[row].append(_decibels(x, y * factors[row]))
     return _grouped(
         [
-            Tensor(name, float(np.median(decibels[row])), row in factors)
+            TensorSQNR(name, float(np.median(decibels[row])), row in factors)
             for row, (name, *_) in enumerate(pairs)
         ]
     )
 
 
-def _pairs(first, second):
-    """(name, index in the first file, index in the second, op) of the tensors that ops of both
-    write, in the first's order.
+def _pairs(reference, candidate):
+    """(name, index in the reference, index in the candidate, op) of the op outputs that both have,
+    in the reference's order.
     """
     a, b = (
-        [op for op in ops.read_typed_ops(content) if op.name not in _HANDED_OVER]
-        for content in (first, second)
+        [op for op in ops.read_ops(tflite_model) if op.name not in _CONVERSIONS]
+        for tflite_model in (reference, candidate)
     )
-    there = {op.output: op.index for op in b}
-    named = [(op.output, op.index, there[op.output], op.name) for op in a if op.output in there]
+    indices = {op.output: op.index for op in b}
+    named = [(op.output, op.index, indices[op.output], op.name) for op in a if op.output in indices]
     if len(named) * 2 >= len(a):
         return named
     if [op.name for op in a] != [op.name for op in b]:
@@ -127,10 +128,10 @@ def _pairs(first, second):
     return [(x.output, x.index, y.index, x.name) for x, y in zip(a, b)]
 
 
-def _real(value, details):
+def _real(tensors, index):
     """(values, channels) float64."""
-    scale, zero = details["quantization"]
-    value = value.astype(np.float64)
+    scale, zero = tensors.quantization(index)
+    value = tensors[index].astype(np.float64)
     if scale:
         value = (value - zero) * scale
     return value.reshape(-1, value.shape[-1])
@@ -140,18 +141,18 @@ def _decibels(x, y):
     """Power of x over power of x - y."""
     signal, noise = float((x * x).sum()), float(((x - y) ** 2).sum())
     if signal <= 0:
-        return _CEILING if noise <= 0 else 0.0
-    return min(_CEILING, 10 * math.log10(signal / max(noise, 1e-30 * signal)))
+        return _MAX_DB if noise <= 0 else 0.0
+    return min(_MAX_DB, 10 * math.log10(signal / max(noise, 1e-30 * signal)))
 
 
 def _factors(xx, xy, yy):
-    """What brings each channel of y back to the scale of x, from the sums of x*x, x*y and y*y; None
-    for a tensor that was not rescaled.
+    """Factors that scale each channel of y back to x, from the sums of x*x, x*y and y*y; None for
+    a tensor that was not rescaled.
     """
     explained = np.divide(xy * xy, yy, out=np.zeros_like(yy), where=yy > 0)
     copies = (explained > _COPY * xx) & (xy > 0)
-    gains = np.log(xy[copies] / xx[copies])
-    if len(gains) < max(4, _SHARE * len(xx)) or float(np.std(gains)) <= _SPREAD:
+    log_scales = np.log(xy[copies] / xx[copies])
+    if len(log_scales) < max(4, _SHARE * len(xx)) or float(np.std(log_scales)) <= _SPREAD:
         return None
     return np.divide(xy, yy, out=np.zeros_like(yy), where=yy > 0)
 
@@ -166,19 +167,19 @@ def _grouped(tensors):
         ]
     else:
         known = next(name for name in names if name)
-        for i, name in enumerate(names):  # a nameless tensor belongs to what comes before it
+        for i, name in enumerate(names):  # an unknown name belongs to the group before it
             known = names[i] = name or known
         if tensors[-1].name.startswith("StatefulPartitionedCall"):
             names[-1] = "head"
     rows = itertools.groupby(zip(names, tensors), key=lambda pair: pair[0])
-    return tuple(Block(name, tuple(tensor for _, tensor in pairs)) for name, pairs in rows)
+    return tuple(BlockSQNR(name, tuple(tensor for _, tensor in pairs)) for name, pairs in rows)
 
 
-def group_of(name):
-    """What a tensor belongs to by its name: "block2a", "stem", "top", "head" or "input"; "" for a
-    name that says nothing.
+def group_of(name: str) -> str:
+    """The group of a tensor by its name: "block2a", "stem", "top", "head" or "input"; "" if the
+    name is unknown.
     """
-    found = _BLOCK.search(name)
-    if found:
-        return f"block{found[1]}{found[2]}"
-    return next((group for pattern, group in _ENDS if pattern.search(name)), "")
+    match = _BLOCK.search(name)
+    if match:
+        return f"block{match[1]}{match[2]}"
+    return next((group for pattern, group in _OUTSIDE_BLOCKS if pattern.search(name)), "")

@@ -1,26 +1,29 @@
-"""Images for calibration and verification: from a folder, shards, TensorFlow Datasets, an .npz file
-or an array, as the model takes them: uint8 RGB, prepared as the model says, or else stretched.
+"""Loads calibration and evaluation images: from a folder, TFRecord shards, TensorFlow Datasets, an
+.npz file or an array. They become uint8 RGB, cropped and resized as the model's preprocessing says,
+or else stretched to the model's size.
 
-The stretch is ``tf.image.resize``'s and ``cv2.resize``'s with INTER_LINEAR, at the pixels' centres,
-to within one grey level. MediaPipe's ImageClassifier stretches too (no crop, no antialias) but at
-the pixels' corners, as measured since; ``tflite/images/mediapipe.py`` has it exactly. So in an app built
-on MediaPipe an image reaches the model moved by half of a new pixel against the one here, and a
-crop or an antialias that the model's preparation has is lost. Float and converted file get the same
-pixels here, so what they are compared on holds; top-1 is that of this preparation. For MediaPipe's
-own, prepare images with ``mediapipe.stretch`` and give them as an array.
+The stretch is that of ``tf.image.resize``, and of ``cv2.resize`` with INTER_LINEAR, at pixel
+centers, to within one gray level. MediaPipe's ImageClassifier stretches, too (no crop, no
+antialiasing), but at pixel corners; ``tflite/images/mediapipe.py`` reproduces it exactly. In an app
+built on MediaPipe, images are therefore shifted by half a pixel of the new size, and the crop and
+antialiasing of the model's preprocessing are missing. The float and the converted model get equal
+pixels here, so their comparison holds; top-1 is that of this preprocessing. For the accuracy with
+MediaPipe, prepare the images with ``mediapipe.stretch`` and give them as an array.
 
-EXIF rotation is ignored, as in training. No TensorFlow.
+EXIF rotation is ignored, as in training. This module does not need TensorFlow.
 """
 
-import io
+from __future__ import annotations
+
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_preprocessing import preprocess, resize
+from keras_effnet.image_preprocessing import decode_image, preprocess, resize
 from keras_effnet.suggestions import unknown_name
 from tflite.images.tfrecord import open_records
 
@@ -30,43 +33,46 @@ _SPLITS = {"train", "training", "validation", "val", "test"}
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images as the model takes them, and what is known about them."""
+    """Images in the size of a model, with labels and origin."""
 
     images: np.ndarray  # uint8 (n, height, width, 3)
-    labels: "np.ndarray | None"  # int64 (n,), in [0, classes)
-    class_names: "tuple[str, ...] | None"  # of class folders, labels.txt, a TensorFlow Dataset
-    skipped: "tuple[str, ...]"  # files, or records of files, that could not be decoded
+    labels: np.ndarray | None  # int64 (n,), in [0, classes)
+    class_names: tuple[str, ...] | None  # of class folders, labels.txt, a TensorFlow Dataset
+    skipped: tuple[str, ...]  # files or records that could not be decoded
     source: str  # for reports: "photos/ (512 of 2,000 images, 10 classes)"
-    files: "tuple[str, ...]" = ()  # relative to the folder, in the images' order; for records
+    files: tuple[str, ...] = ()  # of each image: its path relative to the folder, or
     # "train-00000-of-00008 record 17"
 
 
 def load_images(
     source, image_size, *, preprocessing=None, class_names=None, limit=None, max_corrupt=10
 ):
-    """An :class:`ImageSet` of uint8 images (n, height, width, 3), always in the same order.
+    """An :class:`ImageSet` of uint8 images (n, height, width, 3), in a fixed order.
 
     Args:
-        source: a folder of images, or of one folder a class (sorted names are the classes); a
-            folder of TFRecord shards (``train-00000-of-00008``, as ``effnet-train prepare`` writes
-            them), whose ``train`` set, else the only one, is taken, or FOLDER/validation for
-            another; ``tfds:NAME`` or ``tfds:NAME/SPLIT`` (default: train) of TensorFlow Datasets;
-            an .npz file with ``images`` and, if known, ``labels``; an array (n, height, width, 1 or
-            3) with values in [0, 255]; or a pair (images, labels).
+        source: one of
+
+            - a folder of images, or with one folder per class (the classes are the sorted names)
+            - a folder of TFRecord shards (``train-00000-of-00008``, as written by ``effnet-train
+              prepare``): its ``train`` set or else its only one; FOLDER/validation for another
+            - ``tfds:NAME`` or ``tfds:NAME/SPLIT`` (default: train) of TensorFlow Datasets
+            - an .npz file with ``images`` and optionally ``labels``
+            - an array (n, height, width, 1 or 3) with values in [0, 255], or a pair (images,
+              labels)
         image_size: (height, width) of the model.
-        preprocessing: a ``keras_effnet.Preprocessing``, how the model's images are cropped and
-            resized; None stretches them.
-        class_names: the model's classes in order; class folders are looked up among them, and so
-            are shards' ``labels.txt`` and a TensorFlow Dataset's names, unless they are other
-            names for as many classes: those are taken in their own order.
-        limit: at most so many images, spread evenly over the whole (all classes of a folder, all
-            records of a set); others are not read.
-        max_corrupt: so many images that cannot be decoded are skipped, and named; one more raises.
+        preprocessing: a ``keras_effnet.Preprocessing``: how images are cropped and resized; None
+            stretches them.
+        class_names: the model's classes in order. Class folders, the shards' ``labels.txt`` and the
+            names of a TensorFlow Dataset are matched with them. Other names for the same number of
+            classes are accepted in their own order.
+        limit: maximum number of images, spread evenly over all classes or records; the others are
+            not read.
+        max_corrupt: number of images that may fail to decode. They are skipped and named.
 
     Raises:
-        ValueError: no images, values already scaled to [0, 1] or beyond [0, 255], another shape,
-            labels that do not fit, shards that are missing, truncated or have other keys, too many
-            corrupt images.
+        ValueError: no images; values scaled to [0, 1] or outside [0, 255]; another shape; labels
+            that do not fit; shards that are missing, truncated or have other keys; too many corrupt
+            images.
     """
     height, width = image_size[:2]
 
@@ -74,7 +80,7 @@ def load_images(
         return _prepared(image, height, width, preprocessing)
 
     if limit is not None and limit < 1:
-        raise ValueError(f"a limit of {limit} images leaves none: give 1 or more, or None")
+        raise ValueError(f"the limit must be at least 1 image, got {limit}")
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         records = open_records(path)
@@ -85,8 +91,8 @@ def load_images(
         if not path.endswith(".npz") or not os.path.isfile(path):
             raise ValueError(
                 f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
-                "folder with one folder a class, a folder of TFRecord shards (or FOLDER/validation "
-                "of it), tfds:NAME, or an .npz with `images` (and `labels`)"
+                "folder with one folder per class, a folder of TFRecord shards (or "
+                "FOLDER/validation), tfds:NAME, or an .npz with `images` (and `labels`)"
             )
         images, labels = _read_npz(path)
         name = path
@@ -96,15 +102,42 @@ def load_images(
     return _from_arrays(name, images, labels, prepare, limit)
 
 
+def fitting_labels(
+    image_set: ImageSet, classes: int, class_names, log: Callable[[str], None]
+) -> np.ndarray | None:
+    """The labels of an image set, if they are labels of a model's classes; None if unknown.
+
+    Args:
+        image_set: the images.
+        classes: number of classes of the model.
+        class_names: names that the images were loaded with. Without names, class folders are
+            accepted as the classes only if their number fits; otherwise a line is logged.
+        log: called with a line of text.
+
+    Raises:
+        ValueError: labels outside [0, classes).
+    """
+    labels, folders = image_set.labels, image_set.class_names
+    if folders is not None and class_names is None and len(folders) != classes:
+        log(f"  {len(folders)} classes of images, {classes} of the model: top-1 is not measured")
+        return None
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            f"{image_set.source}: labels must be in 0 to {classes - 1} for a model with {classes} "
+            f"classes, got {labels.min()} to {labels.max()}"
+        )
+    return labels
+
+
 def _prepared(image, height, width, input_spec):
-    """uint8 (height, width, 3), as the model's weights need it; stretched if they say nothing."""
+    """uint8 (height, width, 3), preprocessed as the weights need it, or else stretched."""
     if input_spec is None or height != width:
         return resize(image, height, width)
     return preprocess(image, replace(input_spec, image_size=height))
 
 
 def _spread(count, limit):
-    """Indices of at most `limit` of `count` things, evenly apart."""
+    """At most `limit` of `count` indices, evenly spread."""
     if limit is None or count <= limit:
         return np.arange(count)
     return np.arange(limit) * count // limit
@@ -140,7 +173,7 @@ def _from_folder(folder, prepare, class_names, limit, max_corrupt):
 def _from_records(records, prepare, class_names, limit, max_corrupt):
     def encoded(i):
         image, label = records.read(i)
-        return records.where(i), io.BytesIO(image), label
+        return records.where(i), image, label
 
     chosen = _spread(len(records), limit)
     images, kept, labels, skipped = _decode_all(
@@ -149,46 +182,46 @@ def _from_records(records, prepare, class_names, limit, max_corrupt):
     names = records.class_names
     source = _describe(records.name, len(images), len(records), names and len(names))
     if labels is None:
-        source += ", several labels an image: not used"
+        source += ", several labels per image: not used"
     elif names is not None and labels.max() >= len(names):
         names = None
     elif names is not None and class_names is not None:
-        labels = _looked_up(names, tuple(class_names), records.name)[labels]
+        labels = _class_indices(names, tuple(class_names), records.name)[labels]
     return ImageSet(images, labels, names, skipped, source, kept)
 
 
-def _looked_up(names, class_names, source):
-    """For each of a set's classes its number among the model's."""
-    own = range(len(names))
-    found = [class_names.index(name) if name in class_names else None for name in names]
-    found = [i if class_names[i : i + 1] == (names[i],) else found[i] for i in own]  # for doubles
-    if None not in found:
-        return np.array(found)
-    strange = names[found.index(None)]
-    moved = [names[i] for i in own if found[i] not in (None, i)]
+def _class_indices(names, class_names, source):
+    """The index in `class_names` of each of the set's `names`."""
+    positions = range(len(names))
+    indices = [class_names.index(name) if name in class_names else None for name in names]
+    # A name that occurs twice keeps its position.
+    indices = [i if class_names[i : i + 1] == (names[i],) else indices[i] for i in positions]
+    if None not in indices:
+        return np.array(indices)
+    missing = names[indices.index(None)]
+    moved = [names[i] for i in positions if indices[i] not in (None, i)]
     if moved or len(names) != len(class_names):
         raise ValueError(
-            f"{source}: {unknown_name('class', strange, class_names)}"
-            + (f" ({moved[0]!r} is among them, under another number)" if moved else "")
+            f"{source}: {unknown_name('class', missing, class_names)}"
+            + (f" ({moved[0]!r} is one of them, with another index)" if moved else "")
         )
-    return np.array(own)  # other names for the same classes: n01440764 for tench
+    return np.array(positions)  # other names for the same classes: n01440764 for tench
 
 
 def _decode_all(source, files, prepare, max_corrupt):
-    """Of (name, path or file, label) each: images, names, labels (None where one has none), and the
-    names of those that were skipped.
+    """(images, their names, their labels or None, names of skipped images) of rows (name, path or
+    bytes, label).
     """
     images, kept, labels, skipped = [], [], [], []
-    for name, file, label in files:
+    for name, encoded, label in files:
         try:
-            images.append(prepare(_decode(file)))
-        except _CORRUPT as error:
+            images.append(prepare(decode_image(encoded)))
+        except ValueError as error:
             skipped.append(name)
             if len(skipped) > max_corrupt:
                 raise ValueError(
-                    f"More than {max_corrupt} images cannot be decoded, so something is wrong with "
-                    f"the data: {', '.join(skipped)} ({error}). Repair or remove them, or raise "
-                    "max_corrupt"
+                    f"More than {max_corrupt} images cannot be decoded: {', '.join(skipped)} "
+                    f"({error}). Repair or remove them, or raise max_corrupt"
                 ) from error
         else:
             kept.append(name)
@@ -200,52 +233,36 @@ def _decode_all(source, files, prepare, max_corrupt):
 
 
 def _find(folder):
-    """Sorted image paths, and the class folder of each or None for a flat folder."""
+    """(sorted image paths, class folder of each or None for a flat folder)."""
     entries = sorted(e for e in os.listdir(folder) if not e.startswith("."))
     flat = [os.path.join(folder, e) for e in entries if e.lower().endswith(IMAGE_ENDINGS)]
     paths, names = [], []
     for entry in entries:
-        found = sorted(
+        inside = sorted(
             os.path.join(root, file)
             for root, _, files in os.walk(os.path.join(folder, entry))
             for file in files
             if file.lower().endswith(IMAGE_ENDINGS) and not file.startswith(".")
         )
-        paths += found
-        names += [entry] * len(found)
+        paths += inside
+        names += [entry] * len(inside)
     if flat and paths:
         raise ValueError(
-            f"{folder} has images of its own ({os.path.basename(flat[0])}) and folders of images "
-            f"({names[0]}): give a flat folder, or one folder a class and nothing beside"
+            f"{folder} has both images ({os.path.basename(flat[0])}) and folders of images "
+            f"({names[0]}): give a folder of images, or one with one folder per class and no other "
+            "images"
         )
     if not flat and not paths:
         raise ValueError(
-            f"{folder} has no images: it needs {'/'.join(IMAGE_ENDINGS)} files, one folder a "
+            f"{folder} has no images: it needs {'/'.join(IMAGE_ENDINGS)} files, one folder per "
             "class with such files, or TFRecord shards (train-00000-of-00008, ...)"
         )
     if paths and set(names) <= _SPLITS:
         raise ValueError(
-            f"{folder} has the folders {', '.join(sorted(set(names)))}, which are splits and not "
+            f"{folder} has the folders {', '.join(sorted(set(names)))}, which are splits, not "
             f"classes: give one of them, e.g. {os.path.join(folder, names[0])}"
         )
     return (flat, None) if flat else (paths, names)
-
-
-# Pillow raises these for files that are truncated, of another format, or absurdly large.
-_CORRUPT = (OSError, SyntaxError, ValueError)
-
-
-def _decode(file):
-    """uint8 (height, width, 3) of a path or an open file."""
-    from PIL import Image  # here: reading arrays takes no Pillow
-
-    try:
-        with Image.open(file) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"{image.mode} pixels, more than 8 bits")
-            return np.asarray(image.convert("RGB"))
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
 
 
 def _read_npz(path):
@@ -259,7 +276,7 @@ def _read_npz(path):
     if "images" not in arrays:
         raise ValueError(
             f"{path} has the arrays {', '.join(arrays) or '(none)'}; it needs `images`, and "
-            "`labels` where they are known"
+            "optionally `labels`"
         )
     return arrays["images"], arrays.get("labels")
 
@@ -277,15 +294,17 @@ def _from_arrays(name, images, labels, prepare, limit):
         if labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":
             raise ValueError(
                 f"{name}: labels are {labels.dtype} {labels.shape} for {len(images)} images; give "
-                "one whole number an image"
+                "one integer per image"
             )
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 255):  # also where one is nan
-        raise ValueError(f"{name}: values run from {low:g} to {high:g}; give pixels in [0, 255]")
+    if not (low >= 0 and high <= 255):  # also for NaN
+        raise ValueError(
+            f"{name}: values are between {low:g} and {high:g}; give pixels in [0, 255]"
+        )
     if high <= 1:
         raise ValueError(
-            f"{name}: values run from {low:g} to {high:g}, so they seem scaled to [0, 1]; give "
-            "pixels in [0, 255], the model scales them itself"
+            f"{name}: values are between {low:g} and {high:g}, so they seem to be scaled to "
+            "[0, 1]; give pixels in [0, 255], the model scales them itself"
         )
     chosen = _spread(len(images), limit)
     pixels = np.rint(images[chosen]).astype(np.uint8)

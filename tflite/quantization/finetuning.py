@@ -1,372 +1,217 @@
-"""Fine-tuning of a quantized network against its own float version: no labels are needed, and what
-comes out is a float .tflite with ranges, for the same quantizer as ever.
+"""Fine-tuning of a quantized network against its float version, without labels.
 
-The float network is walked with TensorFlow, every tensor rounded as the int8 kernels will round it
-(fake quantization: Jacob et al. 2018, arXiv 1712.05877; gradients pass straight through, ranges
-learn). First block by block, each on what the quantized blocks before it hand on, towards the float
-block's output (block reconstruction: Li et al. 2021, arXiv 2102.05426); then the whole on the float
-scores (distillation).
-
-Everything learns in units of its own grid: a weight in steps of its channel's scale, a bias in
-steps of its output's, a range in shares of itself; so one learning rate fits all.
+First block by block: each block is trained on the outputs of the quantized blocks before it to
+reproduce the float block's output (block reconstruction: Li et al. 2021, arXiv 2102.05426). Then
+the network is trained end to end on the float scores (distillation). The result is a float .tflite
+with ranges, for the same quantizer. Importing this module imports TensorFlow.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+import tensorflow as tf
 
-from keras_effnet.suggestions import unknown_name
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
+from tflite.flatbuffer.graph import LINEAR, Graph, Operation, swishes
+from tflite.quantization.plan import QuantPlan
+from tflite.quantization.tf_interpreter import TFInterpreter
 
-_LOGISTIC = (0.0, 255 / 256)  # the range that every int8 kernel of it has
 _BATCH = 32
-_BLOCK_RATE, _RATE = 0.02, 0.01
-_LAST = ("SOFTMAX", "LOGISTIC")
+_FORWARD_BATCH = 64
+_LAST = ("SOFTMAX", "LOGISTIC")  # an output activation: the loss is computed from the logits
 
 
-def finetune(content, ranges, plan, images, *, block_steps=40, steps=80, seed=0, progress=None):
-    """(float .tflite, ranges) whose quantized version is nearer to the float scores of `content`.
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to fine-tune, in steps of 32 images; 0 steps skip a stage."""
+
+    block_steps: int = 40  # per block
+    steps: int = 80  # end to end; half of the images are mirrored
+    block_rate: float = 0.02  # learning rate in units of ``TFInterpreter.units``
+    rate: float = 0.01
+    seed: int = 0  # of the order of the images
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a network that reads one tensor and writes one tensor."""
+
+    source: int
+    operations: tuple[Operation, ...]
+    sink: int
+
+
+def finetune(
+    float32_model: bytes,
+    ranges: dict,
+    plan: QuantPlan,
+    images: np.ndarray,
+    schedule: Schedule | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> tuple[bytes, dict]:
+    """(float .tflite, ranges) whose quantized version is closer to the scores of `float32_model`.
 
     Args:
-        content: bytes of a float .tflite.
-        ranges: {tensor: {"min", "max"}} to begin with.
-        plan: the :class:`~tflite.quantization.quantizer.QuantPlan` that it will be quantized by.
-        images: uint8 (n, height, width, 3), unlabelled; the more the better, 500 at least.
-        block_steps: of 32 images, for each block; 0 for none.
-        steps: of 32 images, for the whole, mirrored half of the time; 0 for none.
-        seed: of the order of the images.
-        progress: called with a line of text now and then.
+        float32_model: bytes of a float .tflite.
+        ranges: {tensor: {"min", "max"}} to start from.
+        plan: the plan that the result will be quantized with.
+        images: uint8 (n, height, width, 3), unlabelled; 500 or more.
+        schedule: a :class:`Schedule`; None for its defaults.
+        log: called with a line of text per block.
 
     Raises:
-        ValueError: an operation that cannot be walked.
+        ValueError: an operation that is not supported.
     """
-    import tensorflow as tf  # here: everything else of this package does without
-
-    say = progress or (lambda line: None)
-    walk = _Walk(tf, Network(content), ranges, plan)
+    schedule = schedule or Schedule()
+    interpreter = TFInterpreter(Graph(float32_model), ranges, plan)
+    graph = interpreter.graph
     first = tf.constant(images[:1], tf.float32)
-    walk.run({walk.network.input: first}, walk.network.operations, rounded=True)  # raises at once
-    rng = np.random.default_rng(seed)
-    if block_steps:
-        want = have = images.astype(np.float32)
-        parts = blocks(walk.network)
-        for number, part in enumerate(parts, start=1):
-            have, want, errors = walk.fit_block(part, have, want, block_steps, rng)
-            say(f"  block {number}/{len(parts)}: error {errors[0]:.4f} -> {errors[1]:.4f}")
-    if steps:
-        errors = walk.fit_scores(images, steps, rng)
-        say(f"  scores: divergence {errors[0]:.5f} -> {errors[1]:.5f}")
-    return walk.result()
+    interpreter.run({graph.input: first}, graph.operations, quantized=True)  # raises early
+    rng = np.random.default_rng(schedule.seed)
+    if schedule.block_steps:
+        wanted = inputs = images.astype(np.float32)
+        parts = blocks(graph)
+        for number, block in enumerate(parts, start=1):
+            target = _forward(interpreter, block, wanted, quantized=False)
+            errors = _fit_block(interpreter, block, (inputs, target), schedule, rng)
+            inputs, wanted = _forward(interpreter, block, inputs, quantized=True), target
+            log(f"  block {number}/{len(parts)}: error {errors[0]:.4f} -> {errors[1]:.4f}")
+    if schedule.steps:
+        errors = _fit_scores(interpreter, images, schedule, rng)
+        log(f"  scores: KL divergence {errors[0]:.5f} -> {errors[1]:.5f}")
+    return interpreter.result()
 
 
-def blocks(network):
-    """The operations in runs between the places where one tensor alone carries everything on, each
-    with something to learn: (tensor that it reads, operations, tensor that it writes).
+def blocks(graph: Graph) -> list[Block]:
+    """The network as consecutive blocks, each with at least one layer.
 
-    None ends before a swish: what counts is what is left of an error behind it.
+    A block ends where a single tensor carries all information, but not before a swish: only the
+    error after the swish matters.
     """
-    before_swish = {swish.z for swish in swishes(network)}
+    before_swish = {swish.z for swish in swishes(graph)}
     last_read = {}
-    for index, op in enumerate(network.operations):
+    for index, op in enumerate(graph.operations):
         for tensor in op.inputs:
             last_read[tensor] = index
-    last_read[network.output] = len(network.operations)
-    found, begin, source, live = [], 0, network.input, {network.input}
-    for index, op in enumerate(network.operations):
+    last_read[graph.output] = len(graph.operations)
+    parts, begin, source, live = [], 0, graph.input, {graph.input}
+    for index, op in enumerate(graph.operations):
         live = {t for t in live | set(op.outputs) if last_read.get(t, -1) > index}
-        part = network.operations[begin : index + 1]
+        operations = tuple(graph.operations[begin : index + 1])
         alone = live == {op.output} and op.output not in before_swish
-        if alone and any(each.name in LINEAR for each in part):
-            found.append((source, part, op.output))
+        if alone and any(each.name in LINEAR for each in operations):
+            parts.append(Block(source, operations, op.output))
             begin, source = index + 1, op.output
-    rest = network.operations[begin:]
-    if rest and found:
-        source, part, _ = found.pop()
-        found.append((source, part + rest, network.output))
-    return found
+    rest = tuple(graph.operations[begin:])
+    if rest and parts:
+        last = parts.pop()
+        parts.append(Block(last.source, last.operations + rest, graph.output))
+    return parts
 
 
-class _Walk:
-    """A float network as TensorFlow computes it, as it is or rounded as planned."""
+def _fit_block(interpreter, block, data, schedule, rng):
+    """Trains a block; (error before, error after), relative to the mean square of the output."""
 
-    def __init__(self, tf, network, ranges, plan):
-        self.tf, self.network, self.ranges = tf, network, dict(ranges)
-        int8 = {op.output for op in plan.ops if op.precision == "int8"}
-        self.rounded = {op.output for op in network.operations if network.name(op.output) in int8}
-        self.written = {op.output for op in network.operations if op.output in self.rounded}
-        self.moves = {}  # (tensor, what) -> variable in grid units
-        self.grid = {}  # (tensor, what) -> the size of a unit
-        for op in network.operations:
-            if op.output in self.rounded or op.name in LINEAR:  # whose weights are int8 in any case
-                self._add_moves(op)
+    def error(images, goal):
+        values = interpreter.run({block.source: images}, block.operations, quantized=True)
+        axes = list(range(1, len(goal.shape)))
+        scale = tf.reduce_mean(goal**2, axes) + 1e-12
+        return tf.reduce_mean(tf.reduce_mean((values[block.sink] - goal) ** 2, axes) / scale)
 
-    def _add_moves(self, op):
-        network = self.network
-        tensors = [i for i in op.inputs if i >= 0 and not network.is_constant(i)]
-        for tensor in dict.fromkeys([*tensors, op.output]):
-            name = network.name(tensor)
-            fixed = tensor == network.input or self._is_sigmoid(tensor)
-            if (tensor, "low") not in self.moves and not fixed and name in self.ranges:
-                for end in ("low", "high"):
-                    self._add((tensor, end), np.zeros((), np.float32), 0.2)
-        if op.name in LINEAR:
-            kernel = network.constant(op.inputs[1])
-            axes = tuple(i for i in range(kernel.ndim) if i != self._channel_axis(op, kernel))
-            step = np.maximum(np.abs(kernel).max(axes, keepdims=True), 1e-12) / 127
-            self._add((op.inputs[1], "kernel"), np.zeros_like(kernel), step)
-            if len(op.inputs) > 2 and op.inputs[2] >= 0:
-                bounds = self.ranges[network.name(op.output)]
-                unit = (bounds["max"] - bounds["min"]) / 255
-                self._add(
-                    (op.inputs[2], "bias"), np.zeros_like(network.constant(op.inputs[2])), unit
-                )
+    variables = _variables(interpreter, block)
+    return _fit(error, data, variables, schedule.block_steps, schedule.block_rate, rng)
 
-    def _add(self, key, zeros, unit):
-        self.moves[key] = self.tf.Variable(zeros, trainable=False)
-        self.grid[key] = np.float32(unit)
 
-    @staticmethod
-    def _channel_axis(op, kernel):
-        return kernel.ndim - 1 if op.name == "DEPTHWISE_CONV_2D" else 0
+def _fit_scores(interpreter, images, schedule, rng):
+    """Trains everything on the float scores; (KL divergence before, after)."""
+    graph = interpreter.graph
+    operations = list(graph.operations)
+    kind = operations[-1].name
+    if kind in _LAST:
+        operations.pop()
+    block = Block(graph.input, tuple(operations), operations[-1].output)
+    images = np.concatenate([images, images[:, :, ::-1]]).astype(np.float32)
+    target = _forward(interpreter, block, images, quantized=False)
 
-    def _is_sigmoid(self, tensor):
-        return any(op.output == tensor and op.name == "LOGISTIC" for op in self.network.operations)
+    def error(batch, goal):
+        logits = interpreter.run({block.source: batch}, operations, quantized=True)[block.sink]
+        if kind == "LOGISTIC":
+            p = tf.sigmoid(goal)
+            loss = tf.nn.sigmoid_cross_entropy_with_logits(p, logits)
+            least = tf.nn.sigmoid_cross_entropy_with_logits(p, goal)
+            return tf.reduce_mean(tf.reduce_sum(loss - least, -1))
+        p, q = tf.nn.log_softmax(goal), tf.nn.log_softmax(logits)
+        return tf.reduce_mean(tf.reduce_sum(tf.exp(p) * (p - q), -1))
 
-    # what is computed
+    variables = _variables(interpreter, block)
+    return _fit(error, (images, target), variables, schedule.steps, schedule.rate, rng)
 
-    def run(self, env, operations, rounded):
-        """{tensor: value} with what the operations write, out of what `env` has."""
-        env = dict(env)
-        for op in operations:
-            int8 = rounded and op.output in self.rounded
-            values = [self._value(env, op, i, int8, rounded) for i in op.inputs]
-            out = self._compute(op, values)
-            env[op.output] = self._round(op.output, out) if int8 else out
-        return env
 
-    def _value(self, env, op, tensor, int8, rounded):
-        if tensor < 0:
-            return None
-        if tensor in env:
-            value = env[tensor]
-            return self._round(tensor, value) if int8 and tensor not in self.written else value
-        network = self.network
-        if not network.is_float(tensor):
-            return network.integers(tensor)
-        constant = network.constant(tensor)
-        if rounded and op.name in LINEAR and tensor == op.inputs[1]:
-            return self._kernel(op, tensor, constant)
-        if (tensor, "bias") in self.moves and rounded:
-            return constant + self.moves[tensor, "bias"] * self.grid[tensor, "bias"]
-        if int8 and op.name not in LINEAR and constant.any():  # a factor, a mean: one scale
-            low, high = min(constant.min(), 0.0), max(constant.max(), 0.0)
-            return self.tf.quantization.fake_quant_with_min_max_vars(constant, low, high)
-        return constant
+def _variables(interpreter, block):
+    tensors = {t for op in block.operations for t in [*op.inputs, *op.outputs]}
+    return [variable for key, variable in interpreter.offsets.items() if key[0] in tensors]
 
-    def _kernel(self, op, tensor, constant):
-        tf = self.tf
-        kernel = constant + self.moves[tensor, "kernel"] * self.grid[tensor, "kernel"]
-        axes = [i for i in range(constant.ndim) if i != self._channel_axis(op, constant)]
-        step = tf.stop_gradient(tf.reduce_max(tf.abs(kernel), axes, keepdims=True)) / 127
-        step = tf.maximum(step, 1e-12)
-        return kernel + tf.stop_gradient(tf.round(kernel / step) * step - kernel)
 
-    def _bounds(self, tensor):
-        if self._is_sigmoid(tensor):
-            return _LOGISTIC
-        bounds = self.ranges[self.network.name(tensor)]
-        low, high = min(bounds["min"], 0.0), max(bounds["max"], 0.0)
-        if (tensor, "low") not in self.moves:
-            return low, high
-        exp, grid = self.tf.exp, self.grid[tensor, "low"]
-        return (
-            low * exp(self.moves[tensor, "low"] * grid),
-            high * exp(self.moves[tensor, "high"] * grid),
+def _fit(error, data, variables, steps, rate, rng):
+    """Trains with Adam and a cosine schedule; restores the variables if the error did not fall.
+
+    Returns (mean error before, after), over all images. Adam is written out here: Keras's rounds
+    differently, which would change the int8 files of earlier versions.
+    """
+    inputs, target = data
+    slots = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in variables]
+
+    @tf.function(autograph=False, jit_compile=False)
+    def step(batch, goal, number, speed):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            loss = error(batch, goal)
+        for v, g, (m, s) in zip(variables, tape.gradient(loss, variables), slots):
+            if g is None:
+                continue
+            m.assign(0.9 * m + 0.1 * g)
+            s.assign(0.999 * s + 0.001 * g * g)
+            top = m / (1 - 0.9**number)
+            v.assign_sub(speed * top / (tf.sqrt(s / (1 - 0.999**number)) + 1e-12))
+        return loss
+
+    measure = tf.function(error, autograph=False, jit_compile=False)
+
+    def mean_error():
+        batches = [slice(i, i + _BATCH) for i in range(0, len(inputs), _BATCH)]
+        sums = [float(measure(inputs[b], target[b])) * len(inputs[b]) for b in batches]
+        return sum(sums) / len(inputs)
+
+    initial = [v.numpy() for v in variables]
+    before = mean_error()
+    batch = min(_BATCH, len(inputs))
+    for number in range(steps):
+        rows = rng.choice(len(inputs), batch, replace=False)
+        speed = rate * 0.5 * (1 + np.cos(np.pi * number / steps))
+        step(
+            inputs[rows],
+            target[rows],
+            tf.constant(number + 1.0),
+            tf.constant(speed, tf.float32),
         )
+    after = mean_error()
+    if not after < before:
+        for v, value in zip(variables, initial):
+            v.assign(value)
+        return before, before
+    return before, after
 
-    def _round(self, tensor, value):
-        low, high = self._bounds(tensor)
-        return self.tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=8)
 
-    def _compute(self, op, values):
-        tf, options = self.tf, op.raw.builtinOptions
-        first = values[0]
-        if op.name == "CONV_2D":
-            out = tf.nn.conv2d(
-                first,
-                tf.transpose(values[1], (1, 2, 3, 0)),
-                (options.strideH, options.strideW),
-                ("SAME", "VALID")[options.padding],
-                dilations=(options.dilationHFactor, options.dilationWFactor),
-            )
-        elif op.name == "DEPTHWISE_CONV_2D":
-            out = tf.nn.depthwise_conv2d(
-                first,
-                tf.reshape(values[1], (*values[1].shape[1:3], first.shape[-1], -1)),
-                (1, options.strideH, options.strideW, 1),
-                ("SAME", "VALID")[options.padding],
-                dilations=(options.dilationHFactor, options.dilationWFactor),
-            )
-        elif op.name == "FULLY_CONNECTED":
-            out = tf.matmul(
-                tf.reshape(first, (-1, values[1].shape[-1])), values[1], transpose_b=True
-            )
-        elif op.name in ("ADD", "SUB", "MUL"):
-            out = {"ADD": tf.add, "SUB": tf.subtract, "MUL": tf.multiply}[op.name](*values)
-        elif op.name == "LOGISTIC":
-            out = tf.sigmoid(first)
-        elif op.name == "TANH":
-            out = tf.tanh(first)
-        elif op.name == "SOFTMAX":
-            out = tf.nn.softmax(first)
-        elif op.name == "MEAN":
-            out = tf.reduce_mean(first, values[1].tolist(), keepdims=options.keepDims)
-        elif op.name == "RESHAPE":
-            out = tf.reshape(first, (-1, *self.network.shape(op.output)[1:]))
-        elif op.name == "PAD":
-            out = tf.pad(first, values[1])
-        elif op.name == "CONCATENATION":
-            count = tf.shape(next(v for v in values if tf.is_tensor(v)))[0]
-            rows = [
-                v if tf.is_tensor(v) else tf.repeat(tf.constant(v), count, axis=0) for v in values
-            ]
-            out = tf.concat(rows, options.axis)
-        elif op.name in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
-            pool = tf.nn.avg_pool2d if op.name[0] == "A" else tf.nn.max_pool2d
-            size = (options.filterHeight, options.filterWidth)
-            strides = (options.strideH, options.strideW)
-            out = pool(first, size, strides, ("SAME", "VALID")[options.padding])
-        else:
-            raise ValueError(
-                f"fine-tuning does not know the operation {op.name}: leave it out for this network "
-                "(preset int8 or int8_mixed)"
-            )
-        if op.name in LINEAR and len(values) > 2 and values[2] is not None:
-            out = out + values[2]
-        fused = {"NONE": lambda x: x, "RELU": tf.nn.relu, "RELU6": tf.nn.relu6}
-        if op.fused not in fused:
-            raise ValueError(unknown_name("activation", op.fused, fused))
-        return fused[op.fused](out)
-
-    # what is learned
-
-    def fit_block(self, part, have, want, steps, rng):
-        """Moves what is in one block so that its rounded output on `have` is the float output on
-        `want`; returns both outputs and the error (a share of the output) before and after.
-        """
-        tf = self.tf
-        source, operations, sink = part
-        target = self._mapped(source, operations, sink, want, rounded=False)
-        keys = self._keys(operations)
-
-        def error(images, goal):
-            got = self.run({source: images}, operations, rounded=True)[sink]
-            axes = list(range(1, len(goal.shape)))
-            scale = tf.reduce_mean(goal**2, axes) + 1e-12
-            return tf.reduce_mean(tf.reduce_mean((got - goal) ** 2, axes) / scale)
-
-        errors = self._fit(error, have, target, keys, steps, _BLOCK_RATE, rng)
-        return self._mapped(source, operations, sink, have, rounded=True), target, errors
-
-    def fit_scores(self, images, steps, rng):
-        """Moves everything so that the rounded scores are the float ones; returns their divergence
-        before and after.
-        """
-        tf = self.tf
-        operations = list(self.network.operations)
-        last = operations[-1]
-        kind = last.name
-        if kind in _LAST:
-            operations.pop()
-        sink = operations[-1].output
-        images = np.concatenate([images, images[:, :, ::-1]]).astype(np.float32)
-        target = self._mapped(self.network.input, operations, sink, images, rounded=False)
-
-        def error(batch, goal):
-            got = self.run({self.network.input: batch}, operations, rounded=True)[sink]
-            if kind == "LOGISTIC":
-                p = tf.sigmoid(goal)
-                loss = tf.nn.sigmoid_cross_entropy_with_logits(p, got)
-                least = tf.nn.sigmoid_cross_entropy_with_logits(p, goal)
-                return tf.reduce_mean(tf.reduce_sum(loss - least, -1))
-            p, q = tf.nn.log_softmax(goal), tf.nn.log_softmax(got)
-            return tf.reduce_mean(tf.reduce_sum(tf.exp(p) * (p - q), -1))
-
-        return self._fit(error, images, target, self._keys(operations), steps, _RATE, rng)
-
-    def _keys(self, operations):
-        tensors = {t for op in operations for t in [*op.inputs, *op.outputs]}
-        return [key for key in self.moves if key[0] in tensors]
-
-    def _fit(self, error, inputs, target, keys, steps, rate, rng):
-        """Adam with a cosine; the moves as they were if they did not help. Mean errors before and
-        after, over all images.
-        """
-        tf = self.tf
-        variables = [self.moves[key] for key in keys]
-        slots = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in variables]
-
-        @tf.function(autograph=False, jit_compile=False)
-        def step(batch, goal, number, speed):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(variables)
-                loss = error(batch, goal)
-            for v, g, (m, s) in zip(variables, tape.gradient(loss, variables), slots):
-                if g is None:
-                    continue
-                m.assign(0.9 * m + 0.1 * g)
-                s.assign(0.999 * s + 0.001 * g * g)
-                top = m / (1 - 0.9**number)
-                v.assign_sub(speed * top / (tf.sqrt(s / (1 - 0.999**number)) + 1e-12))
-            return loss
-
-        measure = tf.function(error, autograph=False, jit_compile=False)
-
-        def mean_error():
-            parts = range(0, len(inputs), _BATCH)
-            sums = [
-                float(measure(inputs[i : i + _BATCH], target[i : i + _BATCH]))
-                * len(inputs[i : i + _BATCH])
-                for i in parts
-            ]
-            return sum(sums) / len(inputs)
-
-        kept = [v.numpy() for v in variables]
-        before = mean_error()
-        batch = min(_BATCH, len(inputs))
-        for number in range(steps):
-            chosen = rng.choice(len(inputs), batch, replace=False)
-            speed = rate * 0.5 * (1 + np.cos(np.pi * number / steps))
-            step(
-                inputs[chosen],
-                target[chosen],
-                tf.constant(number + 1.0),
-                tf.constant(speed, tf.float32),
-            )
-        after = mean_error()
-        if not after < before:
-            for v, value in zip(variables, kept):
-                v.assign(value)
-            return before, before
-        return before, after
-
-    def _mapped(self, source, operations, sink, values, rounded):
-        """The operations' output for all values, batch by batch."""
-        run = self.tf.function(
-            lambda batch: self.run({source: batch}, operations, rounded)[sink],
-            autograph=False,
-            jit_compile=False,
-        )
-        parts = [run(values[i : i + 64]).numpy() for i in range(0, len(values), 64)]
-        return np.concatenate(parts)
-
-    def result(self):
-        """(bytes of the float .tflite with the learned weights, the learned ranges)."""
-        ranges = {name: dict(bounds) for name, bounds in self.ranges.items()}
-        for (tensor, what), variable in self.moves.items():
-            move = variable.numpy() * self.grid[tensor, what]
-            if what in ("kernel", "bias"):
-                self.network.set_constant(tensor, self.network.constant(tensor) + move)
-            else:
-                end = {"low": "min", "high": "max"}[what]
-                bounds = ranges[self.network.name(tensor)]
-                bounds[end] = float(bounds[end] * np.exp(move))
-        return self.network.content(), ranges
+def _forward(interpreter, block, images, *, quantized):
+    """The block's output for all images, batch by batch."""
+    run = tf.function(
+        lambda batch: interpreter.run({block.source: batch}, block.operations, quantized=quantized)[
+            block.sink
+        ],
+        autograph=False,
+        jit_compile=False,
+    )
+    parts = range(0, len(images), _FORWARD_BATCH)
+    return np.concatenate([run(images[i : i + _FORWARD_BATCH]).numpy() for i in parts])

@@ -1,253 +1,177 @@
-"""The way from a float network to int8 that keeps its answers: one remedy after the other, each
-measured on images that it has not seen, and kept only where it helps.
+"""Post-training quantization pipeline. Each step is evaluated on held-out images and kept only if
+it lowers the KL divergence to the float model.
 """
 
+from __future__ import annotations
+
 import dataclasses
-import re
+import functools
+import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from tflite import litert
-from tflite.evaluation import sqnr
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
-from tflite.quantization import (
-    bias_correction,
-    equalization,
-    finetuning,
-    range_estimation,
-    range_search,
-    weight_rounding,
-)
-from tflite.quantization.calibration import collect_histograms
+from tflite.flatbuffer import ops
+from tflite.options import ConversionOptions
+from tflite.presets import Preset
+from tflite.quantization.calibration import CalibrationImages, calibrate
+from tflite.quantization.mixed_precision import Budget, Float32Region, within_budget
+from tflite.quantization.normalization_folding import fold_normalization
+from tflite.quantization.objective import Objective, held_out
+from tflite.quantization.plan import QuantPlan, make_plan
+from tflite.quantization.quantizer import quantize
+from tflite.quantization.state import State
+from tflite.quantization.steps import STEPS, WEIGHT_STEPS, Context, Step, make_context
 
-STRENGTHS = (0.5, 1.0)  # of equalization
-_JUDGED = 256  # images, at most, that a remedy is judged by
-_ROUNDING_IMAGES = 64  # that weights are rounded by
-_SEARCH_IMAGES = 128  # that ranges are searched by
-_STAGE = re.compile(r"block\d+|.+")
-_NEAR = 1.25  # times the least divergence
-_HELPS = 0.99  # of the divergence before: what is above is noise
-_HELPS_AT_A_PRICE = 0.9  # what costs time has to give more
+_FOLDING_IMAGES = 8  # that normalization folding is checked on
 
 
 @dataclass(frozen=True)
 class QuantizationStep:
-    """One step, and the file's distance from the float network after it, on held-out images."""
+    """Result of one step, on held-out images."""
 
     name: str
-    what: str
-    kl: float  # nats
-    agreement: float  # share of the images with the same answer
+    description: str
+    kl_divergence: float  # KL(float || quantized) in nats; infinity if the model does not run
+    agreement: float  # fraction of the images with the float model's prediction
     seconds: float
     kept: bool = True
 
+    @property
+    def runs(self) -> bool:
+        """Whether the quantized model runs."""
+        return math.isfinite(self.kl_divergence)
 
-@dataclass
-class State:
-    """What the remedies work on."""
-
-    content: bytes  # the float .tflite
-    ranges: "dict | None"  # None where weights alone are quantized
-    rule: str = "minmax"
-    rows: "list[QuantizationStep]" = field(default_factory=list)
-    kl: float = float("inf")
-    exact: bytes = b""  # the content before what changes the float network's own answers
-    plain: bytes = b""  # and before what makes up for int8 activations
-    observed: dict = field(
-        default_factory=dict
-    )  # what ``calibration.collect_histograms`` saw of it
-
-    def content_for(self, plan):
-        """The content where a plan leaves more in float than it had: those layers do not make up
-        for errors of int8 activations that are not made.
-        """
-        floats = {op.output for op in plan.ops if op.precision == "float32"}
-        network, plain = Network(self.content), Network(self.plain)
-        for op, before in zip(network.operations, plain.operations):
-            if op.name in LINEAR and network.name(op.output) in floats:
-                for tensor, source in zip(op.inputs[1:], before.inputs[1:]):
-                    if source >= 0 and plain.is_constant(source):
-                        network.set_constant(tensor, plain.constant(source))
-        return network.content()
+    def as_dict(self) -> dict:
+        """For JSON: a ``kl_divergence`` of None for a model that does not run."""
+        kl = self.kl_divergence if self.runs else None
+        return {**dataclasses.asdict(self), "kl_divergence": kl, "runs": self.runs}
 
 
-def apply_to_weights(content, images, *, say=lambda line: None):
-    """:class:`State` of a float .tflite whose weights alone will be int8: rounded together, where
-    that helps. Arguments as ``apply``.
-    """
-    learn, held = range_search.held_out(len(images))
-    judge = range_search.Objective(content, images[held[:_JUDGED]])
+def is_kept(kl_divergence: float, best: float, threshold: float | None) -> bool:
+    """Whether a step is kept whose divergence is `kl_divergence`, after a best one of `best`."""
+    return threshold is None or kl_divergence < threshold * best
 
-    def make(content, ranges, rule):
-        return litert.float_activations(content, "int8")
 
-    state = State(content, None, exact=content)
+def run_steps(
+    steps: Sequence[Step], state: State, context: Context
+) -> tuple[State, tuple[QuantizationStep, ...]]:
+    """(the state after the steps that were kept, the result of each step)."""
+    results = []
+    for step in steps:
+        was_kept = any(row.name == step.after and row.kept for row in results)
+        if not step.enabled(context) or (step.after and not was_kept):
+            continue
+        if step.trials is None:
+            state, row = _run_step(step, state, context)
+            results.append(row)
+            continue
+        deadline = time.monotonic() + context.options.search_seconds
+        for trial, tensors in step.trials(state).items():
+            if time.monotonic() > deadline:
+                break
+            propose = functools.partial(step.propose, tensors=tensors)
+            named = dataclasses.replace(step, name=f"{step.name}, {trial}", propose=propose)
+            state, row = _run_step(named, state, context)
+            results += [row] if row.kept else []
+    return state, tuple(results)
+
+
+def _run_step(step, state, context):
+    context.log(f"Quantization step: {step.name}")
     start = time.monotonic()
-    what = "of the weights, as other converters have it"
-    _try(state, judge, make, "nearest codes", what, start)
-    _rounded(state, judge, make, images[learn], say)
-    return state
+    candidate = step.propose(state, context)
+    kl, agreement = candidate.score or context.evaluate(candidate.state)
+    kept = is_kept(kl, state.kl_divergence, step.threshold)
+    row = QuantizationStep(
+        f"{step.name}{candidate.variant}",
+        f"{step.description} ({candidate.detail})" if candidate.detail else step.description,
+        kl,
+        agreement,
+        time.monotonic() - start,
+        kept,
+    )
+    kept_or_not = "kept" if kept else "not kept"
+    context.log(f"  KL divergence {kl:.5f}, agreement {agreement:.2%}: {kept_or_not}")
+    return dataclasses.replace(candidate.state, kl_divergence=kl) if kept else state, row
 
 
-def apply(content, images, make_plan, quantize, *, tune=False, seconds=10, say=lambda line: None):
-    """(:class:`State`, :class:`~tflite.quantization.range_search.Objective`) of a float .tflite on calibration images.
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """Result of the pipeline."""
+
+    tflite_model: bytes
+    exact_model: bytes  # float32; the same function, with the tensors of `tflite_model`
+    plan: QuantPlan
+    ranges: dict | None = None
+    steps: tuple[QuantizationStep, ...] = ()
+    regions: tuple[Float32Region, ...] = ()
+
+
+def run(
+    float32_model: bytes,
+    preset: Preset,
+    calibration: CalibrationImages | None,
+    options: ConversionOptions,
+    *,
+    budget: Budget | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Quantized:
+    """A float32 .tflite :class:`Quantized` by a preset.
 
     Args:
-        content: bytes of the float .tflite, prepared.
-        images: uint8 images in an order of their own (``calibrate.in_order``).
-        make_plan: function from a float .tflite and a range rule to its QuantPlan.
-        quantize: function (content, ranges, plan) -> bytes.
-        tune: whether to fine-tune, which takes TensorFlow and minutes.
-        seconds: of the search for ranges.
-        say: called with a line of text before every step.
+        float32_model: bytes of the float32 .tflite.
+        preset: a :class:`~tflite.presets.Preset`.
+        calibration: images; None for a preset that needs none: the model is converted directly.
+        options: a :class:`~tflite.options.ConversionOptions`.
+        budget: for int8_mixed.
+        log: called with lines of text.
+
+    Raises:
+        ConversionError: a conversion failed its checks.
+        BudgetError: the budget cannot be met.
     """
-    learn, held = range_search.held_out(len(images))
-    judge = range_search.Objective(content, images[held[:_JUDGED]])
-    images = images[learn]
+    if calibration is None:
+        plan = make_plan(ops.read_ops(float32_model), preset)
+        return Quantized(quantize(float32_model, None, plan), float32_model, plan)
+    if preset.calibrated:
+        float32_model = _folded(float32_model, preset, calibration)
+    int8 = preset.activations == "int8"
+    context = make_context(float32_model, preset, calibration, options, log)
+    state = State(float32_model, exact_model=float32_model, uncompensated_model=float32_model)
+    state, steps = run_steps(STEPS if int8 else WEIGHT_STEPS, state, context)
+    if preset.activations == "int16":  # 65,536 values: min-max ranges suffice
+        ranges = calibrate(state.float32_model, calibration.images)
+        state = dataclasses.replace(state, ranges=ranges)
+    plan, regions = dataclasses.replace(context, preset=preset).plan(state), ()
+    if preset.name == "int8_mixed":
+        log(f"Mixed precision: {budget}")
+        plan, regions = within_budget(
+            budget,
+            state,
+            plan,
+            held_out=budget_objective(float32_model, calibration),
+            objective=context.objective,
+            seconds=options.search_seconds,
+            log=log,
+        )
+    model = state.quantized_with_regions(plan) if regions else state.quantized(plan)
+    return Quantized(model, state.exact_model, plan, state.ranges, steps, regions)
 
-    def make(content, found, rule):
-        return quantize(content, found, make_plan(content, rule))
 
-    say(f"Measuring the values of every tensor on {len(images):,} images")
-    start = time.monotonic()
-    observed = collect_histograms(content, images, min_images=1)
-    state = State(content, range_estimation.choose(content, observed, "minmax"), observed=observed)
-    _try(state, judge, make, "min-max ranges", "as other converters have it", start)
-
-    say("Choosing ranges")
-    _choose_ranges(state, judge, make, "ranges")
-
-    say("Equalizing channels")
-    _equalized(state, judge, make, images, seconds)
-
-    state.exact = state.content
-    _rounded(state, judge, make, images, say)
-    state.plain = state.content
-
-    say("Correcting biases")
-    start = time.monotonic()
-    corrected = bias_correction.correct_biases(
-        state.content, images, lambda c: make(c, state.ranges, state.rule)
+def _folded(float32_model, preset, calibration):
+    # int8-only hardware pads with zeros only; ai-edge-quantizer 0.10 cannot concatenate int16
+    # constants.
+    subtract = preset.name == "int8_strict" or preset.activations == "int16"
+    return fold_normalization(
+        float32_model,
+        border="subtract" if subtract else "constant",
+        images=calibration.images[:_FOLDING_IMAGES],
     )
-    what = "channel means as in float"
-    _try(state, judge, make, "bias correction", what, start, content=corrected)
-
-    if tune:
-        say("Fine-tuning against the float network")
-        start = time.monotonic()
-        tuned, found = finetuning.finetune(
-            state.content, state.ranges, make_plan(state.content, state.rule), images, progress=say
-        )
-        what = "block by block, then the scores; no labels"
-        _try(state, judge, make, "fine-tuning", what, start, content=tuned, ranges=found)
-
-    if seconds:
-        say("Searching ranges end to end")
-        start = time.monotonic()
-        seen = range_search.Objective(content, images[:_SEARCH_IMAGES])
-        found, tried = range_search.search_ranges(
-            state.content,
-            state.ranges,
-            lambda r: make(state.content, r, state.rule),
-            seen,
-            seconds=seconds,
-        )
-        what = f"the {tried} noisiest tensors, by the scores' divergence"
-        _try(state, judge, make, "range search", what, start, ranges=found)
-    return state, judge
 
 
-def _rounded(state, judge, make, images, say):
-    say("Rounding weights together")
-    start = time.monotonic()
-    rounded = weight_rounding.round_weights(state.content, images[:_ROUNDING_IMAGES])
-    what = "each makes up for those before it, by what goes together in the layer's inputs"
-    _try(state, judge, make, "weight rounding", what, start, content=rounded)
-
-
-def _choose_ranges(state, judge, make, name):
-    """Tries the other rules for ranges."""
-    start = time.monotonic()
-    others = [rule for rule in range_estimation.RULES if rule != state.rule]
-    found = {rule: range_estimation.choose(state.content, state.observed, rule) for rule in others}
-    scores = {rule: judge(make(state.content, found[rule], rule)) for rule in others}
-    rule = min(scores, key=lambda rule: scores[rule][0])
-    if "swish" in scores and scores["swish"][0] < _NEAR * scores[rule][0]:
-        rule = "swish"  # what it clips, the correction of biases gives back
-    change = {"ranges": found[rule], "rule": rule}
-    _settle(state, scores[rule], f"{name}: {rule}", range_estimation.RULES[rule], start, change)
-
-
-def _equalized(state, judge, make, images, seconds):
-    """Tries equalization where it is free, then stage by stage through the swishes, front to back,
-    for so many seconds.
-    """
-    what = "channels of residual streams and products share their reach"
-    _try_equalize(state, judge, make, images, "equalization", what, (), _HELPS)
-    if state.rows[-1].kept:  # other ranges may be best now
-        _choose_ranges(state, judge, make, "ranges, equalized")
-    until = time.monotonic() + seconds
-    tried = []
-    for stage, names in _stages(Network(state.content)).items():
-        if time.monotonic() > until:
-            break
-        tried.append(stage)
-        many = "one tensor" if len(names) == 1 else f"{len(names)} tensors"
-        what = f"of {many} before a swish, a multiplication each"
-        way = (f"equalization, {stage}", what, names, _HELPS_AT_A_PRICE)
-        _try_equalize(state, judge, make, images, *way)
-    if tried:
-        seen = [row for row in state.rows if not row.kept and row.name.split(", ")[-1] in tried]
-        state.rows = [row for row in state.rows if row not in seen]
-
-
-def _stages(network):
-    """{"stem": tensors before its swishes without a factor yet, "block1": ...}, front to back."""
-    found = {}
-    for swish in swishes(network):
-        if swish.factor is None:
-            name = network.name(swish.z)
-            stage = _STAGE.match(sqnr.group_of(name) or "the rest")[0]
-            found.setdefault(stage, []).append(name)
-    return {stage: tuple(names) for stage, names in found.items()}
-
-
-def _try_equalize(state, judge, make, images, name, what, through, enough):
-    """Tries it at the strengths that there are."""
-    start, trials = time.monotonic(), []
-    for strength in STRENGTHS[:1] if through else STRENGTHS:
-        content = equalization.equalize(
-            state.content,
-            state.observed,
-            strength=strength,
-            through_swish=through,
-            images=images[:4],
-        )
-        only = equalization.scaled(content, through_swish=through)
-        only |= rewrite.activations(content).keys() - state.observed.keys()
-        seen = collect_histograms(content, images, only=only, min_images=1)
-        seen = {**state.observed, **seen}
-        found = range_estimation.choose(content, seen, state.rule)
-        score = judge(make(content, found, state.rule))
-        change = {"content": content, "observed": seen, "ranges": found}
-        trials.append((score, f"{what} (strength {strength:g})", change))
-    score, what, change = min(trials, key=lambda trial: trial[0][0])
-    _settle(state, score, name, what, start, change, enough)
-
-
-def _try(state, judge, make, name, what, start, **change):
-    """Keeps a change if it helps."""
-    changed = dataclasses.replace(state, **change)
-    score = judge(make(changed.content, changed.ranges, changed.rule))
-    _settle(state, score, name, what, start, change)
-
-
-def _settle(state, score, name, what, start, change, enough=_HELPS):
-    """Keeps a change if it helps, and notes what came of it."""
-    kl, agreement = score
-    kept = kl < enough * state.kl
-    if kept:
-        for field_name, value in {**change, "kl": kl}.items():
-            setattr(state, field_name, value)
-    state.rows.append(QuantizationStep(name, what, kl, agreement, time.monotonic() - start, kept))
+def budget_objective(float32_model, calibration):
+    """Objective on all held-out images, with their labels."""
+    _, held = held_out(len(calibration))
+    labels = None if calibration.labels is None else calibration.labels[held]
+    return Objective(float32_model, calibration.images[held], labels)

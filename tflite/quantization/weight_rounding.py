@@ -1,156 +1,166 @@
-"""Weights on their int8 grid, each rounded so that it makes up for those rounded before it.
+"""GPTQ-style weight rounding: each weight compensates the rounding error of the previous ones.
 
-The nearest code is best for a weight by itself, not for the sum that it is part of: a layer's
-inputs go together, and what the rounding of one weight adds, the next ones can take off. (Frantar
-et al. 2022, arXiv 2210.17323, section 3: least squares, one column after the other, in closed
-form.) What rounding adds to the mean of a channel all the same goes into its bias.
+The nearest quantized value is best for a single weight, not for the sum that it is part of: the
+inputs of a layer are correlated, so the next weights can cancel the error of one. (Frantar et al.
+2022, arXiv 2210.17323, section 3: least squares, one column after the other, in closed form.) The
+remaining change of a channel's mean goes into its bias.
 """
+
+from __future__ import annotations
 
 import concurrent.futures
 
 import numpy as np
 
-from tflite import litert
-from tflite.flatbuffer.graph import LINEAR, Network
-from tflite.quantization.equalization import padding
+from tflite.flatbuffer import runner
+from tflite.flatbuffer.graph import LINEAR, Graph
+from tflite.quantization.normalization_folding import padding
 
-_CODES = 127  # of a weight, on each side of 0
-_POSITIONS = 64  # of an image, at most, that a layer's inputs are taken at
-_WIDEST = 2560  # inputs to a sum: of more, all their products take too much memory
+_MAXIMUM = 127  # largest quantized weight
+_POSITIONS = 64  # per image, at most, at which a layer's inputs are sampled
+_MAX_INPUTS = 2560  # of a sum; the products of more inputs take too much memory
 _DAMPING = 0.01  # of the inputs' variance
-_NOISE = 1e-4  # of the inputs' mean square: their own rounding, 256 codes for some 9 deviations
-_AT_ONCE = 8  # images that are summed up together
-_THREADS = 2  # with half of the images each
+_INPUT_ERROR = 1e-4  # of the inputs' mean square: their own rounding, 256 levels for 9 deviations
+_GROUP = 8  # images whose products are summed in one matrix product
+_THREADS = 2  # each takes half of the images; the split affects the last bits of the sums
 
 
-def round_weights(content, images):
-    """Bytes of the float .tflite with every kernel on the int8 grid that its quantization will
-    have, and biases to match: as little changed in what each layer hands on as int8 weights allow.
+def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
+    """Bytes of the float .tflite with rounded kernels and corrected biases.
+
+    Every kernel holds values that int8 quantization represents exactly. They are chosen so that the
+    outputs of each layer change as little as possible on the images.
 
     Args:
-        content: bytes of a float .tflite.
-        images: uint8 (n, height, width, 3), in an order of their own.
+        float32_model: bytes of a float .tflite.
+        images: uint8 (n, height, width, 3), in hash order.
     """
-    network = Network(content)
-    layers = [_Layer(network, op) for op in network.operations if _takes_part(network, op)]
+    graph = Graph(float32_model)
+    layers = [Layer(graph, op) for op in graph.operations if can_round(graph, op)]
+    inputs = sorted({layer.op.inputs[0] for layer in layers})
     parts = [part for part in np.array_split(images, _THREADS) if len(part)]
-    made = [litert.interpreter(content, keep_tensors=True) for _ in parts]
+    runs = [(runner.run(float32_model, part, inputs), len(part)) for part in parts]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        halves = list(pool.map(lambda m, part: _moments(network, layers, m, part), made, parts))
+        sums = list(pool.map(lambda run: _moments(graph, layers, *run), runs))
     for index, layer in enumerate(layers):
-        weight, mean, square = (sum(each) for each in zip(*(half[index] for half in halves)))
-        layer.round(network, mean / weight, square / weight)
-    return network.content()
+        weight, mean, square = (sum(each) for each in zip(*(part[index] for part in sums)))
+        layer.round(graph, mean / weight, square / weight)
+    return graph.content()
 
 
-def _takes_part(network, op):
-    if op.name not in LINEAR or not network.is_constant(op.inputs[1]):
+def can_round(graph: Graph, op) -> bool:
+    """Whether an op is a linear layer with constant float weights that are rounded here."""
+    if op.name not in LINEAR or not graph.is_constant(op.inputs[1]):
         return False
-    if not network.is_float(op.inputs[1]):
+    if not graph.is_float(op.inputs[1]):
         return False
     options = op.raw.builtinOptions
-    if max(getattr(options, f"dilation{way}Factor", 1) for way in "HW") > 1:
+    if max(getattr(options, f"dilation{axis}Factor", 1) for axis in "HW") > 1:
         return False
-    kernel, channels = network.shape(op.inputs[1]), network.shape(op.inputs[0])[-1]
+    kernel, channels = graph.shape(op.inputs[1]), graph.shape(op.inputs[0])[-1]
     if op.name == "DEPTHWISE_CONV_2D":
-        return kernel[-1] == channels  # one multiplier a channel
-    return kernel[-1] == channels and int(np.prod(kernel[1:])) <= _WIDEST  # no groups
+        return kernel[-1] == channels  # a depth multiplier of 1
+    return kernel[-1] == channels and int(np.prod(kernel[1:])) <= _MAX_INPUTS  # no groups
 
 
-class _Layer:
-    """One linear operation as `groups` products of weights (sums, inputs) with inputs that go
-    together: a depthwise convolution has a group a channel, every other one group.
+class Layer:
+    """A linear op as a product of weights (groups, sums, inputs) with inputs.
+
+    A depthwise convolution has one group per channel, every other op one group.
     """
 
-    def __init__(self, network, op):
+    def __init__(self, graph, op):
         self.op, self.depthwise = op, op.name == "DEPTHWISE_CONV_2D"
-        kernel = network.shape(op.inputs[1])
+        kernel = graph.shape(op.inputs[1])
         self.window = kernel[1:3] if len(kernel) == 4 else (1, 1)
-        self.size = network.shape(op.inputs[0])[1:3] if len(kernel) == 4 else (1, 1)
+        self.size = graph.shape(op.inputs[0])[1:3] if len(kernel) == 4 else (1, 1)
 
-    def weights(self, network):
+    def weights(self, graph):
         """(groups, sums, inputs) of the kernel (out, height, width, in)."""
-        kernel = network.constant(self.op.inputs[1])
+        kernel = graph.constant(self.op.inputs[1])
         if self.depthwise:
             return kernel.reshape(-1, kernel.shape[-1]).T[:, None]
         return kernel.reshape(1, len(kernel), -1)
 
-    def inputs(self, network, value):
+    def inputs(self, graph, value):
         """(groups, positions, inputs) of the layer's input on one image."""
         if self.window == (1, 1) and self.size == (1, 1):
             return value.reshape(1, -1, value.shape[-1])
         options = self.op.raw.builtinOptions
-        before, after = padding(network, self.op)
+        before, after = padding(graph, self.op)
         value = np.pad(value[0], (*zip(before, after), (0, 0)))
         tops = range(0, value.shape[0] - self.window[0] + 1, options.strideH)
         lefts = range(0, value.shape[1] - self.window[1] + 1, options.strideW)
-        places = np.array([(top, left) for top in tops for left in lefts])
-        places = places[:: -(-len(places) // _POSITIONS)]
+        positions = np.array([(top, left) for top in tops for left in lefts])
+        positions = positions[:: -(-len(positions) // _POSITIONS)]
         down, right = (np.indices(self.window)).reshape(2, -1)
-        found = value[places[:, :1] + down, places[:, 1:] + right]  # (positions, window, channels)
-        if self.depthwise:
-            return np.moveaxis(found, -1, 0)
-        return found.reshape(1, len(found), -1)
+        patches = value[positions[:, :1] + down, positions[:, 1:] + right]
+        if self.depthwise:  # (positions, window, channels)
+            return np.moveaxis(patches, -1, 0)
+        return patches.reshape(1, len(patches), -1)
 
-    def round(self, network, mean, square):
-        """Puts the kernel on its grid, given the inputs' mean (groups, inputs) and the mean of
-        their products (groups, inputs, inputs).
+    def round(self, graph, mean, square):
+        """Rounds the kernel and corrects the bias.
+
+        Args:
+            graph: the network to change.
+            mean: (groups, inputs), the mean of the inputs.
+            square: (groups, inputs, inputs), the mean of their products.
         """
         kernel, bias = self.op.inputs[1], (*self.op.inputs, -1)[2]
-        has_bias = bias >= 0 and network.is_constant(bias)
-        noise = _NOISE * np.einsum("gii->gi", square).mean(-1)
-        if has_bias:  # which takes what concerns the mean
+        has_bias = bias >= 0 and graph.is_constant(bias)
+        input_error = _INPUT_ERROR * np.einsum("gii->gi", square).mean(-1)
+        if has_bias:  # the bias absorbs the change of the mean
             square = square - mean[:, :, None] * mean[:, None, :]
-        square = square + noise[:, None, None] * np.eye(mean.shape[-1])
-        weights = self.weights(network)
+        square = square + input_error[:, None, None] * np.eye(mean.shape[-1])
+        weights = self.weights(graph)
         rounded = round_to_grid(weights, square)
         if has_bias:
             shift = ((weights - rounded) * mean[:, None]).sum(-1).reshape(-1)
-            network.set_constant(bias, network.constant(bias) + shift)
+            graph.set_constant(bias, graph.constant(bias) + shift)
         if self.depthwise:
             rounded = rounded[:, 0].T
-        network.set_constant(kernel, rounded.reshape(network.shape(kernel)))
+        graph.set_constant(kernel, rounded.reshape(graph.shape(kernel)))
 
 
-def _moments(network, layers, made, images):
-    """[[weight, mean of a layer's inputs, mean of their products], ...], summed over the images,
-    each image weighed by the inverse of its mean square.
+def _moments(graph, layers, rows, count):
+    """[[weight, sum of a layer's inputs, sum of their products], ...] over `count` images.
+
+    Each image is weighted by the inverse of its mean square.
     """
-    feed = made.get_input_details()[0]["index"]
     sums = [[0.0, 0.0, 0.0] for _ in layers]
-    for few in np.array_split(images, -(-len(images) // _AT_ONCE)):
-        rows = [[] for _ in layers]
-        for image in few:
-            made.set_tensor(feed, image[None].astype(np.float32))
-            made.invoke()
-            for layer, total, found in zip(layers, sums, rows):
-                value = layer.inputs(network, made.get_tensor(layer.op.inputs[0]))
+    for group in np.array_split(np.arange(count), -(-count // _GROUP)):
+        scaled = [[] for _ in layers]
+        for _, values in zip(group, rows):
+            for layer, total, scaled_inputs in zip(layers, sums, scaled):
+                value = layer.inputs(graph, values[layer.op.inputs[0]])
                 weight = 1 / max(float(np.mean(value**2)), 1e-12)
                 total[0] += weight
                 total[1] = total[1] + weight * value.mean(1, dtype=np.float64)
-                found.append(value * np.float32(np.sqrt(weight / value.shape[1])))
-        for total, found in zip(sums, rows):
-            found = np.concatenate(found, 1)
-            total[2] = total[2] + found.swapaxes(1, 2) @ found
+                scaled_inputs.append(value * np.float32(np.sqrt(weight / value.shape[1])))
+        for total, scaled_inputs in zip(sums, scaled):
+            joined = np.concatenate(scaled_inputs, 1)
+            total[2] = total[2] + joined.swapaxes(1, 2) @ joined
     return sums
 
 
-def round_to_grid(weights, square):
-    """Weights (groups, sums, inputs) on a grid of 255 codes a sum, its largest weight on the last
-    one, with the least change of weights @ inputs that rounding one input after the other finds.
+def round_to_grid(weights: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """The weights (groups, sums, inputs) rounded to 255 levels per sum; the largest weight of a sum
+    stays, so that the scale does not change.
 
+    Rounding one input after the other, the change of weights @ inputs is kept as small as possible.
     With square = U D U', U upper triangular with ones on its diagonal, the change is the sum over
-    inputs k of D[k] (e[k] + sum over j < k of e[j] U[j, k]) ** 2, e the errors: what those before
-    it have left is added to a weight, and the sum is rounded.
+    inputs k of D[k] (e[k] + sum over j < k of e[j] U[j, k]) ** 2, with the rounding errors e: the
+    weighted errors of the previous inputs are added to a weight before it is rounded.
 
     Args:
         weights: float.
-        square: (groups, inputs, inputs): mean products of the inputs.
+        square: (groups, inputs, inputs), mean products of the inputs.
     """
     square = np.array(square, np.float64)
     diagonal = np.einsum("gii->gi", square)  # a view
     diagonal += np.maximum(_DAMPING * diagonal.mean(-1, keepdims=True), 1e-12)
-    order = np.argsort(diagonal, axis=-1, kind="stable")  # what counts most first, but backwards:
+    order = np.argsort(diagonal, axis=-1, kind="stable")  # most important last, reversed below
     square = np.take_along_axis(square, order[:, :, None], 1)
     square = np.take_along_axis(square, order[:, None, :], 2)
     lower = np.linalg.cholesky(square)
@@ -160,16 +170,16 @@ def round_to_grid(weights, square):
 
     # inputs first: (groups, inputs, sums)
     weights = np.take_along_axis(weights, order[:, None, :], 2).swapaxes(1, 2)
-    step = np.abs(weights).max(1) / np.float32(_CODES)
-    step[step == 0] = 1.0
+    scale = np.abs(weights).max(1) / np.float32(_MAXIMUM)
+    scale[scale == 0] = 1.0
     largest = np.abs(weights).argmax(1)
-    last = np.sign(np.take_along_axis(weights, largest[:, None], 1))[:, 0] * _CODES
+    maximum = np.sign(np.take_along_axis(weights, largest[:, None], 1))[:, 0] * _MAXIMUM
     errors = np.zeros(weights.shape, np.float32)
     for k in range(weights.shape[1]):
         wanted = weights[:, k] + (upper[:, None, :k, k] @ errors[:, :k])[:, 0]
-        codes = np.clip(np.rint(wanted / step), -_CODES, _CODES)
-        codes = np.where(largest == k, last, codes)  # which keeps the grid where it is
-        errors[:, k] = weights[:, k] - codes * step
-    found = np.empty(weights.shape, np.float32)
-    np.put_along_axis(found, order[:, :, None], weights - errors, 1)
-    return found.swapaxes(1, 2)
+        quantized = np.clip(np.rint(wanted / scale), -_MAXIMUM, _MAXIMUM)
+        quantized = np.where(largest == k, maximum, quantized)  # keeps the scale
+        errors[:, k] = weights[:, k] - quantized * scale
+    rounded = np.empty(weights.shape, np.float32)
+    np.put_along_axis(rounded, order[:, :, None], weights - errors, 1)
+    return rounded.swapaxes(1, 2)

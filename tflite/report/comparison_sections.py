@@ -1,181 +1,181 @@
-"""The sections of a report that show more than a number: blocks, images, bytes, delegates."""
+"""Report sections of a comparison: SQNR, changed predictions, sizes, latency, delegates."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tflite.evaluation import delegates
-from tflite.report import html_elements
+from tflite.evaluation.accuracy import EvaluationReport
+from tflite.evaluation.comparison import Comparison
+from tflite.report import html_elements as html
 
-_SHOWN = 10  # images that changed their answer
-_LOW_DB = 10.0  # below: the error is more than a third of the signal
-_CEILING_DB = 100.0  # beyond: rounding of float itself
+PREVIEWS = 10  # changed predictions that are shown with their image
+_LOW_DB = 10.0  # below: the error is more than a third of the values
+_EXACT_DB = 100.0  # above: rounding of float32
 
 _VERDICTS = {
     "all": ("good", "all ops"),
     "not all": ("bad", "not all ops"),
-    "not known": ("warn", "not known"),
+    "unknown": ("warn", "unknown"),
 }
 
 
-def blocks(comparison):
-    """Signal and noise of every block, as HTML; "" where the files are not of the same graph."""
-    rows = comparison.blocks
-    if not rows:
+def sqnr(comparison: Comparison) -> str:
+    """SQNR of every block as HTML; "" for models of different graphs."""
+    blocks = comparison.blocks
+    if not blocks:
         return ""
-    first, second = (html_elements.text(t) for t in comparison.report.titles)
-    finite = [b.sqnr_db for b in rows if b.sqnr_db < _CEILING_DB]
+    reference, candidate = (html.text(name) for name in comparison.report.names)
+    finite = [block.sqnr_db for block in blocks if block.sqnr_db < _EXACT_DB]
     top = 10 * math.ceil(max([30.0, *finite]) / 10)
-    lowest = min(rows, key=lambda block: block.sqnr_db)
+    lowest = min(blocks, key=lambda block: block.sqnr_db)
     meaning = (
-        f"How far the values of {first} stand above the error of {second}, at the end of every "
-        "block: 20 dB means an error of a tenth, 10 dB of a third, 0 dB as large as the values. "
-        f"The lowest is {html_elements.text(lowest.name)}. The median of {comparison.snr_images} images."
+        f"Signal-to-quantization-noise ratio: power of the values of {reference} over the power of "
+        f"the error of {candidate}. At 20 dB the error is a tenth of the values, at 10 dB a third, "
+        f"at 0 dB as large. The lowest is {html.text(lowest.name)}. Median of "
+        f"{comparison.sqnr_images} images."
     )
-    rescaled = sum(tensor.rescaled for block in rows for tensor in block.tensors)
+    rescaled = sum(tensor.rescaled for block in blocks for tensor in block.tensors)
     if rescaled:
-        meaning += (
-            f" Tensors whose channels were rescaled on purpose (the next op undoes it) are brought "
-            f"back first: {rescaled}."
-        )
+        meaning += f" Equalization rescaled {rescaled} tensors; this is undone before measuring."
     key = (
         '<span><i style="background:var(--second)"></i>output of the block</span>'
-        f'<span><i style="background:var(--warn)"></i>the same, below {_LOW_DB:.0f} dB</span>'
-        '<span><i class=dot style="background:var(--ink)"></i>noisiest tensor within it</span>'
+        f'<span><i style="background:var(--warn)"></i>output below {_LOW_DB:.0f} dB</span>'
+        '<span><i class=dot style="background:var(--ink)"></i>lowest tensor of the block</span>'
     )
-    made = [
+    rows = [
         (
             block.name,
             block.sqnr_db,
             block.worst.sqnr_db,
-            f"{block.name}: output {block.sqnr_db:.1f} dB; worst {block.worst.sqnr_db:.1f} dB, "
+            f"{block.name}: output {block.sqnr_db:.1f} dB; lowest {block.worst.sqnr_db:.1f} dB, "
             f"{block.worst.name.split(';')[0]}",
             block.sqnr_db < _LOW_DB,
         )
-        for block in rows
+        for block in blocks
     ]
-    body = html_elements.bars(made, top, "dB", key, _CEILING_DB)
-    return html_elements.section("Signal and noise, block by block", meaning, body)
+    return html.section("SQNR by block", meaning, html.bars(rows, top, "dB", key, _EXACT_DB))
 
 
-def changed(r, images, class_names):
-    """The images that a :class:`~tflite.evaluation.accuracy.Report` has with two answers, as HTML."""
-    if not r.changed:
-        return html_elements.section("Images that changed their answer", "There are none.", "")
-
-    def name(index):
-        named = class_names is not None and index < len(class_names)
-        return class_names[index] if named else f"class {index}"
-
-    figures = []
-    for row in r.changed[:_SHOWN]:
-
-        def line(title, index, score, label=row.label):
-            mark = ""
-            if label is not None:
-                mark = (
-                    "<span class=good title=right>&#10003;</span> "
-                    if index == label
-                    else "<span class=bad title=wrong>&#10007;</span> "
-                )
-            return (
-                f"<small class=soft>{html_elements.text(title)}</small>"
-                f"<div><b>{mark}{html_elements.text(name(index))}</b><span>{score:.0%}</span></div>"
-            )
-
-        label = f"label: {html_elements.text(name(row.label))}<br>" if row.label is not None else ""
-        shown = "" if images is None else html_elements.picture(np.asarray(images[row.index]))
-        figures.append(
-            f"<figure>{shown}<figcaption>{line(r.titles[0], row.first, row.first_score)}"
-            f"{line(r.titles[1], row.second, row.second_score)}"
-            f"<small class=soft>{label}image {row.index:,}</small></figcaption></figure>"
-        )
-    kinds = [row.kind for row in r.changed]
-    told = ""
-    if r.changed[0].label is not None:
-        told = (
-            f" {kinds.count('right->wrong'):,} went from right to wrong, "
-            f"{kinds.count('wrong->right'):,} from wrong to right, "
-            f"{kinds.count('wrong->wrong'):,} from one wrong answer to another."
+def changed_predictions(
+    report: EvaluationReport,
+    images: np.ndarray | Mapping[int, np.ndarray] | None,
+    class_names: Sequence[str] | None,
+) -> str:
+    """The images that the two models classify differently, as HTML."""
+    rows = report.changed_predictions
+    if not rows:
+        return html.section("Changed predictions", "None.", "")
+    previews = [_preview(report.names, row, images, class_names) for row in rows[:PREVIEWS]]
+    outcomes = [row.outcome for row in rows]
+    counts = ""
+    if rows[0].label is not None:
+        counts = (
+            f" {outcomes.count('right->wrong'):,} changed from right to wrong, "
+            f"{outcomes.count('wrong->right'):,} from wrong to right, "
+            f"{outcomes.count('wrong->wrong'):,} from one wrong class to another."
         )
     meaning = (
-        f"{len(r.changed):,} of {r.images:,} images get another first answer.{told} Shown are "
-        f"the {len(figures)} that {html_elements.text(r.titles[0])} was surest about, with its probability "
-        "of its answer and the other's of its own: bad ones teach most. The JSON lists all."
+        f"The top-1 prediction differs on {len(rows):,} of {report.images:,} images.{counts} Below "
+        f"are the {len(previews)} of which {html.text(report.names[0])} was most certain, with the "
+        "probability that each model gives its prediction. The JSON lists all."
     )
-    body = f"<div class=shots>{''.join(figures)}</div>"
-    return html_elements.section("Images that changed their answer", meaning, body)
+    body = f"<div class=shots>{''.join(previews)}</div>"
+    return html.section("Changed predictions", meaning, body)
 
 
-def sizes(comparison):
-    """Both files' bytes by part, as HTML."""
-    r = comparison.report
-    parts = dict.fromkeys([*comparison.parts[1], *comparison.parts[0]])
+def _preview(names, row, images, class_names):
+    def class_name(index):
+        named = class_names is not None and index < len(class_names)
+        return html.text(class_names[index] if named else f"class {index}")
+
+    def line(name, index, score):
+        mark = ""
+        if row.label is not None:
+            mark = (
+                "<span class=good title=right>&#10003;</span> "
+                if index == row.label
+                else "<span class=bad title=wrong>&#10007;</span> "
+            )
+        return (
+            f"<small class=soft>{html.text(name)}</small>"
+            f"<div><b>{mark}{class_name(index)}</b><span>{score:.0%}</span></div>"
+        )
+
+    label = "" if row.label is None else f"label: {class_name(row.label)}<br>"
+    picture = "" if images is None else html.picture(np.asarray(images[row.index]))
+    return (
+        f"<figure>{picture}<figcaption>{line(names[0], row.reference, row.reference_score)}"
+        f"{line(names[1], row.candidate, row.candidate_score)}"
+        f"<small class=soft>{label}image {row.index:,}</small></figcaption></figure>"
+    )
+
+
+def sizes(comparison: Comparison) -> str:
+    """The bytes of both files by part, as HTML."""
+    report = comparison.report
+    reference, candidate = comparison.size_by_part
     rows = [
         [
-            html_elements.text(part),
-            *(f"{sizes[part]:,}" if part in sizes else "" for sizes in comparison.parts),
-            f"{comparison.parts[1][part] / r.int8.size:.1%}" if part in comparison.parts[1] else "",
+            html.text(part),
+            *(f"{sizes[part]:,}" if part in sizes else "" for sizes in (reference, candidate)),
+            f"{candidate[part] / report.candidate.size:.1%}" if part in candidate else "",
         ]
-        for part in parts
+        for part in dict.fromkeys([*candidate, *reference])
     ]
-    first, second = (html_elements.text(t) for t in r.titles)
-    header = ["Part, bytes", first, second, f"of {second}"]
-    body = html_elements.stacks(list(zip(r.titles, comparison.parts)))
-    body += f'<div style="height:.9rem"></div>{html_elements.table(header, rows, (1, 2, 3))}'
-    meaning = "Where the bytes are: almost all of them are the weights, so their type decides."
-    return html_elements.section("Size by part", meaning, body)
+    names = [html.text(name) for name in report.names]
+    header = ["Part, bytes", *names, f"of {names[1]}"]
+    body = html.stacks(list(zip(report.names, comparison.size_by_part)))
+    body += f'<div style="height:.9rem"></div>{html.table(header, rows, (1, 2, 3))}'
+    meaning = "Almost all bytes are weights, so their data type determines the size."
+    return html.section("Size by part", meaning, body)
 
 
-def latency(r):
-    """Both files' times at one and two threads, as HTML."""
-    rows = []
-    for threads, a, b, ratio in (
-        (1, r.float32.latency_ms, r.int8.latency_ms, r.latency_ratio),
-        (
-            2,
-            r.float32.latency_2_threads_ms,
-            r.int8.latency_2_threads_ms,
-            r.latency_ratio_2_threads,
-        ),
-    ):
-        rows.append([f"{threads}", f"{a:.2f} ms", f"{b:.2f} ms", f"{ratio:.2f}"])
-    first, second = (html_elements.text(t) for t in r.titles)
-    header = ["Threads", first, second, f"{second} / {first}"]
+def latency(report: EvaluationReport) -> str:
+    """The latency of both models with one and two threads, as HTML."""
+    a, b = report.reference, report.candidate
+    rows = [
+        ["1", f"{a.latency_ms:.2f} ms", f"{b.latency_ms:.2f} ms", f"{report.latency_ratio:.2f}"],
+        [
+            "2",
+            f"{a.latency_2_threads_ms:.2f} ms",
+            f"{b.latency_2_threads_ms:.2f} ms",
+            f"{report.latency_ratio_2_threads:.2f}",
+        ],
+    ]
+    reference, candidate = (html.text(name) for name in report.names)
+    header = ["Threads", reference, candidate, f"{candidate} / {reference}"]
     meaning = (
-        "Median time of one image, both files in turns on this machine "
-        f"({html_elements.text(r.machine)}). A ratio of 0.50 is twice as fast. Whatever else the machine "
-        "does adds to the times, two threads of a busy one most of all."
+        f"Median of one image on this machine ({html.text(report.machine)}); the models take turns."
+        " A ratio of 0.50 is twice as fast. Other load on the machine adds to the times, most of "
+        "all with two threads."
     )
-    return html_elements.section("Latency", meaning, html_elements.table(header, rows, (1, 2, 3)))
+    return html.section("Latency", meaning, html.table(header, rows, (1, 2, 3)))
 
 
-def by_delegate(comparison):
-    """What every delegate does with the second file, as HTML."""
-    r = comparison.report
+def delegate_support(comparison: Comparison) -> str:
+    """Which ops of the candidate each delegate runs, as HTML."""
+    reference_name, candidate_name = (html.text(name) for name in comparison.report.names)
     cards = []
-    for first, second in zip(*comparison.delegates):
-        style, verdict = _VERDICTS[second.verdict]
-        missing = {**second.blocked, **second.unknown}
+    for reference, candidate in zip(*comparison.delegates):
+        style, verdict = _VERDICTS[candidate.verdict]
+        missing = {**candidate.unsupported, **candidate.unknown}
         listed = ", ".join(f"{op} ({n})" for op, n in missing.items())
-        listed = f"<p>Not: <code>{html_elements.text(listed)}</code></p>" if listed else ""
-        known = "<br>".join(
-            f"<b>{k}</b>: {html_elements.text(source)}" for k, source in second.grounds
+        listed = f"<p>Not: <code>{html.text(listed)}</code></p>" if listed else ""
+        sources = "<br>".join(
+            f"<b>{evidence}</b>: {html.text(source)}" for evidence, source in candidate.sources
         )
-        if style == "good" and second.grounds and second.grounds[-1][0] == delegates.RECALLED:
-            style = "warn"
         cards.append(
-            f"<div class=card><div class=head><strong>{html_elements.text(second.delegate)}</strong>"
+            f"<div class=card><div class=head><strong>{html.text(candidate.delegate)}</strong>"
             f"<span class='tag {style}'>{verdict}</span></div>"
-            f"<small>{html_elements.text(second.hardware)}</small>{listed}"
-            f"<p style='color:var(--ink)'>{html_elements.text(second.advice)}</p>"
-            f"<p>{known}</p>"
-            f"<p>{html_elements.text(r.titles[0])}: {_VERDICTS[first.verdict][1]}</p></div>"
+            f"<small>{html.text(candidate.hardware)}</small>{listed}"
+            f"<p style='color:var(--ink)'>{html.text(candidate.advice)}</p><p>{sources}</p>"
+            f"<p>{reference_name}: {_VERDICTS[reference.verdict][1]}</p></div>"
         )
     meaning = (
-        f"Which hardware can take every op of {html_elements.text(r.titles[1])}; what it does not take runs "
-        'on the CPU. "measured" was tried on this machine, "documented" stands in the named source,'
-        ' "recalled" has none and wants a check.'
+        f"Which hardware runs every op of {candidate_name}. Other ops run on the CPU. "
+        '"measured": on this machine; "documented": stated by the source; unknown: no source says.'
     )
-    body = f"<div class=cards>{''.join(cards)}</div>"
-    return html_elements.section("Ops by delegate", meaning, body)
+    return html.section("Delegate support", meaning, f"<div class=cards>{''.join(cards)}</div>")

@@ -1,33 +1,45 @@
-"""The sections of a report that a conversion's own record fills: what was done, step by step, with
-which images. A record may come from any file, so nothing in it is taken for granted.
+"""Report sections about a conversion: quantization steps, float32 regions, calibration, plan.
+
+The JSON of a conversion is untrusted input: every field is optional and type-checked.
 """
+
+from __future__ import annotations
 
 import math
 
-from tflite.report import html_elements
+from tflite.report import html_elements as html
 
-_FILES = 20  # of a calibration set, that are named
+_FILES = 20  # calibration files that are named
 
 
-def remedies(rows):
-    """One line a step of the conversion, as HTML; "" without."""
+def quantization_steps(rows) -> str:
+    """The quantization steps as HTML; "" without any.
+
+    Args:
+        rows: list of dicts with "name", "description", "kl_divergence", "agreement", "seconds",
+            "kept", "runs".
+    """
     rows = _dicts(rows)
     if not rows:
         return ""
-    worst = max((row["kl"] for row in rows if _is_number(row.get("kl"))), default=0) or 1
-    made = []
+    values = [row["kl_divergence"] for row in rows if _is_number(row.get("kl_divergence"))]
+    largest = max(values, default=0) or 1
+    cells = []
     for row in rows:
-        kl = row.get("kl")
+        kl, kept = row.get("kl_divergence"), row.get("kept") is not False
         bar = ""
         if _is_number(kl):
             bar = (
-                '<div class=track style="min-width:6rem"><span class=bar style="width:'
-                f'{min(100, 100 * kl / worst):.1f}%"></span></div>'
+                f'<div class=track style="min-width:6rem"><span class="bar{"" if kept else " off"}"'
+                f' style="width:{min(100, 100 * kl / largest):.1f}%"></span></div>'
             )
-        made.append(
+        tag = "" if kept else " <span class='tag soft'>not kept</span>"
+        if row.get("runs") is False:
+            tag = " <span class='tag bad'>does not run</span>"
+        cells.append(
             [
-                html_elements.text(row.get("name", "")),
-                f"<span class=soft>{html_elements.text(row.get('what', ''))}</span>",
+                f"{html.text(row.get('name', ''))}{tag}",
+                f"<span class=soft>{html.text(row.get('description', ''))}</span>",
                 bar,
                 _number(kl, "{:.4f}"),
                 _number(row.get("agreement"), "{:.2%}"),
@@ -35,80 +47,87 @@ def remedies(rows):
             ]
         )
     meaning = (
-        "Each line is the file after one more step, measured on held-out calibration images; the "
-        "first is the plain conversion. Bars and KL should shrink, the agreement grow."
+        "Each row is the model after one more step, evaluated on held-out calibration images. A "
+        "step is kept only if it lowers the KL divergence to the float32 model."
     )
-    header = ["Step", "What it does", "", "KL, nats", "Same answer", "Time"]
-    return html_elements.section(
-        "What each remedy changed", meaning, html_elements.table(header, made, (3, 4, 5))
-    )
+    header = ["Step", "Description", "", "KL, nats", "Agreement", "Time"]
+    return html.section("Quantization steps", meaning, html.table(header, cells, (3, 4, 5)))
 
 
-def islands(rows):
-    """What stayed in float32 and why, as HTML; "" without."""
+def float32_regions(rows) -> str:
+    """The ops kept in float32 and the reasons as HTML; "" without any.
+
+    Args:
+        rows: list of dicts with "name", "outputs", "kl_divergence", "latency_ms", "reason".
+    """
     rows = _dicts(rows)
     if not rows:
         return ""
-    made = []
+    cells = []
     for row in rows:
-        ops = row.get("ops", "")
-        ops = f"{len(ops):,}" if isinstance(ops, (list, tuple)) else html_elements.text(ops)
-        made.append(
+        outputs = row.get("outputs")
+        cells.append(
             [
-                html_elements.text(row.get("name", "")),
-                ops,
-                _number(row.get("gain"), "{:.4g}"),
+                html.text(row.get("name", "")),
+                f"{len(outputs):,}" if isinstance(outputs, (list, tuple)) else "",
+                _number(row.get("kl_divergence"), "{:.4g}"),
                 _number(row.get("latency_ms"), "{:+.2f} ms"),
-                html_elements.text(row.get("why", "")),
+                html.text(row.get("reason", "")),
             ]
         )
     meaning = (
-        "Parts that stay in float32: those that, alone in int8, add most to the divergence for the "
-        "time that float32 costs."
+        "Regions of the network that stay in float32 to meet the accuracy budget. KL is the "
+        "divergence with this region alone in int8, latency the cost of float32."
     )
-    header = ["Float32Region", "Ops", "KL, nats", "Time", "Why"]
-    return html_elements.section(
-        "Float islands", meaning, html_elements.table(header, made, (1, 2, 3))
-    )
+    header = ["Region", "Ops", "KL, nats", "Latency", "Reason"]
+    return html.section("Ops kept in float32", meaning, html.table(header, cells, (1, 2, 3)))
 
 
-def calibration(manifest):
-    """Which images the ranges came from, as HTML; "" without."""
+def calibration(manifest) -> str:
+    """The calibration images as HTML; "" without any.
+
+    Args:
+        manifest: dict with "source", "images", "preprocessing", "sha256", "files".
+    """
     if not isinstance(manifest, dict):
         return ""
     rows = []
     for key, title in (
-        ("source", "From"),
+        ("source", "Source"),
         ("images", "Images"),
-        ("preprocessing", "Prepared"),
+        ("preprocessing", "Preprocessing"),
         ("sha256", "SHA-256 of the pixels"),
     ):
         value = manifest.get(key)
         if value is not None:
-            shown = f"{value:,}" if isinstance(value, int) else html_elements.text(value)
-            rows.append([title, f"<code>{shown}</code>" if key == "sha256" else shown])
+            cell = f"{value:,}" if isinstance(value, int) else html.text(value)
+            rows.append([title, f"<code>{cell}</code>" if key == "sha256" else cell])
     files = manifest.get("files")
     if isinstance(files, (list, tuple)) and files:
         named = ", ".join(str(file) for file in files[:_FILES])
         more = f" and {len(files) - _FILES:,} more" if len(files) > _FILES else ""
-        rows.append(["Files", f"<code>{html_elements.text(named)}</code>{more}"])
+        rows.append(["Files", f"<code>{html.text(named)}</code>{more}"])
     if not rows:
         return ""
     meaning = (
-        "The images that the ranges of the int8 numbers come from; the same give the same file."
+        "Quantization ranges are estimated from these images. The same images give the same file."
     )
-    return html_elements.section("Calibration", meaning, html_elements.table(["", ""], rows))
+    return html.section("Calibration images", meaning, html.table(["", ""], rows))
 
 
-def plan(lines):
-    """The plan's text as HTML; "" without."""
+def plan(lines) -> str:
+    """The quantization plan as HTML; "" without one.
+
+    Args:
+        lines: text, or a list of lines.
+    """
     if isinstance(lines, str):
         lines = lines.splitlines()
     if not isinstance(lines, (list, tuple)) or not lines:
         return ""
-    meaning = "Which op was to be converted to what, and why, before anything was converted."
-    body = f"<pre>{html_elements.text(chr(10).join(str(line) for line in lines))}</pre>"
-    return html_elements.section("The plan", meaning, body)
+    meaning = "The data type of every op and the reason, as planned before the conversion."
+    body = f"<pre>{html.text(chr(10).join(str(line) for line in lines))}</pre>"
+    return html.section("Quantization plan", meaning, body)
 
 
 def _dicts(rows):

@@ -1,8 +1,11 @@
-"""The looks of a report: one HTML page without network, script or anything beside it."""
+"""HTML and CSS of a report: one page without network access, scripts or other files."""
+
+from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Sequence
 
 _CSS = """
 :root { color-scheme: light dark; --bg: #f7f7f5; --card: #fff; --ink: #1c2127; --soft: #59626e;
@@ -28,7 +31,8 @@ p { margin: .25rem 0 .9rem; max-width: 46rem; }
 .card h3 { margin: 0; font-size: .82rem; font-weight: 600; color: var(--soft); }
 .card .value { font-size: 1.75rem; font-weight: 650; line-height: 1.25; letter-spacing: -.02em;
   font-variant-numeric: tabular-nums; }
-.card .interval { font-size: .9rem; font-variant-numeric: tabular-nums; }
+.card .details { font-size: .9rem; font-variant-numeric: tabular-nums; }
+.card .details span { display: inline-block; }
 .card p { margin: .45rem 0 0; font-size: .9rem; color: var(--soft); }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
   border-radius: .7rem; }
@@ -52,6 +56,7 @@ tbody th { color: var(--ink); font-weight: 500; }
 .track .bar { position: absolute; left: 0; top: .22rem; bottom: .22rem; border-radius: 2px;
   background: var(--second); }
 .track .bar.low { background: var(--warn); }
+.track .bar.off { background: var(--first); }
 .track .dot { position: absolute; top: .1rem; bottom: .1rem; width: 3px; margin-left: -1px;
   border-radius: 2px; background: var(--ink); }
 .axis .track span { position: absolute; transform: translateX(-50%); color: var(--soft); }
@@ -78,7 +83,8 @@ figcaption div { display: flex; justify-content: space-between; gap: .5rem; marg
 figcaption b { font-weight: 600; overflow-wrap: anywhere; }
 .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
 .tag { display: inline-block; border: 1px solid currentColor; border-radius: 1rem;
-  padding: 0 .55rem; font-size: .78rem; font-weight: 600; white-space: nowrap; }
+  padding: 0 .55rem; font-size: .78rem; font-weight: 600; white-space: nowrap;
+  vertical-align: .08em; }
 .head { display: flex; justify-content: space-between; align-items: baseline; gap: .6rem; }
 .head strong { font-size: 1.02rem; }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
@@ -97,13 +103,13 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
 _HUES = ("var(--second)", "#c98a2b", "#4f7cac", "#8a5a83", "#5c6b7a", "#a3a9b1", "#c7ccd2")
 
 
-def text(value):
-    """Escaped for HTML."""
+def text(value) -> str:
+    """A value as text, escaped for HTML."""
     return html.escape(str(value))
 
 
-def document(title, body):
-    """The whole page as a string."""
+def document(title: str, body: str) -> str:
+    """A complete HTML page."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -112,31 +118,34 @@ def document(title, body):
     )
 
 
-def section(title, meaning, body):
-    """A heading, one plain sentence (HTML) of what the figures mean, and the figures."""
+def section(title: str, meaning: str, body: str) -> str:
+    """A heading, an explanation (HTML) and the content (HTML)."""
     return f"<section>\n<h2>{text(title)}</h2>\n<p class=soft>{meaning}</p>\n{body}\n</section>"
 
 
-def card(title, value, interval, meaning):
-    """One figure with its uncertainty and a sentence."""
-    interval = f"<div class=interval>{text(interval)}</div>" if interval else ""
+def card(title: str, value: str, details: Sequence[str], meaning: str) -> str:
+    """One metric with details, e.g. its confidence interval, and an explanation. Lines break only
+    between the details.
+    """
+    spans = " ".join(f"<span>{text(detail)}</span>" for detail in details)
+    spans = f"<div class=details>{spans}</div>" if details else ""
     return (
-        f"<div class=card><h3>{text(title)}</h3><div class=value>{text(value)}</div>{interval}"
+        f"<div class=card><h3>{text(title)}</h3><div class=value>{text(value)}</div>{spans}"
         f"<p>{text(meaning)}</p></div>"
     )
 
 
-def table(header, rows, numbers=()):
-    """A table of cells that are HTML; `numbers` are the columns set to the right. One of five
-    columns or more is scrolled on a phone.
+def table(header, rows, numbers=()) -> str:
+    """A table of HTML cells; the columns `numbers` are right-aligned. A table of five columns or
+    more scrolls on small screens.
     """
 
     def cells(values, tag):
-        made = []
+        row = ""
         for i, value in enumerate(values):
             kind = "th" if tag == "th" or i == 0 else "td"
-            made.append(f"<{kind}{' class=n' if i in numbers else ''}>{value}</{kind}>")
-        return f"<tr>{''.join(made)}</tr>"
+            row += f"<{kind}{' class=n' if i in numbers else ''}>{value}</{kind}>"
+        return f"<tr>{row}</tr>"
 
     body = "\n".join(cells(row, "td") for row in rows)
     wide = " wide" if len(header) > 4 else ""
@@ -144,58 +153,60 @@ def table(header, rows, numbers=()):
     return f'<div class="scroll{wide}"><table>{head}<tbody>{body}</tbody></table></div>'
 
 
-def bars(rows, top, unit, key, ceiling):
+def bars(rows, top, unit, key, exact) -> str:
     """Horizontal bars on a common scale from 0 to `top`.
 
     Args:
-        rows: (name, value, other value, tooltip, low) of every bar; the other value is a mark on
-            it, `low` colours it.
-        top: where the scale ends.
+        rows: (name, value, second value, tooltip, low) of every bar; the second value is drawn as a
+            mark, a low bar gets another colour.
+        top: end of the scale.
         unit: of the values.
         key: HTML that explains bar, colour and mark.
-        ceiling: values from there on are as good as exact.
+        exact: values from here on are shown as "exact".
     """
     ticks = range(0, int(top) + 1, 10)
     lines = "".join(f'<span class=line style="left:{100 * t / top:.2f}%"></span>' for t in ticks)
-    made = []
+    bars = []
     for name, value, other, tip, low in rows:
         width, mark = (min(100, max(0, 100 * v / top)) for v in (value, other))
-        shown = "exact" if value >= ceiling else f"{value:.1f} {unit}"
-        dot = "" if other >= ceiling else f'<span class=dot style="left:{mark:.2f}%"></span>'
-        made.append(
+        shown = "exact" if value >= exact else f"{value:.1f} {unit}"
+        dot = "" if other >= exact else f'<span class=dot style="left:{mark:.2f}%"></span>'
+        bars.append(
             f'<div class=row title="{text(tip)}"><span>{text(name)}</span><div class=track>{lines}'
             f'<span class="bar{" low" if low else ""}" style="width:{width:.2f}%"></span>{dot}'
             f"</div><span>{shown}</span></div>"
         )
     axis = "".join(f'<span style="left:{100 * t / top:.2f}%">{t}</span>' for t in ticks)
     return (
-        f"<div class=plot>{''.join(made)}<div class='row axis'><span></span><div class=track>{axis}"
+        f"<div class=plot>{''.join(bars)}<div class='row axis'><span></span><div class=track>{axis}"
         f"</div><span class=soft>{unit}</span></div><div class=key>{key}</div></div>"
     )
 
 
-def stacks(rows):
-    """Stacked bars of (name, {part: bytes}), to one scale, with a key of the parts; what stands
-    behind a part's comma does not change its colour.
+def stacks(rows) -> str:
+    """Stacked bars of (name, {part: bytes}) on one scale, with a legend. Parts that differ only
+    after a comma have the same colour.
     """
     rows = [(name, _merged(sizes)) for name, sizes in rows]
     total = {part: n for _, sizes in rows for part, n in sizes.items()}
     parts = sorted(total, key=lambda part: -total[part])
     hue = {part: _HUES[min(i, len(_HUES) - 1)] for i, part in enumerate(parts)}
     longest = max(sum(sizes.values()) for _, sizes in rows)
-    made = []
+    stacked = []
     for name, sizes in rows:
         segments = "".join(
             f'<i style="background:{hue[part]};width:{100 * n / longest:.3f}%" '
             f'title="{text(part)}: {n:,} bytes"></i>'
             for part, n in sizes.items()
         )
-        made.append(
+        stacked.append(
             f"<span>{text(name)}</span><div class=stack>{segments}</div>"
             f"<span>{sum(sizes.values()) / 1e6:.2f} MB</span>"
         )
     key = "".join(f'<span><i style="background:{hue[p]}"></i>{text(p)}</span>' for p in parts)
-    return f"<div class=plot><div class=sizes>{''.join(made)}</div><div class=key>{key}</div></div>"
+    return (
+        f"<div class=plot><div class=sizes>{''.join(stacked)}</div><div class=key>{key}</div></div>"
+    )
 
 
 def _merged(sizes):
@@ -206,15 +217,15 @@ def _merged(sizes):
     return merged
 
 
-def picture(image):
-    """An <img> of a uint8 image (height, width, 3), its pixels in the page."""
-    from PIL import Image  # here: the package is imported without Pillow
+def picture(image) -> str:
+    """An <img> of a uint8 image (height, width, 3), with its pixels in the page."""
+    from PIL import Image  # here: importing the package must not need Pillow
 
-    made = Image.fromarray(image)
-    small = max(made.size) <= 96
-    made.thumbnail((224, 224))
+    thumbnail = Image.fromarray(image)
+    small = max(thumbnail.size) <= 96
+    thumbnail.thumbnail((224, 224))
     buffer = io.BytesIO()
-    made.save(buffer, "png", optimize=True)
+    thumbnail.save(buffer, "png", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     kind = " class=small" if small else ""
     return f'<img{kind} alt="" src="data:image/png;base64,{data}">'

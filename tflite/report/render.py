@@ -1,34 +1,45 @@
-"""A comparison as a page that a person reads, and as JSON that a program does.
+"""Writes a comparison as an HTML page and as JSON.
 
-The page is one file: no network, no script, light and dark. Every figure has a sentence that says
-what it means.
+The page is one file without network access or scripts, in light and dark.
 """
+
+from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from keras_effnet import atomic_write
-from tflite.report import comparison_sections, conversion_sections, html_elements
+from tflite.evaluation.comparison import Comparison
+from tflite.report import comparison_sections, conversion_sections
+from tflite.report import html_elements as html
 
-_RECORD = ("preset", "plan", "remedies", "islands", "calibration")
+_RECORD = ("preset", "plan", "quantization_steps", "float32_regions", "calibration")
 
 
-def write_report(path_html, comparison, *, record=None, images=None, class_names=None):
-    """Writes a :class:`~tflite.evaluation.comparison.Comparison` as `path_html` and, with the same figures, as
-    JSON beside it (``.html`` becomes ``.json``); returns the JSON's path.
-
-    Both are written aside and moved into place, the page last: a page that is there is whole.
+def write_report(
+    path_html: str | os.PathLike,
+    comparison: Comparison,
+    *,
+    record: dict | None = None,
+    images: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+) -> str:
+    """Writes a comparison as `path_html`, and as JSON with the ending ``.json``; returns the path
+    of the JSON. Both are written atomically.
 
     Args:
-        path_html: where to; must end in ".html".
-        comparison: of two files.
-        record: what a conversion wrote of itself (``<out>.tflite.json``): "preset", "plan",
-            "remedies", "islands", "calibration"; what is missing is left out.
-        images: uint8 (n, height, width, 3) that the comparison was made on, to show some.
-        class_names: of the scores, in order; else they are numbered.
+        path_html: must end in ".html".
+        comparison: of two models.
+        record: JSON of a conversion (``<out>.tflite.json``). Used keys: "preset", "plan",
+            "quantization_steps", "float32_regions", "calibration"; all are optional.
+        images: uint8 (n, height, width, 3) that the comparison was made on, for the previews.
+        class_names: in the order of the scores. Default: numbers.
 
     Raises:
-        ValueError: a path with another ending, images or names that are not the comparison's.
+        ValueError: another ending, or another number of images than in the comparison.
     """
     path = os.path.abspath(os.fspath(path_html))
     stem, ending = os.path.splitext(path)
@@ -36,166 +47,168 @@ def write_report(path_html, comparison, *, record=None, images=None, class_names
         raise ValueError(f"{path!r} does not end in .html")
     if images is not None and len(images) != comparison.report.images:
         raise ValueError(
-            f"{len(images)} images for a comparison of {comparison.report.images}: give the same"
+            f"{len(images)} images for a comparison of {comparison.report.images}: give those that "
+            "it was made on"
         )
     record = {k: record[k] for k in _RECORD if record.get(k)} if isinstance(record, dict) else {}
     names = None if class_names is None else [str(name) for name in class_names]
-    figures = {**comparison.as_dict(), "record": record, "class_names": names}
+    content = {**comparison.as_dict(), "record": record, "class_names": names}
     files = {
-        f"{stem}.json": json.dumps(figures, indent=2, default=str).encode() + b"\n",
+        f"{stem}.json": json.dumps(content, indent=2, default=str).encode() + b"\n",
         path: render(comparison, record=record, images=images, class_names=names).encode(),
     }
     atomic_write.write_files(files)
     return f"{stem}.json"
 
 
-def render(comparison, *, record=None, images=None, class_names=None):
-    """The page as a string; arguments as of :func:`write_report`."""
-    record = record or {}
-    first, second = comparison.report.titles
+def render(
+    comparison: Comparison,
+    *,
+    record: dict | None = None,
+    images: np.ndarray | Mapping[int, np.ndarray] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> str:
+    """The HTML page of a comparison.
+
+    Args:
+        comparison: of two models.
+        record: as for :func:`write_report`.
+        images: uint8 images of the comparison, or {index: image} of those to show, which are the
+            first ``comparison_sections.PREVIEWS`` of the changed predictions.
+        class_names: as for :func:`write_report`.
+    """
+    record, report = record or {}, comparison.report
+    reference, candidate = report.names
     sections = (
         _head(comparison, record),
-        _headlines(comparison.report),
-        _side_by_side(comparison.report),
-        conversion_sections.remedies(record.get("remedies")),
-        conversion_sections.islands(record.get("islands")),
-        comparison_sections.blocks(comparison),
-        comparison_sections.changed(comparison.report, images, class_names),
+        _headlines(report),
+        _metrics(report),
+        conversion_sections.quantization_steps(record.get("quantization_steps")),
+        conversion_sections.float32_regions(record.get("float32_regions")),
+        comparison_sections.sqnr(comparison),
+        comparison_sections.changed_predictions(report, images, class_names),
         comparison_sections.sizes(comparison),
-        comparison_sections.latency(comparison.report),
-        comparison_sections.by_delegate(comparison),
+        comparison_sections.latency(report),
+        comparison_sections.delegate_support(comparison),
         conversion_sections.calibration(record.get("calibration")),
         conversion_sections.plan(record.get("plan")),
-        _foot(comparison.report),
+        _foot(report),
     )
-    return html_elements.document(f"{second} against {first}", "\n".join(s for s in sections if s))
+    title = f"{candidate} compared with {reference}"
+    return html.document(title, "\n".join(section for section in sections if section))
 
 
 def _head(comparison, record):
     r = comparison.report
-    first, second = r.titles
-    preset = (
-        f"Preset <code>{html_elements.text(record['preset'])}</code>. "
-        if "preset" in record
-        else ""
-    )
+    reference, candidate = (html.text(name) for name in r.names)
+    preset = ""
+    if "preset" in record:
+        preset = f"Preset <code>{html.text(record['preset'])}</code>. "
     sizes = " and ".join(f"{h} x {w}" for h, w in dict.fromkeys(comparison.image_sizes))
-    faster = 1 / r.latency_ratio
-    pace = f"{faster:.1f} times as fast" if faster >= 1 else f"{1 / faster:.1f} times slower"
-    change = (
-        f"{r.size_ratio:.1f} times smaller"
-        if r.size_ratio >= 1
-        else (f"{1 / r.size_ratio:.1f} times larger")
-    )
+    speedup, ratio = 1 / r.latency_ratio, r.size_ratio
+    pace = f"{speedup:.1f} times as fast" if speedup >= 1 else f"{1 / speedup:.1f} times slower"
+    size = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
     return (
-        f"<h1>{html_elements.text(second)} <span class=soft>against</span> {html_elements.text(first)}</h1>\n"
+        f"<h1>{candidate} <span class=soft>compared with</span> {reference}</h1>\n"
         f"<p class=soft>{preset}{r.images:,} images of {sizes} pixels from "
-        f"<code>{html_elements.text(r.source)}</code></p>\n"
-        f"<p class=lead><b>{html_elements.text(second)}</b> answers as {html_elements.text(first)} does on "
-        f"<b>{r.agreement:.1%}</b> of the images. It is <b>{change}</b> and <b>{pace}</b> on this "
-        "machine's processor.</p>"
+        f"<code>{html.text(r.source)}</code></p>\n"
+        f"<p class=lead><b>{candidate}</b> predicts the same class as {reference} on "
+        f"<b>{r.agreement:.1%}</b> of the images. It is <b>{size}</b> and <b>{pace}</b> on the CPU "
+        "of this machine.</p>"
     )
 
 
 def _headlines(r):
     cards = []
     if r.drop is not None:
-        d = r.drop
-        sure = "more than chance explains" if d.p_value < 0.05 else "no more than chance explains"
+        low, high = r.drop.confidence_interval
+        significance = "significant" if r.drop.p_value < 0.05 else "not significant"
         cards.append(
-            html_elements.card(
-                "Change of top-1",
-                f"{_signed(-d.points)} points",
-                f"{_signed(-d.high)} to {_signed(-d.low)} (95 %)",
-                f"How many more of 100 images are right. {d.n10:,} became wrong and {d.n01:,} "
-                f"became right: {sure} (p = {d.p_value:.2g}).",
+            html.card(
+                "Change of top-1 accuracy",
+                f"{_signed(-r.drop.points)} points",
+                ("95 % confidence interval", f"{_signed(-high)} to {_signed(-low)}"),
+                f"Percentage points. {r.drop.n10:,} images became wrong and {r.drop.n01:,} became "
+                f"right, which is {significance} (McNemar test, p = {r.drop.p_value:.2g}).",
             )
         )
-    low, high = r.agreement_interval
+    low, high = r.agreement_confidence_interval
     cards.append(
-        html_elements.card(
-            "Same answer",
+        html.card(
+            "Prediction agreement",
             f"{r.agreement:.2%}",
-            f"{low:.2%} to {high:.2%} (95 %)",
-            f"On {r.images - len(r.changed):,} of {r.images:,} images both files name the same "
-            "class first, right or wrong.",
+            ("95 % confidence interval", f"{low:.2%} to {high:.2%}"),
+            f"Both models predict the same class on {r.images - len(r.changed_predictions):,} of "
+            f"{r.images:,} images, right or wrong.",
         )
     )
-    if r.divergence is not None:
+    if r.kl_divergence is not None:
         cards.append(
-            html_elements.card(
-                "Divergence of the scores",
-                f"{r.divergence:.4f} nats",
-                "",
-                "How far all scores move, not only the first (KL, mean over the images). 0 is no "
-                "change; below 0.01 is hard to notice, above 0.1 is not.",
+            html.card(
+                "KL divergence",
+                f"{r.kl_divergence:.4f} nats",
+                (),
+                "Difference of all class probabilities, mean over the images. 0 means equal "
+                "scores; below 0.01 is hard to notice, above 0.1 is clearly visible.",
             )
         )
     cards += [
-        html_elements.card(
+        html.card(
             "Size",
-            f"{r.int8.size / 1e6:.2f} MB",
-            f"from {r.float32.size / 1e6:.2f} MB: {r.size_ratio:.2f} times smaller",
-            "What an app's download grows by.",
+            f"{r.candidate.size / 1e6:.2f} MB",
+            (f"{r.size_ratio:.2f} times smaller", f"than {r.reference.size / 1e6:.2f} MB"),
+            "Added to the download size of an app.",
         ),
-        html_elements.card(
-            "Time of one image",
-            f"{r.int8.latency_ms:.2f} ms",
-            f"from {r.float32.latency_ms:.2f} ms: {r.latency_ratio:.0%} of it, 1 thread",
-            f"Median on this machine ({r.machine}); a phone's is another.",
+        html.card(
+            "Latency",
+            f"{r.candidate.latency_ms:.2f} ms",
+            (f"{r.latency_ratio:.0%} of {r.reference.latency_ms:.2f} ms,", "1 thread"),
+            f"Median of one image on this machine ({r.machine}). A mobile CPU differs.",
         ),
-        html_elements.card(
-            "Accelerated on the CPU",
-            "fully" if r.int8.fully_accelerated else "partly",
-            "",
-            "Whether every op runs in XNNPACK, the fast library of phones' processors. One that "
-            "does not can cost more than all others.",
+        html.card(
+            "CPU acceleration",
+            "full" if r.candidate.fully_accelerated else "partial",
+            (),
+            "Whether XNNPACK, LiteRT's fast CPU library, runs every op. One op that it does not "
+            "run can take longer than all others.",
         ),
     ]
     return f"<div class=cards>{''.join(cards)}</div>"
 
 
-def _side_by_side(r):
-    columns = (r.float32, r.int8)
-
-    def both(value, form):
-        return [form.format(value(c)) for c in columns]
-
+def _metrics(r):
+    columns = (r.reference, r.candidate)
     rows = []
-    if r.float32.top1 is not None:
-        rows.append(["Top-1: the first answer is right", *both(lambda c: c.top1, "{:.2%}")])
-    if r.float32.top5 is not None:
-        rows.append(["Top-5: one of the first five is", *both(lambda c: c.top5, "{:.2%}")])
-    rows += [
-        ["Size in bytes", *both(lambda c: c.size, "{:,}")],
+    if r.reference.top1 is not None:
+        rows.append(["Top-1 accuracy", *(f"{c.top1:.2%}" for c in columns)])
+    if r.reference.top5 is not None:
+        rows.append(["Top-5 accuracy", *(f"{c.top5:.2%}" for c in columns)])
+    rows.append(["Size in bytes", *(f"{c.size:,}" for c in columns)])
+    listed = [", ".join(f"{name} {n}" for name, n in c.float_ops.items()) for c in columns]
+    rows.append(
         [
-            "Ops that compute in float",
-            *(
-                f"<span class=wrap>{html_elements.text(_listed(c.float_ops) or 'none')}</span>"
-                for c in columns
-            ),
-        ],
-    ]
-    meaning = "The two files, each by itself, on the same images."
-    header = ["", *(html_elements.text(t) for t in r.titles)]
-    return html_elements.section("Side by side", meaning, html_elements.table(header, rows, (1, 2)))
+            "Ops in float32",
+            *(f"<span class=wrap>{html.text(ops or 'none')}</span>" for ops in listed),
+        ]
+    )
+    header = ["", *(html.text(name) for name in r.names)]
+    meaning = "Each model by itself, on the same images."
+    return html.section("Metrics", meaning, html.table(header, rows, (1, 2)))
 
 
 def _foot(r):
     drop = (
-        "Interval of the top-1 difference: Tango's score interval of paired proportions; p: exact "
-        "McNemar test. "
+        "Confidence interval of the accuracy change: Tango's score interval for paired "
+        "proportions; p: exact McNemar test. "
         if r.drop is not None
         else ""
     )
+    reference, candidate = (html.text(name) for name in r.names)
     return (
-        f"<footer>{drop}Interval of the agreement: Wilson. Divergence: KL of the first file's "
-        "probabilities from the second's. The JSON beside this page has all figures.</footer>"
+        f"<footer>{drop}Confidence interval of the agreement: Wilson. KL divergence: "
+        f"KL({reference} || {candidate}). The JSON file next to this page has all numbers."
+        "</footer>"
     )
-
-
-def _listed(counts):
-    return ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
 def _signed(value):

@@ -12,7 +12,7 @@ from tflite.flatbuffer import metadata
 
 @pytest.fixture
 def files(tmp_path, float_content, int8_content):
-    """A converted file, what it was made of, ten class folders of two images each, and labels."""
+    """A converted file, its float model, ten class folders of two images each, and a label file."""
     (tmp_path / "my.tflite").write_bytes(int8_content)
     (tmp_path / "float.tflite").write_bytes(float_content)
     rng = np.random.default_rng(0)
@@ -36,11 +36,11 @@ def _compare(files, first, second, **flags):
     return main_compare([str(files / first), str(files / second), *words])
 
 
-def _figures(path):
+def _content(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_a_report_stands_beside_the_file(files, capfd):
+def test_a_report_is_written_next_to_the_model(files, capfd):
     record = {"preset": "int8_mixed", "plan": ["a plan"]}
     (files / "my.tflite.json").write_text(json.dumps(record))
     assert _report(files, labels=files / "labels.txt") == 0
@@ -48,38 +48,38 @@ def test_a_report_stands_beside_the_file(files, capfd):
     assert err == ""
     assert "top-1" in out
     assert "my.report.html" in out
-    figures = _figures(files / "my.report.json")
-    assert figures["report"]["images"] == 20
-    assert figures["report"]["titles"] == ["float32", "int8_mixed"]
-    assert figures["record"] == record
-    assert figures["class_names"][3] == "c3"
+    content = _content(files / "my.report.json")
+    assert content["report"]["images"] == 20
+    assert content["report"]["names"] == ["float32", "int8_mixed"]
+    assert content["record"] == record
+    assert content["class_names"][3] == "c3"
     assert "a plan" in (files / "my.report.html").read_text()
-    assert _figures(files / "my.tflite.json") == record
+    assert _content(files / "my.tflite.json") == record
 
 
 def test_a_keras_file_is_converted_first(files, model, capfd):
     model.save(files / "my.keras")
     assert _report(files, float=files / "my.keras", limit=10, out=files / "r.html") == 0
     assert "Converting" in capfd.readouterr().out
-    figures = _figures(files / "r.json")
-    assert figures["report"]["images"] == 10
-    assert figures["report"]["int8"]["top1"] is not None
+    content = _content(files / "r.json")
+    assert content["report"]["images"] == 10
+    assert content["report"]["candidate"]["top1"] is not None
 
 
 def test_labels_in_the_file_name_the_classes(files, int8_content):
     names = [f"c{c}" for c in range(10)]
     (files / "my.tflite").write_bytes(metadata.attach(int8_content, labels=names))
     assert _report(files) == 0
-    assert _figures(files / "my.report.json")["class_names"] == names
+    assert _content(files / "my.report.json")["class_names"] == names
 
 
-def test_folders_that_are_no_classes_have_no_top1(files, capfd):
+def test_folders_that_are_not_classes_have_no_top1(files, capfd):
     os.rename(files / "photos" / "c9", files / "photos" / "other")
     for image in (files / "photos" / "other").iterdir():
         image.unlink()
     assert _report(files) == 0
     assert "9 classes of images, 10 of the model: top-1 is not measured" in capfd.readouterr().out
-    assert _figures(files / "my.report.json")["report"]["drop"] is None
+    assert _content(files / "my.report.json")["report"]["drop"] is None
     for c in range(9):
         os.rename(files / "photos" / f"c{c}" / "0.png", files / f"{c}.png")
     assert _report(files, data=files, out=files / "photos" / "r.html") == 2  # folders beside images
@@ -90,22 +90,22 @@ def test_a_flat_folder_has_no_top1(files):
         os.rename(files / "photos" / f"c{c}" / "0.png", files / "photos" / f"{c}.png")
         (files / "photos" / f"c{c}" / "1.png").unlink()
     assert _report(files) == 0
-    assert _figures(files / "my.report.json")["report"]["int8"]["top1"] is None
+    assert _content(files / "my.report.json")["report"]["candidate"]["top1"] is None
 
 
-def test_any_two_files_are_compared_in_their_own_sizes(files, tiny, build, capfd):
+def test_each_model_gets_the_images_in_its_own_size(files, tiny, build, capfd):
     (files / "large.tflite").write_bytes(
         tflite.export_float32(build(tiny, input_shape=(40, 40, 3)))
     )
     assert _compare(files, "my.tflite", "large.tflite", limit=6) == 0
-    figures = _figures(files / "large.compare.json")
-    assert figures["image_sizes"] == [[32, 32], [40, 40]]
-    assert figures["report"]["titles"] == ["my.tflite", "large.tflite"]
-    assert figures["blocks"] == []
+    content = _content(files / "large.compare.json")
+    assert content["image_sizes"] == [[32, 32], [40, 40]]
+    assert content["report"]["names"] == ["my.tflite", "large.tflite"]
+    assert content["blocks"] == []
     assert "large.tflite" in capfd.readouterr().out
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(files, tiny, build, int8_content, capfd):
+def test_bad_input_prints_one_line_and_writes_nothing(files, tiny, build, int8_content, capfd):
     (files / "cut.tflite").write_bytes(int8_content[: len(int8_content) // 2])
     (files / "five.tflite").write_bytes(tflite.export_float32(build(tiny, classes=5)))
     (files / "short.txt").write_text("a\nb\n")
@@ -130,35 +130,35 @@ def test_bad_input_is_one_line_and_leaves_nothing(files, tiny, build, int8_conte
     fails("required: --data", _report(files, data=None))
     fails("is not a file", _report(files, float=files / "none.keras"))
     fails("has 5 classes and", _report(files, float=files / "five.tflite"))
-    fails("has 2 names, and the model 10", _report(files, labels=files / "short.txt"))
+    fails("has 2 names for a model with 10", _report(files, labels=files / "short.txt"))
     fails("has 'a' twice", _report(files, labels=files / "twice.txt"))
     fails("does not exist", _report(files, data=files / "nowhere"))
     fails("has no images", _report(files, data=files / "empty"))
     fails("does not end in .html", _report(files, out=files / "r.htm"))
-    fails("would write over", _report(files, out=files / "my.tflite.html"))
-    fails("is no folder", _report(files, out=files / "none" / "r.html"))
+    fails("would overwrite", _report(files, out=files / "my.tflite.html"))
+    fails("is not a folder", _report(files, out=files / "none" / "r.html"))
     fails("Unknown flag '--lables'. Did you mean '--labels'", _report(files, lables="x"))
-    fails("leaves none", _report(files, limit=0))
+    fails("at least 1 image, got 0", _report(files, limit=0))
     fails("invalid int value", _report(files, limit="few"))
     fails("has 10 classes and", _compare(files, "my.tflite", "five.tflite"))
     fails("is truncated or damaged", _compare(files, "my.tflite", "cut.tflite"))
 
 
-def test_bad_images_are_found_before_a_keras_file_is_loaded(files, capfd):
+def test_images_are_checked_before_a_keras_file_is_loaded(files, capfd):
     (files / "slow.keras").write_bytes(b"never read")
     (files / "empty").mkdir()
     assert _report(files, float=files / "slow.keras", data=files / "empty") == 2
     assert "has no images" in capfd.readouterr().err
 
 
-def test_a_damaged_record_is_left_out(files, capfd):
+def test_a_damaged_json_of_the_conversion_is_ignored(files, capfd):
     (files / "my.tflite.json").write_text("{")
     assert _report(files, limit=2) == 0
-    assert "is not a conversion's record: left out" in capfd.readouterr().out
+    assert "is not the JSON of a conversion: ignored" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("main", [main_report, main_compare])
-def test_help_says_what_is_written(main, capsys):
+def test_help_names_the_written_files(main, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0

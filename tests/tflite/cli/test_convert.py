@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import types
 
 import numpy as np
 import pytest
@@ -9,17 +10,19 @@ from PIL import Image
 import tflite
 from tflite.cli import compare, convert
 from tflite.flatbuffer import metadata
+from tflite.quantization.mixed_precision import Float32Region
+from tflite.quantization.pipeline import QuantizationStep
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Conversions without the searches, which have tests of their own."""
+    """Conversions without the searches, which are tested elsewhere."""
     monkeypatch.setattr(convert, "convert", functools.partial(tflite.convert, search_seconds=0))
 
 
 @pytest.fixture
 def files(tmp_path, model):
-    """A model, ten class folders of two images each, and labels; as a user has them."""
+    """A model, ten class folders of two images each, and a label file."""
     model.save(tmp_path / "m.keras")
     rng = np.random.default_rng(0)
     for c in range(10):
@@ -42,12 +45,12 @@ def _run(files, *extra, **flags):
     return convert.main([f"--{k}={v}" for k, v in flags.items() if v is not None] + list(extra))
 
 
-def test_a_folder_of_photos_makes_an_int8_file(files, capfd):
+def test_a_folder_of_photos_gives_an_int8_model_and_report(files, capfd):
     (files / "photos" / "c3" / "bad.jpg").write_bytes(b"no image")
     assert _run(files, labels=files / "labels.txt") == 0
     out, err = capfd.readouterr()
     assert err == ""
-    for word in ("min-max ranges", "bias correction", "KL, nats", "preset   int8"):
+    for word in ("min-max ranges", "bias correction", "agreement", "preset   int8"):
         assert word in out
     assert "skipped, cannot be decoded" in out
     assert "top-1" in out
@@ -61,11 +64,20 @@ def test_a_folder_of_photos_makes_an_int8_file(files, capfd):
         "m.tflite", "m.tflite.html", "m.tflite.json", "m.tflite.labels.txt"
     ]  # fmt: skip
     assert report["calibration"]["files"][0] == "c0/0.png"
+    assert _claimed(out) == sorted(os.listdir(files / "out"))
 
 
-def test_float32_takes_no_images(files):
+def _claimed(out):
+    """The names of the files that the command says it wrote."""
+    (line,) = [line for line in out.splitlines() if line.startswith("Wrote ")]
+    return sorted(os.path.basename(path) for path in line.removeprefix("Wrote ").split(", "))
+
+
+def test_float32_needs_no_images_and_claims_no_html(files, capfd):
     assert _run(files, preset="float32", calibration=None) == 0
-    assert sorted(os.listdir(files / "out")) == ["m.tflite", "m.tflite.json"]
+    written = sorted(os.listdir(files / "out"))
+    assert written == ["m.tflite", "m.tflite.json"]
+    assert _claimed(capfd.readouterr().out) == written
 
 
 @pytest.mark.parametrize(
@@ -77,19 +89,19 @@ def test_float32_takes_no_images(files):
         ({"model": None}, "required: --model"),
         ({"calibration": None}, "preset int8 needs --calibration"),
         ({"calibration": "none"}, "--calibration 'none' does not exist"),
-        ({"verify": "none"}, "--verify 'none' does not exist"),
+        ({"evaluation": "none"}, "--evaluation 'none' does not exist"),
         ({"out": "none/m.tflite"}, "is not a folder"),
         ({"image_size": "big"}, "invalid int value: 'big'"),
         ({"image_size": 64}, "image_size 64 does not fit"),
         ({"calibration_images": 4}, "has 4 images and needs 16"),
-        ({"max_drop": -1}, "max_drop -1.0 is no number of points"),
-        ({"min_agreement": 97}, "min_agreement 97.0 is no share"),
+        ({"max_drop": -1}, "max_drop must be in [0, 100) percentage points, got -1.0"),
+        ({"min_agreement": 97}, "min_agreement must be in (0, 1], e.g. 0.97, got 97.0"),
         ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
         ({"preset": "float16"}, "preset float16 takes no calibration images"),
         ({"model": "none.tflite"}, "'none.tflite' is not a file"),
     ],
 )
-def test_bad_flags_are_one_line_and_leave_nothing(files, capfd, flags, message):
+def test_bad_flags_print_one_line_and_write_nothing(files, capfd, flags, message):
     assert _run(files, **flags) == 2
     err = capfd.readouterr().err
     assert err.startswith("effnet-tflite: ")
@@ -114,7 +126,7 @@ def test_bad_labels_are_errors(files, capfd, text, message):
     assert message in capfd.readouterr().err
 
 
-def test_help_says_what_is_written(capsys):
+def test_help_names_the_written_files(capsys):
     with pytest.raises(SystemExit) as stop:
         convert.main(["--help"])
     assert stop.value.code == 0
@@ -131,7 +143,7 @@ def _flat(files, float_content):
     return {"model": files / "float.tflite", "calibration": files / "flat"}
 
 
-def test_a_truncated_tflite_is_one_line(files, float_content, capfd):
+def test_a_truncated_tflite_prints_one_line(files, float_content, capfd):
     (files / "half.tflite").write_bytes(float_content[: len(float_content) // 2])
     assert _run(files, model=files / "half.tflite") == 2
     err = capfd.readouterr().err
@@ -146,49 +158,69 @@ def test_a_drop_without_labels_is_an_error(files, float_content, capfd):
     assert not os.listdir(files / "out")
 
 
-def test_images_all_alike_are_an_error(files, float_content, capfd):
+def test_equal_images_are_an_error(files, float_content, capfd):
     flags = _flat(files, float_content)
     first = (files / "flat" / "00.png").read_bytes()
     for path in (files / "flat").iterdir():
         path.write_bytes(first)
     assert _run(files, **flags) == 2
-    assert "20 calibration images are all alike" in capfd.readouterr().err
+    assert "20 calibration images are identical" in capfd.readouterr().err
     assert not os.listdir(files / "out")
 
 
-def test_an_impossible_budget_writes_no_file(files, float_content, capfd, monkeypatch):
-    monkeypatch.setattr("tflite.quantization.range_search.islands", lambda *_: {})
-    everything_else = np.full(20, -1)
-    monkeypatch.setattr(
-        "tflite.quantization.range_search.Objective.look", lambda *_: (1.0, everything_else)
-    )
+def test_a_failed_conversion_returns_1_and_writes_no_file(files, float_content, capfd, monkeypatch):
+    def fail(*_, **__):
+        raise tflite.BudgetError("no model meets the budget")
+
+    monkeypatch.setattr(convert, "convert", fail)
     assert _run(files, **_flat(files, float_content), min_agreement=1) == 1
-    err = capfd.readouterr().err
-    assert "effnet-tflite: no choice of float islands gives at least 100.00%" in err
-    assert "the best found: 0.00% agreement. Lower" in err
+    assert capfd.readouterr().err == "effnet-tflite: no model meets the budget\n"
     assert not os.listdir(files / "out")
 
 
-def test_a_float_tflite_and_a_budget_make_int8_mixed(files, float_content, capfd):
+def test_a_budget_selects_int8_mixed(files, float_content, capfd):
     assert _run(files, **_flat(files, float_content), min_agreement=0.1) == 0
     assert json.loads((files / "out" / "m.tflite.json").read_text())["preset"] == "int8_mixed"
     assert "preset   int8_mixed" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["report", "compare"])
-def test_other_commands_get_their_own_arguments(name, monkeypatch):
+def test_subcommands_get_the_remaining_arguments(name, monkeypatch):
     monkeypatch.setattr(compare, f"main_{name}", lambda argv: [name, *argv])
     assert convert.main([name, "a.tflite", "--data=x"]) == [name, "a.tflite", "--data=x"]
 
 
-def test_no_tune_is_a_flag(files, monkeypatch):
-    seen = {}
+def test_fine_tuning_can_be_turned_on_and_off(files, monkeypatch):
+    given = {}
 
     def fake(model, **options):
-        seen.update(options)
+        given.update(options)
         raise ValueError("enough")
 
     monkeypatch.setattr(convert, "convert", fake)
-    for extra, want in ((["--no-tune"], False), (["--tune"], True), ([], None)):
+    for extra, want in ((["--no-finetune"], False), (["--finetune"], True), ([], None)):
         assert _run(files, *extra) == 2
-        assert seen["tune"] is want
+        assert given["finetune"] is want
+
+
+def test_the_table_of_steps_has_a_row_for_each_step_and_region():
+    steps = [
+        QuantizationStep("min-max ranges", "of all images", 0.25, 0.9, 1.0),
+        QuantizationStep("equalization", "of channels", 0.5, 0.8, 2.0, kept=False),
+        QuantizationStep("rounding", "of weights", float("inf"), 0.0, 3.0, kept=False),
+    ]
+    regions = [Float32Region("stem", ("a", "b"), 0.1, 0.2, "sensitive")]
+    conversion = types.SimpleNamespace(quantization_steps=steps, float32_regions=regions)
+    header, *rows = convert.format_steps(conversion).splitlines()
+    assert header.split() == ["step", "KL", "agreement", "seconds"]
+    assert "0.25000" in rows[0]
+    assert rows[0].endswith("of all images")
+    assert rows[1].endswith("not kept: KL not low enough")
+    assert rows[2].endswith("not kept: the model does not run")
+    assert "inf" not in rows[2]
+    assert rows[3] == "float32  stem: sensitive"
+
+
+def test_a_conversion_without_steps_has_no_table():
+    conversion = types.SimpleNamespace(quantization_steps=(), float32_regions=())
+    assert convert.format_steps(conversion) == ""

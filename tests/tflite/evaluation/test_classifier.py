@@ -6,7 +6,7 @@ from ai_edge_quantizer import quantizer, recipe
 import tflite
 from tflite import litert
 from tflite.evaluation import classifier
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import metadata, ops, runner
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +20,14 @@ def int8_ends():
             for name, bounds in ranges.items()
         }
         with litert._quiet():
-            made = quantizer.Quantizer(content, recipe.static_wi8_ai8()).quantize(arrays)
-        return bytes(made.quantized_model)
+            quantized = quantizer.Quantizer(content, recipe.static_wi8_ai8()).quantize(arrays)
+        return bytes(quantized.quantized_model)
 
     return make
 
 
 def _several_at_a_time(count):
-    """A .tflite of a small network with a batch of its own."""
+    """A .tflite of a small network with a batch of `count` images."""
     rng = np.random.default_rng(0)
     kernel, head = (rng.normal(0, 0.1, s).astype(np.float32) for s in ((3, 3, 3, 4), (4, 3)))
 
@@ -42,29 +42,29 @@ def _several_at_a_time(count):
         ).convert()
 
 
-def test_scores_are_the_interpreters(float_content, int8_content, images):
+def test_scores_equal_those_of_the_interpreter(float_content, int8_content, images):
     for content in (float_content, int8_content):
-        want = litert.scores(litert.interpreter(content), images)
+        want = runner.scores(content, images)
         got = classifier.scores(classifier.open_classifier(content), images)
         np.testing.assert_array_equal(got, want)
 
 
-def test_the_number_of_processors_changes_no_score(int8_content, images, monkeypatch):
+def test_scores_do_not_depend_on_the_number_of_processors(int8_content, images, monkeypatch):
     model = classifier.open_classifier(int8_content)
     many = np.concatenate([images] * 4 + [images[:5]])
-    made = []
+    scores = []
     for count in (1, 4):
         monkeypatch.setattr(classifier, "_processors", lambda count=count: count)
-        made.append(classifier.scores(model, many))
-    np.testing.assert_array_equal(*made)
-    assert len(made[0]) == 69
+        scores.append(classifier.scores(model, many))
+    np.testing.assert_array_equal(*scores)
+    assert len(scores[0]) == 69
 
 
-def test_int8_in_and_out_give_the_float_answers(float_content, images, int8_ends):
+def test_int8_input_and_output_approximate_the_float_scores(float_content, images, int8_ends):
     content = int8_ends(float_content, images)
-    assert [end[0] for end in rewrite.quantization(content)] == ["INT8", "INT8"]
+    assert [end[0] for end in ops.quantization(content)] == ["INT8", "INT8"]
     model = classifier.open_classifier(content)
-    assert model.step == pytest.approx(1 / 256)
+    assert model.output_scale == pytest.approx(1 / 256)
     want = classifier.scores(classifier.open_classifier(float_content), images)
     got = classifier.scores(model, images)
     assert np.abs(got - want).max() < 0.05
@@ -72,19 +72,19 @@ def test_int8_in_and_out_give_the_float_answers(float_content, images, int8_ends
 
 
 @pytest.mark.parametrize(
-    ("activation", "ending"), [("softmax", "softmax"), ("sigmoid", "sigmoid"), (None, "logits")]
+    ("activation", "want"), [("softmax", "softmax"), ("sigmoid", "sigmoid"), (None, "logits")]
 )
-def test_the_last_op_says_what_the_scores_are(tiny, build, activation, ending):
+def test_the_last_op_determines_the_output_activation(tiny, build, activation, want):
     content = tflite.export_float32(build(tiny, classifier_activation=activation))
-    assert classifier.open_classifier(content).ending == ending
+    assert classifier.open_classifier(content).output_activation == want
 
 
-def test_handing_over_is_no_ending(int8_content):
-    assert classifier.open_classifier(int8_content).ending == "softmax"
+def test_a_trailing_dequantize_is_skipped(int8_content):
+    assert classifier.open_classifier(int8_content).output_activation == "softmax"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
-def test_a_file_that_is_cut_off_is_an_error(float_content, int8_content, share):
+def test_a_truncated_file_is_an_error(float_content, int8_content, share):
     for content in (float_content, int8_content):
         part = content[: int(share * len(content))]
         with pytest.raises(ValueError, match=r"my\.tflite is (truncated|not a \.tflite)"):
@@ -96,7 +96,7 @@ def test_other_bytes_are_an_error():
         classifier.open_classifier(b"PK\x03\x04" + bytes(100))
 
 
-def test_a_batch_of_several_is_resized_to_one(images):
+def test_a_larger_batch_is_resized_to_one(images):
     content = _several_at_a_time(4)
     model = classifier.open_classifier(content)
     assert (model.height, model.width, model.classes, model.resized) == (8, 8, 3, True)
@@ -108,10 +108,8 @@ def test_a_batch_of_several_is_resized_to_one(images):
     np.testing.assert_allclose(classifier.scores(model, few), want, rtol=1e-5)
 
 
-def test_a_float_input_gets_what_its_metadata_says(float_content, images):
+def test_a_float_input_is_normalized_as_the_metadata_says(float_content, images):
     content = metadata.attach(float_content, mean=[10, 20, 30], std=2)
     model = classifier.open_classifier(content)
     pixels = (images.astype(np.float32) - np.array([10, 20, 30])) / 2
-    np.testing.assert_array_equal(
-        classifier.scores(model, images), litert.scores(litert.interpreter(content), pixels)
-    )
+    np.testing.assert_array_equal(classifier.scores(model, images), runner.scores(content, pixels))

@@ -31,26 +31,27 @@ def _likeliest(n10, n01, n, delta):
 
 
 @pytest.mark.parametrize(("n10", "n01", "n"), [(10, 1, 1000), (45, 30, 10_000), (1, 9, 20)])
-def test_the_interval_ends_where_a_score_test_says_five_percent(n10, n01, n):
-    made = paired_statistics.drop(*_right(n10, n01, n))
-    assert made.low < made.points < made.high
-    for end in (made.low / 100, made.high / 100):
+def test_the_score_test_is_five_percent_at_the_interval_ends(n10, n01, n):
+    drop = paired_statistics.drop(*_right(n10, n01, n))
+    low, high = drop.confidence_interval
+    assert low < drop.points < high
+    for end in (low / 100, high / 100):
         p01 = _likeliest(n10, n01, n, end)
         variance = (2 * p01 + end - end**2) / n
         z = ((n10 - n01) / n - end) / math.sqrt(variance)
         assert 2 * stats.norm.sf(abs(z)) == pytest.approx(0.05, abs=1e-4)
 
 
-def test_the_interval_is_walds_where_there_are_many_images():
+def test_the_interval_approaches_walds_for_many_images():
     n10, n01, n = 600, 500, 100_000
-    made = paired_statistics.drop(*_right(n10, n01, n))
+    drop = paired_statistics.drop(*_right(n10, n01, n))
     half = 1.96 * math.sqrt(n10 + n01 - (n10 - n01) ** 2 / n) / n
-    assert made.points == pytest.approx(0.1)
-    assert made.low == pytest.approx(100 * ((n10 - n01) / n - half), abs=1e-3)
-    assert made.high == pytest.approx(100 * ((n10 - n01) / n + half), abs=1e-3)
+    assert drop.points == pytest.approx(0.1)
+    want = [100 * ((n10 - n01) / n + sign * half) for sign in (-1, 1)]
+    assert drop.confidence_interval == pytest.approx(want, abs=1e-3)
 
 
-def test_the_interval_covers_the_truth_in_95_of_100_samples():
+def test_the_interval_covers_the_truth_in_95_percent_of_samples():
     p10, p01, n = 0.03, 0.02, 1000
     drawn = np.random.default_rng(0).multinomial(n, [p10, p01, 1 - p10 - p01], 2000)
     ends = np.array([paired_statistics._tango(a, b, n) for a, b, _ in drawn.tolist()])
@@ -58,41 +59,42 @@ def test_the_interval_covers_the_truth_in_95_of_100_samples():
     assert 0.935 < covered < 0.965
 
 
-def test_no_discordant_image_leaves_an_interval_and_no_doubt():
-    made = paired_statistics.drop([True] * 1000, [True] * 1000)
-    assert (made.points, made.n10, made.n01, made.p_value) == (0, 0, 0, 1)
-    assert made.high == pytest.approx(-made.low)
-    assert 0.3 < made.high < 0.5  # not zero: a thousand images are no proof
+def test_the_interval_has_a_width_without_discordant_images():
+    drop = paired_statistics.drop([True] * 1000, [True] * 1000)
+    assert (drop.points, drop.n10, drop.n01, drop.p_value) == (0, 0, 0, 1)
+    low, high = drop.confidence_interval
+    assert high == pytest.approx(-low)
+    assert 0.3 < high < 0.5  # not zero: a thousand images prove nothing
 
 
-def test_swapping_the_models_mirrors_everything():
+def test_swapping_the_models_mirrors_the_drop():
     one, other = (
         paired_statistics.drop(*_right(9, 2, 50)),
         paired_statistics.drop(*_right(2, 9, 50)),
     )
     assert one.points == -other.points == 14
-    assert one.low == pytest.approx(-other.high)
+    assert one.confidence_interval[0] == pytest.approx(-other.confidence_interval[1])
     assert one.p_value == other.p_value
 
 
 @pytest.mark.parametrize(("n10", "n01"), [(0, 0), (3, 3), (6, 0), (17, 14), (400, 100)])
-def test_mcnemar_is_the_binomial_test(n10, n01):
+def test_mcnemar_equals_the_binomial_test(n10, n01):
     want = stats.binomtest(n10, n10 + n01).pvalue if n10 + n01 else 1
     assert paired_statistics.mcnemar(n10, n01) == pytest.approx(want, rel=1e-9)
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (97, 100), (9650, 10_000)])
-def test_wilson_is_scipys(hits, count):
+def test_wilson_equals_scipys_interval(hits, count):
     want = stats.binomtest(hits, count).proportion_ci(method="wilson")
     assert paired_statistics.wilson(hits, count) == pytest.approx((want.low, want.high))
 
 
-def test_logits_and_their_softmax_are_the_same_probabilities():
+def test_logits_and_their_softmax_give_equal_probabilities():
     logits = np.random.default_rng(0).normal(0, 3, (5, 7))
-    made = paired_statistics.log_probabilities(logits, "logits")
-    np.testing.assert_allclose(made, special.log_softmax(logits, -1))
+    log = paired_statistics.log_probabilities(logits, "logits")
+    np.testing.assert_allclose(log, special.log_softmax(logits, -1))
     np.testing.assert_allclose(
-        made, paired_statistics.log_probabilities(special.softmax(logits, -1), "softmax"), atol=1e-6
+        log, paired_statistics.log_probabilities(special.softmax(logits, -1), "softmax"), atol=1e-6
     )
 
 
@@ -113,14 +115,14 @@ def test_divergence_of_sigmoid_outputs_sums_the_classes():
     np.testing.assert_allclose(got, want)
 
 
-def test_a_quantized_zero_is_half_a_step():
+def test_a_quantized_zero_counts_as_half_the_output_scale():
     p, q = np.array([[0.999, 0.001]]), np.array([[1.0, 0.0]])
-    floor = paired_statistics.log_probabilities(q, "softmax", step=1 / 256)[0, 1]
+    floor = paired_statistics.log_probabilities(q, "softmax", output_scale=1 / 256)[0, 1]
     assert math.exp(floor) == pytest.approx(1 / 513, rel=1e-3)
-    made = paired_statistics.divergences(
+    divergences = paired_statistics.divergences(
         paired_statistics.log_probabilities(p, "softmax"), np.log(q + 1e-300), "softmax"
     )
-    assert made[0] > 0.6  # what a zero taken at its word would do
+    assert divergences[0] > 0.6  # a zero probability without the floor
 
 
 def test_examples_in_docstrings_run():

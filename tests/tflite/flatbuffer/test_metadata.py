@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from tflite import litert
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import metadata, ops, rewrite, runner, tables
 
 LABELS = [f"class {i}" for i in range(10)]
 
 
 def _packed(content):
     """The same .tflite with its buffers behind the flatbuffer, as ai-edge-quantizer writes it."""
-    tools = rewrite.flatbuffer_tools()
+    tools = litert.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(content)
     sizes = {i: bytes(b.data) for i, b in enumerate(tree.buffers) if b.data is not None}
     for i in sizes:
@@ -28,13 +28,13 @@ def _packed(content):
 
 
 def _changed(content, change):
-    tree = rewrite.flatbuffer_tools().read_model_from_bytearray(content)
+    tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
     change(tree)
     return rewrite.write(tree)
 
 
 def _scores(content, images):
-    return litert.scores(litert.interpreter(content), images)
+    return runner.scores(content, images)
 
 
 def test_what_is_attached_is_read(float_content):
@@ -57,7 +57,7 @@ def test_what_is_attached_is_read(float_content):
     )
 
 
-def test_a_model_takes_pixels_as_they_are_unless_it_says_otherwise(float_content):
+def test_mean_and_std_default_to_plain_pixels(float_content):
     read = metadata.read(metadata.attach(float_content))
     assert (read.mean, read.std, read.labels) == ((0.0,), (1.0,), None)
 
@@ -68,21 +68,23 @@ def test_a_file_without_metadata_has_none(float_content, int8_content):
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])
-def test_answers_signature_and_alignment_stay(kind, float_content, int8_content, images):
+def test_scores_signature_and_alignment_stay(kind, float_content, int8_content, images):
     before = {"float": float_content, "int8": int8_content}[kind]
     content = metadata.attach(before, labels=LABELS)
     want = _scores(before, images)
     np.testing.assert_array_equal(_scores(content, images), want)
-    assert rewrite.misaligned_buffers(content) == 0
-    assert rewrite.read_ops(content) == rewrite.read_ops(before)
-    assert rewrite.quantization(content) == rewrite.quantization(before)
-    made = litert.interpreter(content)
-    assert list(made.get_signature_list()) == ["serving_default"]
-    feed = images[:1].astype(made.get_input_details()[0]["dtype"])
-    np.testing.assert_array_equal(made.get_signature_runner()(images=feed)["scores"], want[:1])
+    assert ops.misaligned_buffers(content) == 0
+    assert ops.read_ops(content) == ops.read_ops(before)
+    assert ops.quantization(content) == ops.quantization(before)
+    interpreter = litert.interpreter(content)
+    assert list(interpreter.get_signature_list()) == ["serving_default"]
+    feed = images[:1].astype(interpreter.get_input_details()[0]["dtype"])
+    np.testing.assert_array_equal(
+        interpreter.get_signature_runner()(images=feed)["scores"], want[:1]
+    )
 
 
-def test_the_same_input_gives_the_same_bytes(int8_content):
+def test_equal_arguments_give_equal_bytes(int8_content):
     first = metadata.attach(int8_content, labels=LABELS, name="a")
     assert metadata.attach(int8_content, labels=LABELS, name="a") == first
     assert metadata.attach(int8_content, labels=LABELS, name="b") != first
@@ -105,11 +107,11 @@ def test_the_labels_file_can_be_unzipped(float_content):
         assert archive.read("labels.txt").decode() == "".join(f"{name}\n" for name in LABELS)
 
 
-def test_a_file_with_labels_on_its_end_is_still_a_graph(float_content, images):
+def test_a_file_with_attached_labels_still_runs(float_content, images):
     content = metadata.attach(float_content, labels=LABELS)
     uint8 = rewrite.uint8_input(content)
     np.testing.assert_array_equal(_scores(uint8, images), _scores(float_content, images))
-    assert rewrite.activations(content) == rewrite.activations(float_content)
+    assert ops.activations(content) == ops.activations(float_content)
 
 
 def test_buffers_behind_the_flatbuffer_survive(float_content, images):
@@ -126,25 +128,24 @@ def test_metadata_behind_the_flatbuffer_is_read(float_content):
     assert metadata.read(packed).name == "packed"
 
 
-def test_ranges_are_those_of_the_models_input(float_content, int8_content):
-    """Stats, read with a reader of their own: of the field numbers, (3, 0) -> (2, 0) -> 5."""
+def test_stats_are_the_range_of_the_models_input(float_content, int8_content):
+    """The stats are in field 5 of table 0 in field 2 of table 0 in field 3 of the root."""
 
     def stats(content):
-        tree = rewrite.flatbuffer_tools().read_model_from_bytearray(content)
+        tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
         (row,) = [m for m in tree.metadata if m.name == b"TFLITE_METADATA"]
         data = bytes(tree.buffers[row.buffer].data)
         assert data[4:8] == b"M001"
-        root = metadata.Table(data, int.from_bytes(data[:4], "little"))
-        image = metadata._tables(metadata._tables(root, 3)[0], 2)[0]
-        found = metadata._table(image, 5)
-        return metadata._floats(found, 1), metadata._floats(found, 0)  # min, max
+        image = tables.children(tables.children(tables.root(data), 3)[0], 2)[0]
+        stats = tables.child(image, 5)
+        return tables.floats(stats, 1), tables.floats(stats, 0)  # min, max
 
     assert stats(metadata.attach(float_content)) == ((0.0,), (255.0,))
     assert stats(metadata.attach(float_content, mean=127.5, std=127.5)) == ((-1.0,), (1.0,))
     assert stats(metadata.attach(int8_content, mean=127.5, std=127.5)) == ((0.0,), (255.0,))
 
 
-def test_a_tensors_own_name_stands_in_for_a_signatures(float_content):
+def test_tensor_names_are_used_without_a_signature(float_content):
     def unsigned(tree):
         tree.signatureDefs = None
 
@@ -174,7 +175,7 @@ def test_labels_are_one_distinct_name_for_each_score(float_content, labels, mess
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"std": 0}, "std is 0; pixels are divided"),
+        ({"std": 0}, "std is 0; give numbers above 0"),
         ({"std": [1, -1, 1]}, "numbers above 0"),
         ({"mean": [1, 2]}, r"mean is \[1, 2\]; give one number, or three"),
         ({"mean": float("nan")}, "mean is nan"),
@@ -186,7 +187,7 @@ def test_mean_and_std_are_one_number_or_three(float_content, options, message):
         metadata.attach(float_content, **options)
 
 
-def test_numpys_numbers_are_numbers(float_content):
+def test_mean_and_std_may_be_numpy_arrays(float_content):
     content = metadata.attach(float_content, mean=np.float32(1.5), std=np.array([2.0, 2, 2]))
     assert metadata.read(content).mean == (1.5,) * 3
 
@@ -195,7 +196,7 @@ def _retyped(name, ends=("inputs", "outputs")):
     def change(tree):
         for end in ends:
             tensor = tree.subgraphs[0].tensors[getattr(tree.subgraphs[0], end)[0]]
-            tensor.type = getattr(rewrite.flatbuffer_tools().TensorType, name)
+            tensor.type = getattr(litert.flatbuffer_tools().TensorType, name)
 
     return change
 
@@ -219,52 +220,52 @@ def _two_outputs(tree):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_retyped("INT8", ["inputs"]), "takes INT8; MediaPipe.* accepts UINT8 and FLOAT32"),
-        (_retyped("INT8", ["outputs"]), "gives INT8"),
-        (_retyped("FLOAT16", ["inputs"]), "takes FLOAT16"),
+        (_retyped("INT8", ["inputs"]), "input of INT8; MediaPipe.* accepts UINT8 and FLOAT32"),
+        (_retyped("INT8", ["outputs"]), "output of INT8"),
+        (_retyped("FLOAT16", ["inputs"]), "input of FLOAT16"),
         (_two_inputs, r"inputs of shapes \[\(1, 32, 32, 3\), \(1, 10\)\]"),
         (_flat_input, r"inputs of shapes \[\(1, 3072\)\]"),
         (_grey, r"inputs of shapes \[\(1, 32, 32, 1\)\]"),
         (_two_outputs, "outputs of shapes"),
     ],
 )
-def test_only_what_phones_classifiers_take_gets_metadata(float_content, change, message):
+def test_models_that_mobile_classifiers_reject_are_errors(float_content, change, message):
     with pytest.raises(ValueError, match=message):
         metadata.attach(_changed(float_content, change), labels=LABELS)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", bytes(64), b"PK\3\4" * 30])
 @pytest.mark.parametrize("function", [metadata.attach, metadata.read])
-def test_other_files_are_refused(function, content):
-    with pytest.raises(ValueError, match=r"are no \.tflite"):
+def test_other_files_are_errors(function, content):
+    with pytest.raises(ValueError, match=r"are not a \.tflite"):
         function(content)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("function", [metadata.attach, metadata.read])
-def test_a_file_that_is_cut_off_is_refused_wherever_it_is_cut(function, packed, float_content):
-    content = metadata.attach(float_content, name="whole")
+def test_a_truncated_file_is_an_error_at_every_length(function, packed, float_content):
+    content = metadata.attach(float_content, name="complete")
     content = _packed(content) if packed else content
-    padding = 16 if packed else 0  # of the last buffer: its loss loses nothing
+    padding = 16 if packed else 0  # of the last buffer, which carries no data
     end = len(content) - padding
     for size in {*range(8, end, 997), *range(end - 40, end)}:
-        with pytest.raises(ValueError, match="cut off or damaged"):
+        with pytest.raises(ValueError, match="truncated or damaged"):
             function(content[:size])
 
 
-def test_a_file_whose_labels_are_cut_off_is_told(float_content):
+def test_missing_attached_labels_are_an_error(float_content):
     content = metadata.attach(float_content, labels=LABELS)
-    with pytest.raises(ValueError, match=r"names a file 'labels.txt' that is not on its end"):
+    with pytest.raises(ValueError, match=r"names a file 'labels.txt' that is not attached"):
         metadata.read(content[:-30])
-    dropped = rewrite.uint8_input(content)  # rewrites the graph, and knows of no archive behind it
-    with pytest.raises(ValueError, match="rewritten by a tool that drops it"):
+    dropped = rewrite.uint8_input(content)  # drops the archive behind the flatbuffer
+    with pytest.raises(ValueError, match="rewritten by a tool that drops attachments"):
         metadata.read(dropped)
     assert metadata.attach(content[:-30]) == metadata.attach(float_content)
 
 
-def test_metadata_of_another_format_is_told(float_content):
+def test_metadata_of_another_format_is_an_error(float_content):
     def damage(to):
-        tree = rewrite.flatbuffer_tools().read_model_from_bytearray(metadata.attach(float_content))
+        tree = litert.flatbuffer_tools().read_model_from_bytearray(metadata.attach(float_content))
         (row,) = [m for m in tree.metadata if m.name == b"TFLITE_METADATA"]
         tree.buffers[row.buffer].data = to(bytes(tree.buffers[row.buffer].data))
         return rewrite.write(tree)

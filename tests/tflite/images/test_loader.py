@@ -4,7 +4,8 @@ import tensorflow as tf
 from PIL import Image
 
 import tflite
-from tflite.images.loader import resize
+from keras_effnet.image_preprocessing import resize
+from tflite.images.loader import ImageSet, fitting_labels
 
 _PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -28,59 +29,59 @@ def test_resize_is_the_bilinear_stretch_of_tensorflow(size):
     assert resize(_PHOTO, *size).dtype == np.uint8
 
 
-def test_resize_is_opencvs():
+def test_resize_agrees_with_opencv():
     """cv2.resize(image, (5, 3), interpolation=cv2.INTER_LINEAR) of OpenCV 5.0, recorded."""
     image = np.arange(8 * 10, dtype=np.uint8).reshape(8, 10, 1) * 3
     want = [[26, 32, 38, 44, 50], [107, 113, 119, 125, 131], [186, 192, 198, 204, 210]]
     assert np.abs(resize(image, 3, 5)[..., 0].astype(int) - want).max() <= 1
 
 
-def test_a_flat_folder_is_read_in_the_order_of_names(tmp_path):
+def test_a_flat_folder_is_read_in_name_order(tmp_path):
     for i in (10, 2, 1):
         Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(tmp_path / f"{i}.PNG")
-    found = tflite.load_images(tmp_path, (4, 4))
-    assert found.images[:, 0, 0, 0].tolist() == [1, 10, 2]
-    assert found.labels is None
+    loaded = tflite.load_images(tmp_path, (4, 4))
+    assert loaded.images[:, 0, 0, 0].tolist() == [1, 10, 2]
+    assert loaded.labels is None
 
 
-def test_class_folders_are_labels_in_the_order_of_names(tmp_path):
-    found = tflite.load_images(_folder(tmp_path, dog=2, cat=3), (32, 32))
-    assert found.images.shape == (5, 32, 32, 3)
-    assert found.labels.tolist() == [0, 0, 0, 1, 1]
-    assert found.class_names == ("cat", "dog")
+def test_class_folders_are_labels_in_name_order(tmp_path):
+    loaded = tflite.load_images(_folder(tmp_path, dog=2, cat=3), (32, 32))
+    assert loaded.images.shape == (5, 32, 32, 3)
+    assert loaded.labels.tolist() == [0, 0, 0, 1, 1]
+    assert loaded.class_names == ("cat", "dog")
 
 
-def test_class_folders_are_looked_up_among_class_names(tmp_path):
+def test_class_folders_are_matched_with_class_names(tmp_path):
     _folder(tmp_path, dog=1, cat=1)
-    found = tflite.load_images(tmp_path, (8, 8), class_names=["bird", "dog", "cat"])
-    assert found.labels.tolist() == [2, 1]
+    loaded = tflite.load_images(tmp_path, (8, 8), class_names=["bird", "dog", "cat"])
+    assert loaded.labels.tolist() == [2, 1]
     with pytest.raises(ValueError, match=r"class folder 'dog'. Did you mean 'dogs'"):
         tflite.load_images(tmp_path, (8, 8), class_names=["cat", "dogs"])
 
 
 def test_a_limit_spreads_over_all_classes(tmp_path):
-    found = tflite.load_images(_folder(tmp_path, a=6, b=6), (8, 8), limit=4)
-    assert found.labels.tolist() == [0, 0, 1, 1]
-    assert "4 of 12 images, 2 classes" in found.source
+    loaded = tflite.load_images(_folder(tmp_path, a=6, b=6), (8, 8), limit=4)
+    assert loaded.labels.tolist() == [0, 0, 1, 1]
+    assert "4 of 12 images, 2 classes" in loaded.source
 
 
-def test_files_are_named_in_the_images_order(tmp_path):
+def test_files_are_in_the_order_of_the_images(tmp_path):
     _folder(tmp_path, dog=3, cat=2)
-    found = tflite.load_images(tmp_path, (8, 8))
-    assert found.files == ("cat/00.png", "cat/01.png", "dog/00.png", "dog/01.png", "dog/02.png")
-    for file, image in zip(found.files, found.images):
+    loaded = tflite.load_images(tmp_path, (8, 8))
+    assert loaded.files == ("cat/00.png", "cat/01.png", "dog/00.png", "dog/01.png", "dog/02.png")
+    for file, image in zip(loaded.files, loaded.images):
         pixels = np.asarray(Image.open(tmp_path / file).convert("RGB"))
         np.testing.assert_array_equal(image, resize(pixels, 8, 8))
     assert tflite.load_images(tmp_path, (8, 8), limit=2).files == ("cat/00.png", "dog/00.png")
     assert tflite.load_images(tmp_path / "cat", (8, 8)).files == ("00.png", "01.png")
 
 
-def test_files_that_were_skipped_are_not_among_them(tmp_path):
+def test_skipped_files_are_not_listed(tmp_path):
     _folder(tmp_path, a=2)
     (tmp_path / "a" / "00b.png").write_bytes(b"no image")
-    found = tflite.load_images(tmp_path, (8, 8))
-    assert found.files == ("a/00.png", "a/01.png")
-    assert len(found.files) == len(found.images)
+    loaded = tflite.load_images(tmp_path, (8, 8))
+    assert loaded.files == ("a/00.png", "a/01.png")
+    assert len(loaded.files) == len(loaded.images)
 
 
 def test_arrays_have_no_files():
@@ -91,9 +92,9 @@ def test_corrupt_images_are_named_and_skipped_up_to_a_limit(tmp_path):
     _folder(tmp_path, a=2, b=2)
     for name in ("x.jpg", "y.png"):
         (tmp_path / "a" / name).write_bytes(b"\xff\xd8\xff no image")
-    found = tflite.load_images(tmp_path, (8, 8), max_corrupt=2)
-    assert [p.rsplit("/", 1)[1] for p in found.skipped] == ["x.jpg", "y.png"]
-    assert found.labels.tolist() == [0, 0, 1, 1]
+    loaded = tflite.load_images(tmp_path, (8, 8), max_corrupt=2)
+    assert [p.rsplit("/", 1)[1] for p in loaded.skipped] == ["x.jpg", "y.png"]
+    assert loaded.labels.tolist() == [0, 0, 1, 1]
     with pytest.raises(ValueError, match=r"More than 1 images cannot be decoded.*y\.png"):
         tflite.load_images(tmp_path, (8, 8), max_corrupt=1)
 
@@ -111,25 +112,25 @@ def test_sixteen_bit_images_are_corrupt_rather_than_white(tmp_path):
     assert len(tflite.load_images(tmp_path, (8, 8)).skipped) == 1
 
 
-def test_an_npz_has_images_and_maybe_labels(tmp_path):
+def test_an_npz_has_images_and_optional_labels(tmp_path):
     np.savez(tmp_path / "a.npz", images=_PHOTO[None], labels=[3])
     assert tflite.load_images(tmp_path / "a.npz", (20, 30)).labels.tolist() == [3]
     np.savez(tmp_path / "b.npz", images=_PHOTO[None])
-    found = tflite.load_images(tmp_path / "b.npz", (20, 30))
-    assert found.labels is None
-    np.testing.assert_array_equal(found.images[0], _PHOTO)
+    loaded = tflite.load_images(tmp_path / "b.npz", (20, 30))
+    assert loaded.labels is None
+    np.testing.assert_array_equal(loaded.images[0], _PHOTO)
 
 
-def test_arrays_of_floats_and_of_grey_become_uint8_rgb():
-    found = tflite.load_images(_PHOTO[None, ..., :1].astype(np.float32), (20, 30))
-    np.testing.assert_array_equal(found.images[0], np.repeat(_PHOTO[..., :1], 3, -1))
+def test_float_and_grayscale_arrays_become_uint8_rgb():
+    loaded = tflite.load_images(_PHOTO[None, ..., :1].astype(np.float32), (20, 30))
+    np.testing.assert_array_equal(loaded.images[0], np.repeat(_PHOTO[..., :1], 3, -1))
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
         (_PHOTO[None] / 255.0, r"scaled to \[0, 1\]"),
-        (_PHOTO[None] - 128.0, r"values run from -128 to 127"),
+        (_PHOTO[None] - 128.0, r"values are between -128 and 127"),
         (_PHOTO[None].astype(np.int32) + 10, r"give pixels in \[0, 255\]"),
         (_PHOTO[None] * np.nan, r"nan"),
         (_PHOTO, r"shape \(20, 30, 3\)"),
@@ -137,7 +138,7 @@ def test_arrays_of_floats_and_of_grey_become_uint8_rgb():
         (_PHOTO[None][:0], r"n at least 1"),
         (np.array([["a"]]).reshape(1, 1, 1, 1), r"give numbers"),
         ((_PHOTO[None], [1, 2]), r"labels are int64 \(2,\) for 1 images"),
-        ((_PHOTO[None], [0.5]), r"one whole number an image"),
+        ((_PHOTO[None], [0.5]), r"one integer per image"),
     ],
 )
 def test_bad_arrays_are_errors(images, message):
@@ -158,9 +159,33 @@ def test_bad_sources_are_errors(tmp_path):
     fails("has the arrays pictures; it needs `images`", tmp_path / "b.npz")
     (tmp_path / "x.jpg").write_bytes(b"nothing")
     fails("none of its 1 images can be decoded")
-    fails("leaves none", limit=0)
+    fails("at least 1 image, got 0", limit=0)
     _folder(tmp_path, cat=1)
-    fails("images of its own .* and folders of images")
+    fails("has both images .* and folders of images")
     (tmp_path / "x.jpg").unlink()
     (tmp_path / "cat").rename(tmp_path / "train")
-    fails("splits and not classes: give one of them")
+    fails("splits, not classes: give one of them")
+
+
+@pytest.mark.parametrize(
+    ("labels", "folders", "class_names", "want"),
+    [
+        ([0, 2], None, None, [0, 2]),
+        ([0, 1], ("a", "b", "c"), None, [0, 1]),
+        ([0, 1], ("a", "b"), ("a", "b", "c"), [0, 1]),  # matched by name
+        ([0, 1], ("a", "b"), None, None),  # not the model's three classes
+        (None, None, None, None),
+    ],
+)
+def test_labels_fit_if_they_are_of_the_models_classes(labels, folders, class_names, want):
+    labels = None if labels is None else np.array(labels)
+    images, lines = ImageSet(_PHOTO[None], labels, folders, (), "photos/"), []
+    got = fitting_labels(images, 3, class_names, lines.append)
+    assert (None if got is None else got.tolist()) == want
+    assert bool(lines) == (labels is not None and want is None)
+
+
+def test_labels_beyond_the_classes_are_an_error():
+    images = ImageSet(_PHOTO[None], np.array([3]), None, (), "photos/")
+    with pytest.raises(ValueError, match=r"photos/: labels must be in 0 to 2 .* got 3 to 3"):
+        fitting_labels(images, 3, None, print)

@@ -1,4 +1,4 @@
-"""Our files in MediaPipe's ImageClassifier, the library that Android apps load them with."""
+"""Converted models in MediaPipe's ImageClassifier, which Android apps use."""
 
 import doctest
 
@@ -7,11 +7,11 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import metadata, rewrite, runner
 from tflite.images import mediapipe
 
 _MISSING = (
-    "MediaPipe does not start here ({}). Once: apt-get install libegl1 libgles2 libgl1 && "
+    "MediaPipe does not start here ({}). Install once: apt-get install libegl1 libgles2 libgl1 && "
     'pip install -e ".[test]"'
 )
 LABELS = [f"class {i}" for i in range(10)]
@@ -31,13 +31,13 @@ def classify():
             base_options=BaseOptions(model_asset_buffer=content), max_results=-1
         )
         try:
-            made = vision.ImageClassifier.create_from_options(options)
+            task = vision.ImageClassifier.create_from_options(options)
         except OSError as error:
             if ".so" not in str(error):
                 raise
             pytest.skip(_MISSING.format(error))
-        with made:
-            result = made.classify(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
+        with task:
+            result = task.classify(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
         return result.classifications[0].categories
 
     return run
@@ -51,9 +51,8 @@ def _scores(categories):
 
 
 def _expected(content, image):
-    """The interpreter's scores; of a quantized output, the numbers that it stands for."""
-    (row,) = litert.scores(litert.interpreter(content), image[None])
-    return row
+    """The interpreter's scores, dequantized."""
+    return runner.scores(content, image[None])[0]
 
 
 def _converted(model, preset, images):
@@ -63,9 +62,9 @@ def _converted(model, preset, images):
         preset=preset,
         calibration=images if calibrated else None,
         class_names=LABELS,
-        tune=False,
+        finetune=False,
         search_seconds=0,
-    ).tflite
+    ).tflite_model
 
 
 def _photo(height, width, seed=0):
@@ -81,10 +80,13 @@ def _assert_same(classify, content, image, height, width, step=0.0):
     assert [c.category_name for c in categories] == [names[c.index] for c in categories]
 
 
-@pytest.mark.parametrize("preset", tflite.PRESETS)
-def test_every_preset_gives_the_interpreters_scores(preset, classify, model, images):
-    """To the bit; int16x8, which has no fast kernels, to a step: MediaPipe brings slow ones of its
-    own.
+@pytest.mark.parametrize(
+    "preset",
+    [pytest.param(p, marks=[] if p == "int8" else pytest.mark.slow) for p in tflite.PRESETS],
+)
+def test_scores_of_every_preset_equal_the_interpreters(preset, classify, model, images):
+    """Exactly; for int16x8, which has no fast kernels, to one quantization step, since MediaPipe
+    contains other slow kernels.
     """
     content = _converted(model, preset, images)
     step = 1 / 32768 if preset == "int16x8" else 0.0
@@ -92,21 +94,21 @@ def test_every_preset_gives_the_interpreters_scores(preset, classify, model, ima
         _assert_same(classify, content, _photo(height, width), 32, 32, step)
 
 
-def test_normalisation_is_applied(classify, float_content):
-    """By MediaPipe, not by the model: with mean and std the scores are those of other pixels."""
+def test_mediapipe_applies_the_normalization(classify, float_content):
+    """MediaPipe applies mean and std, not the model: the scores are those of normalized pixels."""
     content = metadata.attach(float_content, labels=LABELS, mean=10, std=2)
     image = _photo(32, 32)
-    want = litert.scores(litert.interpreter(content), (image[None].astype(np.float32) - 10) / 2)[0]
+    want = runner.scores(content, (image[None].astype(np.float32) - 10) / 2)[0]
     np.testing.assert_allclose(_scores(classify(content, image)), want, rtol=0, atol=1e-6)
 
 
-def test_without_metadata_a_float_model_is_refused(classify, float_content):
+def test_mediapipe_rejects_a_float_model_without_metadata(classify, float_content):
     with pytest.raises(Exception, match="NormalizationOptions"):
         classify(float_content, _photo(32, 32))
 
 
-def test_an_int8_input_is_refused_by_mediapipe_and_by_us(classify, float_content):
-    tools = rewrite.flatbuffer_tools()
+def test_an_int8_input_is_rejected_by_mediapipe_and_attach(classify, float_content):
+    tools = litert.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(rewrite.uint8_input(metadata.attach(float_content)))
     image = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
     image.type = tools.TensorType.INT8
@@ -114,12 +116,14 @@ def test_an_int8_input_is_refused_by_mediapipe_and_by_us(classify, float_content
     content = rewrite.write(tree)
     with pytest.raises(Exception, match="INT8"):
         classify(content, _photo(32, 32))
-    with pytest.raises(ValueError, match="takes INT8; MediaPipe's ImageClassifier accepts UINT8"):
+    with pytest.raises(
+        ValueError, match="input of INT8; MediaPipe's ImageClassifier accepts UINT8"
+    ):
         metadata.attach(content)
 
 
-def test_the_stretch_takes_corners():
-    """A third of the pixels, and no others: what a resize at the pixels' centres never takes."""
+def test_stretch_samples_at_pixel_corners():
+    """Every third pixel exactly; a resize at pixel centers interpolates."""
     image = _photo(96, 64)
     np.testing.assert_array_equal(mediapipe.stretch(image, 32, 32), image[::3, ::2])
 
@@ -132,13 +136,13 @@ def test_examples_in_docstrings_run():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["efficientnet-b0", "efficientnetv2-b0"])
-def test_published_networks_of_1000_classes(variant, classify, build):
-    """Of megabytes: the quantizer writes their buffers behind the flatbuffer."""
+def test_published_networks_with_1000_classes(variant, classify, build):
+    """Models of megabytes: the quantizer writes their buffers behind the flatbuffer."""
     network = build(variant, classes=1000, input_shape=(64, 64, 3))
     images = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     labels = [f"name {i}" for i in range(1000)]
     conversion = tflite.convert(network, preset="int8", calibration=images, search_seconds=0)
-    for content in (conversion.float32_model, conversion.tflite):
+    for content in (conversion.float32_model, conversion.tflite_model):
         content = metadata.attach(content, labels=labels)
         _assert_same(classify, content, _photo(64, 64), 64, 64)
         _assert_same(classify, content, _photo(300, 401), 64, 64)

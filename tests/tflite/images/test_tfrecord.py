@@ -187,7 +187,7 @@ def test_an_index_that_does_not_match_is_an_error(shards):
 def test_labels_are_mapped_to_the_classes_of_the_model(shards):
     assert _load(shards, class_names=["dog", "bird", "cat"]).labels.tolist() == [2, 0] * 4
     assert _load(shards, class_names=["n01", "n02"]).labels.tolist() == [0, 1] * 4
-    with pytest.raises(ValueError, match=r"class 'dog'. Did you mean 'dogs'.*'cat' is among them"):
+    with pytest.raises(ValueError, match=r"class 'dog'. Did you mean 'dogs'.*'cat' is one of them"):
         _load(shards, class_names=["dogs", "cat"])
     with pytest.raises(ValueError, match="Unknown class 'cat'"):
         _load(shards, class_names=["a", "b", "c"])
@@ -205,7 +205,7 @@ def test_several_labels_per_image_are_not_used(shards):
     image_set = _load(shards)
     assert len(image_set.images) == 6
     assert image_set.labels is None
-    assert "several labels an image: not used" in image_set.source
+    assert "several labels per image: not used" in image_set.source
 
 
 def test_corrupt_images_are_named_and_skipped_up_to_a_limit(shards):

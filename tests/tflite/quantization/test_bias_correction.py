@@ -3,78 +3,72 @@ import functools
 import numpy as np
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network
-from tflite.quantization import bias_correction, range_estimation
-from tflite.quantization.calibration import collect_histograms
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import LINEAR, Graph
+from tflite.quantization import bias_correction
 
 
-def _quantizer(content, photos, rule="minmax"):
+def _quantizer(content, photos):
     """Function from a float .tflite to its int8 version, with ranges of `content`."""
-    found = range_estimation.choose(content, collect_histograms(content, photos), rule)
+    found = tflite.calibrate(content, photos)
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=len(photos))
     return lambda changed: tflite.quantize(changed, found, plan)
 
 
 def _means(content, photos, names=None):
     if names is None:
-        network = Network(content)
-        names = [network.name(op.output) for op in network.operations]
-    return bias_correction._channel_means(content, photos, names)
+        graph = Graph(content)
+        names = [graph.name(op.output) for op in graph.operations]
+    return bias_correction.channel_means(content, photos, names)
 
 
-def _bias_of(network, name):
-    return next(op.inputs[2] for op in network.operations if network.name(op.output) == name)
+def _bias_of(graph, name):
+    return next(op.inputs[2] for op in graph.operations if graph.name(op.output) == name)
 
 
 @functools.cache
 def _biased(content, shift):
-    """(another quantized version than ours: a constant added to a bias after the fact, the
-    tensor).
-    """
-    network = Network(content)
-    rows = [op for op in network.operations if op.name in LINEAR and len(op.inputs) > 2]
+    """(the model with a constant added to one bias, the output of that layer)."""
+    graph = Graph(content)
+    rows = [op for op in graph.operations if op.name in LINEAR and len(op.inputs) > 2]
     op = rows[1]
-    span = np.ptp(network.constant(op.inputs[2])) + 1
-    network.set_constant(op.inputs[2], network.constant(op.inputs[2]) + shift * span)
-    return network.content(), network.name(op.output)
+    span = np.ptp(graph.constant(op.inputs[2])) + 1
+    graph.set_constant(op.inputs[2], graph.constant(op.inputs[2]) + shift * span)
+    return graph.content(), graph.name(op.output)
 
 
-def test_channel_means_are_the_float_tensors_own(trained, photos):
-    means = _means(trained, photos[:4])
-    made = litert.interpreter(trained, keep_tensors=True)
-    made.set_tensor(made.get_input_details()[0]["index"], photos[2:3].astype(np.float32))
-    made.invoke()
-    network = Network(trained)
-    assert means.keys() == {network.name(op.output) for op in network.operations}
-    for op in network.operations:
-        value = made.get_tensor(op.output)
-        want = value.reshape(-1, value.shape[-1]).mean(0)
-        np.testing.assert_allclose(means[network.name(op.output)][2], want, rtol=1e-4, atol=1e-5)
+def test_channel_means_are_those_of_the_float_tensors(trained_v1, photos):
+    means = _means(trained_v1, photos[:4])
+    graph = Graph(trained_v1)
+    assert means.keys() == {graph.name(op.output) for op in graph.operations}
+    for index, values in enumerate(runner.run(trained_v1, photos[:4], list(means))):
+        for name in means:
+            value = values[name]
+            wanted = value.reshape(-1, value.shape[-1]).mean(0)
+            np.testing.assert_allclose(means[name][index], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_channel_means_of_int8_are_of_the_numbers_that_codes_stand_for(trained, photos):
+def test_channel_means_of_int8_tensors_are_dequantized(trained, photos):
     quantized = _quantizer(trained, photos[:16])(trained)
-    stem = Network(trained)
+    stem = Graph(trained)
     stem = stem.name(next(op.output for op in stem.operations if op.name == "CONV_2D"))
     got, want = (_means(content, photos[:4], [stem])[stem] for content in (quantized, trained))
     assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
 
 
-def test_a_known_bias_is_removed(trained, photos):
-    """Of a quantizer that shifts one operation's output by a constant."""
+def test_known_bias_is_removed(trained, photos):
+    """The quantizer shifts the output of one operation by a constant."""
     inner = _quantizer(trained, photos[:16])
     shifted, name = _biased(trained, 0.05)
-    shift = Network(shifted).constant(_bias_of(Network(shifted), name)) - Network(trained).constant(
-        _bias_of(Network(trained), name)
+    shift = Graph(shifted).constant(_bias_of(Graph(shifted), name)) - Graph(trained).constant(
+        _bias_of(Graph(trained), name)
     )
 
     def quantized(content):
-        network = Network(content)
-        bias = _bias_of(network, name)
-        network.set_constant(bias, network.constant(bias) + shift)
-        return inner(network.content())
+        graph = Graph(content)
+        bias = _bias_of(graph, name)
+        graph.set_constant(bias, graph.constant(bias) + shift)
+        return inner(graph.content())
 
     corrected = bias_correction.correct_biases(trained, photos[:16], quantized)
     want, before, after = (
@@ -85,11 +79,10 @@ def test_a_known_bias_is_removed(trained, photos):
     assert np.abs(after - want).mean() < 0.2 * np.abs(before - want).mean()
 
 
-def test_channel_means_come_nearer_throughout(trained, photos):
-    """By ranges that clip, which shifts means, on images that were not corrected on."""
+def test_channel_means_improve_on_other_images(trained, photos):
+    """Ranges that clip shift the means."""
     learn, held = photos[:24], photos[24:]
-    observed = collect_histograms(trained, learn)
-    found = range_estimation.choose(trained, observed, "minmax")
+    found = tflite.calibrate(trained, learn)
     found = {
         name: {end: value * (0.6 if name in _clipped(trained) else 1) for end, value in row.items()}
         for name, row in found.items()
@@ -100,7 +93,7 @@ def test_channel_means_come_nearer_throughout(trained, photos):
         return tflite.quantize(content, found, plan)
 
     corrected = bias_correction.correct_biases(trained, learn, quantized)
-    names = list(rewrite.biases(quantized(trained)))
+    names = list(ops.bias_locations(quantized(trained)))
     want, before, after = (
         _means(content, held, names)
         for content in (trained, quantized(trained), quantized(corrected))
@@ -114,15 +107,15 @@ def test_channel_means_come_nearer_throughout(trained, photos):
 
 
 def _clipped(content):
-    network = Network(content)
-    return [network.name(op.output) for op in network.operations if op.name == "CONV_2D"][:2]
+    graph = Graph(content)
+    return [graph.name(op.output) for op in graph.operations if op.name == "CONV_2D"][:2]
 
 
 def test_only_biases_change(trained, photos):
     corrected = bias_correction.correct_biases(
         trained, photos[:16], _quantizer(trained, photos[:16])
     )
-    before, after = Network(trained), Network(corrected)
+    before, after = Graph(trained), Graph(corrected)
     assert tflite.read_ops(corrected) == tflite.read_ops(trained)
     moved = 0
     for a, b in zip(before.operations, after.operations):
@@ -132,11 +125,11 @@ def test_only_biases_change(trained, photos):
     assert moved > 5
 
 
-def test_one_image_of_huge_values_does_not_decide(trained_v1, photos, monkeypatch):
-    """Its error would outweigh that of all others."""
+def test_one_image_with_huge_errors_does_not_decide(trained_v1, photos, monkeypatch):
+    """With a mean it would."""
     quantized = _quantizer(trained_v1, photos[:16])
-    network = Network(trained_v1)
-    shapes = {network.name(op.output): network.shape(op.output)[-1] for op in network.operations}
+    graph = Graph(trained_v1)
+    shapes = {graph.name(op.output): graph.shape(op.output)[-1] for op in graph.operations}
     calls = []
 
     def means(content, images, names=None):
@@ -146,40 +139,40 @@ def test_one_image_of_huge_values_does_not_decide(trained_v1, photos, monkeypatc
             rows[0] *= 5000
         return found
 
-    monkeypatch.setattr(bias_correction, "_channel_means", means)
-    corrected = Network(bias_correction.correct_biases(trained_v1, photos[:8], quantized))
+    monkeypatch.setattr(bias_correction, "channel_means", means)
+    corrected = Graph(bias_correction.correct_biases(trained_v1, photos[:8], quantized))
     assert len(calls) > 5
     for (name,) in calls[1:]:
-        a, b = (n.constant(_bias_of(n, name)) for n in (network, corrected))
+        a, b = (n.constant(_bias_of(n, name)) for n in (graph, corrected))
         np.testing.assert_allclose(a - b, 0.1, atol=1e-5)
 
 
-def test_biases_that_a_converter_shares_are_corrected_one_by_one(float_content, photos):
-    """TensorFlow keeps one buffer of zeros for every layer that has no bias."""
+def test_shared_biases_are_corrected_separately(float_content, photos):
+    """TensorFlow stores one buffer of zeros for all layers without a bias."""
     quantized = _quantizer(float_content, photos[:16])
-    made = []
+    files = []
 
-    def kept(content):
-        made.append(quantized(content))
-        return made[-1]
+    def recorded(content):
+        files.append(quantized(content))
+        return files[-1]
 
-    bias_correction.correct_biases(float_content, photos[:4], kept)
-    places = rewrite.biases(made[0])
+    bias_correction.correct_biases(float_content, photos[:4], recorded)
+    places = ops.bias_locations(files[0])
     starts = [start for start, _ in places.values()]
     assert len(starts) > 5
     assert len(set(starts)) == len(starts)
 
 
-def test_biases_of_operations_that_stay_float_are_left(trained, photos):
-    found = range_estimation.choose(trained, collect_histograms(trained, photos[:16]), "minmax")
+def test_biases_of_float32_operations_do_not_change(trained, photos):
+    found = tflite.calibrate(trained, photos[:16])
     plan = tflite.make_plan(tflite.read_ops(trained), "int8", calibration_images=16)
-    network = Network(trained)
-    last = network.name([op for op in network.operations if op.name in LINEAR][-1].output)
+    graph = Graph(trained)
+    last = graph.name([op for op in graph.operations if op.name in LINEAR][-1].output)
     plan = plan.with_floats((last,), "asked")
-    corrected = Network(
+    corrected = Graph(
         bias_correction.correct_biases(
             trained, photos[:16], lambda content: tflite.quantize(content, found, plan)
         )
     )
-    before, after = (n.constant(_bias_of(n, last)) for n in (network, corrected))
+    before, after = (n.constant(_bias_of(n, last)) for n in (graph, corrected))
     np.testing.assert_array_equal(before, after)

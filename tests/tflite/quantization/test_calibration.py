@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import os
 import threading
 
@@ -7,21 +8,23 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.calibration import (
     _BINS,
     _SAMPLE,
-    _Counter,
+    CalibrationImages,
+    _Accumulator,
+    accumulate_histograms,
     collect_histograms,
-    in_order,
+    hash_order,
     require_variety,
 )
 
 
 def test_ranges_are_the_extremes_of_every_activation(float_content, images):
     ranges = tflite.calibrate(float_content, images)
-    assert ranges.keys() == rewrite.activations(float_content).keys()
+    assert ranges.keys() == ops.activations(float_content).keys()
     by_op = {op.output: op.name for op in tflite.read_ops(float_content)}
     for name, bounds in ranges.items():
         assert bounds["min"] <= bounds["max"]
@@ -29,11 +32,9 @@ def test_ranges_are_the_extremes_of_every_activation(float_content, images):
             assert 0 <= bounds["min"] <= bounds["max"] <= 1
 
 
-def test_ranges_are_those_of_the_quantizers_own_calibrator(float_content, images):
+def test_ranges_equal_those_of_ai_edge_quantizer(float_content, images):
     from ai_edge_quantizer import calibrator, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
-
-    from tflite import litert
 
     with litert._quiet():
         theirs = calibrator.Calibrator(float_content, qsv_update_func=qsv_utils.min_max_update)
@@ -48,16 +49,16 @@ def test_ranges_are_those_of_the_quantizers_own_calibrator(float_content, images
             np.testing.assert_allclose(ours[name]["max"], qsv["max"].item(), rtol=1e-5, atol=1e-6)
 
 
-def test_the_inputs_range_means_pixels_whatever_the_images(float_content, images):
+def test_input_range_is_always_0_to_255(float_content, images):
     ranges = tflite.calibrate(float_content, images // 2)
     assert ranges["serving_default_images:0"] == {"min": 0.0, "max": 255.0}
 
 
-def test_the_order_of_the_images_does_not_matter(float_content, images):
+def test_image_order_does_not_change_ranges(float_content, images):
     assert tflite.calibrate(float_content, images) == tflite.calibrate(float_content, images[::-1])
 
 
-def test_too_few_images_are_an_error_unless_asked_for(float_content, images):
+def test_too_few_images_are_an_error_by_default(float_content, images):
     with pytest.raises(ValueError, match=r"has 5 images and needs 16"):
         tflite.calibrate(float_content, images[:5])
     tflite.calibrate(float_content, images[:1], min_images=1)
@@ -66,20 +67,18 @@ def test_too_few_images_are_an_error_unless_asked_for(float_content, images):
 @pytest.mark.parametrize(
     "change", [lambda x: x.astype(np.float32), lambda x: x[:, :16], lambda x: x[..., :1]]
 )
-def test_images_of_another_kind_are_errors(float_content, images, change):
+def test_images_of_another_shape_or_type_are_errors(float_content, images, change):
     with pytest.raises(ValueError, match=r"takes uint8 \(n, 32, 32, 3\)"):
         tflite.calibrate(float_content, change(images))
 
 
-def _values(content, images):
-    """{tensor: values (images, ...)} of a float .tflite, straight from the interpreter."""
-    made = litert.interpreter(content, keep_tensors=True)
-    rows = {name: [] for name in rewrite.activations(content)}
-    for image in images:
-        made.set_tensor(made.get_input_details()[0]["index"], image[None].astype(np.float32))
-        made.invoke()
-        for name, index in rewrite.activations(content).items():
-            rows[name].append(made.get_tensor(index)[0])
+def _values(model, images):
+    """{tensor: values (images, ...)} of a float .tflite."""
+    tensors = ops.activations(model)
+    rows = {name: [] for name in tensors}
+    for values in runner.run(model, images, tensors.values()):
+        for name, index in tensors.items():
+            rows[name].append(values[index][0])
     return {name: np.stack(values) for name, values in rows.items()}
 
 
@@ -87,145 +86,179 @@ def _same(a, b):
     assert a.keys() == b.keys()
     for name in a:
         for field in dataclasses.fields(a[name]):
-            x, y = (np.asarray(getattr(seen[name], field.name)) for seen in (a, b))
+            x, y = (np.asarray(getattr(rows[name], field.name)) for rows in (a, b))
             assert x.tobytes() == y.tobytes(), (name, field.name)
 
 
-def test_what_is_observed_is_the_same_to_the_byte_in_any_order(trained, photos):
+def test_image_order_does_not_change_a_byte_of_a_histogram(trained_v1, photos):
     order = np.random.default_rng(0).permutation(20)
-    _same(collect_histograms(trained, photos[:20]), collect_histograms(trained, photos[:20][order]))
+    _same(
+        collect_histograms(trained_v1, photos[:20]),
+        collect_histograms(trained_v1, photos[:20][order]),
+    )
 
 
-def test_the_order_of_images_is_their_own(photos):
+def test_hash_order_does_not_depend_on_the_input_order(photos):
     shuffled = photos[np.random.default_rng(0).permutation(len(photos))]
-    np.testing.assert_array_equal(photos[in_order(photos)], shuffled[in_order(shuffled)])
-    assert (in_order(photos) != np.arange(len(photos))).any()
+    np.testing.assert_array_equal(photos[hash_order(photos)], shuffled[hash_order(shuffled)])
+    assert (hash_order(photos) != np.arange(len(photos))).any()
 
 
-def test_extremes_are_exact(trained, photos):
-    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
-    assert values.keys() == seen.keys()
-    for name, row in seen.items():
+def test_extremes_are_exact(trained_v1, photos):
+    values, histograms = (
+        _values(trained_v1, photos[:16]),
+        collect_histograms(trained_v1, photos[:16]),
+    )
+    assert values.keys() == histograms.keys()
+    for name, row in histograms.items():
         assert (row.low, row.high) == (values[name].min(), values[name].max())
 
 
-def test_histograms_are_numpys_of_all_values(trained, photos):
-    """Though every image came with the bins of those before it."""
-    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
-    for name, row in seen.items():
-        reach = _BINS * row.width
-        assert reach / 2 < np.abs(values[name]).max() <= reach
-        want, _ = np.histogram(values[name].ravel(), 2 * _BINS, (-reach, reach))
+def test_histograms_equal_numpys(trained_v1, photos):
+    """Although the bins were widened from image to image."""
+    values, histograms = (
+        _values(trained_v1, photos[:16]),
+        collect_histograms(trained_v1, photos[:16]),
+    )
+    for name, row in histograms.items():
+        maximum = _BINS * row.width
+        assert maximum / 2 < np.abs(values[name]).max() <= maximum
+        want, _ = np.histogram(values[name].ravel(), 2 * _BINS, (-maximum, maximum))
         np.testing.assert_array_equal(row.counts, want)
-        assert row.centers[0] == -reach + row.width / 2
-        assert row.centers[-1] == reach - row.width / 2
+        assert row.centers[0] == -maximum + row.width / 2
+        assert row.centers[-1] == maximum - row.width / 2
 
 
-def test_every_image_weighs_as_much_whatever_its_scale(trained, photos):
-    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
-    for name, row in seen.items():
-        reach = _BINS * row.width
+def test_images_have_equal_weight_whatever_their_scale(trained_v1, photos):
+    values, histograms = (
+        _values(trained_v1, photos[:16]),
+        collect_histograms(trained_v1, photos[:16]),
+    )
+    for name, row in histograms.items():
+        maximum = _BINS * row.width
         want = sum(
-            np.histogram(image.ravel(), 2 * _BINS, (-reach, reach))[0] / np.mean(image**2)
+            np.histogram(image.ravel(), 2 * _BINS, (-maximum, maximum))[0] / np.mean(image**2)
             for image in values[name]
         )
         np.testing.assert_allclose(row.weights, want, rtol=1e-4)
 
 
-def test_channels_have_their_own_statistics(trained, photos):
-    values, seen = _values(trained, photos[:16]), collect_histograms(trained, photos[:16])
-    for name, row in seen.items():
+def test_extremes_of_channels_are_exact(trained_v1, photos):
+    values, histograms = (
+        _values(trained_v1, photos[:16]),
+        collect_histograms(trained_v1, photos[:16]),
+    )
+    for name, row in histograms.items():
         rows = values[name].reshape(-1, values[name].shape[-1])
         np.testing.assert_array_equal(row.channel_low, rows.min(0))
         np.testing.assert_array_equal(row.channel_high, rows.max(0))
 
 
-def test_a_histogram_is_of_the_values_and_not_of_their_order():
+def test_order_of_values_does_not_change_a_histogram():
     rng = np.random.default_rng(0)
     values = [rng.normal(0, 10.0**e, (50, 4)).astype(np.float32) for e in (-3, 2, 0, -1, 1)]
-    made = [_Counter(), _Counter()]
+    forwards, backwards = _Accumulator(), _Accumulator()
     for value in values:
-        made[0].add(value)
+        forwards.add(value)
     for value in reversed(values):
-        made[1].add(value)
-    a, b = (counter.result() for counter in made)
+        backwards.add(value)
+    a, b = forwards.result(), backwards.result()
     assert a.width == b.width
     np.testing.assert_array_equal(a.counts, b.counts)
     np.testing.assert_allclose(a.weights, b.weights)
 
 
-def test_of_some_tensors_as_much_is_seen_as_of_all(trained, photos):
-    everything = collect_histograms(trained, photos[:16])
+def test_selected_tensors_have_the_same_histograms(trained_v1, photos):
+    everything = collect_histograms(trained_v1, photos[:16])
     names = sorted(everything)[::5]
     _same(
-        collect_histograms(trained, photos[:16], only=names),
+        accumulate_histograms(trained_v1, photos[:16][hash_order(photos[:16])], only=names),
         {name: everything[name] for name in names},
     )
 
 
-def test_of_large_tensors_a_sample_is_counted_and_extremes_are_of_all():
+def test_large_tensors_are_sampled_but_extremes_are_exact():
     value = np.random.default_rng(0).normal(0, 1, (_SAMPLE, 3)).astype(np.float32)
-    value[1, 1] = 77  # between two that are counted
-    counter = _Counter()
-    counter.add(value)
-    seen = counter.result()
-    assert seen.high == 77
-    assert _SAMPLE / 2 < seen.counts.sum() <= _SAMPLE + 3  # whole positions
+    value[1, 1] = 77  # between two sampled positions
+    accumulator = _Accumulator()
+    accumulator.add(value)
+    histograms = accumulator.result()
+    assert histograms.high == 77
+    assert _SAMPLE / 2 < histograms.counts.sum() <= _SAMPLE + 3  # all channels of a position
 
 
-def test_a_tensor_of_zeros_has_a_histogram():
-    counter = _Counter()
-    counter.add(np.zeros((5, 2), np.float32))
-    seen = counter.result()
-    assert (seen.low, seen.high, seen.counts.sum()) == (0, 0, 10)
+def test_tensor_of_zeros_has_a_histogram():
+    accumulator = _Accumulator()
+    accumulator.add(np.zeros((5, 2), np.float32))
+    histograms = accumulator.result()
+    assert (histograms.low, histograms.high, histograms.counts.sum()) == (0, 0, 10)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_an_error(trained, photos, bad):
-    network = Network(trained)
-    bias = next(op for op in network.operations if op.name in LINEAR).inputs[2]
-    value = network.constant(bias)
+def test_values_that_are_not_finite_are_an_error(trained_v1, photos, bad):
+    graph = Graph(trained_v1)
+    bias = next(op for op in graph.operations if op.name in LINEAR).inputs[2]
+    value = graph.constant(bias)
     value[0] = bad
-    network.set_constant(bias, value)
+    graph.set_constant(bias, value)
     with pytest.raises(ValueError, match=r"weights are not finite; it cannot be quantized"):
-        tflite.calibrate(network.content(), photos[:16])
+        tflite.calibrate(graph.content(), photos[:16])
 
 
-def test_a_nan_of_one_image_is_not_lost_among_the_others():
-    counter = _Counter()
+def test_nan_in_one_image_is_not_lost():
+    accumulator = _Accumulator()
     for value in (1.0, np.nan, 2.0):
-        counter.add(np.full((4, 2), value, np.float32))
-    assert np.isnan([counter.low, counter.high]).all()
+        accumulator.add(np.full((4, 2), value, np.float32))
+    assert np.isnan([accumulator.low, accumulator.high]).all()
 
 
-def test_interpreters_are_made_one_after_the_other(float_content, images, monkeypatch):
-    """Making one hides the native log for the whole process: two at once lose standard error."""
-    kept, made = litert.interpreter, []
+def test_interpreters_are_made_in_the_main_thread(float_content, images, monkeypatch):
+    """Making one hides the native log of the process: two at once would lose standard error."""
+    kept, threads = litert.interpreter, []
 
     def interpreter(*args, **options):
-        made.append(threading.current_thread())
+        threads.append(threading.current_thread())
         return kept(*args, **options)
 
     monkeypatch.setattr(litert, "interpreter", interpreter)
     before = os.fstat(2)
     collect_histograms(float_content, images)
-    assert set(made) == {threading.main_thread()}
+    assert set(threads) == {threading.main_thread()}
     assert (os.fstat(2).st_dev, os.fstat(2).st_ino) == (before.st_dev, before.st_ino)
 
 
-def test_images_that_are_all_alike_are_an_error(photos):
-    with pytest.raises(ValueError, match=r"the 16 calibration images are all alike"):
+def test_identical_images_are_an_error(photos):
+    with pytest.raises(ValueError, match=r"the 16 calibration images are identical"):
         require_variety(np.repeat(photos[:1], 16, axis=0))
     require_variety(np.concatenate([np.repeat(photos[:1], 15, axis=0), photos[1:2]]))
 
 
-def test_images_of_one_colour_are_an_error():
+def test_images_of_one_color_are_an_error():
     flat = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"every calibration image is of one colour"):
+    with pytest.raises(ValueError, match=r"every calibration image is of one color"):
         require_variety(flat)
     colours = flat.copy()
-    colours[..., 0] += 100  # orange is one colour as well
-    with pytest.raises(ValueError, match=r"every calibration image is of one colour"):
+    colours[..., 0] += 100  # orange is one color, too
+    with pytest.raises(ValueError, match=r"every calibration image is of one color"):
         require_variety(colours)
     flat[0, 0, 0] = 255
     require_variety(flat)
+
+
+def test_calibration_images_are_sorted_and_hashed_once(photos):
+    labels = np.arange(16)
+    order = np.random.default_rng(0).permutation(16)
+    a = CalibrationImages.ordered(photos[:16], labels)
+    b = CalibrationImages.ordered(photos[:16][order], labels[order])
+    np.testing.assert_array_equal(a.images, b.images)
+    np.testing.assert_array_equal(a.labels, b.labels)
+    np.testing.assert_array_equal(a.images, photos[a.labels])
+    assert a.sha256 == b.sha256 == hashlib.sha256(a.images.tobytes()).hexdigest()
+    assert len(a) == 16
+
+
+def test_calibration_images_are_checked(photos):
+    with pytest.raises(ValueError, match=r"has 15 images and needs 16"):
+        CalibrationImages.ordered(photos[:15])
+    with pytest.raises(ValueError, match=r"identical"):
+        CalibrationImages.ordered(np.repeat(photos[:1], 16, axis=0))

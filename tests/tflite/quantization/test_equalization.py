@@ -4,335 +4,241 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
-from tflite.quantization import equalization, range_estimation, range_search
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import LINEAR, Graph, swishes
+from tflite.quantization import equalization
 from tflite.quantization.calibration import collect_histograms
+from tflite.quantization.objective import Objective
+from tflite.quantization.range_estimation import estimate_ranges
 
 
 def _scores(content, images):
-    return litert.scores(litert.interpreter(content), images)
+    return runner.scores(content, images)
 
 
 def _difference(before, after, images):
     return np.abs(_scores(before, images) - _scores(after, images)).max()
 
 
-def _before_swish(network):
-    return tuple(network.name(swish.z) for swish in swishes(network))
+def _before_swish(graph):
+    return tuple(graph.name(swish.z) for swish in swishes(graph))
 
 
 @functools.cache
-def _stressed(content, through=False, sd=1.5):
-    """The same answers, with the channels of every group apart by factors of e^1.5."""
-    network = Network(content)
-    names = _before_swish(network) if through else ()
+def _rescaled(content, through=False, sd=1.5):
+    """The same function, with the channels of every group scaled by factors around e^1.5."""
+    graph = Graph(content)
+    names = _before_swish(graph) if through else ()
     rng = np.random.default_rng(1)
-    for group in equalization.groups(network, through_swish=names):
-        channels = network.shape(group.tensors[0])[-1]
-        equalization.apply_scale(network, group, np.exp(rng.normal(0, sd, channels)))
-    return network.content()
+    for group in equalization.groups(graph, through_swish=names):
+        channels = graph.shape(group.tensors[0])[-1]
+        equalization.apply_scale(graph, group, np.exp(rng.normal(0, sd, channels)))
+    return graph.content()
 
 
-def _seen(content, photos):
-    return _cached_seen(content, len(photos), photos.tobytes(), photos.shape)
+def _histograms(content, photos):
+    return _cached_histograms(content, len(photos), photos.tobytes(), photos.shape)
 
 
 @functools.cache
-def _cached_seen(content, _, pixels, shape):
+def _cached_histograms(content, _, pixels, shape):
     return collect_histograms(content, np.frombuffer(pixels, np.uint8).reshape(shape))
 
 
 def _divergence(content, reference, photos):
-    """Of the min-max int8 file of `content` from float `reference`, in nats."""
+    """KL divergence of the min-max int8 file of `content` from the float `reference`, in nats."""
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=len(photos))
-    found = range_estimation.choose(content, _seen(content, photos), "minmax")
-    return range_search.Objective(reference, photos)(tflite.quantize(content, found, plan))[0]
+    found = estimate_ranges(content, _histograms(content, photos), "minmax")
+    return Objective(reference, photos)(tflite.quantize(content, found, plan))[0]
 
 
-# the normalisation ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("border", ["constant", "subtract"])
-def test_folding_leaves_the_answers_at_even_sizes(trained, photos, border):
-    changed = equalization.fold_normalization(trained, border=border)
-    assert _difference(trained, changed, photos[:8]) < 1e-4
-    names = [op.name for op in tflite.read_ops(changed)]
-    first = names[: names.index("CONV_2D")]
-    assert first == {"constant": ["CONCATENATION"] * 2, "subtract": ["SUB"]}[border]
-
-
-@pytest.mark.parametrize("border", ["constant", "subtract"])
-def test_folding_leaves_the_answers_at_odd_sizes(trained_odd, border):
-    """A stride of 2 pads odd sizes on all four sides, even ones at the end alone."""
-    content, photos = trained_odd
-    changed = equalization.fold_normalization(content, border=border)
-    assert _difference(content, changed, photos) < 1e-4
-
-
-def test_folding_has_every_channels_own_mean_and_std(trained_v1):
-    """A pixel of the mean's colour becomes the stem's bias, wherever it stands."""
-    network = Network(equalization.fold_normalization(trained_v1))
-    edges = [
-        network.constant(tensor)
-        for op in network.operations
-        if op.name == "CONCATENATION"
-        for tensor in op.inputs
-        if network.is_constant(tensor)
-    ]
-    assert edges
-    for edge in edges:
-        want = np.broadcast_to([123.675, 116.28, 103.53], edge.shape)
-        np.testing.assert_allclose(edge, want, rtol=1e-5)
-
-
-@pytest.mark.parametrize("border", ["constant", "subtract"])
-def test_one_mean_and_std_for_all_channels_fold_too(trained, photos, border):
-    network = Network(trained)
-    subtract, multiply = network.operations[:2]
-    for op, value in ((subtract, 127.0), (multiply, 1 / 128)):
-        old = op.inputs[1]
-        network.rewire(op, old, network.add_constant("one", np.array(value, np.float32)))
-    content = network.content()
-    changed = equalization.fold_normalization(content, border=border)
-    assert _difference(content, changed, photos[:8]) < 1e-4
-    assert (
-        tflite.read_ops(changed)[0].name == {"constant": "CONCATENATION", "subtract": "SUB"}[border]
-    )
-    assert "MUL" not in [op.name for op in tflite.read_ops(changed)[:3]]
-
-
-def test_a_mean_of_zero_needs_no_border(trained, photos):
-    network = Network(trained)
-    subtract = network.operations[0]
-    network.set_constant(subtract.inputs[1], np.zeros(network.shape(subtract.inputs[1])))
-    content = network.content()
-    changed = equalization.fold_normalization(content, images=photos[:4])
-    assert [op.name for op in tflite.read_ops(changed)] == [
-        op.name for op in tflite.read_ops(content)
-    ][2:]
-
-
-def test_networks_that_begin_otherwise_are_returned_as_they_are(trained, photos):
-    folded = equalization.fold_normalization(trained)
-    assert equalization.fold_normalization(folded) is folded
-
-    network = Network(trained)  # a sum of two images
-    last = network.operations[1]
-    again = network.add_tensor("twice", network.shape(last.output))
-    options, kind = network.options("AddOptions")
-    stem = network.operations[2]
-    network.insert(stem, "ADD", (last.output, last.output), again, options, kind)
-    network.rewire(stem, last.output, again)
-    content = network.content()
-    assert equalization.fold_normalization(content, images=photos[:2]) is content
-
-
-def test_pixels_that_go_elsewhere_too_are_not_folded(trained):
-    """Removing the operations would leave the second reader without its values."""
-    network = Network(trained)
-    normalized = network.operations[1].output
-    beside = network.add_tensor("beside", network.shape(normalized))
-    network.insert(network.operations[3], "LOGISTIC", (normalized,), beside)
-    content = network.content()
-    assert equalization.fold_normalization(content) is content
-
-
-def test_a_fold_that_changes_answers_is_refused(trained, photos, monkeypatch):
-    monkeypatch.setattr(equalization, "padding", lambda *_: ((0, 0), (0, 0)))  # black borders
-    with pytest.raises(tflite.ConversionError, match=r"folding the normalisation changes"):
-        equalization.fold_normalization(trained, images=photos[:4])
-
-
-# channels -------------------------------------------------------------------------------------
-
-
-def test_groups_hold_whole_residual_streams_and_squeeze_excites_products(trained):
-    network = Network(trained)
-    found = equalization.groups(network, through_swish=_before_swish(network))
+def test_groups_contain_residual_streams_and_se_products(trained):
+    graph = Graph(trained)
+    found = equalization.groups(graph, through_swish=_before_swish(graph))
     members = {tensor: group for group in found for tensor in group.tensors}
-    sums = [op for op in network.operations if op.name == "ADD"]
+    sums = [op for op in graph.operations if op.name == "ADD"]
     assert len(sums) == 2
     for op in sums:
         assert {members[tensor] for tensor in [*op.inputs, op.output]} == {members[op.output]}
-    for op in network.operations:
-        if "se_excite" in network.name(op.output):
+    for op in graph.operations:
+        if "se_excite" in graph.name(op.output):
             feature, gate = op.inputs
             assert members[feature] is members[op.output]
             assert gate not in members
 
 
-def test_no_group_has_a_tensor_that_a_nonlinear_operation_reads(trained):
-    network = Network(trained)
-    for names in ((), _before_swish(network)):
-        found = equalization.groups(network, through_swish=names)
+def test_groups_contain_no_input_of_a_nonlinear_operation(trained):
+    graph = Graph(trained)
+    for names in ((), _before_swish(graph)):
+        found = equalization.groups(graph, through_swish=names)
         assert found
         passed = {id(op) for group in found for s in group.swishes for op in s.operations}
         tensors = {tensor for group in found for tensor in group.tensors}
-        assert not tensors & {network.input, network.output}
-        for op in network.operations:
+        assert not tensors & {graph.input, graph.output}
+        for op in graph.operations:
             if op.name in ("LOGISTIC", "SOFTMAX") and id(op) not in passed:
                 assert not tensors & {*op.inputs, *op.outputs}
 
 
-def test_without_leave_no_group_goes_through_a_swish(trained):
-    network = Network(trained)
-    inside = {t for swish in swishes(network) for t in (swish.z, swish.product.output)}
-    for group in equalization.groups(network):
+def test_groups_pass_swishes_only_on_request(trained):
+    graph = Graph(trained)
+    inside = {t for swish in swishes(graph) for t in (swish.z, swish.product.output)}
+    for group in equalization.groups(graph):
         assert not group.swishes
         assert not inside & set(group.tensors)
 
 
-def test_a_mean_over_the_channels_ends_a_group(trained):
-    """Though it may have as many values left as there were channels."""
-    network = Network(trained)
-    stream = equalization.groups(network)[0].tensors
-    op = next(op for op in network.operations if op.name == "ADD" and op.output in stream)
-    axes = next(op for op in network.operations if op.name == "MEAN").inputs[1]
-    reader = next(r for r in network.operations if op.output in r.inputs)
-    out = network.add_tensor("mean", network.shape(op.output)[:-1])
-    options, kind = network.options("ReducerOptions")
-    network.insert(reader, "MEAN", (op.output, axes), out, options, kind)
-    assert op.output in {t for group in equalization.groups(network) for t in group.tensors}
-    last = network._graph.tensors[axes]
-    network._tree.buffers[last.buffer].data = np.array([2, 3], np.int32).view(np.uint8)
-    assert op.output not in {t for group in equalization.groups(network) for t in group.tensors}
+def test_mean_over_channels_ends_a_group(trained):
+    """Although it may have as many values left as there were channels."""
+    graph = Graph(trained)
+    stream = equalization.groups(graph)[0].tensors
+    op = next(op for op in graph.operations if op.name == "ADD" and op.output in stream)
+    axes = next(op for op in graph.operations if op.name == "MEAN").inputs[1]
+    reader = next(r for r in graph.operations if op.output in r.inputs)
+    out = graph.add_tensor("mean", graph.shape(op.output)[:-1])
+    options, kind = graph.options("ReducerOptions")
+    graph.insert(reader, "MEAN", (op.output, axes), out, options, kind)
+    assert op.output in {t for group in equalization.groups(graph) for t in group.tensors}
+    last = graph._graph.tensors[axes]
+    graph._tree.buffers[last.buffer].data = np.array([2, 3], np.int32).view(np.uint8)
+    assert op.output not in {t for group in equalization.groups(graph) for t in group.tensors}
 
 
 def test_relu6_ends_a_group_and_relu_does_not(trained_lite):
-    network = Network(trained_lite)
-    clipped = {op.output for op in network.operations if op.fused == "RELU6"}
-    tensors = {tensor for group in equalization.groups(network) for tensor in group.tensors}
+    graph = Graph(trained_lite)
+    clipped = {op.output for op in graph.operations if op.fused == "RELU6"}
+    tensors = {tensor for group in equalization.groups(graph) for tensor in group.tensors}
     assert tensors
     assert clipped
     assert not clipped & tensors
-    for op in network.operations:
+    for op in graph.operations:
         if op.fused == "RELU6":
             op.raw.builtinOptions.fusedActivationFunction = 1  # RELU
-    assert clipped <= {tensor for group in equalization.groups(network) for tensor in group.tensors}
+    assert clipped <= {tensor for group in equalization.groups(graph) for tensor in group.tensors}
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["linear", "through swishes"])
-def test_random_factors_on_every_group_leave_the_answers(trained, photos, through):
-    stressed = _stressed(trained, through)
-    assert _difference(trained, stressed, photos[:8]) < 1e-4
-    before, after = Network(trained), Network(stressed)
+def test_random_factors_do_not_change_the_scores(trained, photos, through):
+    rescaled = _rescaled(trained, through)
+    assert _difference(trained, rescaled, photos[:8]) < 1e-4
+    before, after = Graph(trained), Graph(rescaled)
     kernels = [
-        [network.constant(op.inputs[1]) for op in network.operations if op.name in LINEAR]
-        for network in (before, after)
+        [graph.constant(op.inputs[1]) for op in graph.operations if op.name in LINEAR]
+        for graph in (before, after)
     ]
     assert any(np.abs(a - b).max() > 0.1 for a, b in zip(*kernels))
     more = len(after.operations) - len(before.operations)
     assert more == (len(swishes(before)) if through else 0)
 
 
-def test_random_factors_leave_a_relu6_network_too(trained_lite, photos):
-    stressed = _stressed(trained_lite)
-    assert stressed != trained_lite
-    assert _difference(trained_lite, stressed, photos[:8]) < 1e-4
+def test_random_factors_do_not_change_a_relu6_network(trained_lite, photos):
+    rescaled = _rescaled(trained_lite)
+    assert rescaled != trained_lite
+    assert _difference(trained_lite, rescaled, photos[:8]) < 1e-4
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("through", [False, True], ids=["linear", "through swishes"])
-def test_equalization_leaves_the_answers(trained, photos, strength, through):
-    names = _before_swish(Network(trained)) if through else ()
+def test_equalization_does_not_change_the_scores(trained, photos, strength, through):
+    names = _before_swish(Graph(trained)) if through else ()
     changed = equalization.equalize(
-        trained, _seen(trained, photos[:16]), strength=strength, through_swish=names
+        trained, _histograms(trained, photos[:16]), strength=strength, through_swish=names
     )
     assert changed != trained
     assert _difference(trained, changed, photos[:8]) < 1e-4
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["linear", "through swishes"])
-def test_equalization_brings_a_stressed_network_back(trained, photos, through):
-    """What min-max alone makes many times worse."""
+def test_equalization_recovers_a_rescaled_network(trained, photos, through):
+    """With min-max ranges, its divergence was many times larger."""
     photos = photos[:24]
-    stressed = _stressed(trained, through)
-    names = _before_swish(Network(stressed)) if through else ()
+    rescaled = _rescaled(trained, through)
+    names = _before_swish(Graph(rescaled)) if through else ()
     plain = _divergence(trained, trained, photos)
-    bad = _divergence(stressed, trained, photos)
+    bad = _divergence(rescaled, trained, photos)
     assert bad > (30 if through else 5) * plain
-    changed = equalization.equalize(stressed, _seen(stressed, photos), through_swish=names)
+    changed = equalization.equalize(rescaled, _histograms(rescaled, photos), through_swish=names)
     assert _divergence(changed, trained, photos) < 1.6 * plain
 
 
-def test_full_strength_gives_every_channel_the_same_reach(trained, photos):
-    stressed = _stressed(trained)
+def test_full_strength_equalizes_absolute_maxima(trained, photos):
+    rescaled = _rescaled(trained)
     (tensors,) = (
-        group.tensors for group in equalization.groups(Network(stressed)) if len(group.tensors) == 3
+        group.tensors for group in equalization.groups(Graph(rescaled)) if len(group.tensors) == 3
     )
-    changed = equalization.equalize(stressed, _seen(stressed, photos), strength=1.0)
+    changed = equalization.equalize(rescaled, _histograms(rescaled, photos), strength=1.0)
 
     def spread(content):
-        seen = _seen(content, photos)
-        reach = np.max(
+        histograms = _histograms(content, photos)
+        maximum = np.max(
             [
                 each / each.max()
-                for row in (seen[Network(content).name(tensor)] for tensor in tensors)
+                for row in (histograms[Graph(content).name(tensor)] for tensor in tensors)
                 for each in [np.maximum(np.abs(row.channel_low), np.abs(row.channel_high))]
             ],
             axis=0,
         )
-        return reach.max() / reach.min()
+        return maximum.max() / maximum.min()
 
-    assert spread(stressed) > 10
+    assert spread(rescaled) > 10
     assert spread(changed) < 3
 
 
-def test_a_second_equalization_adds_no_operation_nor_name(trained, photos):
-    names = _before_swish(Network(trained))
-    once = equalization.equalize(trained, _seen(trained, photos[:16]), through_swish=names)
-    twice = equalization.equalize(once, _seen(once, photos[:16]), strength=1.0, through_swish=names)
-    assert rewrite.census(tflite.read_ops(twice)) == rewrite.census(tflite.read_ops(once))
+def test_second_equalization_adds_no_operation(trained, photos):
+    names = _before_swish(Graph(trained))
+    once = equalization.equalize(trained, _histograms(trained, photos[:16]), through_swish=names)
+    twice = equalization.equalize(
+        once, _histograms(once, photos[:16]), strength=1.0, through_swish=names
+    )
+    assert ops.count_ops(tflite.read_ops(twice)) == ops.count_ops(tflite.read_ops(once))
     assert _difference(trained, twice, photos[:8]) < 1e-4
     assert len(twice) <= len(once)
     _divergence(twice, trained, photos[:16])  # the quantizer takes it
-    found = swishes(Network(twice))
+    found = swishes(Graph(twice))
     assert len(found) == len(names)
     assert all(swish.factor is not None for swish in found)
 
 
-def test_a_factor_for_all_channels_becomes_one_a_channel(trained, photos):
-    network = Network(trained)
-    swish = swishes(network)[0]
-    beta = network.add_constant("beta", np.array(1.5, np.float32))
-    out = network.add_tensor("scaled", network.shape(swish.z))
-    options, kind = network.options("MulOptions")
-    network.insert(swish.logistic, "MUL", (swish.z, beta), out, options, kind)
-    network.rewire(swish.logistic, swish.z, out)
-    content = network.content()
-    assert swishes(Network(content))[0].factor is not None
-    stressed = _stressed(content, through=True)
-    assert _difference(content, stressed, photos[:4]) < 1e-4
-    factor = swishes(Network(stressed))[0].factor
-    channels = network.shape(swish.z)[-1]
-    assert Network(stressed).shape(factor.inputs[1]) == (1, 1, 1, channels)
+def test_scalar_factor_becomes_one_per_channel(trained, photos):
+    graph = Graph(trained)
+    swish = swishes(graph)[0]
+    beta = graph.add_constant("beta", np.array(1.5, np.float32))
+    out = graph.add_tensor("scaled", graph.shape(swish.z))
+    options, kind = graph.options("MulOptions")
+    graph.insert(swish.logistic, "MUL", (swish.z, beta), out, options, kind)
+    graph.rewire(swish.logistic, swish.z, out)
+    content = graph.content()
+    assert swishes(Graph(content))[0].factor is not None
+    rescaled = _rescaled(content, through=True)
+    assert _difference(content, rescaled, photos[:4]) < 1e-4
+    factor = swishes(Graph(rescaled))[0].factor
+    channels = graph.shape(swish.z)[-1]
+    assert Graph(rescaled).shape(factor.inputs[1]) == (1, 1, 1, channels)
 
 
-def test_an_equalization_that_changes_answers_is_refused(trained, photos, monkeypatch):
-    kept = Network.set_constant
+def test_equalization_that_changes_scores_is_an_error(trained, photos, monkeypatch):
+    kept = Graph.set_constant
     monkeypatch.setattr(
-        Network, "set_constant", lambda self, tensor, value: kept(self, tensor, 1.01 * value)
+        Graph, "set_constant", lambda self, tensor, value: kept(self, tensor, 1.01 * value)
     )
-    with pytest.raises(tflite.ConversionError, match=r"equalization changes the answers by"):
-        equalization.equalize(trained, _seen(trained, photos[:16]), images=photos[:4])
+    with pytest.raises(tflite.ConversionError, match=r"equalization changes the scores by"):
+        equalization.equalize(trained, _histograms(trained, photos[:16]), images=photos[:4])
 
 
-def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
-    network = Network(trained)
-    group = equalization.groups(network)[0]
-    for op in network.operations:
+def test_unused_channels_are_scaled_within_limits(trained, photos):
+    graph = Graph(trained)
+    group = equalization.groups(graph)[0]
+    for op in graph.operations:
         if op.output in group.tensors and op.name in LINEAR:
             for tensor in op.inputs[1:]:
-                value = network.constant(tensor)
+                value = graph.constant(tensor)
                 value[0] = 0
-                network.set_constant(tensor, value)
-    content = network.content()
-    changed = equalization.equalize(content, _seen(content, photos[:16]), images=photos[:4])
+                graph.set_constant(tensor, value)
+    content = graph.content()
+    changed = equalization.equalize(content, _histograms(content, photos[:16]), images=photos[:4])
     values = [
-        Network(changed).constant(op.inputs[1])
-        for op in Network(changed).operations
+        Graph(changed).constant(op.inputs[1])
+        for op in Graph(changed).operations
         if op.name in LINEAR
     ]
     assert all(np.isfinite(value).all() for value in values)
@@ -340,16 +246,15 @@ def test_channels_that_are_never_used_are_not_blown_up(trained, photos):
 
 
 @pytest.mark.parametrize("through", [False, True])
-def test_what_is_scaled_is_told_and_nothing_else_changes(trained_v1, photos, through):
-    """Whoever looks at those tensors again knows the values of all."""
-    names = _before_swish(Network(trained_v1)) if through else ()
-    before = _seen(trained_v1, photos[:16])
+def test_scaled_tensors_are_exactly_those_that_change(trained_v1, photos, through):
+    names = _before_swish(Graph(trained_v1)) if through else ()
+    before = _histograms(trained_v1, photos[:16])
     changed = equalization.equalize(trained_v1, before, through_swish=names)
-    told = equalization.scaled(changed, through_swish=names)
-    after = _seen(changed, photos[:16])
-    assert told <= before.keys() <= after.keys()
-    for name, seen in before.items():
-        reach = max(abs(seen.low), abs(seen.high))
-        ends = np.abs([after[name].channel_high - seen.channel_high,
-                       after[name].channel_low - seen.channel_low])  # fmt: skip
-        assert (ends.max() > 1e-3 * reach) == (name in told), name
+    names_scaled = equalization.scaled_tensors(changed, through_swish=names)
+    after = _histograms(changed, photos[:16])
+    assert names_scaled <= before.keys() <= after.keys()
+    for name, row in before.items():
+        maximum = max(abs(row.low), abs(row.high))
+        ends = np.abs([after[name].channel_high - row.channel_high,
+                       after[name].channel_low - row.channel_low])  # fmt: skip
+        assert (ends.max() > 1e-3 * maximum) == (name in names_scaled), name

@@ -1,281 +1,173 @@
-import dataclasses
-
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import LINEAR, Network, swishes
-from tflite.quantization import equalization, finetuning, range_estimation, range_search
-from tflite.quantization.calibration import collect_histograms
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import LINEAR, Graph, swishes
+from tflite.quantization import finetuning
+from tflite.quantization.finetuning import Schedule
+from tflite.quantization.normalization_folding import fold_normalization
+from tflite.quantization.objective import Objective
 
 
-def _planned(content, photos, preset="int8"):
-    """(ranges by min-max, plan)."""
-    found = range_estimation.choose(content, collect_histograms(content, photos), "minmax")
-    return found, tflite.make_plan(tflite.read_ops(content), preset, calibration_images=len(photos))
+def _planned(model, photos):
+    """(min-max ranges, plan)."""
+    plan = tflite.make_plan(tflite.read_ops(model), "int8", calibration_images=len(photos))
+    return tflite.calibrate(model, photos), plan
 
 
-def _walked(content, found, plan, images, rounded):
-    network = Network(content)
-    walk = finetuning._Walk(tf, network, found, plan)
-    env = {network.input: tf.constant(images, tf.float32)}
-    return walk.run(env, network.operations, rounded)[network.output].numpy()
+# Blocks ---------------------------------------------------------------------------------------
 
 
-def _scores(content, images):
-    return litert.scores(litert.interpreter(content), images)
+def test_blocks_cover_the_network_in_order(trained):
+    graph = Graph(trained)
+    blocks = finetuning.blocks(graph)
+    assert [op for block in blocks for op in block.operations] == graph.operations
+    assert blocks[0].source == graph.input
+    assert blocks[-1].sink == graph.output
+    for block, following in zip(blocks, blocks[1:]):
+        assert block.sink == following.source
+    assert len(blocks) > 3
 
 
-def _variant(content, photos, way):
-    if way == "folded":
-        return equalization.fold_normalization(content)
-    if way == "subtract":
-        return equalization.fold_normalization(content, border="subtract")
-    if way == "through swishes":
-        network = Network(content)
-        names = tuple(network.name(swish.z) for swish in swishes(network))
-        seen = collect_histograms(content, photos[:16])
-        return equalization.equalize(content, seen, strength=1.0, through_swish=names)
-    return content
+def test_blocks_have_a_layer_and_do_not_end_before_a_swish(trained):
+    graph = Graph(trained)
+    before_swish = {swish.z for swish in swishes(graph)}
+    for block in finetuning.blocks(graph):
+        assert any(op.name in LINEAR for op in block.operations)
+        assert block.sink not in before_swish
 
 
-_WAYS = ["plain", "folded", "subtract", "through swishes"]
+def test_blocks_read_a_single_tensor(trained):
+    """A residual branch and the tensor that it is added to are in one block."""
+    graph = Graph(trained)
+    for block in finetuning.blocks(graph):
+        written = {tensor for op in block.operations for tensor in op.outputs}
+        inputs = {i for op in block.operations for i in op.inputs}
+        read = {i for i in inputs if i >= 0 and not graph.is_constant(i)}
+        assert read - written == {block.source}
+        outside = [op for op in graph.operations if op not in block.operations]
+        assert not (written - {block.sink}) & {i for op in outside for i in op.inputs}
 
 
-@pytest.mark.parametrize("way", _WAYS)
-def test_the_walk_gives_the_float_networks_scores(trained, photos, way):
-    content = _variant(trained, photos, way)
-    found, plan = _planned(content, photos[:16])
-    got = _walked(content, found, plan, photos[:16], rounded=False)
-    np.testing.assert_allclose(got, _scores(content, photos[:16]), atol=1e-4)
-
-
-def test_the_walk_gives_a_relu6_networks_scores(trained_lite, photos):
-    found, plan = _planned(trained_lite, photos[:16])
-    got = _walked(trained_lite, found, plan, photos[:16], rounded=False)
-    np.testing.assert_allclose(got, _scores(trained_lite, photos[:16]), atol=1e-4)
-
-
-def _off(content, plan, found, photos):
-    """{tensor: mean difference in codes} of every int8 operation walked on what the kernel of the
-    quantized file got.
-    """
-    network = Network(content)
-    walk = finetuning._Walk(tf, network, found, plan)
-    made = litert.interpreter(tflite.quantize(content, found, plan), keep_tensors=True)
-    feed, details = made.get_input_details()[0], made.get_tensor_details()
-    details = {d["name"]: d for d in details if d["dtype"] is np.int8}
-    rows = {}
-    for photo in photos:
-        made.set_tensor(feed["index"], photo[None].astype(feed["dtype"]))
-        made.invoke()
-        env = {network.input: tf.constant(photo[None], tf.float32)}
-        for op in network.operations:
-            d = details.get(network.name(op.output))
-            if d is None or op.output not in walk.rounded:
-                env = walk.run(env, [op], rounded=True)
-                continue
-            scale, zero = d["quantization"]
-            got = walk.run(env, [op], rounded=True)[op.output].numpy()
-            want = (made.get_tensor(d["index"]).astype(np.float32) - zero) * np.float32(scale)
-            rows.setdefault((op.name, d["name"]), []).append(np.abs(got - want).mean() / scale)
-            env[op.output] = tf.constant(want)
-    return {key: np.mean(values) for key, values in rows.items()}
-
-
-@pytest.mark.parametrize(
-    ("way", "preset"),
-    [
-        ("plain", "int8"),
-        ("folded", "int8"),
-        ("subtract", "int8_strict"),
-        ("through swishes", "int8"),
-    ],
-)
-def test_every_kernel_rounds_as_the_walk_does(trained, photos, way, preset):
-    """Operation by operation, each on what LiteRT's kernel got: less than a code apart."""
-    content = _variant(trained, photos, way)
-    found, plan = _planned(content, photos[:16], preset)
-    off = _off(content, plan, found, photos[:4])
-    assert len(off) > 35
-    assert {key: value for key, value in off.items() if value > 0.3} == {}
-    assert np.mean(list(off.values())) < 0.05
-
-
-def test_the_rounded_walks_scores_are_the_quantized_files(trained, photos):
-    found, plan = _planned(trained, photos)
-    quantized = _scores(tflite.quantize(trained, found, plan), photos)
-    walked = _walked(trained, found, plan, photos, rounded=True)
-    apart = np.abs(walked - quantized).mean()
-    assert apart < 0.5 * np.abs(quantized - _scores(trained, photos)).mean()
-    assert (walked.argmax(-1) == quantized.argmax(-1)).mean() > 0.85
-
-
-def test_blocks_are_the_whole_network_in_order(trained):
-    network = Network(trained)
-    parts = finetuning.blocks(network)
-    assert [op for _, part, _ in parts for op in part] == network.operations
-    assert parts[0][0] == network.input
-    assert parts[-1][2] == network.output
-    for (_, _, sink), (source, _, _) in zip(parts, parts[1:]):
-        assert sink == source
-    assert len(parts) > 3
-
-
-def test_a_block_has_something_to_learn_and_does_not_end_before_a_swish(trained):
-    network = Network(trained)
-    before = {swish.z for swish in swishes(network)}
-    for _, part, sink in finetuning.blocks(network):
-        assert any(op.name in LINEAR for op in part)
-        assert sink not in before
-
-
-def test_a_block_reads_one_tensor_alone(trained):
-    """A residual branch and what it is added to are in one block."""
-    network = Network(trained)
-    for source, part, sink in finetuning.blocks(network):
-        made = {tensor for op in part for tensor in op.outputs}
-        read = {i for op in part for i in op.inputs if i >= 0 and not network.is_constant(i)}
-        assert read - made == {source}
-        outside = [op for op in network.operations if op not in part]
-        assert not (made - {sink}) & {i for op in outside for i in op.inputs}
+# Training -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def tuned_once():
-    """tuned(content, photos, preset) -> what came of a short fine-tuning, made once."""
-    made = {}
+def finetuned():
+    """finetuned(model, photos) -> (ranges, plan, new model, new ranges, log lines), run once."""
+    results = {}
 
-    def tuned(content, photos, preset="int8"):
-        if content not in made:
-            found, plan = _planned(content, photos, preset)
+    def once(model, photos):
+        if model not in results:
+            ranges, plan = _planned(model, photos)
             lines = []
+            schedule = Schedule(block_steps=8, steps=20)
             result = finetuning.finetune(
-                content, found, plan, photos[:32], block_steps=8, steps=20, progress=lines.append
+                model, ranges, plan, photos[:32], schedule, log=lines.append
             )
-            made[content] = (found, plan, *result, lines)
-        return made[content]
+            results[model] = (ranges, plan, *result, lines)
+        return results[model]
 
-    return tuned
-
-
-def test_tuning_brings_the_quantized_scores_nearer(trained_v1, photos, tuned_once):
-    """In LiteRT, not in the simulation."""
-    content = equalization.fold_normalization(trained_v1)
-    found, plan, tuned, learned, _ = tuned_once(content, photos)
-    judge = range_search.Objective(content, photos)
-    before, after = (
-        judge(tflite.quantize(c, r, plan))[0] for c, r in ((content, found), (tuned, learned))
-    )
-    assert after < 0.8 * before
+    return once
 
 
-def test_a_tuned_network_is_a_float_tflite_for_the_same_plan(trained_v1, photos, tuned_once):
-    content = equalization.fold_normalization(trained_v1)
-    found, plan, tuned, learned, _ = tuned_once(content, photos)
-    assert tflite.read_ops(tuned) == tflite.read_ops(content)
-    assert tuned != content
-    assert rewrite.misaligned_buffers(tuned) == 0
-    assert np.isfinite(_scores(tuned, photos[:4])).all()
-    assert learned.keys() == found.keys()
-    assert learned != found
-    for name, bounds in learned.items():
+@pytest.fixture
+def folded(trained_v1):
+    """The first generation's network with its normalization in the first convolution."""
+    return fold_normalization(trained_v1)
+
+
+def test_finetuning_improves_the_quantized_scores(folded, photos, finetuned):
+    """Measured in LiteRT, not in the simulation."""
+    ranges, plan, model, new_ranges, _ = finetuned(folded, photos)
+    objective = Objective(folded, photos)
+    before = objective(tflite.quantize(folded, ranges, plan))[0]
+    assert objective(tflite.quantize(model, new_ranges, plan))[0] < 0.8 * before
+
+
+def test_result_is_a_float_tflite_for_the_same_plan(folded, photos, finetuned):
+    ranges, plan, model, new_ranges, _ = finetuned(folded, photos)
+    assert tflite.read_ops(model) == tflite.read_ops(folded)
+    assert model != folded
+    assert ops.misaligned_buffers(model) == 0
+    assert np.isfinite(runner.scores(model, photos[:4])).all()
+    assert new_ranges.keys() == ranges.keys()
+    assert new_ranges != ranges
+    for name, bounds in new_ranges.items():
+        low, high = ranges[name]["min"], ranges[name]["max"]
         assert bounds["min"] <= bounds["max"]
-        assert (bounds["min"] <= 0 <= bounds["max"]) or found[name]["min"] > 0 > -found[name]["max"]
-    quantized = tflite.read_ops(tflite.quantize(tuned, learned, plan))
-    assert len(quantized) == len(tflite.read_ops(tflite.quantize(content, found, plan)))
+        assert (bounds["min"] <= 0 <= bounds["max"]) or low > 0 > -high
+    quantized = tflite.read_ops(tflite.quantize(model, new_ranges, plan))
+    assert len(quantized) == len(tflite.read_ops(tflite.quantize(folded, ranges, plan)))
 
 
-def test_the_input_and_the_sigmoids_keep_their_ranges(trained_v1, photos, tuned_once):
-    content = equalization.fold_normalization(trained_v1)
-    found, _, _, learned, _ = tuned_once(content, photos)
-    network = Network(content)
-    fixed = [network.name(op.output) for op in network.operations if op.name == "LOGISTIC"]
-    for name in [network.name(network.input), *fixed]:
-        assert learned[name] == found[name]
+def test_ranges_of_input_and_sigmoids_do_not_change(folded, photos, finetuned):
+    ranges, _, _, new_ranges, _ = finetuned(folded, photos)
+    graph = Graph(folded)
+    fixed = [graph.name(op.output) for op in graph.operations if op.name == "LOGISTIC"]
+    for name in [graph.name(graph.input), *fixed]:
+        assert new_ranges[name] == ranges[name]
 
 
-def test_no_part_of_it_gets_worse(trained_v1, photos, tuned_once):
-    content = equalization.fold_normalization(trained_v1)
-    *_, lines = tuned_once(content, photos)
-    assert len(lines) == len(finetuning.blocks(Network(content))) + 1
+def test_no_block_gets_worse(folded, photos, finetuned):
+    *_, lines = finetuned(folded, photos)
+    assert len(lines) == len(finetuning.blocks(Graph(folded))) + 1
     for line in lines:
         before, after = (float(x) for x in line.rsplit(maxsplit=3)[1::2])
         assert after <= before
 
 
-def test_steps_that_do_not_help_are_taken_back(trained_lite, photos, monkeypatch):
-    monkeypatch.setattr(finetuning, "_RATE", 50.0)
-    found, plan = _planned(trained_lite, photos[:16])
-    tuned, learned = finetuning.finetune(
-        trained_lite, found, plan, photos[:16], block_steps=0, steps=1, seed=1
-    )
-    before, after = Network(trained_lite), Network(tuned)
+def _finetune(model, ranges, plan, images, **schedule):
+    schedule = Schedule(**{"block_steps": 0, **schedule})
+    return finetuning.finetune(model, ranges, plan, images, schedule)
+
+
+def test_steps_that_do_not_help_are_undone(trained_lite, photos):
+    ranges, plan = _planned(trained_lite, photos[:16])
+    model, new_ranges = _finetune(trained_lite, ranges, plan, photos[:16], steps=1, rate=50, seed=1)
+    before, after = Graph(trained_lite), Graph(model)
     for a, b in zip(before.operations, after.operations):
         for x, y in zip(a.inputs[1:], b.inputs[1:]):
             if a.name in LINEAR:
                 np.testing.assert_array_equal(before.constant(x), after.constant(y))
-    for name, bounds in learned.items():
-        assert bounds == pytest.approx(found[name])
+    for name, bounds in new_ranges.items():
+        assert bounds == pytest.approx(ranges[name])
 
 
-def test_no_steps_change_nothing_but_the_bytes_layout(trained_v1, photos):
-    found, plan = _planned(trained_v1, photos[:16])
-    tuned, learned = finetuning.finetune(
-        trained_v1, found, plan, photos[:16], block_steps=0, steps=0
+def test_zero_steps_change_nothing(trained_v1, photos):
+    ranges, plan = _planned(trained_v1, photos[:16])
+    model, new_ranges = _finetune(trained_v1, ranges, plan, photos[:16], steps=0)
+    scores, wanted = (runner.scores(each, photos[:2]) for each in (model, trained_v1))
+    np.testing.assert_array_equal(scores, wanted)
+    assert new_ranges == ranges
+
+
+def test_same_seed_gives_the_same_ranges(trained_lite, photos):
+    ranges, plan = _planned(trained_lite, photos[:16])
+    (_, first), (_, second) = (
+        _finetune(trained_lite, ranges, plan, photos[:16], steps=3, seed=4) for _ in range(2)
     )
-    np.testing.assert_array_equal(_scores(tuned, photos[:2]), _scores(trained_v1, photos[:2]))
-    assert learned == found
-
-
-def test_the_same_seed_gives_the_same_ranges(trained_lite, photos):
-    found, plan = _planned(trained_lite, photos[:16])
-
-    def tuned():
-        return finetuning.finetune(
-            trained_lite, found, plan, photos[:16], block_steps=0, steps=3, seed=4
-        )[1]
-
-    first = tuned()
-    for name, bounds in tuned().items():
+    for name, bounds in second.items():
         assert bounds == pytest.approx(first[name], rel=1e-4)
 
 
-def test_sigmoids_at_the_end_are_tuned_too(logits_content, images):
-    network = Network(logits_content)
-    out = network.add_tensor("sigmoids", network.shape(network.output))
-    network.insert(network.operations[-1], "LOGISTIC", (network.output,), out)
-    network.operations[-2:] = reversed(network.operations[-2:])
-    network._graph.outputs = [out]
-    for signature in network._tree.signatureDefs:
-        signature.outputs[0].tensorIndex = out
-    content = network.content()
-    found, plan = _planned(content, images)
+def test_sigmoid_outputs_are_finetuned(sigmoid_content, images):
+    ranges, plan = _planned(sigmoid_content, images)
     lines = []
-    finetuning.finetune(content, found, plan, images, block_steps=0, steps=2, progress=lines.append)
-    assert lines[0].startswith("  scores: divergence ")
+    schedule = Schedule(block_steps=0, steps=2)
+    finetuning.finetune(sigmoid_content, ranges, plan, images, schedule, log=lines.append)
+    assert lines[0].startswith("  scores: KL divergence ")
 
 
-def test_an_operation_that_cannot_be_walked_is_a_clear_error(trained_v1, photos):
-    network = Network(trained_v1)
-    last = network.operations[-1]
-    out = network.add_tensor("exp", network.shape(last.inputs[0]))
-    network.insert(last, "EXP", (last.inputs[0],), out)
-    network.rewire(last, last.inputs[0], out)
-    content = network.content()
-    found, plan = _planned(content, photos[:16])
-    with pytest.raises(ValueError, match=r"does not know the operation EXP: leave it out"):
-        finetuning.finetune(content, found, plan, photos[:16], block_steps=1, steps=1)
-
-
-def test_an_activation_that_cannot_be_walked_is_a_clear_error(trained_lite, photos):
-    found, plan = _planned(trained_lite, photos[:16])
-    network = Network(trained_lite)
-    network.operations[-2].raw.builtinOptions.fusedActivationFunction = 4  # TANH
-    content = network.content()
-    plan = dataclasses.replace(plan)
-    with pytest.raises(ValueError, match=r"Unknown activation 'TANH'"):
-        finetuning.finetune(content, found, plan, photos[:16], block_steps=0, steps=1)
+def test_unsupported_operations_are_errors_before_training(trained_v1, photos):
+    graph = Graph(trained_v1)
+    last = graph.operations[-1]
+    output = graph.add_tensor("exp", graph.shape(last.inputs[0]))
+    graph.insert(last, "EXP", (last.inputs[0],), output)
+    graph.rewire(last, last.inputs[0], output)
+    ranges, plan = _planned(graph.content(), photos[:16])
+    lines = []
+    with pytest.raises(ValueError, match=r"does not support the operation EXP"):
+        finetuning.finetune(graph.content(), ranges, plan, photos[:16], log=lines.append)
+    assert lines == []

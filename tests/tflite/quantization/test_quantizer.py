@@ -5,49 +5,12 @@ import pytest
 
 import tflite
 from tflite import litert
-from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.graph import Network
-from tflite.flatbuffer.rewrite import Op
-
-
-def _plan(*names):
-    ops = [Op(name, f"t{i}", "FLOAT32") for i, name in enumerate(names)]
-    return tflite.make_plan(ops, "int8", calibration_images=100)
-
-
-def _precisions(*names):
-    return [op.precision for op in _plan(*names).ops]
-
-
-def test_softmax_stays_float_and_the_plan_says_why():
-    plan = _plan("CONV_2D", "SOFTMAX")
-    assert [op.precision for op in plan.ops] == ["int8", "float32"]
-    assert "SOFTMAX 1  (XNNPACK has no int8 softmax" in str(plan)
-    assert "100 calibration images" in str(plan)
-    assert "uint8, scale 1, zero point 0" in str(plan)
-
-
-def test_pixels_are_normalised_in_float():
-    assert _precisions("SUB", "MUL", "CONV_2D", "MUL") == ["float32", "float32", "int8", "int8"]
-
-
-def test_the_layer_of_the_scores_and_a_last_sigmoid_stay_float_and_a_gate_does_not():
-    assert _precisions("CONV_2D", "LOGISTIC", "MUL", "FULLY_CONNECTED", "LOGISTIC") == [
-        "int8", "int8", "int8", "float32", "float32",
-    ]  # fmt: skip
-
-
-def test_ops_that_are_not_known_to_run_in_int8_stay_float():
-    assert _precisions("CONV_2D", "HARD_SWISH", "EXP") == ["int8", "float32", "float32"]
-
-
-def test_shape_arithmetic_is_not_planned():
-    plan = tflite.make_plan([Op("SHAPE", "s", "INT32")], "int8", calibration_images=1)
-    assert plan.ops == ()
+from tflite.flatbuffer import ops, runner
+from tflite.flatbuffer.graph import Graph
 
 
 @pytest.mark.parametrize("activation", ["softmax", None, "sigmoid"])
-def test_what_is_planned_is_what_comes_out(tiny, build, images, activation):
+def test_file_follows_the_plan(tiny, build, images, activation):
     content = tflite.export_float32(build(tiny, classifier_activation=activation))
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     made = tflite.quantize(content, tflite.calibrate(content, images), plan)
@@ -55,26 +18,26 @@ def test_what_is_planned_is_what_comes_out(tiny, build, images, activation):
     floats = {op.name for op in tflite.read_ops(made) if op.dtype == "FLOAT32"}
     last = {"softmax": {"SOFTMAX"}, "sigmoid": {"LOGISTIC"}, None: set()}[activation]
     assert floats == {"SUB", "MUL", "DEQUANTIZE", "FULLY_CONNECTED"} | last
-    assert rewrite.quantization(made) == (("UINT8", 1.0, 0), ("FLOAT32", 0.0, 0))
+    assert ops.quantization(made) == (("UINT8", 1.0, 0), ("FLOAT32", 0.0, 0))
     assert litert.is_fully_accelerated(made)
-    assert rewrite.misaligned_buffers(made) == 0
+    assert ops.misaligned_buffers(made) == 0
 
 
-def test_int8_answers_are_close_to_floats(float_content, int8_content, images):
-    got = litert.scores(litert.interpreter(int8_content), images)
-    want = litert.scores(litert.interpreter(float_content), images)
+def test_int8_scores_are_close_to_float(float_content, int8_content, images):
+    got = runner.scores(int8_content, images)
+    want = runner.scores(float_content, images)
     assert np.abs(got - want).max() < 0.05
     np.testing.assert_allclose(got.sum(-1), 1, atol=1e-5)
 
 
-def test_an_open_activation_converts_too(trained_lite, images):
+def test_relu6_network_converts(trained_lite, images):
     content = trained_lite
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     made = tflite.quantize(content, tflite.calibrate(content, images), plan)
     assert litert.is_fully_accelerated(made)
 
 
-def test_the_order_of_the_images_does_not_change_a_byte(float_content, int8_content, images):
+def test_image_order_does_not_change_a_byte(float_content, int8_content, images):
     plan = tflite.make_plan(tflite.read_ops(float_content), "int8", calibration_images=16)
     ranges = tflite.calibrate(float_content, images[::-1])
     assert tflite.quantize(float_content, ranges, plan) == int8_content
@@ -90,11 +53,11 @@ def test_edited_ranges_are_followed(float_content, images):
     assert details["quantization"][0] == pytest.approx(15.3 / 255, rel=1e-3)
 
 
-def test_an_edited_plan_is_followed(float_content, images):
+def test_edited_plan_is_followed(float_content, images):
     plan = tflite.make_plan(tflite.read_ops(float_content), "int8", calibration_images=16)
     row = next(op for op in plan.ops if op.name == "DEPTHWISE_CONV_2D")
     rows = tuple(
-        dataclasses.replace(op, precision="float32", why="asked") if op is row else op
+        dataclasses.replace(op, precision="float32", reason="asked") if op is row else op
         for op in plan.ops
     )
     plan = dataclasses.replace(plan, ops=rows)
@@ -103,13 +66,13 @@ def test_an_edited_plan_is_followed(float_content, images):
     assert "DEPTHWISE_CONV_2D 1  (asked)" in str(plan)
 
 
-def test_a_tensor_without_a_range_is_an_error(float_content):
+def test_tensor_without_a_range_is_an_error(float_content):
     plan = tflite.make_plan(tflite.read_ops(float_content), "int8", calibration_images=16)
     with pytest.raises(ValueError, match=r"tensors have no range"):
         tflite.quantize(float_content, {}, plan)
 
 
-def test_a_product_that_does_not_follow_the_plan_is_refused(float_content, images, monkeypatch):
+def test_file_that_does_not_follow_the_plan_is_an_error(float_content, images, monkeypatch):
     plan = tflite.make_plan(tflite.read_ops(float_content), "int8", calibration_images=16)
     ranges = tflite.calibrate(float_content, images)
     monkeypatch.setattr(litert, "static", lambda content, *_, **__: content)
@@ -117,7 +80,7 @@ def test_a_product_that_does_not_follow_the_plan_is_refused(float_content, image
         tflite.quantize(float_content, ranges, plan)
 
 
-def _made(content, preset, images, **options):
+def _quantized(content, preset, images, **options):
     plan = tflite.make_plan(tflite.read_ops(content), preset, calibration_images=16)
     calibrated = tflite.PRESETS[preset].calibrated
     found = tflite.calibrate(content, images) if calibrated else None
@@ -125,49 +88,51 @@ def _made(content, preset, images, **options):
 
 
 @pytest.mark.parametrize("preset", tflite.PRESETS)
-def test_every_preset_has_its_ends_and_answers_much_as_float(preset, float_content, images):
-    made, plan = _made(float_content, preset, images)
+def test_every_preset_has_its_types_and_scores_like_float(preset, float_content, images):
+    made, plan = _quantized(float_content, preset, images)
     row = tflite.PRESETS[preset]
-    source, sink = rewrite.quantization(made)
+    source, sink = ops.quantization(made)
     assert (source[0].lower(), sink[0].lower()) == (row.input, row.output)
     if row.input == "uint8":
         assert source[1:] == (1.0, 0)
-    got = litert.scores(litert.interpreter(made), images)
-    want = litert.scores(litert.interpreter(float_content), images)
+    got = runner.scores(made, images)
+    want = runner.scores(float_content, images)
     assert np.abs(got - want).max() < (1e-3 if preset in ("float16", "int16x8") else 0.05)
     assert row.purpose in str(plan)
     assert f"output   {row.output}" in str(plan)
 
 
-def test_strict_int8_computes_nothing_in_float(trained, photos):
-    made, plan = _made(trained, "int8_strict", photos[:16])
+def test_strict_int8_computes_nothing_in_float(trained_v1, photos):
+    made, plan = _quantized(trained_v1, "int8_strict", photos[:16])
     assert {op.dtype for op in tflite.read_ops(made)} == {"INT8", "UINT8"}
     assert "SOFTMAX" in {op.name for op in plan.ops if op.precision == "int8"}
     assert "float32" not in str(plan)
 
 
-def test_strict_int8_of_an_operation_without_an_int8_version_is_an_error(trained_v1, photos):
-    network = Network(trained_v1)
-    last = network.operations[-1]
-    out = network.add_tensor("exp", network.shape(last.inputs[0]))
-    network.insert(last, "EXP", (last.inputs[0],), out)
-    network.rewire(last, last.inputs[0], out)
-    with pytest.raises(ValueError, match=r"takes no float, and EXP has no int8 version here \(1 "):
-        _made(network.content(), "int8_strict", photos[:16])
+def test_strict_int8_of_an_unsupported_op_is_an_error(trained_v1, photos):
+    graph = Graph(trained_v1)
+    last = graph.operations[-1]
+    out = graph.add_tensor("exp", graph.shape(last.inputs[0]))
+    graph.insert(last, "EXP", (last.inputs[0],), out)
+    graph.rewire(last, last.inputs[0], out)
+    with pytest.raises(
+        ValueError, match=r"allows no float32 op, but 1 op\(s\) have no int8 kernel, e.g. EXP"
+    ):
+        _quantized(graph.content(), "int8_strict", photos[:16])
 
 
-def test_int16_activations_keep_float_ends_and_a_zero_point_of_0(float_content, images):
-    made, _ = _made(float_content, "int16x8", images)
+def test_int16_has_float_ends_and_zero_points_of_0(float_content, images):
+    made, _ = _quantized(float_content, "int16x8", images)
     floats = {op.name for op in tflite.read_ops(made) if op.dtype == "FLOAT32"}
     assert floats <= {"DEQUANTIZE"}
     details = litert.interpreter(made).get_tensor_details()
-    codes = [d["quantization"] for d in details if d["dtype"] is np.int16]
-    assert len(codes) > 30
-    assert {zero for _, zero in codes} == {0}
+    scales = [d["quantization"] for d in details if d["dtype"] is np.int16]
+    assert len(scales) > 30
+    assert {zero for _, zero in scales} == {0}
 
 
-def test_float16_and_weight_only_are_the_sizes_that_they_say():
-    """Of a network that is large enough for its weights to count."""
+def test_float16_and_weight_only_have_the_promised_sizes():
+    """The network is large enough for its weights to dominate."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -177,21 +142,21 @@ def test_float16_and_weight_only_are_the_sizes_that_they_say():
     x = keras.layers.GlobalAveragePooling2D()(x)
     content = tflite.export_float32(keras.Model(image, keras.layers.Dense(10)(x)))
     for preset, share in (("float16", 0.5), ("weight_only", 0.25)):
-        made, _ = _made(content, preset, None)
+        made, _ = _quantized(content, preset, None)
         assert share < len(made) / len(content) < share + 0.06
         floats = [op for op in tflite.read_ops(made) if op.name in ("CONV_2D", "FULLY_CONNECTED")]
         assert {op.dtype for op in floats} == {"FLOAT32"}
 
 
-def test_an_island_is_float_with_int8_weights(float_content, images):
+def test_float32_region_has_int8_weights(float_content, images):
     plan = tflite.make_plan(tflite.read_ops(float_content), "int8_mixed", calibration_images=16)
     row = next(op for op in plan.ops if op.name == "CONV_2D")
-    plan = plan.with_floats((row.output,), "island: stem")
+    plan = plan.with_floats((row.output,), "float32 region: stem")
     made = tflite.quantize(float_content, tflite.calibrate(float_content, images), plan)
     assert {op.output: op.dtype for op in tflite.read_ops(made)}[row.output] == "FLOAT32"
     assert litert.is_fully_accelerated(made)
-    assert "CONV_2D 1  (island: stem)" in str(plan)
-    kernel = Network(float_content).shape(Network(float_content).operations[2].inputs[1])
+    assert "CONV_2D 1  (float32 region: stem)" in str(plan)
+    kernel = Graph(float_content).shape(Graph(float_content).operations[2].inputs[1])
     tensors = litert.interpreter(made).get_tensor_details()
     stems = [d for d in tensors if tuple(d["shape"]) == kernel]
     assert np.int8 in {d["dtype"] for d in stems}

@@ -7,19 +7,40 @@ import numpy as np
 import pytest
 
 from tflite import litert
+from tflite.evaluation.accuracy import EvaluationImages
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import rewrite
-from tflite.report.render import write_report
+from tflite.report import comparison_sections
+from tflite.report.render import render, write_report
 
 _RECORD = {
     "preset": "int8",
     "plan": ["input    uint8", "int8     CONV_2D 9  (<all of them>)"],
-    "remedies": [
-        {"name": "naive", "what": "min and max", "kl": 0.2, "agreement": 0.9, "seconds": 1.5},
-        {"name": "bias", "what": "mean error", "kl": 0.05, "agreement": 0.95, "seconds": 2},
+    "quantization_steps": [
+        {
+            "name": name,
+            "description": description,
+            "kl_divergence": kl,
+            "agreement": agreement,
+            "seconds": 1.5,
+            "kept": kept,
+            "runs": kl is not None,
+        }
+        for name, description, kl, agreement, kept in (
+            ("min-max ranges", "smallest and largest value", 0.2, 0.9, True),
+            ("bias correction", "mean error", 0.0512, 0.95, True),
+            ("fine-tuning", "of all weights", 0.07, 0.93, False),
+            ("equalization", "of channels", None, 0.0, False),
+        )
     ],
-    "islands": [
-        {"name": "block1a", "ops": ["a", "b"], "gain": 0.01, "latency_ms": 0.2, "why": "gain"}
+    "float32_regions": [
+        {
+            "name": "block1a",
+            "outputs": ["a", "b"],
+            "kl_divergence": 0.0123,
+            "latency_ms": 0.2,
+            "reason": "sensitive",
+        }
     ],
     "calibration": {
         "source": "photos/",
@@ -33,7 +54,7 @@ _NAMES = [f"class <{i}>" for i in range(10)]
 
 
 def _disturbed(content):
-    """The same network with noise on its weights."""
+    """The same network with random errors in its weights."""
     tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
     rng = np.random.default_rng(0)
     for buffer in tree.buffers:
@@ -46,40 +67,41 @@ def _disturbed(content):
 
 @pytest.fixture(scope="module")
 def colours():
-    """16 images of one colour each, which get several answers."""
-    made = np.random.default_rng(2).integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)
-    return np.broadcast_to(made, (16, 32, 32, 3)).copy()
+    """16 images of one colour each, with several predicted classes."""
+    colours = np.random.default_rng(2).integers(0, 256, (16, 1, 1, 3), dtype=np.uint8)
+    return np.broadcast_to(colours, (16, 32, 32, 3)).copy()
 
 
 @pytest.fixture(scope="module")
 def compared():
-    """Compares two files, once for the same ones."""
-    made = {}
+    """Compares two files, once for each pair."""
+    comparisons = {}
 
     def get(first, second, images):
         key = (first, second)
-        if key not in made:
+        if key not in comparisons:
             labels = np.arange(len(images)) % 10
-            made[key] = compare(first, second, images, labels, source="<noise>", runs=2)
-        return made[key]
+            data = EvaluationImages(images, labels, "<random>")
+            comparisons[key] = compare(first, second, data, runs=2)
+        return comparisons[key]
 
     return get
 
 
 @pytest.fixture
 def comparison(compared, float_content, colours):
-    """Of two networks that often disagree."""
+    """Of two networks that often predict different classes."""
     return compared(float_content, _disturbed(float_content), colours)
 
 
 class _Page(html.parser.HTMLParser):
-    """Fails for tags that do not match; keeps headings, text and what is loaded."""
+    """Fails for tags that do not match; collects headings, text, addresses and previews."""
 
     _VOID = ("meta", "img", "br", "!doctype")
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.headings, self.loaded, self.figures, self.words = [], [], [], 0, ""
+        self.open, self.headings, self.loaded, self.previews, self.words = [], [], [], 0, ""
         self.feed(text)
         self.close()
         assert not self.open
@@ -87,7 +109,7 @@ class _Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag not in self._VOID:
             self.open.append(tag)
-        self.figures += tag == "figure"
+        self.previews += tag == "figure"
         assert tag not in ("script", "link", "iframe")
         self.loaded += [v for k, v in attrs if k in ("src", "href")]
 
@@ -101,25 +123,25 @@ class _Page(html.parser.HTMLParser):
 
 
 def _write(folder, comparison, **options):
-    figures = write_report(folder / "r.html", comparison, **options)
+    json_path = write_report(folder / "r.html", comparison, **options)
     text = (folder / "r.html").read_text(encoding="utf-8")
-    with open(figures, encoding="utf-8") as file:
+    with open(json_path, encoding="utf-8") as file:
         return _Page(text), text, json.load(file)
 
 
-def test_a_page_needs_nothing_beside_it(tmp_path, comparison, colours):
+def test_a_page_has_all_sections_and_loads_nothing(tmp_path, comparison, colours):
     page, text, _ = _write(tmp_path, comparison, record=_RECORD, images=colours, class_names=_NAMES)
     assert page.headings == [
-        "Side by side",
-        "What each remedy changed",
-        "Float islands",
-        "Signal and noise, block by block",
-        "Images that changed their answer",
+        "Metrics",
+        "Quantization steps",
+        "Ops kept in float32",
+        "SQNR by block",
+        "Changed predictions",
         "Size by part",
         "Latency",
-        "Ops by delegate",
-        "Calibration",
-        "The plan",
+        "Delegate support",
+        "Calibration images",
+        "Quantization plan",
     ]
     assert page.loaded
     assert all(address.startswith("data:image/png;base64,") for address in page.loaded)
@@ -127,68 +149,83 @@ def test_a_page_needs_nothing_beside_it(tmp_path, comparison, colours):
     assert "prefers-color-scheme: dark" in text
 
 
-def test_the_figures_are_the_comparisons(tmp_path, comparison, colours):
-    page, _, figures = _write(tmp_path, comparison, record=_RECORD, images=colours)
+def test_page_and_json_have_the_numbers_of_the_comparison(tmp_path, comparison, colours):
+    page, _, content = _write(tmp_path, comparison, record=_RECORD, images=colours)
     r = comparison.report
     for shown in (
         f"{r.agreement:.2%}",
-        f"{r.agreement_interval[0]:.2%} to {r.agreement_interval[1]:.2%}",
-        f"{r.float32.top1:.2%}",
-        f"{r.int8.size:,}",
-        f"{r.int8.latency_2_threads_ms:.2f} ms",
+        f"{r.agreement_confidence_interval[0]:.2%} to {r.agreement_confidence_interval[1]:.2%}",
+        f"{r.reference.top1:.2%}",
+        f"{r.candidate.size:,}",
+        f"{r.candidate.latency_2_threads_ms:.2f} ms",
         f"{comparison.blocks[2].sqnr_db:.1f} dB",
-        f"{r.divergence:.4f} nats",
+        f"{r.kl_divergence:.4f} nats",
         "2,048",
         "and 30 more",
         "95.00%",
+        "0.0512",
+        "0.0123",
+        "not kept",
+        "does not run",
+        "95 % confidence interval",
     ):
         assert shown in page.words, shown
-    assert figures["report"] == json.loads(json.dumps(r.as_dict()))
-    assert figures["record"] == _RECORD
-    assert [b["name"] for b in figures["blocks"]] == [b.name for b in comparison.blocks]
-    assert [sum(p.values()) for p in figures["bytes_by_part"]] == [r.float32.size, r.int8.size]
-    assert figures["delegates"][1][0]["delegate"] == "XNNPACK"
+    assert content["report"] == json.loads(json.dumps(r.as_dict()))
+    assert content["record"] == _RECORD
+    assert [b["name"] for b in content["blocks"]] == [b.name for b in comparison.blocks]
+    assert [sum(p.values()) for p in content["size_by_part"]] == [
+        r.reference.size,
+        r.candidate.size,
+    ]
+    assert content["delegates"][1][0]["delegate"] == "XNNPACK"
 
 
-def test_what_changed_is_shown_with_names_and_labels(tmp_path, comparison, colours):
+def test_changed_predictions_have_class_names_and_labels(tmp_path, comparison, colours):
     page, _, _ = _write(tmp_path, comparison, images=colours, class_names=_NAMES)
-    changed = comparison.report.changed
-    assert page.figures == len(page.loaded) == min(10, len(changed)) > 0
-    assert f"class <{changed[0].first}>" in page.words
+    changed = comparison.report.changed_predictions
+    assert page.previews == len(page.loaded) == min(10, len(changed)) > 0
+    assert f"class <{changed[0].reference}>" in page.words
     assert f"label: class <{changed[0].label}>" in page.words
-    kinds = [row.kind for row in changed]
-    assert f"{kinds.count('wrong->wrong')} from one wrong answer" in page.words
+    kinds = [row.outcome for row in changed]
+    assert f"{kinds.count('wrong->wrong')} from one wrong class" in page.words
 
 
-def test_nothing_of_a_user_is_taken_for_html(tmp_path, comparison, colours):
+def test_previews_need_only_the_images_that_they_show(comparison, colours):
+    rows = comparison.report.changed_predictions[: comparison_sections.PREVIEWS]
+    few = {row.index: colours[row.index] for row in rows}
+    assert render(comparison, images=few) == render(comparison, images=colours)
+
+
+def test_text_from_users_is_escaped(tmp_path, comparison, colours):
     _, text, _ = _write(tmp_path, comparison, record=_RECORD, images=colours, class_names=_NAMES)
-    assert "<noise>" not in text
+    assert "<random>" not in text
     assert "class <" not in text
     assert "&lt;all of them&gt;" in text
 
 
-def test_sections_without_figures_are_left_out(
+def test_sections_without_data_are_left_out(
     tmp_path, compared, float_content, int8_content, colours
 ):
-    made = compared(float_content, int8_content, colours)
-    for record in (None, {}, {"remedies": [], "islands": None, "plan": []}):
-        page, _, figures = _write(tmp_path, made, record=record)
-        assert not {"What each remedy changed", "Float islands", "Calibration", "The plan"} & {
-            *page.headings
-        }
+    comparison = compared(float_content, int8_content, colours)
+    for record in (None, {}, {"quantization_steps": [], "float32_regions": None, "plan": []}):
+        page, _, content = _write(tmp_path, comparison, record=record)
+        absent = ("Quantization steps", "Ops kept in float32", "Calibration images")
+        assert not {*absent, "Quantization plan"} & {*page.headings}
         assert not page.loaded  # no images given
-        assert figures["record"] == {}
+        assert content["record"] == {}
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        {"remedies": [{"name": "x"}, 3], "islands": [{}], "calibration": {"images": None}},
-        {"remedies": "all", "islands": 7, "calibration": [1], "plan": "a\nb", "preset": 4},
-        {"remedies": [{"name": None, "kl": "low", "agreement": float("nan")}]},
+        {"quantization_steps": [{"name": "x"}, 3], "float32_regions": [{}], "calibration": {}},
+        {"quantization_steps": "all", "float32_regions": 7, "calibration": [1], "plan": "a\nb"},
+        {"quantization_steps": [{"name": None, "kl_divergence": "low", "kept": 3}], "preset": 4},
+        {"quantization_steps": [{"agreement": float("nan"), "seconds": True}]},
+        {"calibration": {"images": None, "files": "all"}, "float32_regions": [{"outputs": 3}]},
     ],
 )
-def test_a_strange_record_breaks_nothing(tmp_path, comparison, record):
+def test_malformed_records_do_not_break_the_page(tmp_path, comparison, record):
     _write(tmp_path, comparison, record=record)
 
 
@@ -205,7 +242,7 @@ def test_a_failed_write_leaves_the_old_page(tmp_path, comparison, monkeypatch):
     assert (tmp_path / "r.html").read_text() == "old"
 
 
-def test_other_colours_and_endings_are_errors(tmp_path, comparison, colours):
+def test_other_endings_and_image_counts_are_errors(tmp_path, comparison, colours):
     with pytest.raises(ValueError, match=r"does not end in \.html"):
         write_report(tmp_path / "r.txt", comparison)
     with pytest.raises(ValueError, match="3 images for a comparison of 16"):

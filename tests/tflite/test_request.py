@@ -1,0 +1,60 @@
+import pytest
+
+from tflite.flatbuffer import metadata
+from tflite.quantization.mixed_precision import Budget
+from tflite.request import MIN_AGREEMENT, ConversionRequest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "int88"}, "Unknown preset 'int88'. Did you mean 'int8'"),
+        ({"has_calibration": False}, "preset int8 needs calibration images"),
+        ({"preset": "float32"}, "preset float32 takes no calibration images"),
+        ({"class_names": ["a", "b", "c"]}, "3 class names for a model with 10 outputs"),
+        ({"image_size": 64}, "image_size 64 does not fit"),
+        ({"preset": "int8", "budget": Budget(max_drop=1)}, "preset int8 takes no budget"),
+    ],
+)
+def test_bad_arguments_are_errors(model, float_content, options, message):
+    for each in (model, float_content):
+        with pytest.raises(ValueError, match=message):
+            ConversionRequest.validated(each, **{"has_calibration": True, **options})
+
+
+def test_files_that_are_no_float_model_are_errors(float_content, int8_content):
+    normalized = metadata.attach(float_content, mean=127.5, std=127.5)
+    for model, message in (
+        (float_content[: len(float_content) // 2], "truncated or damaged"),
+        (b"no model at all", "not a .tflite file"),
+        (int8_content, "float32"),
+        (normalized, "pixels normalized by mean"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ConversionRequest.validated(model, has_calibration=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "preset", "budget"),
+    [
+        ({}, "int8", None),
+        ({"budget": Budget()}, "int8", None),
+        ({"budget": Budget(max_drop=1)}, "int8_mixed", Budget(max_drop=1)),
+        ({"preset": "int8_mixed"}, "int8_mixed", Budget(min_agreement=MIN_AGREEMENT)),
+        ({"preset": "float32", "has_calibration": False}, "float32", None),
+        ({"preset": "weight_only"}, "weight_only", None),
+    ],
+)
+def test_preset_and_budget_have_defaults(float_content, options, preset, budget):
+    request = ConversionRequest.validated(float_content, **{"has_calibration": True, **options})
+    assert (request.preset.name, request.budget) == (preset, budget)
+    assert request.tflite_model == float_content
+    assert (request.height, request.width, request.classes) == (32, 32, 10)
+    assert request.input_spec is None
+
+
+def test_keras_model_has_an_input_spec(model):
+    request = ConversionRequest.validated(model, has_calibration=True)
+    assert request.keras_model is model
+    assert request.input_spec is not None
+    assert request.tflite_model is None

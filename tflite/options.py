@@ -1,0 +1,42 @@
+"""Options of a conversion that are rarely changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from keras_effnet.suggestions import unknown_name
+from tflite.presets import Preset
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """Options that ``tflite.convert`` also takes as keywords."""
+
+    search_seconds: float = 10  # time limit of each search; 0 turns the searches off
+    max_corrupt: int = 10  # images per set that may fail to decode; they are skipped
+    calibration_images: int | None = None  # at most; None: 512, and 2,048 for int8_mixed
+    finetune: bool | None = None  # fine-tune against the float model; None: only int8_strict
+
+    @classmethod
+    def from_keywords(cls, **keywords) -> ConversionOptions:
+        """The options; ``TypeError`` with the nearest name for an unknown one."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in keywords:
+            if name not in names:
+                raise TypeError(unknown_name("option", name, names))
+        return cls(**keywords)
+
+    def max_calibration_images(self, preset: Preset) -> int:
+        """The largest number of calibration images to load."""
+        if self.calibration_images is not None:
+            return self.calibration_images
+        return BUDGET_IMAGES if preset.name == "int8_mixed" else CALIBRATION_IMAGES
+
+    def finetunes(self, preset: Preset) -> bool:
+        """Whether to fine-tune a model of this preset."""
+        return preset.name == "int8_strict" if self.finetune is None else self.finetune
+
+
+CALIBRATION_IMAGES = 512
+BUDGET_IMAGES = 2048

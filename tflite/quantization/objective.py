@@ -1,0 +1,117 @@
+"""The objective of every search: KL divergence to the float model on a fixed set of images."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+
+import numpy as np
+
+from tflite.evaluation import classifier, paired_statistics
+from tflite.flatbuffer import ops, runner
+
+_MAX_LEARNING = 512  # images that ranges, weights and biases are computed from
+_TRIMMED = 0.03  # fraction of the images, those with the largest divergence
+_RUNS = 20  # of a latency measurement
+
+
+class Objective:
+    """How far the scores of a model are from those of the float model, on given images.
+
+    Attributes:
+        images: uint8 (n, height, width, 3).
+        labels: (n,) or None.
+        predictions: top-1 classes of the float model, (n,).
+    """
+
+    def __init__(self, float32_model: bytes, images: np.ndarray, labels=None):
+        self.images, self.labels = images, labels
+        self.model = classifier.open_classifier(float32_model)
+        scores = classifier.scores(self.model, images)
+        self.predictions = scores.argmax(-1)
+        self.log = paired_statistics.log_probabilities(scores, self.model.output_activation)
+
+    def first(self, count: int) -> Objective:
+        """The objective on the first `count` images only."""
+        fewer = copy.copy(self)
+        fewer.images, fewer.predictions, fewer.log = (
+            rows[:count] for rows in (self.images, self.predictions, self.log)
+        )
+        fewer.labels = None if self.labels is None else self.labels[:count]
+        return fewer
+
+    def __call__(self, model: bytes) -> tuple[float, float]:
+        """(trimmed mean KL(float || model) in nats, prediction agreement in [0, 1]).
+
+        The mean leaves out the 3 % of the images with the largest divergence: a few images that
+        overflow a range would hide all other differences.
+        """
+        kl, predictions = self.evaluate(model)
+        return kl, float((predictions == self.predictions).mean())
+
+    def evaluate(self, model: bytes) -> tuple[float, np.ndarray]:
+        """(trimmed mean KL in nats, predictions (n,)).
+
+        Infinity and -1 for a model that does not run: XNNPACK's kernels reject scales that differ
+        too much. The model must be a converted version of the float model.
+        """
+        _, (_, scale, _) = ops.quantization(model)
+        opened = dataclasses.replace(self.model, tflite_model=model, output_scale=scale)
+        try:
+            scores = classifier.scores(opened, self.images)
+        except (RuntimeError, ValueError):
+            return float("inf"), np.full(len(self.images), -1)
+        log = paired_statistics.log_probabilities(
+            scores, opened.output_activation, output_scale=opened.output_scale
+        )
+        return (
+            trimmed_mean(
+                paired_statistics.divergences(self.log, log, self.model.output_activation)
+            ),
+            scores.argmax(-1),
+        )
+
+
+def agreement_and_drop(
+    reference: np.ndarray, predictions: np.ndarray, labels: np.ndarray | None
+) -> tuple[float, float | None]:
+    """(prediction agreement in [0, 1], top-1 drop in percentage points or None without labels).
+
+    Args:
+        reference: top-1 classes of the float model, (n,).
+        predictions: of the converted model.
+        labels: (n,), or None.
+    """
+    agreement = float((predictions == reference).mean())
+    if labels is None:
+        return agreement, None
+    before, after = (int((rows == labels).sum()) for rows in (reference, predictions))
+    return agreement, 100 * (before - after) / len(predictions)  # of counts: no rounding error
+
+
+def trimmed_mean(divergences: np.ndarray) -> float:
+    """The mean without the largest 3 % of the values."""
+    ascending = np.sort(divergences)
+    return float(ascending[: len(ascending) - int(_TRIMMED * len(ascending))].mean())
+
+
+def held_out(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices to learn from, held-out indices) of `count` images in hash order.
+
+    Half of the images, 512 at most, are learned from. With fewer than 64 images, both are all of
+    them.
+    """
+    indices = np.arange(count)
+    if count < 64:
+        return indices, indices
+    learning = min(count - count // 2, _MAX_LEARNING)
+    return indices[:learning], indices[learning:]
+
+
+def latency_ms(*models: bytes, runs: int = _RUNS) -> list[float]:
+    """Median latency of one image on one thread in ms, of each model; the models take turns.
+
+    Measures the thread's CPU time, which depends less on other load than wall time.
+    """
+    return runner.latencies_ms(models, runs, clock=time.thread_time)

@@ -1,0 +1,126 @@
+"""A validated conversion request: every error that needs no images and no conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_effnet.image_preprocessing import Preprocessing, preprocessing
+from tflite.evaluation.classifier import open_classifier
+from tflite.export import image_shape
+from tflite.flatbuffer import ops
+from tflite.options import ConversionOptions
+from tflite.presets import Preset, find_preset
+from tflite.quantization.mixed_precision import Budget
+
+# Default budget of int8_mixed: 99 %, plus the standard error on 1,536 held-out images.
+MIN_AGREEMENT = 0.9925
+
+
+@dataclass(frozen=True, eq=False)
+class ConversionRequest:
+    """What to convert, and how."""
+
+    keras_model: Any | None  # None for a request with a .tflite
+    tflite_model: bytes | None  # the float32 .tflite; None for a Keras model
+    preset: Preset
+    budget: Budget | None  # only for int8_mixed
+    options: ConversionOptions
+    class_names: tuple[str, ...] | None
+    height: int
+    width: int
+    classes: int
+    input_spec: Preprocessing | None  # how images are resized and cropped; None: stretched
+
+    @classmethod
+    def validated(
+        cls,
+        model,
+        *,
+        preset: str | None = None,
+        has_calibration: bool = False,
+        budget: Budget | None = None,
+        class_names: Sequence[str] | None = None,
+        image_size=None,
+        options: ConversionOptions | None = None,
+    ) -> ConversionRequest:
+        """The request; arguments as ``tflite.convert``.
+
+        Raises:
+            ValueError: arguments that are wrong or do not go together.
+        """
+        preset = _chosen_preset(preset, budget, has_calibration)
+        if preset.name == "int8_mixed" and not budget:
+            budget = Budget(min_agreement=MIN_AGREEMENT)
+        input_spec = None
+        if isinstance(model, (bytes, bytearray)):
+            opened = _open_float(bytes(model), image_size)
+            height, width, classes = opened.height, opened.width, opened.classes
+        else:
+            height, width, _ = image_shape(model, image_size)
+            classes = model.outputs[0].shape[-1]
+            try:
+                input_spec = preprocessing(model)
+            except ValueError:  # not built by keras_effnet
+                input_spec = None
+        if class_names is not None and len(class_names) != classes:
+            raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
+        is_tflite = isinstance(model, (bytes, bytearray))
+        return cls(
+            keras_model=None if is_tflite else model,
+            tflite_model=bytes(model) if is_tflite else None,
+            preset=preset,
+            budget=budget if preset.name == "int8_mixed" else None,
+            options=options or ConversionOptions(),
+            class_names=None if class_names is None else tuple(class_names),
+            height=height,
+            width=width,
+            classes=classes,
+            input_spec=input_spec,
+        )
+
+
+def _chosen_preset(name, budget, has_calibration):
+    preset = find_preset(name or ("int8_mixed" if budget else "int8"))
+    if budget and preset.name != "int8_mixed":
+        raise ValueError(
+            f"preset {preset.name} takes no budget ({budget}): leave it out, or use int8_mixed, "
+            "which leaves ops in float32 to meet the budget"
+        )
+    if preset.calibrated and not has_calibration:
+        raise ValueError(
+            f"preset {preset.name} needs calibration images: a folder, an .npz or an array of 100 "
+            "to 500 images that resemble those of later use"
+        )
+    if not preset.takes_images and has_calibration:
+        raise ValueError(
+            f"preset {preset.name} takes no calibration images: leave them out (pass images to "
+            "compare on as evaluation), or use int8"
+        )
+    return preset
+
+
+def _open_float(model, image_size):
+    """The ``Classifier`` of a float32 .tflite with a batch of 1 that takes pixels."""
+    opened = open_classifier(model, "the float .tflite")
+    source, _ = ops.quantization(model)
+    types = {op.dtype for op in ops.read_ops(model)}
+    if source[0] != "FLOAT32" or types & {"INT8", "UINT8", "INT16", "FLOAT16"}:
+        raise ValueError(
+            f"the .tflite takes {source[0]} and has values of {', '.join(sorted(types))}: give the "
+            "float32 .tflite that it was converted from, or the Keras model"
+        )
+    if opened.resized:
+        raise ValueError("the .tflite has a batch larger than 1: export it with a batch of 1")
+    if any(opened.mean) or any(std != 1 for std in opened.std):
+        raise ValueError(
+            f"the .tflite expects pixels normalized by mean {opened.mean} and std {opened.std} "
+            "(from its metadata); give a model that takes pixels in [0, 255] and normalizes them"
+        )
+    if image_size not in (None, opened.height, (opened.height, opened.width)):
+        raise ValueError(
+            f"image_size {image_size} does not fit the .tflite, which takes {opened.height}x"
+            f"{opened.width}: leave it out"
+        )
+    return opened
