@@ -28,7 +28,7 @@ test-jax: .venv/ready
 	KERAS_BACKEND=jax JAX_PLATFORMS=cpu .venv/bin/python $(PYTEST) tests/keras_effnet -m "not slow"
 
 test-legacy: .venv-legacy/ready
-	if test -e $<; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet tests/tpu_train -m "not slow"; fi
+	if test -e $<; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet tests/tpu_train tests/test_doctests.py -m "not slow"; fi
 
 check: lint
 	.venv/bin/python $(PYTEST) -m "not slow"

@@ -1,4 +1,4 @@
-"""examples/web in a real browser, Chromium without a window, against the interpreter."""
+"""The page examples/web in headless Chromium gives the scores of the LiteRT interpreter."""
 
 import base64
 import functools
@@ -23,11 +23,12 @@ LABELS = [f"class {i}" for i in range(10)]
 _CHROMIUM = shutil.which("chromium")
 
 pytestmark = [
+    pytest.mark.slow,  # `make test` installs what these tests need, `make check` does not
     pytest.mark.skipif(
         _CHROMIUM is None, reason="needs a browser: apt-get install chromium libatomic1"
     ),
     pytest.mark.skipif(
-        not (WEB / "node_modules").is_dir(),
+        not (WEB / "node_modules/@mediapipe/tasks-vision/vision_bundle.mjs").is_file(),
         reason="needs MediaPipe for the web: npm ci --prefix examples/web",
     ),
 ]
@@ -35,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server():
-    """examples/web on a port of its own; `server.model` is its model.tflite, None for none."""
+    """Serves examples/web on a free port. `server.model`: bytes of its model.tflite, or None."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):
@@ -52,29 +53,32 @@ def server():
             pass
 
     handler = functools.partial(Handler, directory=str(WEB))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as made:
-        made.model = None
-        thread = threading.Thread(target=made.serve_forever)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web_server:
+        web_server.model = None
+        thread = threading.Thread(target=web_server.serve_forever)
         thread.start()
-        yield made
-        made.shutdown()
+        yield web_server
+        web_server.shutdown()
         thread.join()
 
 
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[test]"')
-    with playwright.sync_playwright() as made:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has none to use
-        opened = made.chromium.launch(executable_path=_CHROMIUM, args=flags)
-        yield opened
-        opened.close()
+    with playwright.sync_playwright() as driver:
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
+        chromium = driver.chromium.launch(executable_path=_CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def visit(server, browser):
-    """visit(model) -> the loaded page with a .tflite, whose errors and strays fail the test."""
-    contexts, errors, strays = [], [], []
+    """visit(model): the page, loaded with a .tflite file.
+
+    A JavaScript error or a request to another host fails the test.
+    """
+    contexts, errors, foreign_requests = [], [], []
 
     def open_page(model):
         server.model = model
@@ -85,7 +89,9 @@ def visit(server, browser):
         page.on(
             "request",
             lambda request: (
-                None if request.url.startswith((home, "blob:")) else strays.append(request.url)
+                None
+                if request.url.startswith((home, "blob:"))
+                else foreign_requests.append(request.url)
             ),
         )
         page.goto(home)
@@ -96,16 +102,16 @@ def visit(server, browser):
     for context in contexts:
         context.close()
     assert errors == []
-    assert strays == []
+    assert foreign_requests == []
 
 
 @pytest.fixture
-def float_labelled(float_content):
+def labelled_model(float_content):
     return metadata.attach(float_content, labels=LABELS)
 
 
 def _drop(page, name, content):
-    """Drops a file on the page, as a person does, and waits until the page is done with it."""
+    """Drops a file on the page and waits until the page has processed it."""
     transfer = page.evaluate_handle(
         """([name, content]) => {
             const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
@@ -129,8 +135,8 @@ def _png(image):
     return file.getvalue()
 
 
-def _shown(page):
-    """[(label, score), ...] on the page, from the top."""
+def _displayed_scores(page):
+    """[(label, score), ...] on the page, top to bottom."""
     return [
         (row.locator("span").inner_text(), float(row.get_attribute("data-score")))
         for row in page.locator("#scores li").all()
@@ -141,18 +147,18 @@ def _bars(page):
     return page.locator("#scores .bar").all()
 
 
-def _assert_the_five_best(page, content, image):
+def _assert_top_five(page, content, image):
     pixels = mediapipe.stretch(image, 32, 32)
-    (want,) = litert.scores(litert.interpreter(content), pixels[None])
-    best = np.argsort(-want)[:5]
-    shown = _shown(page)
-    assert [label for label, _ in shown] == [LABELS[i] for i in best]
-    np.testing.assert_allclose([score for _, score in shown], want[best], rtol=0, atol=1e-5)
+    (expected,) = litert.scores(litert.interpreter(content), pixels[None])
+    best = np.argsort(-expected)[:5]
+    displayed = _displayed_scores(page)
+    assert [label for label, _ in displayed] == [LABELS[i] for i in best]
+    np.testing.assert_allclose([score for _, score in displayed], expected[best], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (300, 401)])
 @pytest.mark.parametrize("kind", ["float", "int8"])
-def test_a_dropped_photo_gets_the_interpreters_five_best(
+def test_a_dropped_photo_gets_the_interpreters_top_five(
     kind, size, visit, float_content, int8_content
 ):
     content = {"float": float_content, "int8": int8_content}[kind]
@@ -160,35 +166,35 @@ def test_a_dropped_photo_gets_the_interpreters_five_best(
     page = visit(content)
     image = _photo(*size)
     _drop(page, "photo.png", _png(image))
-    _assert_the_five_best(page, content, image)
+    _assert_top_five(page, content, image)
     assert re.fullmatch(r"\d+\.\d ms, photo to scores", page.inner_text("#latency"))
     first = page.locator("#scores li").first
-    assert first.locator("output").inner_text() == f"{100 * _shown(page)[0][1]:.1f} %"
+    assert first.locator("output").inner_text() == f"{100 * _displayed_scores(page)[0][1]:.1f} %"
     widths = [bar.evaluate("bar => getComputedStyle(bar, '::before').width") for bar in _bars(page)]
     widths = [float(width[:-2]) for width in widths]
     assert widths == sorted(widths, reverse=True)
-    whole = first.locator(".bar").bounding_box()["width"]
-    assert widths[0] == pytest.approx(_shown(page)[0][1] * whole, abs=1)
+    full_width = first.locator(".bar").bounding_box()["width"]
+    assert widths[0] == pytest.approx(_displayed_scores(page)[0][1] * full_width, abs=1)
 
 
-def test_a_picked_photo_does_as_well(visit, float_labelled):
-    page = visit(float_labelled)
+def test_a_picked_photo_gets_the_interpreters_top_five(visit, labelled_model):
+    page = visit(labelled_model)
     image = _photo(48, 40)
     page.set_input_files("#file", {"name": "p.png", "mimeType": "", "buffer": _png(image)})
     page.wait_for_selector("body:not(.busy)")
     page.wait_for_selector("#scores li")
-    _assert_the_five_best(page, float_labelled, image)
+    _assert_top_five(page, labelled_model, image)
 
 
-def test_another_photo_replaces_the_first(visit, float_labelled):
-    page = visit(float_labelled)
+def test_a_second_photo_replaces_the_scores_of_the_first(visit, labelled_model):
+    page = visit(labelled_model)
     _drop(page, "first.png", _png(_photo(32, 32)))
     other = 255 - _photo(32, 32)
     _drop(page, "second.png", _png(other))
-    _assert_the_five_best(page, float_labelled, other)
+    _assert_top_five(page, labelled_model, other)
 
 
-def test_without_a_model_the_page_says_so(visit):
+def test_a_missing_model_is_reported(visit):
     page = visit(None)
     assert page.inner_text("#error") == (
         "There is no model.tflite beside this page (404): put one there, or drop one."
@@ -198,58 +204,58 @@ def test_without_a_model_the_page_says_so(visit):
     assert not page.is_visible("#scores")
 
 
-def test_a_dropped_model_is_used(visit, float_labelled):
+def test_a_dropped_model_replaces_the_missing_one(visit, labelled_model):
     page = visit(None)
-    _drop(page, "mine.tflite", float_labelled)
+    _drop(page, "mine.tflite", labelled_model)
     assert not page.is_visible("#error")
     assert page.inner_text("#model") == "mine.tflite, 0.0 MB"
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    _assert_the_five_best(page, float_labelled, _photo(32, 32))
+    _assert_top_five(page, labelled_model, _photo(32, 32))
 
 
-def test_a_file_that_is_no_model_leaves_the_old_one(visit, float_labelled):
-    page = visit(float_labelled)
-    _drop(page, "broken.tflite", float_labelled[:5000])
+def test_an_invalid_model_file_keeps_the_previous_model(visit, labelled_model):
+    page = visit(labelled_model)
+    _drop(page, "broken.tflite", labelled_model[:5000])
     assert page.inner_text("#error").startswith("MediaPipe cannot use broken.tflite: ")
     assert page.inner_text("#model").startswith("model.tflite")
     _drop(page, "photo.png", _png(_photo(32, 32)))
     assert not page.is_visible("#error")
-    _assert_the_five_best(page, float_labelled, _photo(32, 32))
+    _assert_top_five(page, labelled_model, _photo(32, 32))
 
 
-def test_a_model_without_metadata_is_told(visit, float_content):
+def test_a_model_without_metadata_is_reported(visit, float_content):
     page = visit(float_content)
     assert "It takes a .tflite with metadata" in page.inner_text("#error")
     assert page.inner_text("#model") == "No model"
 
 
 @pytest.mark.parametrize("content", [b"no image at all", b""])
-def test_a_file_that_is_no_image_is_told(content, visit, float_labelled):
-    page = visit(float_labelled)
+def test_a_file_that_is_not_an_image_is_reported(content, visit, labelled_model):
+    page = visit(labelled_model)
     _drop(page, "photo.png", _png(_photo(32, 32)))
     _drop(page, "notes.txt", content)
     assert page.inner_text("#error").startswith("notes.txt is not an image that this browser can")
-    assert not page.is_visible("#scores")  # of the photo before: they are not this file's
+    assert not page.is_visible("#scores")  # the scores of the previous photo are removed
 
 
-def test_a_model_without_labels_shows_numbers(visit, int8_content):
+def test_a_model_without_labels_shows_class_numbers(visit, int8_content):
     page = visit(rewrite.write(rewrite.flatbuffer_tools().read_model_from_bytearray(int8_content)))
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    assert re.fullmatch(r"class \d", _shown(page)[0][0])
+    assert re.fullmatch(r"class \d", _displayed_scores(page)[0][0])
 
 
-def test_logits_have_no_bars(visit, logits_content):
+def test_logits_are_shown_without_bars(visit, logits_content):
     page = visit(metadata.attach(logits_content, labels=LABELS))
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    assert len(_shown(page)) == 5
+    assert len(_displayed_scores(page)) == 5
     assert _bars(page) == []
 
 
-def test_nothing_leaves_the_machine(visit, float_labelled):
-    """MediaPipe reports its use when a classifier is closed; the page's policy keeps it in."""
-    page = visit(float_labelled)
+def test_the_page_sends_nothing_to_other_hosts(visit, labelled_model):
+    """MediaPipe reports usage when a classifier is closed; the page's security policy blocks it."""
+    page = visit(labelled_model)
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    _drop(page, "next.tflite", float_labelled)  # closes the first
+    _drop(page, "next.tflite", labelled_model)  # closes the first classifier
     page.wait_for_timeout(500)
     blocked = page.evaluate("fetch('https://example.com/').then(() => '', (error) => error.name)")
-    assert blocked == "TypeError"  # and `visit` sees that no request was made
+    assert blocked == "TypeError"  # `visit` also fails on any request to another host
