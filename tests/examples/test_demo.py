@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from keras_effnet import variants
+
 pytest.importorskip("ai_edge_litert", reason="the tflite extra is not installed")
 pytest.importorskip("sklearn")
 tf = pytest.importorskip("tensorflow")
@@ -23,11 +25,17 @@ def demo():
 
 
 @pytest.mark.slow
-def test_the_demo_on_a_folder_of_photos_writes_every_file(demo, tmp_path, capsys, monkeypatch):
+def test_the_demo_on_a_folder_of_photos_writes_every_file(
+    demo, tiny, tmp_path, capsys, monkeypatch
+):
+    """With a tiny network; tests/test_notebooks.py trains and converts an EfficientNetV2-B0."""
     from tpu_train.recipes import published
 
-    smaller = dataclasses.replace(published.find_recipe("photos"), phases=2, image_size_eval=96)
-    monkeypatch.setattr(published, "find_recipe", {"photos": smaller}.get)
+    sizes = {"image_size_first": 32, "image_size_last": 40, "image_size_eval": 40}
+    smaller = {"model": "tiny", "phases": 2, **sizes}
+    recipe = dataclasses.replace(published.find_recipe("photos"), **smaller)
+    monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
+    monkeypatch.setattr(published, "find_recipe", {"photos": recipe}.get)
     random = np.random.default_rng(0)
     for name, shade in (("dark", 40), ("light", 180)):
         (tmp_path / "photos" / name).mkdir(parents=True)
