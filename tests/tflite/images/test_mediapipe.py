@@ -81,6 +81,7 @@ def _assert_same(classify, content, image, height, width, step=0.0):
     assert [c.category_name for c in categories] == [names[c.index] for c in categories]
 
 
+@pytest.mark.slow  # converts with every preset
 @pytest.mark.parametrize("preset", tflite.PRESETS)
 def test_every_preset_gives_the_interpreters_scores(preset, classify, model, images):
     """To the bit; int16x8, which has no fast kernels, to a step: MediaPipe brings slow ones of its
