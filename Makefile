@@ -11,6 +11,8 @@ DATA ?= digits
 OUT ?= demo-out
 PIP = pip install --quiet --disable-pip-version-check
 PYTEST = -m pytest -n $(JOBS) --dist worksteal --durations=25
+# What the other two stacks repeat of the tests.
+REPEATED = -m "not slow or every_stack"
 
 .PHONY: demo test test-newest test-jax test-legacy check lint clean
 
@@ -25,10 +27,10 @@ test-newest: .venv/ready .venv/debian .venv/web
 	.venv/bin/python $(PYTEST)
 
 test-jax: .venv/ready
-	KERAS_BACKEND=jax JAX_PLATFORMS=cpu .venv/bin/python $(PYTEST) tests/keras_effnet -m "not slow"
+	KERAS_BACKEND=jax JAX_PLATFORMS=cpu .venv/bin/python $(PYTEST) tests/keras_effnet $(REPEATED)
 
 test-legacy: .venv-legacy/ready
-	if test -e $<; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet tests/tpu_train tests/test_doctests.py -m "not slow"; fi
+	if test -e $<; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet tests/tpu_train tests/test_doctests.py $(REPEATED); fi
 
 check: lint
 	.venv/bin/python $(PYTEST) -m "not slow"
