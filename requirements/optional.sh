@@ -7,13 +7,14 @@
 set -uo pipefail
 
 PIP_INSTALL=(-m pip install --quiet --disable-pip-version-check)
-# Graphics for MediaPipe; the browser, a font, and libatomic for its driver.
+# Graphics for MediaPipe; a browser, its font and, for its driver, libatomic.
 DEBIAN=(libegl1 libgles2 libgl1 libatomic1 chromium fonts-liberation)
 LIBRARIES=(libEGL.so.1 libGLESv2.so.2 libGL.so.1 libatomic.so.1)
 
 install_debian() {
     command -v chromium >/dev/null &&
-        .venv/bin/python -c "import ctypes, sys; [ctypes.CDLL(name) for name in sys.argv[1:]]" "${LIBRARIES[@]}" 2>/dev/null &&
+        .venv/bin/python -c "import ctypes, sys; [ctypes.CDLL(name) for name in sys.argv[1:]]" \
+            "${LIBRARIES[@]}" 2>/dev/null &&
         return
     if [ "$(id -u)" != 0 ]; then
         echo "run as root: apt-get install -y --no-install-recommends ${DEBIAN[*]}"
@@ -61,7 +62,8 @@ if "install_$1" 2>&1 | tee "$log"; then
     rm "$log"
     touch "$stamp"
 else
-    # npm's last line only names its own log file.
-    reason=$(grep -v "A complete log of this run" "$log" | grep "[^[:space:]]" | tail -n 1)
+    # The first error of apt-get, pip or npm names the package or the address; npm has short codes before it.
+    reason=$(grep -E "^(E: |ERROR: |npm error )" "$log" | grep -m 1 -vE "^npm error (code|syscall|errno) ") ||
+        reason=$(tail -n 1 "$log")
     echo "Skipped: $tests: $step failed: ${reason:-no output} (full log: $log)" | tee "$record"
 fi

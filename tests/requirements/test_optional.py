@@ -24,6 +24,7 @@ INPUTS = [
 NPM_REFUSED = """\
 echo 'npm error code E403' >&2
 echo 'npm error 403 Forbidden - GET https://registry.npmjs.org/left-pad' >&2
+echo 'npm error If you are behind a proxy, check its settings.' >&2
 echo 'npm error A complete log of this run can be found in: /root/.npm/_logs/1.log' >&2
 exit 1"""
 
@@ -91,14 +92,16 @@ def test_refused_packages_skip_tests_and_are_listed_last(checkout):
     _fake(checkout / "bin/id", "echo 0")
     _fake(checkout / "bin/apt-get", "echo 'E: Unable to locate package chromium' >&2; exit 100")
     _fake(checkout / "bin/npm", NPM_REFUSED)
-    _legacy_python(checkout, pip="echo 'ERROR: No matching distribution found for keras'; exit 1")
+    _legacy_python(
+        checkout, pip="echo 'ERROR: No keras==2.15.0'; echo 'ERROR: see the help'; exit 1"
+    )
     result = _run(checkout, "make", "test")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-3:] == [
         "Skipped: MediaPipe and web page tests: apt-get install failed: "
         "E: Unable to locate package chromium (full log: .venv/skipped/debian.log)",
         "Skipped: TensorFlow 2.15 tests: pip install failed: "
-        "ERROR: No matching distribution found for keras (full log: .venv/skipped/legacy.log)",
+        "ERROR: No keras==2.15.0 (full log: .venv/skipped/legacy.log)",
         "Skipped: web page tests: npm ci failed: npm error 403 Forbidden - GET "
         "https://registry.npmjs.org/left-pad (full log: .venv/skipped/web.log)",
     ]
