@@ -91,7 +91,7 @@ def run(options):
     print(
         f"{result.model_path}: Keras model; loads without this package\n"
         f"{file}: int8 model for mobile devices\n"
-        f"{file}.html: accuracy and latency, float32 against int8\n"
+        f"{file}.html: report, int8 compared with float32\n"
         f"{result.curves_path}: training curves\n"
         f"{out / 'predictions.png'}: int8 predictions of {PREVIEW_IMAGES} held-out images\n"
         f"{time.monotonic() - start:.0f} s in total"
