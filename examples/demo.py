@@ -1,11 +1,11 @@
-"""The whole way in one command: train on real images, evaluate, export, quantize to int8, compare.
+"""Trains on real images, evaluates, converts to int8 and compares, in one command.
 
-``make demo`` trains an EfficientNetV2-B0 from scratch on scikit-learn's 1,797 scans of handwritten
-digits, a third of them held out; ``make demo DATA=my_photos`` does the same with a folder that has
-one folder of images a class. Leaves the model, the int8 file, a report and two pictures in --out.
+``make demo`` trains an EfficientNetV2-B0 from scratch on the 1,797 handwritten digits of
+scikit-learn and holds out a third of them. ``make demo DATA=my_photos`` does the same with a folder
+that has one folder of images per class. The output folder then holds the Keras model, the int8
+model with its report, the training curves and a picture of predictions.
 """
 
-import argparse
 import os
 import pathlib
 import sys
@@ -15,23 +15,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
+from keras_effnet.arguments import ArgumentParser
+
 CALIBRATION_IMAGES = 256
-PICTURED = 12
+PREVIEW_IMAGES = 12
 
 
 def main(argv=None):
-    """Runs it all; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs the demo; returns the exit status."""
+    parser = ArgumentParser(prog="demo", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--data", default="digits", help="'digits', a folder of class folders, .npz"
+        "--data", default="digits", help="digits, a folder of class folders, or .npz"
     )
-    parser.add_argument("--out", default="demo-out", help="folder for what comes out; replaced")
-    parser.add_argument("--device", default="auto", help="as effnet-train's")
+    parser.add_argument("--out", default="demo-out", help="output folder; replaced")
+    parser.add_argument("--device", default="auto", help="auto, cpu, gpu, tpu: see effnet-train")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=float, help="instead of the recipe's")
-    options = parser.parse_args(argv)
+    parser.add_argument("--epochs", type=float, help="default: the recipe's")
     try:
-        run(options)
+        run(parser.parse_args(argv))
     except ValueError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
@@ -39,7 +40,7 @@ def main(argv=None):
 
 
 def run(options):
-    """Trains, converts, verifies and draws."""
+    """Trains, converts, evaluates and draws predictions."""
     from tpu_train.training.distribution import make_strategy
 
     strategy = make_strategy(options.device)  # before any other TensorFlow call
@@ -52,7 +53,7 @@ def run(options):
     from tpu_train.recipes.table import find_recipe
     from tpu_train.training.run import train
 
-    began = time.monotonic()
+    start = time.monotonic()
     out = pathlib.Path(options.out)
     recipe = find_recipe("digits" if options.data == "digits" else "photos")
     recipe = dataclasses.replace(recipe, seed=options.seed, epochs=options.epochs or recipe.epochs)
@@ -77,23 +78,28 @@ def run(options):
     tflite.save(conversion, file, class_names=result.classes)
     draw(images, labels, conversion, result.classes, out / "predictions.png")
 
-    print("\n3. What came out\n")
+    print("\n3. Results\n")
     print(f"{'phase':>5}{'image size':>12}{'steps':>8}{'seconds':>9}{'held-out top-1':>16}")
-    for p in result.phases:
-        print(f"{p.number:>5}{p.image_size:>9} px{p.steps:>8}{p.seconds:>9.0f}{p.accuracy:>16.2%}")
+    for phase in result.phases:
+        print(
+            f"{phase.number:>5}{phase.image_size:>9} px{phase.steps:>8}{phase.seconds:>9.0f}"
+            f"{phase.accuracy:>16.2%}"
+        )
     print(f"\n{conversion.report}\n")
-    print(f"{len(training.skipped)} images skipped" if training.skipped else "", end="")
+    if training.skipped:
+        print(f"{len(training.skipped)} images skipped")
     print(
-        f"{result.model_path}: the network, loads in any Keras\n"
-        f"{file}: the same for a phone, in int8; {file}.html: what it is worth\n"
-        f"{result.curves_path}: how it learned\n"
-        f"{out / 'predictions.png'}: {PICTURED} held-out images and what int8 says\n"
-        f"{time.monotonic() - began:.0f} s in all"
+        f"{result.model_path}: Keras model; loads without this package\n"
+        f"{file}: int8 model for mobile devices\n"
+        f"{file}.html: report, int8 compared with float32\n"
+        f"{result.curves_path}: training curves\n"
+        f"{out / 'predictions.png'}: int8 predictions of {PREVIEW_IMAGES} held-out images\n"
+        f"{time.monotonic() - start:.0f} s in total"
     )
 
 
 def open_images(data, seed):
-    """(training, held-out) sources; a third is held out."""
+    """(training, held-out) image sources; a third of the images is held out."""
     from tpu_train.input_pipeline.data_loading import from_arrays, open_data, split
 
     if data != "digits":
@@ -106,35 +112,35 @@ def open_images(data, seed):
 
 
 def pixels(source, size, limit=None):
-    """uint8 images (n, size, size, 3) and labels (n,), spread evenly over a source."""
+    """(uint8 images (n, size, size, 3), labels (n,)), at most `limit`, spread evenly."""
     from tpu_train.input_pipeline.batches import evaluation_batches
 
     count = min(source.examples, limit or source.examples)
-    chosen = source.take(np.linspace(0, source.examples - 1, count).astype(int))
-    batches = list(evaluation_batches(chosen, size, 64, replicas=1).as_numpy_iterator())
+    sample = source.take(np.linspace(0, source.examples - 1, count).astype(int))
+    batches = list(evaluation_batches(sample, size, 64, replicas=1).as_numpy_iterator())
     joined = {k: np.concatenate([b[k] for b in batches])[:count] for k in ("image", "label")}
     return joined["image"], joined["label"]
 
 
 def draw(images, labels, conversion, classes, path):
-    """Held-out images of as many classes as there is room for, titled with int8's answer."""
+    """Writes a picture of random held-out images, titled with the int8 predictions."""
     from matplotlib.figure import Figure
 
     from tflite.flatbuffer import runner
 
-    chosen = np.random.default_rng(0).permutation(len(images))[:PICTURED]
-    scores = runner.scores(conversion.tflite_model, images[chosen])
+    sample = np.random.default_rng(0).permutation(len(images))[:PREVIEW_IMAGES]
+    scores = runner.scores(conversion.tflite_model, images[sample])
     figure = Figure(figsize=(9, 7.5), layout="constrained")
-    for axes, index, score in zip(figure.subplots(3, 4).flat, chosen, scores):
-        answer = int(score.argmax())
-        right = answer == labels[index]
+    for axes, index, score in zip(figure.subplots(3, 4).flat, sample, scores):
+        prediction, label = int(score.argmax()), int(labels[index])
         axes.imshow(images[index])
         axes.set_axis_off()
-        truth = "" if right else f", is {classes[labels[index]]}"
-        axes.set_title(
-            f"{classes[answer]} ({score[answer]:.0%}){truth}", color="black" if right else "tab:red"
-        )
-    figure.suptitle("What the int8 file says to images it has not seen (mistakes in red)")
+        title = f"{classes[prediction]} ({score[prediction]:.0%})"
+        if prediction == label:
+            axes.set_title(title, color="black")
+        else:
+            axes.set_title(f"{title}, label: {classes[label]}", color="tab:red")
+    figure.suptitle("Predictions of the int8 model on held-out images (errors in red)")
     figure.savefig(path, dpi=110)
 
 

@@ -1,13 +1,12 @@
-"""What a pretrained body is worth: the second half of CIFAR-10's classes from 100 images each.
+"""Compares training from scratch with transfer learning on 100 images per class.
 
 ``python examples/transfer.py --data=cifar10 --out=run`` trains an EfficientNetV2-B0 on the first
-five classes (25,000 images), then learns the other five from a few images each, once from scratch
-and once from the trained body, three times each, and compares on those classes' 5,000 test images
-(60 % against 71 %: docs/results/transfer.md). Under an hour on two busy CPU cores; ``--out`` keeps
-the trained body, and a second run takes it from there.
+five classes of CIFAR-10 (25,000 images). It then trains on 100 images of each of the other five
+classes, from random weights and from the pretrained backbone, with three seeds, and evaluates on
+their 5,000 test images: 60 % from scratch, 71 % fine-tuned (docs/results/transfer.md). Takes up to
+an hour on two CPU cores. A second run with the same ``--out`` reuses the pretrained model.
 """
 
-import argparse
 import dataclasses
 import io
 import json
@@ -20,30 +19,31 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-HOW_TO_GET_IT = (
-    "it needs CIFAR-10 as TFRecord shards (train-*, validation-*: JPEG in image/encoded, the class "
-    "counted from 1 in image/class/label) and the ten names in labels.txt. Download "
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz and write it so, e.g. with "
-    "tf.io.TFRecordWriter"
+from keras_effnet.arguments import ArgumentParser
+
+DATA_FORMAT = (
+    "the folder must hold CIFAR-10 as TFRecord shards train-* and validation-*, with a JPEG in "
+    "image/encoded and the class, counted from 1, in image/class/label; and the ten class names "
+    "in labels.txt. Download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz and convert "
+    "it, for example with tf.io.TFRecordWriter"
 )
-FIRST_HALF, SECOND_HALF = range(0, 5), range(5, 10)
+SOURCE_CLASSES, TARGET_CLASSES = range(0, 5), range(5, 10)
 
 
 def main(argv=None):
-    """Runs it all; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="folder with CIFAR-10's TFRecord shards")
-    parser.add_argument("--out", default="transfer-out", help="folder for what comes out")
+    """Runs the comparison; returns the exit status."""
+    parser = ArgumentParser(prog="transfer", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10 as TFRecord shards")
+    parser.add_argument("--out", default="transfer-out", help="output folder")
     parser.add_argument("--model", default="efficientnetv2-b0", help="a name of `effnet models`")
-    parser.add_argument("--image-size", type=int, default=48, help="pixels a side at the end")
-    parser.add_argument("--pretrain-epochs", type=float, default=6)
-    parser.add_argument("--images-per-class", type=int, default=100, help="of the second half")
-    parser.add_argument("--epochs", type=int, default=40, help="on the second half's few images")
-    parser.add_argument("--seeds", type=int, default=3, help="repetitions on the second half")
-    parser.add_argument("--device", default="auto", help="as effnet-train's")
-    options = parser.parse_args(argv)
+    parser.add_argument("--image_size", type=int, default=48, help="final image size in pixels")
+    parser.add_argument("--pretrain_epochs", type=float, default=6, help="on the source classes")
+    parser.add_argument("--images_per_class", type=int, default=100, help="of the target classes")
+    parser.add_argument("--epochs", type=int, default=40, help="on the target classes")
+    parser.add_argument("--seeds", type=int, default=3, help="number of repetitions")
+    parser.add_argument("--device", default="auto", help="auto, cpu, gpu, tpu: see effnet-train")
     try:
-        run(options)
+        run(parser.parse_args(argv))
     except ValueError as error:
         print(f"transfer: {error}", file=sys.stderr)
         return 2
@@ -51,14 +51,14 @@ def main(argv=None):
 
 
 def pretrain(options, strategy, classes, images, labels, test_images, test_labels):
-    """The path of a model trained on the first half; one that is there already is taken."""
+    """The path of a model trained on the source classes; an existing one is reused."""
     from tpu_train.input_pipeline.data_loading import from_arrays
     from tpu_train.recipes.table import find_recipe
     from tpu_train.training.run import train
 
     folder = pathlib.Path(options.out) / "pretrained"
     if (folder / "model.keras").is_file():
-        print(f"taking {folder / 'model.keras'}")
+        print(f"reusing {folder / 'model.keras'}")
         return folder / "model.keras"
     recipe = dataclasses.replace(
         find_recipe("photos"),
@@ -66,7 +66,7 @@ def pretrain(options, strategy, classes, images, labels, test_images, test_label
         epochs=options.pretrain_epochs,
         batch_size=128,
         phases=2,
-        image_size_first=min(34, options.image_size),  # below 33 the last stage has one pixel only
+        image_size_first=min(34, options.image_size),  # at 32 pixels the last stage has one pixel
         image_size_last=options.image_size,
         image_size_eval=options.image_size,
         randaugment_magnitude_first=2,
@@ -80,52 +80,53 @@ def pretrain(options, strategy, classes, images, labels, test_images, test_label
         warmup_epochs=1,
         ema_decay=0.99,
     )
-    training = from_arrays("CIFAR-10, first half", images, labels, classes)
-    held_out = from_arrays("CIFAR-10, first half, test", test_images, test_labels, classes)
+    training = from_arrays("CIFAR-10, source classes", images, labels, classes)
+    held_out = from_arrays("CIFAR-10, source classes, test", test_images, test_labels, classes)
     result = train(recipe, training, held_out, folder, strategy)
-    print(f"pretrained: {result.accuracy:.2%} of the first half's test images")
+    print(f"pretrained: {result.accuracy:.2%} top-1 on the source classes' test images")
     return pathlib.Path(result.model_path)
 
 
 def run(options):
-    """Pretrains, transfers, compares."""
+    """Pretrains on the source classes, trains on the target classes and prints the accuracies."""
     for flag in ("images_per_class", "epochs", "seeds"):
         if getattr(options, flag) < 1:
-            raise ValueError(f"--{flag.replace('_', '-')} {getattr(options, flag)}: give 1 or more")
+            raise ValueError(f"--{flag} must be 1 or more, got {getattr(options, flag)}")
     classes, train_set, test_set = read(options.data)
     from tpu_train.training.distribution import make_strategy
 
-    strategy = make_strategy(options.device)  # before any other use of a device
+    strategy = make_strategy(options.device)  # before any other TensorFlow call
     began = time.monotonic()
-    names, images, labels = half(classes, *train_set, FIRST_HALF)
-    body = pretrain(
-        options, strategy, names, images, labels, *half(classes, *test_set, FIRST_HALF)[1:]
-    )
+    names, images, labels = select_classes(classes, *train_set, SOURCE_CLASSES)
+    tests = select_classes(classes, *test_set, SOURCE_CLASSES)[1:]
+    pretrained = pretrain(options, strategy, names, images, labels, *tests)
 
-    names, images, labels = half(classes, *train_set, SECOND_HALF)
-    images, tests = resized(images, options.image_size), half(classes, *test_set, SECOND_HALF)
-    tests = resized(tests[1], options.image_size), tests[2]
-    scores = {"from scratch": [], "new head on the frozen body": [], "fine-tuned": []}
+    names, images, labels = select_classes(classes, *train_set, TARGET_CLASSES)
+    images = resized(images, options.image_size)
+    _, test_images, test_labels = select_classes(classes, *test_set, TARGET_CLASSES)
+    tests = resized(test_images, options.image_size), test_labels
+    scores = {"from scratch": [], "frozen backbone": [], "fine-tuned": []}
     for seed in range(options.seeds):
         few = sample(labels, options.images_per_class, seed)
-        for way, accuracy in (
-            *from_scratch(options, seed, images[few], labels[few], tests).items(),
-            *from_body(options, seed, body, images[few], labels[few], tests).items(),
-        ):
-            scores[way].append(accuracy)
-            print(f"seed {seed}: {accuracy:.2%} {way}", flush=True)
+        results = {
+            **from_scratch(options, seed, images[few], labels[few], tests),
+            **from_pretrained(options, seed, pretrained, images[few], labels[few], tests),
+        }
+        for method, top1 in results.items():
+            scores[method].append(top1)
+            print(f"seed {seed}: {top1:.2%} {method}", flush=True)
     print(
-        f"\n{', '.join(names)}: {options.images_per_class} images each to learn from, "
-        f"{len(tests[1])} to test on, {options.seeds} seeds\n"
+        f"\n{', '.join(names)}: {options.images_per_class} training images per class, "
+        f"{len(test_labels)} test images, {options.seeds} seeds\n"
     )
-    for way, values in scores.items():
-        print(f"{way:<30}{np.mean(values):>8.2%}  ({min(values):.2%} to {max(values):.2%})")
+    for method, values in scores.items():
+        print(f"{method:<20}{np.mean(values):>8.2%}  ({min(values):.2%} to {max(values):.2%})")
     record = {**vars(options), "accuracy": scores, "seconds": round(time.monotonic() - began)}
     (pathlib.Path(options.out) / "transfer.json").write_text(json.dumps(record, indent=1))
 
 
 def from_scratch(options, seed, images, labels, tests):
-    """{way: accuracy} of a network that has seen nothing but these images."""
+    """{method: top-1} of a network trained on these images only."""
     import keras
 
     import keras_effnet
@@ -135,34 +136,34 @@ def from_scratch(options, seed, images, labels, tests):
     model = keras_effnet.create_model(
         options.model,
         input_shape=(size, size, 3),
-        classes=len(SECOND_HALF),
+        classes=len(TARGET_CLASSES),
         drop_path_rate=0.1,
         classifier_activation=None,
     )
-    learn(model, images, labels, options.epochs, rate=2e-3, seed=seed)
+    fit(model, images, labels, options.epochs, rate=2e-3, seed=seed)
     return {"from scratch": accuracy(model, *tests)}
 
 
-def from_body(options, seed, path, images, labels, tests):
-    """{way: accuracy} of the trained body: first under a new head alone, then trained itself."""
+def from_pretrained(options, seed, path, images, labels, tests):
+    """{method: top-1} of the pretrained backbone: frozen under a new head, then fine-tuned."""
     import keras
 
     from keras_effnet.finetuning import freeze, with_new_head
 
     keras.utils.set_random_seed(seed)
-    trained = keras.saving.load_model(path, compile=False)
-    model = with_new_head(trained, len(SECOND_HALF), activation=None)
+    pretrained = keras.saving.load_model(path, compile=False)
+    model = with_new_head(pretrained, len(TARGET_CLASSES), activation=None)
     head_epochs = max(1, options.epochs // 4)
     freeze(model, up_to="top")
-    learn(model, images, labels, head_epochs, rate=1e-2, seed=seed)
-    scores = {"new head on the frozen body": accuracy(model, *tests)}
+    fit(model, images, labels, head_epochs, rate=1e-2, seed=seed)
+    scores = {"frozen backbone": accuracy(model, *tests)}
     freeze(model, up_to="block2")
-    learn(model, images, labels, options.epochs - head_epochs, rate=5e-4, seed=seed)
+    fit(model, images, labels, options.epochs - head_epochs, rate=5e-4, seed=seed)
     return {**scores, "fine-tuned": accuracy(model, *tests)}
 
 
-def learn(model, images, labels, epochs, rate, seed, batch_size=50):
-    """Trains what is not frozen: AdamW, cosine, flips and shifts."""
+def fit(model, images, labels, epochs, rate, seed, batch_size=50):
+    """Trains the unfrozen layers: AdamW, cosine decay, random flips and shifts."""
     import keras
     import tensorflow as tf
 
@@ -170,37 +171,37 @@ def learn(model, images, labels, epochs, rate, seed, batch_size=50):
         return
     size, channels = images.shape[1], images.shape[3]
 
-    def vary(image, label):
-        wide = tf.pad(image, [[size // 8] * 2, [size // 8] * 2, [0, 0]], "REFLECT")
-        image = tf.image.random_crop(wide, [size, size, channels])
+    def augment(image, label):
+        padded = tf.pad(image, [[size // 8] * 2, [size // 8] * 2, [0, 0]], "REFLECT")
+        image = tf.image.random_crop(padded, [size, size, channels])
         return tf.image.random_flip_left_right(image), label
 
     batch_size = min(batch_size, len(images))
     batches = (
         tf.data.Dataset.from_tensor_slices((images, labels))
         .shuffle(len(images), seed=seed)
-        .map(vary, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(augment, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size, drop_remainder=True)
         .prefetch(2)
     )
     steps = epochs * (len(images) // batch_size)
-    model.compile(  # anew in each phase: Keras reads here what trains
+    model.compile(  # after each change of what is frozen: Keras reads it here
         keras.optimizers.AdamW(
             keras.optimizers.schedules.CosineDecay(rate, steps), weight_decay=0.05
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,  # XLA is slow on a CPU
     )
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=0)  # the batches are, already
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=0)  # tf.data shuffles
 
 
 def accuracy(model, images, labels):
-    """Share of 1."""
+    """Top-1 accuracy, 0 to 1."""
     return float((model.predict(images, batch_size=250, verbose=0).argmax(-1) == labels).mean())
 
 
 def sample(labels, count, seed):
-    """Indices of `count` images of each class."""
+    """Indices of `count` random images of each class."""
     random = np.random.default_rng(seed)
     return np.concatenate(
         [random.permutation(np.flatnonzero(labels == c))[:count] for c in np.unique(labels)]
@@ -208,27 +209,29 @@ def sample(labels, count, seed):
 
 
 def resized(images, size):
-    """uint8 images of another size, bilinearly, as training and evaluation do."""
+    """uint8 images (n, size, size, 3), resized bilinearly as in training and evaluation."""
     import tensorflow as tf
 
-    pieces = [images[i : i + 1000] for i in range(0, len(images), 1000)]
-    moved = [
-        tf.round(tf.image.resize(piece, [size, size])).numpy().astype(np.uint8) for piece in pieces
-    ]
-    return np.concatenate(moved)
+    chunks = [images[i : i + 1000] for i in range(0, len(images), 1000)]
+    return np.concatenate(
+        [
+            tf.round(tf.image.resize(chunk, [size, size])).numpy().astype(np.uint8)
+            for chunk in chunks
+        ]
+    )
 
 
 def read(folder):
-    """(class names, (training images uint8, labels), (test images, labels)) of the shards."""
+    """(class names, (training images, labels), (test images, labels)) of a folder of shards."""
     folder = pathlib.Path(folder)
     if not sorted(folder.glob("train-*")) or not sorted(folder.glob("validation-*")):
-        raise ValueError(f"no TFRecord shards in {folder}: {HOW_TO_GET_IT}")
+        raise ValueError(f"no TFRecord shards in {folder}: {DATA_FORMAT}")
     classes = (folder / "labels.txt").read_text().split()
     return classes, read_split(folder, "train-*"), read_split(folder, "validation-*")
 
 
 def read_split(folder, pattern):
-    """(uint8 images, int labels counted from 0) of the shards that match."""
+    """(uint8 images (n, 32, 32, 3), labels (n,) counted from 0) of the matching shards."""
     import tensorflow as tf
     from PIL import Image
 
@@ -241,10 +244,10 @@ def read_split(folder, pattern):
     return np.stack(images), np.array(labels)
 
 
-def half(classes, images, labels, chosen):
-    """(names, images, labels) of some of the classes, counted from 0 again."""
-    own = np.isin(labels, chosen)
-    return [classes[c] for c in chosen], images[own], labels[own] - chosen[0]
+def select_classes(classes, images, labels, selected):
+    """(class names, images, labels) of a range of classes; the labels start at 0."""
+    mask = np.isin(labels, selected)
+    return [classes[c] for c in selected], images[mask], labels[mask] - selected[0]
 
 
 if __name__ == "__main__":

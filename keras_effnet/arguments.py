@@ -6,6 +6,7 @@ Help prints every flag with underscores (``--image_size``); ``--image-size`` mea
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 
 from keras_effnet.suggestions import did_you_mean
@@ -33,9 +34,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, after :func:`normalize_flags`; subcommands come through here, too."""
-        if args is not None and not any(
-            isinstance(action, argparse._SubParsersAction) for action in self._actions
-        ):
+        args = sys.argv[1:] if args is None else args
+        if not any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
             args = normalize_flags(args, self._option_string_actions)
         return super().parse_known_args(args, namespace)
 

@@ -1,12 +1,12 @@
-"""Two virtual CPU devices, so that what is distributed is really distributed; and a network small
-enough for a test."""
+"""Shared by all tests: two virtual CPU devices, a tiny network, and golden text files."""
 
+import itertools
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as tpu_train has it
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in tpu_train
 
 import pytest
 
@@ -19,6 +19,10 @@ if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
 from keras_effnet.variants import V2, Normalization, Stage, Variant
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+HOW_TO_UPDATE = """
+If only the layout changed, rerun with UPDATE_GOLDEN=1 and read the diff. Do not accept a changed
+number of a published network: released weights would no longer fit or would predict something
+else. Do not accept a changed number of a published recipe unless its source states it."""
 
 TINY = Variant(
     name="tiny",
@@ -40,34 +44,25 @@ TINY = Variant(
 
 @pytest.fixture
 def tiny():
-    """A two-stage V2 variant with every kind of layer in it."""
+    """A V2 variant with a fused and an MBConv stage, for 32-pixel images."""
     return TINY
 
 
 @pytest.fixture
 def golden():
-    """golden("plan_x.txt", text): the text must be the file's; UPDATE_GOLDEN=1 rewrites it."""
+    """golden("plan_x.txt", text): asserts that the file holds text; UPDATE_GOLDEN=1 writes it."""
 
     def check(name, text):
         path = GOLDEN / name
         if os.environ.get("UPDATE_GOLDEN"):
             path.write_text(text + "\n", encoding="utf-8")
-        want = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        have = text.splitlines()
-        changed = [
-            f"  line {i}:\n    golden {a!r}\n    now    {b!r}"
-            for i, (a, b) in enumerate(
-                zip(want + [None] * len(have), have + [None] * len(want)), start=1
-            )
-            if a != b
+        expected = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = itertools.zip_longest(expected, text.splitlines())
+        changes = [
+            f"  line {number}:\n    golden {old!r}\n    now    {new!r}"
+            for number, (old, new) in enumerate(lines, start=1)
+            if old != new
         ]
-        assert not changed, (
-            f"{name} has changed:\n"
-            + "\n".join(changed[:20])
-            + "\nIf only the table's looks changed, accept it with UPDATE_GOLDEN=1 and read the "
-            "diff. Never accept a changed number of a published network (released weights would no "
-            "longer fit or would answer otherwise) or of a published recipe, if its source does "
-            "not say so. Find what changed it."
-        )
+        assert not changes, f"{name} has changed:\n" + "\n".join(changes[:20]) + HOW_TO_UPDATE
 
     return check

@@ -1,6 +1,7 @@
 """Who may import whom (docs/architecture.md), read from the sources; fails with file and line."""
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -10,8 +11,13 @@ PACKAGES = ("keras_effnet", "tpu_train", "tflite")
 SOURCES = sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py"))
 
 
+@functools.cache
 def _imports(path):
-    """(line, dotted name) of every import in a file, wherever it stands; relative ones resolved."""
+    """((line, dotted name), ...) of all imports in a file; relative ones are resolved."""
+    return tuple(_read_imports(path))
+
+
+def _read_imports(path):
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):

@@ -25,7 +25,7 @@ def transfer():
 
 @pytest.fixture
 def shards(tmp_path):
-    """Ten classes of grey squares, ten images each, as CIFAR-10 is kept."""
+    """Ten classes of grey squares, ten images each, in the format of CIFAR-10's shards."""
     random = np.random.default_rng(0)
     for name in ("train-00000-of-00001", "validation-00000-of-00001"):
         with tf.io.TFRecordWriter(str(tmp_path / name)) as writer:
@@ -45,17 +45,18 @@ def shards(tmp_path):
     return tmp_path
 
 
-def test_the_halves_are_apart_and_counted_from_0(transfer, shards):
+def test_selected_classes_are_disjoint_and_counted_from_0(transfer, shards):
     classes, train_set, _ = transfer.read(shards)
-    for chosen, names in (
-        (transfer.FIRST_HALF, ["class0", "class1", "class2", "class3", "class4"]),
-        (transfer.SECOND_HALF, ["class5", "class6", "class7", "class8", "class9"]),
+    for selected, names in (
+        (transfer.SOURCE_CLASSES, ["class0", "class1", "class2", "class3", "class4"]),
+        (transfer.TARGET_CLASSES, ["class5", "class6", "class7", "class8", "class9"]),
     ):
-        own, images, labels = transfer.half(classes, *train_set, chosen)
-        assert own == names
+        selected_names, images, labels = transfer.select_classes(classes, *train_set, selected)
+        assert selected_names == names
         assert images.shape == (50, 32, 32, 3)
         assert sorted(set(labels)) == [0, 1, 2, 3, 4]
-        np.testing.assert_allclose(images[labels == 2].mean(), 20 * (chosen[0] + 2) + 9.5, atol=2)
+        grey = 20 * (selected[0] + 2) + 9.5
+        np.testing.assert_allclose(images[labels == 2].mean(), grey, atol=2)
     few = transfer.sample(labels, 4, seed=1)
     assert np.bincount(labels[few]).tolist() == [4] * 5
     assert not np.array_equal(few, transfer.sample(labels, 4, seed=2))
@@ -64,34 +65,36 @@ def test_the_halves_are_apart_and_counted_from_0(transfer, shards):
 @pytest.fixture
 def arguments(shards, tmp_path, monkeypatch, tiny):
     monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
-    flags = ["--model=tiny", "--image-size=34", "--epochs=2", "--seeds=1", "--images-per-class=4"]
+    flags = ["--model=tiny", "--image_size=34", "--epochs=2", "--seeds=1", "--images_per_class=4"]
     return [f"--data={shards}", f"--out={tmp_path / 'out'}", "--device=cpu", *flags]
 
 
-def test_both_ways_are_trained_and_compared(transfer, arguments, tmp_path, capsys, tiny):
-    body = tmp_path / "out" / "pretrained" / "model.keras"  # one that is there is taken
-    body.parent.mkdir(parents=True)
-    create_model(tiny, input_shape=(34, 34, 3), classes=5).save(body)
+def test_scratch_and_transfer_are_compared(transfer, arguments, tmp_path, capsys, tiny):
+    pretrained = tmp_path / "out" / "pretrained" / "model.keras"  # an existing model is reused
+    pretrained.parent.mkdir(parents=True)
+    create_model(tiny, input_shape=(34, 34, 3), classes=5).save(pretrained)
     assert transfer.main(arguments) == 0
-    said = capsys.readouterr().out
-    assert f"taking {body}" in said
-    assert "class5, class6, class7, class8, class9: 4 images each to learn from, 50 to test" in said
+    output = capsys.readouterr().out
+    assert f"reusing {pretrained}" in output
+    assert "class5, class6, class7, class8, class9: 4 training images per class, 50 test" in output
     scores = json.loads((tmp_path / "out" / "transfer.json").read_text())["accuracy"]
-    assert set(scores) == {"from scratch", "new head on the frozen body", "fine-tuned"}
+    assert set(scores) == {"from scratch", "frozen backbone", "fine-tuned"}
     assert all(len(v) == 1 and 0 <= v[0] <= 1 for v in scores.values())
 
 
 @pytest.mark.slow
-def test_the_body_is_trained_where_there_is_none(transfer, arguments, tmp_path, capsys):
-    assert transfer.main([*arguments, "--pretrain-epochs=3"]) == 0
+def test_a_missing_backbone_is_pretrained(transfer, arguments, tmp_path, capsys):
+    assert transfer.main([*arguments, "--pretrain_epochs=3"]) == 0
     assert "pretrained: " in capsys.readouterr().out
     assert (tmp_path / "out" / "pretrained" / "model.keras").is_file()
 
 
-def test_data_that_is_not_there_is_told_with_the_way_to_it(transfer, tmp_path, capsys):
+def test_missing_data_is_an_error_with_the_download(transfer, tmp_path, capsys):
     assert transfer.main([f"--data={tmp_path}"]) == 2
-    said = capsys.readouterr().err
-    assert "no TFRecord shards" in said
-    assert "cifar-10-python.tar.gz" in said
+    error = capsys.readouterr().err
+    assert "no TFRecord shards" in error
+    assert "cifar-10-python.tar.gz" in error
     assert transfer.main([f"--data={tmp_path}", "--seeds=0"]) == 2
-    assert "--seeds 0" in capsys.readouterr().err
+    assert "--seeds must be 1 or more, got 0" in capsys.readouterr().err
+    assert transfer.main([f"--data={tmp_path}", "--seed=1"]) == 2
+    assert "Did you mean '--seeds'?" in capsys.readouterr().err

@@ -46,6 +46,11 @@ def test_bad_arguments_are_one_line_and_a_way_out(argv, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_command_line_is_the_default(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["effnet-x", "--image-size=64"])
+    assert _parser().parse_args().image_size == 64
+
+
 def test_subcommands_normalize_their_own_flags():
     parser = ArgumentParser(prog="effnet")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -1,4 +1,4 @@
-"""examples/web in headless Chromium, compared with the interpreter."""
+"""The page examples/web in headless Chromium gives the scores of the LiteRT interpreter."""
 
 import base64
 import functools
@@ -23,11 +23,12 @@ LABELS = [f"class {i}" for i in range(10)]
 _CHROMIUM = shutil.which("chromium")
 
 pytestmark = [
+    pytest.mark.slow,  # `make test` installs what these tests need, `make check` does not
     pytest.mark.skipif(
         _CHROMIUM is None, reason="needs a browser: apt-get install chromium libatomic1"
     ),
     pytest.mark.skipif(
-        not (WEB / "node_modules").is_dir(),
+        not (WEB / "node_modules/@mediapipe/tasks-vision/vision_bundle.mjs").is_file(),
         reason="needs MediaPipe for the web: npm ci --prefix examples/web",
     ),
 ]
@@ -35,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server():
-    """Serves examples/web on a free port; `server.model` is its model.tflite, or None."""
+    """Serves examples/web on a free port. `server.model`: bytes of its model.tflite, or None."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):
@@ -52,12 +53,12 @@ def server():
             pass
 
     handler = functools.partial(Handler, directory=str(WEB))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.model = None
-        thread = threading.Thread(target=running.serve_forever)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web_server:
+        web_server.model = None
+        thread = threading.Thread(target=web_server.serve_forever)
         thread.start()
-        yield running
-        running.shutdown()
+        yield web_server
+        web_server.shutdown()
         thread.join()
 
 
@@ -65,16 +66,19 @@ def server():
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[test]"')
     with playwright.sync_playwright() as driver:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # root cannot use the sandbox
-        opened = driver.chromium.launch(executable_path=_CHROMIUM, args=flags)
-        yield opened
-        opened.close()
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
+        chromium = driver.chromium.launch(executable_path=_CHROMIUM, args=flags)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def visit(server, browser):
-    """visit(model) -> the loaded page; errors and requests to other servers fail the test."""
-    contexts, errors, foreign = [], [], []
+    """visit(model): the page, loaded with a .tflite file.
+
+    A JavaScript error or a request to another host fails the test.
+    """
+    contexts, errors, foreign_requests = [], [], []
 
     def open_page(model):
         server.model = model
@@ -85,7 +89,9 @@ def visit(server, browser):
         page.on(
             "request",
             lambda request: (
-                None if request.url.startswith((home, "blob:")) else foreign.append(request.url)
+                None
+                if request.url.startswith((home, "blob:"))
+                else foreign_requests.append(request.url)
             ),
         )
         page.goto(home)
@@ -96,11 +102,11 @@ def visit(server, browser):
     for context in contexts:
         context.close()
     assert errors == []
-    assert foreign == []
+    assert foreign_requests == []
 
 
 @pytest.fixture
-def float_labelled(float_content):
+def labelled_model(float_content):
     return metadata.attach(float_content, labels=LABELS)
 
 
@@ -129,8 +135,8 @@ def _png(image):
     return file.getvalue()
 
 
-def _shown(page):
-    """[(label, score), ...] that the page shows, in order."""
+def _displayed_scores(page):
+    """[(label, score), ...] on the page, top to bottom."""
     return [
         (row.locator("span").inner_text(), float(row.get_attribute("data-score")))
         for row in page.locator("#scores li").all()
@@ -143,16 +149,16 @@ def _bars(page):
 
 def _assert_top_five(page, content, image):
     pixels = mediapipe.stretch(image, 32, 32)
-    (want,) = runner.scores(content, pixels[None])
-    best = np.argsort(-want)[:5]
-    shown = _shown(page)
-    assert [label for label, _ in shown] == [LABELS[i] for i in best]
-    np.testing.assert_allclose([score for _, score in shown], want[best], rtol=0, atol=1e-5)
+    (expected,) = runner.scores(content, pixels[None])
+    best = np.argsort(-expected)[:5]
+    displayed = _displayed_scores(page)
+    assert [label for label, _ in displayed] == [LABELS[i] for i in best]
+    np.testing.assert_allclose([score for _, score in displayed], expected[best], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (300, 401)])
 @pytest.mark.parametrize("kind", ["float", "int8"])
-def test_a_dropped_photo_shows_the_interpreters_top_five(
+def test_a_dropped_photo_gets_the_interpreters_top_five(
     kind, size, visit, float_content, int8_content
 ):
     content = {"float": float_content, "int8": int8_content}[kind]
@@ -163,29 +169,29 @@ def test_a_dropped_photo_shows_the_interpreters_top_five(
     _assert_top_five(page, content, image)
     assert re.fullmatch(r"\d+\.\d ms, photo to scores", page.inner_text("#latency"))
     first = page.locator("#scores li").first
-    assert first.locator("output").inner_text() == f"{100 * _shown(page)[0][1]:.1f} %"
+    assert first.locator("output").inner_text() == f"{100 * _displayed_scores(page)[0][1]:.1f} %"
     widths = [bar.evaluate("bar => getComputedStyle(bar, '::before').width") for bar in _bars(page)]
     widths = [float(width[:-2]) for width in widths]
     assert widths == sorted(widths, reverse=True)
-    full = first.locator(".bar").bounding_box()["width"]
-    assert widths[0] == pytest.approx(_shown(page)[0][1] * full, abs=1)
+    full_width = first.locator(".bar").bounding_box()["width"]
+    assert widths[0] == pytest.approx(_displayed_scores(page)[0][1] * full_width, abs=1)
 
 
-def test_a_chosen_photo_is_classified(visit, float_labelled):
-    page = visit(float_labelled)
+def test_a_picked_photo_gets_the_interpreters_top_five(visit, labelled_model):
+    page = visit(labelled_model)
     image = _photo(48, 40)
     page.set_input_files("#file", {"name": "p.png", "mimeType": "", "buffer": _png(image)})
     page.wait_for_selector("body:not(.busy)")
     page.wait_for_selector("#scores li")
-    _assert_top_five(page, float_labelled, image)
+    _assert_top_five(page, labelled_model, image)
 
 
-def test_another_photo_replaces_the_first(visit, float_labelled):
-    page = visit(float_labelled)
+def test_a_second_photo_replaces_the_scores_of_the_first(visit, labelled_model):
+    page = visit(labelled_model)
     _drop(page, "first.png", _png(_photo(32, 32)))
     other = 255 - _photo(32, 32)
     _drop(page, "second.png", _png(other))
-    _assert_top_five(page, float_labelled, other)
+    _assert_top_five(page, labelled_model, other)
 
 
 def test_a_missing_model_is_reported(visit):
@@ -198,23 +204,23 @@ def test_a_missing_model_is_reported(visit):
     assert not page.is_visible("#scores")
 
 
-def test_a_dropped_model_is_used(visit, float_labelled):
+def test_a_dropped_model_replaces_the_missing_one(visit, labelled_model):
     page = visit(None)
-    _drop(page, "mine.tflite", float_labelled)
+    _drop(page, "mine.tflite", labelled_model)
     assert not page.is_visible("#error")
     assert page.inner_text("#model") == "mine.tflite, 0.0 MB"
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    _assert_top_five(page, float_labelled, _photo(32, 32))
+    _assert_top_five(page, labelled_model, _photo(32, 32))
 
 
-def test_a_broken_model_keeps_the_old_one(visit, float_labelled):
-    page = visit(float_labelled)
-    _drop(page, "broken.tflite", float_labelled[:5000])
+def test_an_invalid_model_file_keeps_the_previous_model(visit, labelled_model):
+    page = visit(labelled_model)
+    _drop(page, "broken.tflite", labelled_model[:5000])
     assert page.inner_text("#error").startswith("MediaPipe cannot use broken.tflite: ")
     assert page.inner_text("#model").startswith("model.tflite")
     _drop(page, "photo.png", _png(_photo(32, 32)))
     assert not page.is_visible("#error")
-    _assert_top_five(page, float_labelled, _photo(32, 32))
+    _assert_top_five(page, labelled_model, _photo(32, 32))
 
 
 def test_a_model_without_metadata_is_reported(visit, float_content):
@@ -224,32 +230,32 @@ def test_a_model_without_metadata_is_reported(visit, float_content):
 
 
 @pytest.mark.parametrize("content", [b"no image at all", b""])
-def test_a_file_that_is_not_an_image_is_reported(content, visit, float_labelled):
-    page = visit(float_labelled)
+def test_a_file_that_is_not_an_image_is_reported(content, visit, labelled_model):
+    page = visit(labelled_model)
     _drop(page, "photo.png", _png(_photo(32, 32)))
     _drop(page, "notes.txt", content)
     assert page.inner_text("#error").startswith("notes.txt is not an image that this browser can")
-    assert not page.is_visible("#scores")  # those of the previous photo
+    assert not page.is_visible("#scores")  # the scores of the previous photo are removed
 
 
 def test_a_model_without_labels_shows_class_numbers(visit, int8_content):
     page = visit(rewrite.write(litert.flatbuffer_tools().read_model_from_bytearray(int8_content)))
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    assert re.fullmatch(r"class \d", _shown(page)[0][0])
+    assert re.fullmatch(r"class \d", _displayed_scores(page)[0][0])
 
 
-def test_logits_have_no_bars(visit, logits_content):
+def test_logits_are_shown_without_bars(visit, logits_content):
     page = visit(metadata.attach(logits_content, labels=LABELS))
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    assert len(_shown(page)) == 5
+    assert len(_displayed_scores(page)) == 5
     assert _bars(page) == []
 
 
-def test_the_page_makes_no_requests_to_other_servers(visit, float_labelled):
-    """MediaPipe sends usage statistics when a classifier is closed; the policy blocks them."""
-    page = visit(float_labelled)
+def test_the_page_sends_nothing_to_other_hosts(visit, labelled_model):
+    """MediaPipe reports usage when a classifier is closed; the page's security policy blocks it."""
+    page = visit(labelled_model)
     _drop(page, "photo.png", _png(_photo(32, 32)))
-    _drop(page, "next.tflite", float_labelled)  # closes the first
+    _drop(page, "next.tflite", labelled_model)  # closes the first classifier
     page.wait_for_timeout(500)
     blocked = page.evaluate("fetch('https://example.com/').then(() => '', (error) => error.name)")
-    assert blocked == "TypeError"  # and `visit` sees that no request was made
+    assert blocked == "TypeError"  # `visit` also fails on any request to another host

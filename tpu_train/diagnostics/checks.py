@@ -39,6 +39,7 @@ class Finding:
 def examine(environment):
     """The list of :class:`Finding` of an :class:`Environment`. Pure.
 
+    >>> from tpu_train.diagnostics.environment import Environment
     >>> [f.check for f in examine(Environment()) if f.level == PROBLEM]
     ['tensorflow', 'keras', 'tensorboard']
     """
