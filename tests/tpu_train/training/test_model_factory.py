@@ -74,12 +74,29 @@ def test_precision_is_of_the_activations_and_leaves_nothing_behind(tiny_recipe, 
     assert keras.mixed_precision.global_policy().name == "float32"
 
 
-def test_the_policy_is_put_back_when_a_network_cannot_be_built(tiny_recipe):
+@pytest.fixture
+def caller_policy():
+    """A global dtype policy that is not Keras's default, as a caller may have set it."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield "mixed_float16"
+    keras.mixed_precision.set_global_policy(before)
+
+
+def test_building_a_network_restores_the_callers_dtype_policy(tiny_recipe, caller_policy):
+    recipe = dataclasses.replace(tiny_recipe, precision="bfloat16")
+    network = training_network(recipe, 4)
+    assert keras.mixed_precision.global_policy().name == caller_policy
+    exported_network(recipe, 4, network.get_weights())
+    assert keras.mixed_precision.global_policy().name == caller_policy
+
+
+def test_the_dtype_policy_is_restored_after_an_error(tiny_recipe, caller_policy):
     with pytest.raises(TypeError):
         training_network(
             dataclasses.replace(tiny_recipe, model="builtins:len", precision="bfloat16"), 4
         )
-    assert keras.mixed_precision.global_policy().name == "float32"
+    assert keras.mixed_precision.global_policy().name == caller_policy
 
 
 def test_width_and_depth_make_another_network(tiny_recipe):
@@ -144,7 +161,7 @@ def test_weights_say_how_to_normalise_also_in_the_export(tiny_recipe, tiny, tmp_
         ({"model": "efficientnetv2-b9"}, "efficientnetv2-b9"),
         ({"model": "keras.applications:ResNet51"}, "cannot be imported.*ResNet50"),
         ({"model": "nowhere:net"}, "model 'nowhere:net' cannot be imported"),
-        ({"model": "keras.applications:ResNet50", "width": 2}, "width 2 and depth 1 scale this"),
+        ({"model": "keras.applications:ResNet50", "width": 2}, "width 2 and depth 1 scale networks"),
         ({"model": "keras.applications:ResNet50", "weights": "auto"}, "leave --weights out"),
         ({"model": "efficientnetv2-b0", "width": 2, "weights": "auto"}, "has 0 released sets"),
     ],
