@@ -166,7 +166,7 @@ def kill_once(flags, workdir, moment, dice, *, environment=None):
     else:
         training.until(", tracing")  # a phase begins
         if moment == "phase":
-            training.until("held-out accuracy")  # it is over
+            training.until("evaluation accuracy")  # it is over
             time.sleep(dice.uniform(0, 6))  # saving, tracing the next
         else:
             training.until_saving(2)  # the first host calls are done
@@ -175,7 +175,7 @@ def kill_once(flags, workdir, moment, dice, *, environment=None):
         if training.process.returncode:
             raise SystemExit("\n".join(training.said[-20:]))
         return None
-    begun = [line for line in training.said if line.startswith("going on after step")]
+    begun = [line for line in training.said if line.startswith("resuming after step")]
     phases = [line.split(",")[0] for line in training.said if line.endswith(", tracing")]
     return {
         "moment": moment,
