@@ -7,8 +7,7 @@ import os
 import tensorflow as tf
 
 from keras_effnet.suggestions import unknown_name
-
-DEVICES = ("auto", "tpu", "gpu", "cpu", "multi-worker")
+from tpu_train.device_names import DEVICES
 
 
 def make_strategy(device="auto"):
