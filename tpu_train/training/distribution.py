@@ -14,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_effnet.suggestions import unknown_name
-
-DEVICES = ("auto", "tpu", "gpu", "cpu", "multi-worker")
+from tpu_train.device_names import DEVICES
 
 
 def make_strategy(device: str = "auto") -> tf.distribute.Strategy:
