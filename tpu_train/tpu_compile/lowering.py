@@ -16,7 +16,7 @@ from tpu_train.tpu_compile.compiler import first_line
 from tpu_train.training import distributed_layers, model_factory
 from tpu_train.training.loop import checked_phase
 from tpu_train.training.lr_schedule import learning_rate
-from tpu_train.training.step import State, make_step
+from tpu_train.training.step import StepSpec, TrainState, make_step
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Training:
     phases: tuple
     strategy: tf.distribute.Strategy
     net: Any
-    state: State
+    state: TrainState
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def build_training(recipe: Recipe, cores: int, *, classes: int, examples: int) -
             )
             for _ in range(2)
         )
-        state = State.of(net, ema_net, recipe)
+        state = TrainState.create(net, ema_net, recipe)
     return Training(recipe, classes, examples, all_phases, strategy, net, state)
 
 
@@ -93,7 +93,9 @@ def lower_step(training: Training, phase, batch: int) -> LoweredStep:
             total_examples=training.phases[-1].first_example + batch,
         )
 
-    step = make_step(recipe, phase, training.classes, strategy, training.net, training.state, rate)
+    step = make_step(
+        StepSpec(recipe, phase, training.classes, strategy, training.net, training.state, rate)
+    )
     stablehlo, reduced_bytes = _lower(step, strategy, _batch_spec(phase, batch))
     return LoweredStep(stablehlo, batch, reduced_bytes)
 

@@ -72,7 +72,7 @@ class MetricsWriter:
                 leave=True,
             )
         else:
-            self.log(f"{self.title}: tracing steps {first_step}-{phase.end_step - 1}")
+            self.log(f"{self.title}: steps {first_step}-{phase.end_step - 1}, tracing")
             self.last_line = time.monotonic()
         self.phase_start = time.monotonic()
 
