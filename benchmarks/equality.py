@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def recipe_of(optimizer, width, depth):
     """The papers' numbers for what learns; everything that draws or sums is on."""
-    from tpu_train.recipes.published import RECIPES
+    from tpu_train.recipes.table import RECIPES
 
     return dataclasses.replace(
         RECIPES["efficientnetv2-b0-paper"],

@@ -62,8 +62,8 @@ def ours(files, policy=True):
 
     from tpu_train.input_pipeline.batches import training_batches
     from tpu_train.input_pipeline.image_source import of_files
-    from tpu_train.recipes.phases import phases
-    from tpu_train.recipes.published import find_recipe
+    from tpu_train.recipes.phases import make_phases
+    from tpu_train.recipes.table import find_recipe
 
     recipe = dataclasses.replace(
         find_recipe("photos"),
@@ -81,7 +81,7 @@ def ours(files, policy=True):
         augment="randaugment" if policy else "none",
     )
     source = of_files("photos", ("a", "b"), np.zeros(len(files), np.int32), files, files)
-    (phase,) = phases(recipe, source.examples)
+    (phase,) = make_phases(recipe, source.examples)
     steps = {"first_step": 0, "end_step": 10**6, "replicas": 1}
     return _endless(training_batches(source, recipe, phase, **steps))
 

@@ -35,8 +35,8 @@ def measure(model, batch_size, image_size, *, rewriting):
 
     from tpu_train.input_pipeline.batches import training_batches
     from tpu_train.input_pipeline.data_loading import from_arrays
-    from tpu_train.recipes.phases import phases
-    from tpu_train.recipes.published import RECIPES
+    from tpu_train.recipes.phases import make_phases
+    from tpu_train.recipes.table import RECIPES
     from tpu_train.training import distributed_layers, model_factory
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.lr_schedule import learning_rate
@@ -56,7 +56,7 @@ def measure(model, batch_size, image_size, *, rewriting):
         image_size_eval=image_size,
         epochs=(2 + sum(LATER)) / 4,
     )
-    (phase,) = phases(recipe, source.examples)
+    (phase,) = make_phases(recipe, source.examples)
     strategy = make_strategy("cpu")
     network = model_factory.training_network(recipe, len(source.classes))
     with strategy.scope():

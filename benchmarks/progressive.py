@@ -64,7 +64,7 @@ def train_all(options, out):
     training, test = _images(options.data)
     import numpy as np
 
-    from tpu_train.recipes.published import find_recipe
+    from tpu_train.recipes.table import find_recipe
     from tpu_train.training.run import train
 
     for seed in options.seeds:

@@ -49,8 +49,8 @@ def _tensorflow(threads):
 
 def ours(model, batch_size, steps, threads, turn):
     """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
-    from tpu_train.recipes.phases import phases
-    from tpu_train.recipes.published import find_recipe
+    from tpu_train.recipes.phases import make_phases
+    from tpu_train.recipes.table import find_recipe
     from tpu_train.training import distributed_layers, model_factory
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.lr_schedule import learning_rate
@@ -66,7 +66,7 @@ def ours(model, batch_size, steps, threads, turn):
         precision="float32",
     )
     examples = 100_000
-    (phase,) = phases(recipe, examples)
+    (phase,) = make_phases(recipe, examples)
     strategy = make_strategy("cpu")
     network = model_factory.training_network(recipe, CLASSES)
     with strategy.scope():

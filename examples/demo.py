@@ -50,7 +50,7 @@ def run(options):
     import keras
 
     import tflite
-    from tpu_train.recipes.published import find_recipe
+    from tpu_train.recipes.table import find_recipe
     from tpu_train.training.run import train
 
     began = time.monotonic()

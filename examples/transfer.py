@@ -54,7 +54,7 @@ def main(argv=None):
 def pretrain(options, strategy, classes, images, labels, test_images, test_labels):
     """The path of a model trained on the first half; one that is there already is taken."""
     from tpu_train.input_pipeline.data_loading import from_arrays
-    from tpu_train.recipes.published import find_recipe
+    from tpu_train.recipes.table import find_recipe
     from tpu_train.training.run import train
 
     folder = pathlib.Path(options.out) / "pretrained"

@@ -26,8 +26,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 from keras_effnet import atomic_write, cost
 from keras_effnet.variants import VARIANTS
-from tpu_train.recipes.phases import phases
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.phases import checked_phases, make_phases
+from tpu_train.recipes.table import RECIPES
 
 TOPOLOGY = "v5e:2x4"
 EXAMPLES, CLASSES = 1_281_167, 1000
@@ -57,7 +57,7 @@ def rows():
 
     def work(row):
         name, number = row
-        size = phases(recipe_of(VARIANTS[name]), EXAMPLES)[number - 1].image_size
+        size = make_phases(recipe_of(VARIANTS[name]), EXAMPLES)[number - 1].image_size
         return cost(name, image_size=size, batch_size=1, bytes_per_value=2).activation_bytes
 
     every = [(v.name, n) for v in VARIANTS.values() for n in sorted({1, recipe_of(v).phases})]
@@ -67,7 +67,6 @@ def rows():
 def measure(name, number, cache):
     """A row of the table: the compiled step, as a dictionary."""
     from tpu_train.tpu_compile.compiled_step import compile_step, roofline_seconds
-    from tpu_train.tpu_compile.lowering import checked_phases
     from tpu_train.tpu_compile.topology import open_topology
 
     began = time.monotonic()

@@ -26,10 +26,10 @@ def demo():
 def test_the_demo_on_a_folder_of_photos_leaves_all_that_it_promises(
     demo, tmp_path, capsys, monkeypatch
 ):
-    from tpu_train.recipes import published
+    from tpu_train.recipes import table
 
-    smaller = dataclasses.replace(published.find_recipe("photos"), phases=2, image_size_eval=96)
-    monkeypatch.setattr(published, "find_recipe", {"photos": smaller}.get)
+    smaller = dataclasses.replace(table.find_recipe("photos"), phases=2, image_size_eval=96)
+    monkeypatch.setattr(table, "find_recipe", {"photos": smaller}.get)
     random = np.random.default_rng(0)
     for name, shade in (("dark", 40), ("light", 180)):
         (tmp_path / "photos" / name).mkdir(parents=True)

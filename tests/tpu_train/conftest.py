@@ -9,7 +9,7 @@ pytest.importorskip("tensorflow")
 
 from keras_effnet.variants import VARIANTS
 from tpu_train.input_pipeline.data_loading import from_arrays
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.table import RECIPES
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from tpu_train import cli
 from tpu_train.cli import recipe_flags
 from tpu_train.cli.train import STOPPED, define, main
-from tpu_train.recipes.published import RECIPES
 from tpu_train.recipes.schema import Recipe
+from tpu_train.recipes.table import RECIPES
 from tpu_train.training.metrics_writer import Progress
 
 

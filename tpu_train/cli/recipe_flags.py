@@ -5,8 +5,8 @@ import dataclasses
 from absl import flags
 
 from keras_effnet.arguments import normalize_flags
-from tpu_train.recipes.published import RECIPES, find_recipe
 from tpu_train.recipes.schema import Recipe, check
+from tpu_train.recipes.table import RECIPES, find_recipe
 
 _NOT_FLAGS = ("name", "source")  # of a recipe
 _FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not in _NOT_FLAGS]
@@ -23,10 +23,10 @@ def define(values):
         **own,
     )
     of_type = {
-        str: flags.DEFINE_string,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        bool: flags.DEFINE_boolean,
+        "str": flags.DEFINE_string,
+        "int": flags.DEFINE_integer,
+        "float": flags.DEFINE_float,
+        "bool": flags.DEFINE_boolean,
     }
     for field in _FIELDS:
         of_type[field.type](field.name, None, f"(recipe) {field.metadata['help']}", **own)

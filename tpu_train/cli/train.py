@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values.show:
             print(show(recipe))
             print()
-            print(phases.show(phases.phases(recipe, values.examples)))
+            print(phases.show(phases.make_phases(recipe, values.examples)))
             print(f"for {values.examples} training images (--examples=...)")
             return 0
         for flag in ("data", "workdir"):

@@ -285,7 +285,7 @@ def targets(labels, classes, recipe):
     """Soft labels, float32 (batch, classes), smoothed, of int32 labels (batch,) or, for images with
     several, (batch, most) padded with -1: then each has an equal part of the softmax loss's 1.
 
-    >>> from tpu_train.recipes.published import find_recipe
+    >>> from tpu_train.recipes.table import find_recipe
     >>> print(targets(tf.constant([1, 3]), 4, find_recipe("digits")).numpy())
     [[0.0125 0.9625 0.0125 0.0125]
      [0.0125 0.0125 0.0125 0.9625]]

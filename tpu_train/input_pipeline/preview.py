@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tpu_train.input_pipeline.augmentation import targets
 from tpu_train.input_pipeline.batches import training_batches
-from tpu_train.recipes.phases import phases
+from tpu_train.recipes.phases import make_phases
 from tpu_train.training.step import mix
 
 _CELL, _CAPTION, _HEADING, _MARGIN = 1.5, 0.22, 0.34, 0.12  # inches
@@ -34,7 +34,7 @@ def draw_gallery(recipe, source, path, *, images=8):
         raise ValueError(f"{folder} is not there: make it, or give another place for the picture")
     visualization = _visualization()
 
-    all_phases = phases(recipe, source.examples)
+    all_phases = make_phases(recipe, source.examples)
     side = max(phase.image_size for phase in all_phases)
     rows, captions = [], []
     for phase in all_phases:

@@ -1,26 +1,30 @@
-"""Recipe -> phases: what changes when, resolved to steps. Pure: no TensorFlow.
+"""The training phases of a recipe: what changes at which step. No TensorFlow.
 
-Progressive learning (EfficientNetV2, arXiv 2104.00298, Algorithm 1): image size and regularisation
-grow together from phase to phase; weights, optimizer and averages go on.
+Progressive learning (EfficientNetV2, arXiv 2104.00298, Algorithm 1): image size and regularization
+grow together from phase to phase; weights, optimizer state and EMA weights carry over.
 """
+
+from __future__ import annotations
 
 import math
 import random
 from dataclasses import dataclass
 
-LEAST_IMAGE_SIZE = 32
+from tpu_train.recipes.schema import Recipe
+
+MIN_IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Equal steps in a row: from `first_step` to the one before `end_step`."""
+    """Consecutive training steps with the same shapes and rates: [first_step, end_step)."""
 
     number: int  # from 1
     first_step: int
     end_step: int
     first_example: int  # images of the run before this phase
     batch_size: int  # global
-    accumulation: int  # parts that a batch is computed in, one after the other
+    accumulation: int  # gradient-accumulation steps of a batch
     image_size: int  # pixels a side
     magnitude: float  # RandAugment
     mixup: float  # alpha
@@ -29,122 +33,193 @@ class Phase:
     drop_path_rate: float  # at the last block
 
 
-def phases(recipe, examples):
-    """The phases of a recipe on `examples` training images, as a tuple of :class:`Phase`."""
-    n = recipe.phases
-    batch_sizes = [_batch_size(recipe, i) for i in range(n)]
-    walked, steps, seen = [], 0, 0
-    for i, batch_size in enumerate(batch_sizes):
-        left = (_end_epoch(recipe, i) * examples - seen) / batch_size
-        rounds = (
-            i == n - 1 and recipe.progressive_schedule != "code"
-        )  # main.py: epochs * images // batch
-        end = steps + max(1, round(left) if rounds else int(left))
+def make_phases(recipe: Recipe, examples: int) -> tuple[Phase, ...]:
+    """The phases of a recipe on `examples` training images; together they cover every step once.
+
+    >>> from tpu_train.recipes.table import find_recipe
+    >>> [phase.image_size for phase in make_phases(find_recipe("efficientnetv2-s"), 1_281_167)]
+    [128, 185, 242, 300]
+    """
+    count = recipe.phases
+    phases, first_step, first_example = [], 0, 0
+    for i in range(count):
+        batch_size = _batch_size(recipe, i)
+        steps = (_end_epoch(recipe, i) * examples - first_example) / batch_size
+        # main.py: epochs * images // batch
+        rounds = i == count - 1 and recipe.progressive_schedule != "code"
+        end_step = first_step + max(1, round(steps) if rounds else int(steps))
         if recipe.min_steps:
-            end = max(end, round(recipe.min_steps * (i + 1) / n))
+            end_step = max(end_step, round(recipe.min_steps * (i + 1) / count))
         image_size = _image_size(recipe, i)
-        place = _place(recipe, i, image_size)
-        walked.append(
+        position = _ramp_position(recipe, i, image_size)
+        phases.append(
             Phase(
                 number=i + 1,
-                first_step=steps,
-                end_step=end,
-                first_example=seen,
+                first_step=first_step,
+                end_step=end_step,
+                first_example=first_example,
                 batch_size=batch_size,
                 accumulation=_accumulation(recipe, i),
                 image_size=image_size,
                 magnitude=ramp(
-                    recipe.randaugment_magnitude_first, recipe.randaugment_magnitude_last, *place
+                    recipe.randaugment_magnitude_first, recipe.randaugment_magnitude_last, *position
                 ),
-                mixup=ramp(recipe.mixup_first, recipe.mixup_last, *place),
-                cutmix=ramp(recipe.cutmix_first, recipe.cutmix_last, *place),
-                dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, *place),
-                drop_path_rate=ramp(recipe.drop_path_first, recipe.drop_path_last, *place),
+                mixup=ramp(recipe.mixup_first, recipe.mixup_last, *position),
+                cutmix=ramp(recipe.cutmix_first, recipe.cutmix_last, *position),
+                dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, *position),
+                drop_path_rate=ramp(recipe.drop_path_first, recipe.drop_path_last, *position),
             )
         )
-        seen += (end - steps) * batch_size
-        steps = end
-    return tuple(walked)
+        first_example += (end_step - first_step) * batch_size
+        first_step = end_step
+    return tuple(phases)
 
 
-def ramp(first, last, i, n):
-    """The value of phase `i` of `n` (from 0) on the line from `first` to `last`; reaches both ends.
+def ramp(first: float, last: float, i: int, n: int) -> float:
+    """The value at position `i` of `n` (from 0) of a linear ramp; exactly `first` and `last` at
+    its ends.
 
     >>> [ramp(128, 300, i, 4) for i in range(4)]
     [128.0, 185.33333333333334, 242.66666666666666, 300.0]
     """
-    if n == 1 or first == last:  # exactly
+    if n == 1 or first == last:  # without rounding
         return float(last)
     return (first * (n - 1 - i) + last * i) / (n - 1)
 
 
+def checked_phases(recipe: Recipe, replicas: int, examples: int) -> tuple[Phase, ...]:
+    """:func:`make_phases`; ``ValueError`` if a batch does not divide over the replicas."""
+    phases = make_phases(recipe, examples)
+    for phase in phases:
+        error = batch_size_error(recipe, phase, replicas)
+        if error:
+            raise ValueError(f"phase {phase.number}: {error}")
+    return phases
+
+
+def batch_size_error(recipe: Recipe, phase: Phase, replicas: int) -> str:
+    """Why the batch of a phase does not divide over the replicas, and which sizes do; "" if it
+    divides.
+
+    Each replica needs the same number of images in every accumulation step, an even number where
+    mixup or CutMix pairs neighbors, and whole groups of batch normalization.
+    """
+    pairs = phase.mixup > 0 or phase.cutmix > 0
+    unit = replicas * phase.accumulation * (2 if pairs else 1)
+    batch_size, group = phase.batch_size, recipe.batch_norm_group_size
+    if batch_size % unit:
+        divisible = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
+        steps = (
+            f" in {phase.accumulation} gradient-accumulation steps"
+            if phase.accumulation > 1
+            else ""
+        )
+        return (
+            f"batch_size {batch_size} does not divide over {replicas} replicas{steps}"
+            f"{', in pairs for mixup and CutMix' if pairs else ''}; try "
+            f"{' or '.join(map(str, divisible))}"
+        )
+    local = batch_size // (replicas * phase.accumulation)
+    divides = group % local == 0 if group > local else not group or local % group == 0
+    if group < local * replicas and not divides:
+        return (
+            f"batch_norm_group_size {group} does not divide the {local} images that a replica "
+            f"computes at once; try {local} or 0"
+        )
+    if local < group < local * replicas and (local * replicas) % group:
+        return (
+            f"batch_norm_group_size {group} does not divide {local * replicas} images; try "
+            f"{local} or 0"
+        )
+    return ""
+
+
+def rows_of(replica, accumulation_step, phase: Phase, replicas: int):
+    """(first row, number of rows) of the global batch that a replica computes in one
+    accumulation step.
+
+    An accumulation step has consecutive rows over all replicas, so the images that share batch
+    normalization statistics do not depend on the number of replicas. `replica` and
+    `accumulation_step` are integers, or integer tensors, from 0.
+
+    >>> phase = Phase(1, 0, 10, 0, 16, 2, 32, 0.0, 0.0, 0.0, 0.0, 0.0)  # batch 16, 2 steps
+    >>> [rows_of(replica, 0, phase, replicas=4) for replica in range(4)]
+    [(0, 2), (2, 2), (4, 2), (6, 2)]
+    >>> rows_of(3, 1, phase, replicas=4)
+    (14, 2)
+    """
+    rows = phase.batch_size // (replicas * phase.accumulation)
+    return (accumulation_step * replicas + replica) * rows, rows
+
+
 def _end_epoch(recipe, i):
-    """Of phase `i`; the official code's are whole epochs (main_tf2.py; main.py: the same share of
+    """The epoch that phase `i` ends at.
+
+    The official code ends phases at integer epochs (main_tf2.py; main.py: at the same fraction of
     the steps).
     """
     end = recipe.epochs * (i + 1) / recipe.phases
-    whole = (
+    truncate = (
         recipe.progressive_schedule == "code"
         and i + 1 < recipe.phases
         and recipe.epochs >= recipe.phases
     )
-    return int(end) if whole else end
+    return int(end) if truncate else end
 
 
 def _image_size(recipe, i):
     first, last, n = recipe.image_size_first, recipe.image_size_last, recipe.phases
     if recipe.progressive_schedule == "random":
         size = random.Random(f"{recipe.seed} {i}").randint(min(first, last), max(first, last))
-    elif (
-        recipe.progressive_schedule == "code"
-    ):  # main.py: ibase + (size - ibase) * (stage + 1) / total
-        size = int(first + (last - first) * (i + 1) / n)
+    elif recipe.progressive_schedule == "code":
+        size = int(first + (last - first) * (i + 1) / n)  # main.py: ibase, stage, total
     else:
         size = int(ramp(first, last, i, n))
-    unit = recipe.image_size_multiple
-    if unit == 1:
+    multiple = recipe.image_size_multiple
+    if multiple == 1:
         return size
-    return max(-(-LEAST_IMAGE_SIZE // unit), round(size / unit)) * unit
+    return max(-(-MIN_IMAGE_SIZE // multiple), round(size / multiple)) * multiple
 
 
-def _place(recipe, i, image_size):
-    """Where between its ends the regularisation of phase `i` is, as :func:`progressive_schedule` wants it: by the
-    phase's number, or with random sizes by the size (the paper's Table 13).
+def _ramp_position(recipe, i, image_size):
+    """(position, number of positions) of phase `i` on the ramps of regularization.
+
+    By the phase's number, or for random image sizes by the size (the paper's Table 13).
     """
     if recipe.progressive_schedule != "random":
         return i, recipe.phases
     first, last = recipe.image_size_first, recipe.image_size_last
-    within = min(max(image_size, min(first, last)), max(first, last))
-    return abs(within - first), abs(last - first) + 1
+    clipped = min(max(image_size, min(first, last)), max(first, last))
+    return abs(clipped - first), abs(last - first) + 1
 
 
 def _batch_size(recipe, i):
-    """On the line between both ends, in units of their greatest common divisor."""
+    """On the ramp between both ends, a multiple of their greatest common divisor."""
     first, last = recipe.batch_size_first or recipe.batch_size, recipe.batch_size
     unit = math.gcd(first, last)
     return int(ramp(first, last, i, recipe.phases) / unit) * unit
 
 
 def _accumulation(recipe, i):
-    """On the line between both ends, rounded up to a power of two between them."""
+    """On the ramp between both ends, rounded up to a power of two between them."""
     first, last = recipe.gradient_accumulation_first, recipe.gradient_accumulation_last
     if i in (0, recipe.phases - 1) or first == last:
         return last if i or recipe.phases == 1 else first
-    wanted = ramp(first, last, i, recipe.phases)
-    return min(max(first, last), 1 << math.ceil(math.log2(wanted)))
+    steps = ramp(first, last, i, recipe.phases)
+    return min(max(first, last), 1 << math.ceil(math.log2(steps)))
 
 
-def show(all_phases):
-    """The phases as an aligned table."""
+def show(phases: tuple[Phase, ...]) -> str:
+    """The phases as an aligned table; ``batch/n`` is a batch in n accumulation steps."""
     lines = [
         f"{'phase':>5}{'steps':>16}{'batch':>7}{'image size':>12}{'magnitude':>11}{'mixup':>7}"
         f"{'cutmix':>8}{'dropout':>9}{'drop path':>11}"
     ]
-    for p in all_phases:
-        parts = f"/{p.accumulation}" if p.accumulation > 1 else ""
+    for p in phases:
+        accumulation = f"/{p.accumulation}" if p.accumulation > 1 else ""
         lines.append(
-            f"{p.number:>5}{f'{p.first_step}-{p.end_step - 1}':>16}{f'{p.batch_size}{parts}':>7}"
-            f"{p.image_size:>12}{p.magnitude:>11.2f}{p.mixup:>7.2f}{p.cutmix:>8.2f}"
-            f"{p.dropout_rate:>9.3f}{p.drop_path_rate:>11.3f}"
+            f"{p.number:>5}{f'{p.first_step}-{p.end_step - 1}':>16}"
+            f"{f'{p.batch_size}{accumulation}':>7}{p.image_size:>12}{p.magnitude:>11.2f}"
+            f"{p.mixup:>7.2f}{p.cutmix:>8.2f}{p.dropout_rate:>9.3f}{p.drop_path_rate:>11.3f}"
         )
     return "\n".join(lines)

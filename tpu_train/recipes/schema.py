@@ -1,8 +1,10 @@
-"""What a recipe is: every number of a training, what it may be, and how it is shown. Pure.
+"""The fields of a training recipe, the values they accept, and their text form. No TensorFlow.
 
-Every field is a flag of ``effnet-train`` (``--epochs=30`` changes one number of a row), and every
-field is read: a test asserts it.
+Every field is a flag of ``effnet-train`` (``--epochs=30`` overrides one number of a recipe), and
+every field is read during training: a test observes it.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
@@ -24,174 +26,180 @@ WEIGHT_DECAYS = ("l2", "decoupled")
 FREEZE = ("none", "batch_norm", "backbone")
 
 
-def _says(help_text):
-    return field(metadata={"help": help_text})
+def _setting(help_text, group=""):
+    """A field with its help text; `group` titles the fields from this one on in ``--help``."""
+    return field(metadata={"help": help_text, "group": group})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train one network; ramps go from `_first` (first phase) to `_last`."""
+    """All settings of a training run. Phased settings ramp from `_first` to `_last`.
 
-    name: str = _says("of the row")
-    source: str = _says("where the numbers come from")
-    model: str = _says("a name of `effnet models`, or module:function that builds a Keras model")
-    width: float = _says("factor on the model's filters; 1 for the published network")
-    depth: float = _says("factor on the model's repeats; 1 for the published network")
-    weights: str = _says(
-        "to begin with: a set of `effnet weights`, auto, or a file; empty for none"
+    No field has a default: a published recipe states every number, and a new field must be given a
+    value in the two base rows (`project.py`, `published.py`).
+    """
+
+    name: str = _setting("name of the recipe", "model and run length")
+    source: str = _setting("where the numbers come from")
+    model: str = _setting(
+        "a name listed by `effnet models`, or module:function that builds a Keras model"
     )
-    epochs: float = _says("over the training images")
-    min_steps: int = _says("that a run has at least, however few its epochs' images")
-    batch_size: int = _says("global, over all replicas; in the last phase, where it changes")
-    batch_size_first: int = _says("in the first phase; 0 for batch_size in all")
-    gradient_accumulation_first: int = _says(
-        "parts that a batch is computed in, in the first phase"
+    width: float = _setting("width multiplier of the model; 1 for the published network")
+    depth: float = _setting("depth multiplier of the model; 1 for the published network")
+    weights: str = _setting(
+        "initial weights: a name listed by `effnet weights`, auto, or a file; empty for random"
     )
-    gradient_accumulation_last: int = _says("parts that a batch is computed in, in the last phase")
-    # progressive learning
-    phases: int = _says("how many; image size and noise change between them")
-    progressive_schedule: str = _says(
-        "of image sizes: paper (first to last), code (the official code's: begins a step above "
-        "first), random (a size between them for every phase)"
+    epochs: float = _setting("passes over the training images")
+    min_steps: int = _setting("minimum number of training steps, whatever the epochs amount to")
+    batch_size: int = _setting("global batch size over all replicas (of the last phase)")
+    batch_size_first: int = _setting(
+        "global batch size of the first phase; 0 for batch_size throughout"
     )
-    image_size_first: int = _says("pixels a side in the first phase")
-    image_size_last: int = _says("pixels a side in the last phase")
-    image_size_multiple: int = _says("training sizes are rounded to a multiple of it; 1 for any")
-    image_size_eval: int = _says("pixels a side in evaluation and in the exported model")
-    randaugment_magnitude_first: float = _says(
-        "RandAugment's magnitude (of 10) in the first phase; 0 for none"
+    gradient_accumulation_first: int = _setting(
+        "gradient-accumulation steps of a batch in the first phase"
     )
-    randaugment_magnitude_last: float = _says("RandAugment's magnitude in the last phase")
-    mixup_first: float = _says("mixup's alpha in the first phase; 0 for none")
-    mixup_last: float = _says("mixup's alpha in the last phase")
-    cutmix_first: float = _says("CutMix's alpha in the first phase; 0 for none")
-    cutmix_last: float = _says("CutMix's alpha in the last phase")
-    dropout_first: float = _says("dropout rate before the classifier in the first phase")
-    dropout_last: float = _says("dropout rate before the classifier in the last phase")
-    drop_path_first: float = _says("stochastic depth's rate at the last block, in the first phase")
-    drop_path_last: float = _says("stochastic depth's rate at the last block, in the last phase")
-    # images
-    augment: str = _says(
-        "randaugment, autoaugment (policy v0), keras_cv (its layers; no exact resume) or none"
+    gradient_accumulation_last: int = _setting(
+        "gradient-accumulation steps of a batch in the last phase"
     )
-    randaugment_layers: int = _says("operations an image")
-    solarize_wraps: bool = _says(
-        "the official code's overflow: a threshold of 256 inverts the image"
+
+    phases: int = _setting(
+        "number of phases; image size and regularization change between them",
+        "progressive learning (first phase to last phase)",
     )
-    random_crop_min_area: float = _says(
-        "least share of the image in a random crop; 1 for the whole image"
+    progressive_schedule: str = _setting(
+        "image sizes of the phases: paper (first to last), code (the official code's, which starts "
+        "one step above first), random (a random size between them in every phase)"
     )
-    flip: bool = _says("left-right, half of the images")
-    cutout: float = _says(
-        "half side of a square of noise on every image, as a share of its side; 0 for none"
+    image_size_first: int = _setting("image side in the first phase, in pixels")
+    image_size_last: int = _setting("image side in the last phase, in pixels")
+    image_size_multiple: int = _setting("round image sizes to a multiple of this; 1 for any size")
+    image_size_eval: int = _setting("image side in evaluation and in the exported model, in pixels")
+    randaugment_magnitude_first: float = _setting(
+        "RandAugment magnitude (10 is the reference) in the first phase; 0 for none"
     )
-    random_erasing_prob: float = _says("probability of a random rectangle of noise; 0 for none")
-    interpolation: str = _says("of every resize: bilinear or bicubic")
-    crop_eval: float = _says(
-        "evaluation sees this share of the shorter side, from the centre; 0 for the whole image"
+    randaugment_magnitude_last: float = _setting("RandAugment magnitude in the last phase")
+    mixup_first: float = _setting("mixup alpha in the first phase; 0 for none")
+    mixup_last: float = _setting("mixup alpha in the last phase")
+    cutmix_first: float = _setting("CutMix alpha in the first phase; 0 for none")
+    cutmix_last: float = _setting("CutMix alpha in the last phase")
+    dropout_first: float = _setting("dropout rate before the classifier in the first phase")
+    dropout_last: float = _setting("dropout rate before the classifier in the last phase")
+    drop_path_first: float = _setting("stochastic-depth rate at the last block in the first phase")
+    drop_path_last: float = _setting("stochastic-depth rate at the last block in the last phase")
+
+    augment: str = _setting(
+        "augmentation policy: randaugment, autoaugment (v0), keras_cv (its layers; resuming is not "
+        "exact) or none",
+        "images",
     )
-    # loss
-    loss: str = _says("softmax or sigmoid")
-    label_smoothing: float = _says("share of the label spread over all classes")
-    class_weights: str = _says(
-        "none, or balanced: weights the loss of a class by the inverse of its frequency"
+    randaugment_layers: int = _setting("RandAugment operations per image")
+    solarize_wraps: bool = _setting(
+        "reproduce the uint8 overflow of the official code: a threshold of 256 inverts the image"
     )
-    # optimisation
-    optimizer: str = _says("rmsprop (TensorFlow 1's, as the papers'), sgd, adamw, lion, lamb, ...")
-    learning_rate: float = _says("per 256 images of the batch")
-    learning_rate_schedule: str = _says("cosine, exponential or constant")
-    warmup_epochs: float = _says("of linear growth from 0")
-    decay_epochs: float = _says("exponential: times 0.97 every so many epochs")
-    weight_decay: float = _says("of kernels")
-    weight_decay_mode: str = _says("l2 (in the gradient, as the papers') or decoupled")
-    weight_decay_on_biases: bool = _says("weight decay of biases, too (not of batch norm)")
-    zero_init_classifier: bool = _says(
-        "the classifier starts at 0: for few classes, whose random one is wild"
+    random_crop_min_area: float = _setting(
+        "minimum area of a random crop, as a fraction of the image; 1 for no cropping"
     )
-    freeze: str = _says("what does not learn: none, batch_norm (its statistics, too) or body")
-    clip_norm: float = _says("largest norm of the whole gradient; 0 for any")
-    ema_decay: float = _says("of the averaged weights")
-    batch_norm_momentum: float = _says("of its moving statistics; 0 for the network's own")
-    batch_norm_group_size: int = _says("images that share batch norm's statistics; 0 for the batch")
-    # the machine
-    precision: str = _says("of the activations: float32, bfloat16 or float16 (with a loss scale)")
-    steps_per_loop: int = _says("steps between two looks at the figures")
-    seed: int = _says("of initial weights, order, augmentation and dropout")
+    flip: bool = _setting("flip half of the images left to right")
+    cutout: float = _setting(
+        "half the side of a square of random pixels on every image, as a fraction of the image "
+        "side; 0 for none"
+    )
+    random_erasing_prob: float = _setting("probability of random erasing; 0 for none")
+    interpolation: str = _setting("interpolation of every resize: bilinear or bicubic")
+    crop_eval: float = _setting(
+        "center crop of evaluation, as a fraction of the shorter side; 0 for the full image"
+    )
+
+    loss: str = _setting("cross-entropy: softmax or sigmoid", "loss")
+    label_smoothing: float = _setting("fraction of the label spread over all classes")
+    class_weights: str = _setting(
+        "none, or balanced: weight the loss of each class by its inverse frequency"
+    )
+
+    optimizer: str = _setting(f"one of {', '.join(OPTIMIZERS)}", "optimization")
+    learning_rate: float = _setting("peak learning rate per 256 images of the batch")
+    learning_rate_schedule: str = _setting("cosine, exponential or constant")
+    warmup_epochs: float = _setting("epochs of linear warm-up from 0")
+    decay_epochs: float = _setting("exponential schedule: multiply by 0.97 at this interval")
+    weight_decay: float = _setting("weight decay of kernels")
+    weight_decay_mode: str = _setting("l2 (in the gradient, as in the papers) or decoupled")
+    weight_decay_on_biases: bool = _setting(
+        "decay biases, too (never the parameters of batch normalization)"
+    )
+    zero_init_classifier: bool = _setting(
+        "initialize the classifier to zero (for fine-tuning to few classes)"
+    )
+    freeze: str = _setting(
+        "layers that are not trained: none, batch_norm (including its statistics) or backbone"
+    )
+    clip_norm: float = _setting("maximum global norm of the gradient; 0 for no clipping")
+    ema_decay: float = _setting("decay of the exponential moving average (EMA) of the weights")
+    batch_norm_momentum: float = _setting(
+        "momentum of the moving statistics; 0 for the network's default"
+    )
+    batch_norm_group_size: int = _setting(
+        "images that share batch-normalization statistics; 0 for the full batch"
+    )
+
+    precision: str = _setting(
+        "activation dtype: float32, bfloat16 or float16 (with loss scaling)", "machine"
+    )
+    steps_per_loop: int = _setting("train steps per host call; metrics are logged at this interval")
+    seed: int = _setting("seed of initial weights, image order, augmentation and dropout")
 
 
-def check(recipe):
-    """Raises ``ValueError`` for a number of a recipe that cannot work, and says what can."""
+_CHOICES = {
+    "progressive_schedule": PROGRESSIVE_SCHEDULES,
+    "augment": AUGMENTS,
+    "interpolation": INTERPOLATIONS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "learning_rate_schedule": LEARNING_RATE_SCHEDULES,
+    "weight_decay_mode": WEIGHT_DECAYS,
+    "freeze": FREEZE,
+    "class_weights": CLASS_WEIGHTS,
+    "precision": PRECISIONS,
+}
+_POSITIVE = (
+    *("width", "depth", "epochs", "batch_size", "phases", "image_size_multiple", "learning_rate"),
+    *("gradient_accumulation_first", "gradient_accumulation_last"),
+    *("decay_epochs", "steps_per_loop"),
+)
+_NOT_NEGATIVE = (
+    *("min_steps", "batch_size_first", "randaugment_magnitude_first"),
+    *("randaugment_magnitude_last", "mixup_first", "mixup_last", "cutmix_first", "cutmix_last"),
+    *("randaugment_layers", "warmup_epochs", "weight_decay", "clip_norm", "batch_norm_group_size"),
+)
+_IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
+_BELOW_1 = (
+    *("dropout_first", "dropout_last", "drop_path_first", "drop_path_last", "cutout"),
+    *("label_smoothing", "ema_decay", "batch_norm_momentum"),
+)
+_UP_TO_1 = ("random_erasing_prob", "crop_eval")
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ``ValueError`` for a setting out of range, with the values that are accepted."""
     if ":" not in recipe.model:
         find_variant(recipe.model)
-    for what, known in (
-        *(
-            ("progressive_schedule", PROGRESSIVE_SCHEDULES),
-            ("augment", AUGMENTS),
-            ("interpolation", INTERPOLATIONS),
-        ),
-        *(
-            ("loss", LOSSES),
-            ("optimizer", OPTIMIZERS),
-            ("learning_rate_schedule", LEARNING_RATE_SCHEDULES),
-        ),
-        *(
-            ("weight_decay_mode", WEIGHT_DECAYS),
-            ("freeze", FREEZE),
-            ("class_weights", CLASS_WEIGHTS),
-            ("precision", PRECISIONS),
-        ),
-    ):
-        if getattr(recipe, what) not in known:
-            raise ValueError(unknown_name(what, getattr(recipe, what), known))
-    for what in (
-        *(
-            "width",
-            "depth",
-            "epochs",
-            "batch_size",
-            "gradient_accumulation_first",
-            "gradient_accumulation_last",
-        ),
-        *("phases", "image_size_multiple", "learning_rate", "decay_epochs", "steps_per_loop"),
-    ):
-        _at_least(recipe, what, 0, strictly=True)
-    for what in (
-        *(
-            "min_steps",
-            "batch_size_first",
-            "randaugment_magnitude_first",
-            "randaugment_magnitude_last",
-            "mixup_first",
-        ),
-        *("mixup_last", "cutmix_first", "cutmix_last", "randaugment_layers", "warmup_epochs"),
-        *("weight_decay", "clip_norm", "batch_norm_group_size"),
-    ):
-        _at_least(recipe, what, 0)
-    for what in ("image_size_first", "image_size_last", "image_size_eval"):
-        _at_least(recipe, what, 32)
-    for what in (
-        *("dropout_first", "dropout_last", "drop_path_first", "drop_path_last", "cutout"),
-        *("label_smoothing", "ema_decay", "batch_norm_momentum"),
-    ):
-        if not 0 <= getattr(recipe, what) < 1:
-            raise ValueError(f"{what} {getattr(recipe, what)} is out of range: give one in [0, 1)")
-    for what in ("random_erasing_prob", "crop_eval"):
-        if not 0 <= getattr(recipe, what) <= 1:
-            raise ValueError(f"{what} {getattr(recipe, what)} is out of range: give one in [0, 1]")
-    if not 0 < recipe.random_crop_min_area <= 1:
-        raise ValueError(
-            f"random_crop_min_area {recipe.random_crop_min_area} is no share of an image: give one in (0, 1]"
-        )
+    for name, choices in _CHOICES.items():
+        if getattr(recipe, name) not in choices:
+            raise ValueError(unknown_name(name, getattr(recipe, name), choices))
+    ranges = (
+        (_POSITIVE, lambda value: value > 0, "greater than 0"),
+        (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
+        (_IMAGE_SIZES, lambda value: value >= 32, "at least 32"),
+        (_BELOW_1, lambda value: 0 <= value < 1, "in [0, 1)"),
+        (_UP_TO_1, lambda value: 0 <= value <= 1, "in [0, 1]"),
+        (("random_crop_min_area",), lambda value: 0 < value <= 1, "in (0, 1]"),
+    )
+    for names, is_valid, accepted in ranges:
+        for name in names:
+            value = getattr(recipe, name)
+            if not is_valid(value):
+                raise ValueError(f"{name} must be {accepted}, got {value}")
 
 
-def _at_least(recipe, what, least, strictly=False):
-    value = getattr(recipe, what)
-    if value < least or (strictly and value == least):
-        raise ValueError(
-            f"{what} {value} cannot work: give {'more than' if strictly else 'at least'} {least}"
-        )
-
-
-def show(recipe):
+def show(recipe: Recipe) -> str:
     """The recipe as aligned lines, one field each."""
     return "\n".join(f"{f.name:<27} {getattr(recipe, f.name)}" for f in fields(recipe))

@@ -10,11 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tpu_train.recipes.phases import phases as make_phases
+from tpu_train.recipes.phases import checked_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.tpu_compile.compiler import first_line
 from tpu_train.training import distributed_layers, model_factory
-from tpu_train.training.loop import checked_phase
 from tpu_train.training.lr_schedule import learning_rate
 from tpu_train.training.step import StepSpec, TrainState, make_step
 
@@ -45,7 +44,7 @@ def build_training(recipe: Recipe, cores: int, *, classes: int, examples: int) -
     """The network and all training variables of a recipe, for :func:`lower_step`.
 
     The compiler does not depend on values, so pretrained weights are not loaded. Raises
-    ``ValueError`` as :func:`checked_phases` does.
+    ``ValueError`` as :func:`tpu_train.recipes.phases.checked_phases` does.
     """
     all_phases = checked_phases(recipe, cores, examples)
     strategy = _OneCoreStrategy(cores)
@@ -59,16 +58,6 @@ def build_training(recipe: Recipe, cores: int, *, classes: int, examples: int) -
         )
         state = TrainState.create(net, ema_net, recipe)
     return Training(recipe, classes, examples, all_phases, strategy, net, state)
-
-
-def checked_phases(recipe: Recipe, cores: int, examples: int) -> tuple:
-    """The phases of a recipe; ``ValueError`` where a batch does not divide over the cores."""
-    all_phases = make_phases(recipe, examples)
-    for phase in all_phases:
-        problem = checked_phase(recipe, phase, cores)
-        if problem:
-            raise ValueError(f"phase {phase.number}: {problem}")
-    return all_phases
 
 
 def lower_step(training: Training, phase, batch: int) -> LoweredStep:

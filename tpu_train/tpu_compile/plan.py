@@ -12,12 +12,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from tpu_train.recipes.phases import batch_size_error, checked_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.tpu_compile.batch_search import BATCHES, largest_batch
 from tpu_train.tpu_compile.compiled_step import CompiledStep, compile_step, roofline_seconds
-from tpu_train.tpu_compile.lowering import build_training, checked_phases, lower_step
+from tpu_train.tpu_compile.lowering import build_training, lower_step
 from tpu_train.tpu_compile.topology import Topology
-from tpu_train.training.loop import checked_phase
 
 _GIB = 2**30
 
@@ -77,7 +77,7 @@ def plan_phases(
             batches = [
                 batch
                 for batch in BATCHES
-                if not checked_phase(
+                if not batch_size_error(
                     recipe, dataclasses.replace(phase, batch_size=batch * cores), cores
                 )
             ]

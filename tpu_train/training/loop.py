@@ -249,32 +249,6 @@ def _save_or_stop(run, step, history, *, end_of_phase):
         raise StoppedError(f"{message}. The same command resumes the run ({manager.folder})")
 
 
-def checked_phase(recipe, phase, replicas):
-    """What is wrong with a phase on so many replicas, with a way out; "" if nothing is."""
-    mixes = phase.mixup > 0 or phase.cutmix > 0
-    unit = replicas * phase.accumulation * (2 if mixes else 1)
-    batch, group = phase.batch_size, recipe.batch_norm_group_size
-    if batch % unit:
-        near = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
-        parts = f" in {phase.accumulation} parts" if phase.accumulation > 1 else ""
-        pairs = ", in pairs for mixup and CutMix" if mixes else ""
-        return (
-            f"batch_size {batch} does not divide over {replicas} replicas{parts}{pairs}; try "
-            f"{' or '.join(map(str, near))}"
-        )
-    own = batch // (replicas * phase.accumulation)
-    if group and group < own * replicas and (own % group if group <= own else group % own):
-        return (
-            f"batch_norm_group_size {group} does not divide over parts of {own} images a replica; try "
-            f"{own} or 0"
-        )
-    if own < group < own * replicas and (own * replicas) % group:
-        return (
-            f"batch_norm_group_size {group} does not divide {own * replicas} images; try {own} or 0"
-        )
-    return ""
-
-
 def _images(phases):
     return sum((p.end_step - p.first_step) * p.batch_size for p in phases)
 

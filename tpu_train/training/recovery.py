@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import images_of_steps
 from tpu_train.input_pipeline.image_source import corrupt, in_a_line
-from tpu_train.recipes.phases import Phase
+from tpu_train.recipes.phases import Phase, batch_size_error
 from tpu_train.training.distribution import worker_count
 from tpu_train.training.run_context import RunContext, TrainingHistory
 
@@ -129,11 +129,9 @@ def _skip_steps(run, history, error):
 
 def _accumulate_more(run, phase, history, error):
     """Rolls back and doubles the gradient-accumulation steps, if the batch can be divided."""
-    from tpu_train.training.loop import checked_phase
-
     accumulation = 2 * phase.accumulation
     smaller = dataclasses.replace(phase, accumulation=accumulation)
-    indivisible = checked_phase(run.recipe, smaller, run.strategy.num_replicas_in_sync)
+    indivisible = batch_size_error(run.recipe, smaller, run.strategy.num_replicas_in_sync)
     # With several workers, the others would wait forever for the one that has rolled back.
     if indivisible or worker_count(run.strategy) > 1:
         raise TrainingError(

@@ -28,12 +28,12 @@ from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.run_identity import onednn_enabled, run_identity
 from tpu_train.input_pipeline.data_loading import Source
-from tpu_train.recipes.phases import phases as make_phases
+from tpu_train.recipes.phases import batch_size_error, make_phases
 from tpu_train.recipes.schema import Recipe, check
 from tpu_train.training import distributed_layers, model_factory, optimizers
 from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
-from tpu_train.training.loop import checked_phase, train_phases
+from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
 from tpu_train.training.recovery import ON_NAN, TrainingError
@@ -222,9 +222,9 @@ def check_run(
     optimizers.check(recipe.optimizer)
     model_factory.check(recipe)
     for phase in make_phases(recipe, training.examples):
-        why = checked_phase(recipe, phase, replicas)
-        if why:
-            raise ValueError(why)
+        error = batch_size_error(recipe, phase, replicas)
+        if error:
+            raise ValueError(error)
     if training.examples < 2 or len(training.classes) < 2:
         raise ValueError(
             f"{training.name} has {training.examples} images of {len(training.classes)} classes: "

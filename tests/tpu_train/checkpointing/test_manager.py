@@ -18,7 +18,7 @@ from tpu_train.checkpointing.manager import (
     identity,
     segments,
 )
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.table import RECIPES
 from tpu_train.training.distribution import make_strategy
 
 RUN = {"seed": 3, "model": "tiny", "classes": ("a", "b")}

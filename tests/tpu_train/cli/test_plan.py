@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tpu_train.cli import plan as cli
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.table import RECIPES
 from tpu_train.tpu_compile import plan, topology
 from tpu_train.tpu_compile.compiled_step import CompiledStep
 from tpu_train.tpu_compile.plan import PhasePlan

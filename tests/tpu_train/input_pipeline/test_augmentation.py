@@ -13,8 +13,8 @@ import tensorflow as tf
 from tpu_train.input_pipeline import augmentation, image_ops
 from tpu_train.input_pipeline.augmentation import OPERATIONS, POLICY_V0, autoaugment, randaugment
 from tpu_train.input_pipeline.batches import training_batches
-from tpu_train.recipes.phases import phases
-from tpu_train.recipes.published import find_recipe
+from tpu_train.recipes.phases import make_phases
+from tpu_train.recipes.table import find_recipe
 
 GOLDEN_DIR = pathlib.Path(__file__).parents[2] / "golden"
 GOLDEN = np.load(GOLDEN_DIR / "randaugment.npz")
@@ -367,7 +367,7 @@ def test_a_missing_keras_cv_says_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     recipe = dataclasses.replace(find_recipe("digits"), augment="keras_cv")
     with pytest.raises(ValueError, match=r"needs keras_cv.*or give --augment=randaugment"):
-        augmentation.keras_cv_layers(recipe, phases(recipe, 64)[0], 4)
+        augmentation.keras_cv_layers(recipe, make_phases(recipe, 64)[0], 4)
 
 
 @pytest.mark.slow
@@ -378,7 +378,7 @@ def test_keras_cv_gives_images_and_soft_targets(source, mixup, cutmix):
         **{"augment": "keras_cv", "batch_size": 8, "phases": 1, "image_size_last": 32},
         **{"mixup_last": mixup, "cutmix_last": cutmix, "label_smoothing": 0.0},
     )
-    (phase,) = phases(recipe, source.examples)
+    (phase,) = make_phases(recipe, source.examples)
     batches = training_batches(source, recipe, phase, first_step=0, end_step=3, replicas=1)
     (images, targets) = zip(*((b["image"], b["target"].numpy()) for b in batches))
     assert {(b.shape, b.dtype) for b in images} == {(tf.TensorShape([8, 32, 32, 3]), tf.uint8)}

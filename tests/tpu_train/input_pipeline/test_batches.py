@@ -7,11 +7,11 @@ import tensorflow as tf
 from keras_effnet.image_preprocessing import Preprocessing, preprocess
 from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import from_arrays
-from tpu_train.recipes.phases import phases
+from tpu_train.recipes.phases import make_phases
 
 
 def batches(source, recipe, first, end, **kwargs):
-    phase = phases(recipe, source.examples)[0]
+    phase = make_phases(recipe, source.examples)[0]
     kwargs = {"replicas": 1, **kwargs}
     data = training_batches(source, recipe, phase, first_step=first, end_step=end, **kwargs)
     return [{k: v.numpy() for k, v in b.items()} for b in data]

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.input_pipeline.data_loading import from_arrays, from_folder, open_data, split
-from tpu_train.recipes.phases import phases
+from tpu_train.recipes.phases import make_phases
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_folder_s_images_come_decoded(photos, tiny_recipe):
     source = from_folder(photos)
     assert source.classes == ("cat", "dog")
     assert source.examples == 7
-    phase = phases(tiny_recipe, source.examples)[0]
+    phase = make_phases(tiny_recipe, source.examples)[0]
     data = training_batches(source, tiny_recipe, phase, first_step=0, end_step=1, replicas=1)
     assert next(iter(data))["image"].shape == (8, 32, 32, 3)
 

@@ -8,14 +8,14 @@ import pytest
 from tpu_train.cli.gallery import main
 from tpu_train.input_pipeline import preview
 from tpu_train.input_pipeline.batches import training_batches
-from tpu_train.recipes.phases import phases
+from tpu_train.recipes.phases import make_phases
 
 
 def test_a_row_shows_what_the_run_begins_the_phase_with(source, tiny_recipe):
     recipe = dataclasses.replace(
         tiny_recipe, mixup_last=0.0, cutmix_last=0.0, label_smoothing=0.1, batch_size=8
     )
-    phase = phases(recipe, source.examples)[1]
+    phase = make_phases(recipe, source.examples)[1]
     pixels, weights = preview.first_images(recipe, source, phase, images=6)
     steps = {"first_step": phase.first_step, "end_step": phase.first_step + 1}
     (batch,) = training_batches(source, recipe, phase, replicas=1, **steps)
@@ -24,7 +24,7 @@ def test_a_row_shows_what_the_run_begins_the_phase_with(source, tiny_recipe):
 
 
 def test_images_of_a_row_are_mixed_with_their_neighbours(source, tiny_recipe):
-    phase = dataclasses.replace(phases(tiny_recipe, source.examples)[1], mixup=1.0, cutmix=1.0)
+    phase = dataclasses.replace(make_phases(tiny_recipe, source.examples)[1], mixup=1.0, cutmix=1.0)
     recipe = dataclasses.replace(tiny_recipe, label_smoothing=0.0)
     _, weights = preview.first_images(recipe, source, phase, images=8)
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
@@ -94,7 +94,7 @@ def test_the_command_draws_every_phase(tmp_path, capsys, augments):
 
 
 def test_a_heading_says_the_numbers_of_its_phase(tiny_recipe):
-    phase = phases(tiny_recipe, 24)[1]
+    phase = make_phases(tiny_recipe, 24)[1]
     for name in ("randaugment", "autoaugment", "keras_cv", "none"):
         heading = preview._heading(dataclasses.replace(tiny_recipe, augment=name), phase)
         assert heading.startswith("phase 2:  40 px,  ")

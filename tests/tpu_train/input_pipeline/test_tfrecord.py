@@ -8,7 +8,7 @@ from tpu_train.input_pipeline import tfrecord
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.input_pipeline.image_source import corrupt
-from tpu_train.recipes.phases import phases
+from tpu_train.recipes.phases import make_phases
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.run import TrainingError, train
 
@@ -80,7 +80,7 @@ def test_training_on_shards_is_training_on_the_folder_they_came_from(
     from_folder, _ = opened(tmp_path / "photos")
     by_class = [0, 2, 4, 6, 1, 3, 5, 7]  # the order in which a folder has its images
     from_shards = opened(folder)[0].take(by_class)
-    phase = phases(tiny_recipe, 8)[0]
+    phase = make_phases(tiny_recipe, 8)[0]
     one, other = (
         training_batches(source, tiny_recipe, phase, first_step=0, end_step=3, replicas=1)
         for source in (from_folder, from_shards)

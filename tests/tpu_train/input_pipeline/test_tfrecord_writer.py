@@ -16,7 +16,7 @@ from tpu_train.input_pipeline import tfrecord_writer as module
 from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.input_pipeline.tfrecord_writer import PrepareError, check, prepare, summary
-from tpu_train.recipes.phases import phases
+from tpu_train.recipes.phases import make_phases
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_training_on_what_was_prepared_is_training_on_the_input(photos, tmp_path
     original, prepared = (
         open_data(data, holdout=0.25, seed=0) for data in (photos, tmp_path / "out")
     )
-    phase = phases(tiny_recipe, 18)[0]
+    phase = make_phases(tiny_recipe, 18)[0]
     runs = [
         [
             *training_batches(train, tiny_recipe, phase, first_step=0, end_step=3, replicas=1),

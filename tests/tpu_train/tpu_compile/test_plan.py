@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from tpu_train.recipes.phases import phases
+from tpu_train.recipes.phases import make_phases
 from tpu_train.tpu_compile import plan
 from tpu_train.tpu_compile.plan import PhasePlan, PlanRequest
 
@@ -40,7 +40,7 @@ def test_an_unknown_phase_number_is_an_error(recipe, v5e):
 
 @pytest.mark.parametrize("search", [False, True])
 def test_only_the_requested_phases_are_compiled(recipe, compiled, v5e, monkeypatch, search):
-    training = types.SimpleNamespace(phases=phases(recipe, 24))
+    training = types.SimpleNamespace(phases=make_phases(recipe, 24))
     monkeypatch.setattr(plan, "build_training", lambda *args, **kwargs: training)
     monkeypatch.setattr(plan, "lower_step", lambda training, phase, batch: batch)
     monkeypatch.setattr(

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_train.input_pipeline.data_loading import from_arrays
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.table import RECIPES
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.evaluation import make_evaluation
 

@@ -13,12 +13,11 @@ import tensorflow as tf
 
 from tpu_train.checkpointing import manager
 from tpu_train.checkpointing.manager import StoppedError
-from tpu_train.recipes.phases import Phase
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.table import RECIPES
 from tpu_train.training import loop
 from tpu_train.training import run as training
 from tpu_train.training.distribution import make_strategy
-from tpu_train.training.loop import TrainingError, checked_phase, workers
+from tpu_train.training.loop import TrainingError, workers
 
 STEPS = 12  # in two phases, 3 a host call
 
@@ -343,36 +342,6 @@ def test_a_run_has_its_least_steps_and_sizes_can_be_random(go, records):
     sizes = [p.image_size for p in result.phases]
     assert len(set(sizes)) > 1
     assert all(32 <= size <= 64 for size in sizes)
-
-
-def phase(**changes):
-    return dataclasses.replace(Phase(1, 0, 10, 0, 64, 1, 32, 0.0, 0.0, 0.0, 0.0, 0.0), **changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "group", "replicas", "why"),
-    [
-        ({}, 0, 8, ""),
-        ({"accumulation": 8}, 0, 8, ""),
-        ({}, 0, 3, "batch_size 64 does not divide over 3 replicas; try 63 or 66"),
-        ({"accumulation": 3}, 0, 1, "over 1 replicas in 3 parts; try 63 or 66"),
-        ({"mixup": 0.1, "accumulation": 8}, 0, 8, "in pairs for mixup and CutMix; try 128"),
-        ({"mixup": 0.1, "accumulation": 4}, 0, 8, ""),
-        ({}, 8, 4, ""),  # two groups a replica
-        ({}, 32, 4, ""),  # a group over two replicas
-        ({}, 640, 4, ""),  # no larger than the batch
-        ({}, 6, 4, "batch_norm_group_size 6 does not divide over parts of 16 images a replica"),
-        ({}, 24, 4, "batch_norm_group_size 24 does not divide"),
-        ({}, 48, 4, "batch_norm_group_size 48 does not divide 64 images; try 16 or 0"),
-        ({"accumulation": 2}, 32, 4, ""),
-        ({"accumulation": 4}, 6, 4, "over parts of 4 images a replica; try 4 or 0"),
-    ],
-)
-def test_a_phase_that_does_not_divide_is_told_with_what_would(changes, group, replicas, why):
-    recipe = dataclasses.replace(RECIPES["digits"], batch_norm_group_size=group)
-    told = checked_phase(recipe, phase(**changes), replicas)
-    assert told if why else told == ""
-    assert why in told
 
 
 def test_one_process_is_one_worker():

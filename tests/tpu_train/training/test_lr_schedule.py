@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_train.recipes.phases import Phase, phases
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.phases import Phase, make_phases
+from tpu_train.recipes.table import RECIPES
 from tpu_train.training.lr_schedule import learning_rate
 
 BASE = dataclasses.replace(
@@ -91,7 +91,7 @@ def test_no_warm_up_starts_at_the_peak():
 )
 def test_the_rate_is_the_official_schedule_s_over_the_whole_run(name):
     recipe, images = RECIPES[name], 1_256_144
-    run = phases(recipe, images)
+    run = make_phases(recipe, images)
     steps = run[-1].end_step
     total_examples = run[-1].first_example + (steps - run[-1].first_step) * run[-1].batch_size
     for phase in run:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tpu_train.input_pipeline import augmentation
 from tpu_train.recipes.phases import Phase
-from tpu_train.recipes.published import RECIPES
+from tpu_train.recipes.table import RECIPES
 from tpu_train.training import distributed_layers, step
 from tpu_train.training.distribution import make_strategy
 

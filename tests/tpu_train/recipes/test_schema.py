@@ -1,0 +1,65 @@
+import dataclasses
+import sys
+
+import pytest
+
+from tpu_train.recipes import schema
+from tpu_train.recipes.schema import OPTIMIZERS, Recipe, check
+from tpu_train.recipes.table import RECIPES
+from tpu_train.training import optimizers
+from tpu_train.training.distribution import make_strategy
+from tpu_train.training.run import train
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservedRecipe(Recipe):
+    """A recipe that records which of its fields training reads."""
+
+    reads = set()  # noqa: RUF012 - not a field: shared by all copies that `replace` makes
+
+    def __getattribute__(self, name):
+        reader = sys._getframe(1).f_globals["__name__"]
+        if reader not in (schema.__name__, "dataclasses", "json"):  # copying and checking
+            ObservedRecipe.reads.add(name)
+        return super().__getattribute__(name)
+
+
+def test_training_reads_every_field(tiny_recipe, source, tmp_path):
+    settings = {f.name: getattr(tiny_recipe, f.name) for f in dataclasses.fields(Recipe)}
+    settings.update(
+        {"epochs": 1, "phases": 1, "learning_rate_schedule": "exponential", "decay_epochs": 1.0}
+    )
+    recipe = ObservedRecipe(**settings)
+    ObservedRecipe.reads.clear()
+    train(recipe, source, source, tmp_path / "run", make_strategy("cpu"))
+    fields = {f.name for f in dataclasses.fields(Recipe)} - {"name", "source"}
+    assert not fields - ObservedRecipe.reads, "settings that nothing reads"
+
+
+def test_schema_and_optimizers_name_the_same_optimizers():
+    assert set(OPTIMIZERS) == set(optimizers.OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "efficientnetv2-b9"}, "Did you mean 'efficientnetv2-b"),
+        ({"optimizer": "adam"}, "Unknown optimizer 'adam'. Did you mean 'adamw'"),
+        ({"learning_rate_schedule": "linear"}, "Unknown learning_rate_schedule 'linear'"),
+        ({"precision": "floats"}, "Did you mean 'float32' or"),
+        (
+            {"progressive_schedule": "papers"},
+            "Unknown progressive_schedule 'papers'. Did you mean 'paper'",
+        ),
+        ({"epochs": 0}, "epochs must be greater than 0, got 0"),
+        ({"batch_size": -8}, "batch_size must be greater than 0, got -8"),
+        ({"gradient_accumulation_last": 0}, "gradient_accumulation_last must be greater than 0"),
+        ({"image_size_first": 16}, "image_size_first must be at least 32, got 16"),
+        ({"dropout_last": 1.0}, r"dropout_last must be in \[0, 1\), got 1.0"),
+        ({"random_crop_min_area": 0}, r"random_crop_min_area must be in \(0, 1\], got 0"),
+        ({"mixup_last": -1}, "mixup_last must be at least 0, got -1"),
+    ],
+)
+def test_a_setting_out_of_range_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
+        check(dataclasses.replace(RECIPES["digits"], **change))
