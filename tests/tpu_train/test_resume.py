@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import kill9
 from tpu_train.checkpointing import storage
-from tpu_train.checkpointing.manager import StoppedError
+from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.training import loop
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.run import TrainingError, train

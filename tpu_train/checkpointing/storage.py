@@ -101,17 +101,6 @@ def latest(
     return None
 
 
-def read(folder: str | os.PathLike[str], step: int) -> Checkpoint:
-    """The :class:`Checkpoint` of a step; ``ValueError`` if it is missing or corrupt."""
-    path = _join(folder, f"step-{step:09d}")
-    try:
-        return _read(step, path)
-    except FormatError:
-        raise
-    except _DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {_message(error)}") from error
-
-
 def restore(checkpoint: Checkpoint, variables: Sequence[tf.Variable]) -> None:
     """Assigns the saved values to `variables`, in the order of saving.
 

@@ -161,7 +161,10 @@ def test_weights_say_how_to_normalise_also_in_the_export(tiny_recipe, tiny, tmp_
         ({"model": "efficientnetv2-b9"}, "efficientnetv2-b9"),
         ({"model": "keras.applications:ResNet51"}, "cannot be imported.*ResNet50"),
         ({"model": "nowhere:net"}, "model 'nowhere:net' cannot be imported"),
-        ({"model": "keras.applications:ResNet50", "width": 2}, "width 2 and depth 1 scale networks"),
+        (
+            {"model": "keras.applications:ResNet50", "width": 2},
+            "width 2 and depth 1 scale networks",
+        ),
         ({"model": "keras.applications:ResNet50", "weights": "auto"}, "leave --weights out"),
         ({"model": "efficientnetv2-b0", "width": 2, "weights": "auto"}, "has 0 released sets"),
     ],

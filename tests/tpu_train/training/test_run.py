@@ -12,7 +12,7 @@ import pytest
 
 from keras_effnet.constructors import create_model
 from keras_effnet.variants import Normalization
-from tpu_train.checkpointing.manager import StoppedError
+from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.run import train
 
