@@ -22,7 +22,7 @@ def test_every_field_of_a_recipe_is_a_flag_with_its_type():
             assert values[field.name].value is None
 
 
-def test_flags_change_single_numbers_of_the_row():
+def test_flags_override_settings_of_the_recipe():
     values = define()
     line = ["--recipe=digits", "--epochs=3.5", "--noflip", "--model=efficientnet-b0"]
     assert recipe_flags.parse(values, "x", line, "")
@@ -36,7 +36,7 @@ def test_flags_change_single_numbers_of_the_row():
     assert recipe.epochs == 3.5
 
 
-def test_show_prints_recipe_and_phases_and_trains_nothing(capsys, tmp_path):
+def test_show_prints_recipe_and_phases_without_training(capsys, tmp_path):
     assert main(["--recipe=digits", "--show", "--examples=1198", f"--workdir={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "image_size_last" in out
@@ -51,10 +51,10 @@ def test_show_prints_recipe_and_phases_and_trains_nothing(capsys, tmp_path):
         (["--recipe=photo"], "Did you mean 'photos'"),
         (["--epochs=many"], "epochs"),
         (["--model=efficientnet-b99"], "Did you mean 'efficientnet-b"),
-        (["photos"], "'photos' is no flag"),
+        (["photos"], "'photos' is not a flag"),
         ([], "--data is missing"),
         (["--data=somewhere"], "--workdir is missing"),
-        (["--data=nowhere", "--workdir=w", "--device=cpu"], "'nowhere' is not there"),
+        (["--data=nowhere", "--workdir=w", "--device=cpu"], "'nowhere' does not exist"),
         (["--data=nowhere", "--workdir=w", "--device=cp"], "Did you mean 'cpu'"),
         (["--data=nowhere", "--workdir=w", "--stop_after=soon"], "'soon'"),
     ],
@@ -69,11 +69,31 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path
 
 
 @pytest.mark.parametrize("command", ["", *cli.COMMANDS])
-def test_every_command_says_what_it_does(command, capsys):
+def test_every_command_has_help(command, capsys):
     assert cli.main([command, "--help"] if command else ["--help"]) == 0
     out = capsys.readouterr().out
     assert f"effnet-train {command}".rstrip() in out
     assert "flags:" in out
+
+
+def test_help_groups_recipe_flags_and_spells_each_once():
+    lines = recipe_flags.help_text(define()).splitlines()
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles[0] == "Command flags:"
+    assert "Recipe flags, images:" in titles
+    fields = {f.name for f in dataclasses.fields(Recipe)} - {"name", "source"}
+    names = [line.split(":")[0].strip() for line in lines if line.startswith("  --")]
+    assert len(names) == len(set(names))
+    recipe_names = names[-len(fields) :]
+    assert {name.replace("--", "").replace("[no]", "") for name in recipe_names} == fields
+    images = lines.index("Recipe flags, images:")
+    assert lines[images + 1].startswith("  --augment: augmentation policy")
+
+
+def test_hyphens_and_underscores_are_the_same_flag():
+    values = define()
+    recipe_flags.parse(values, "x", ["--recipe=digits", "--batch-size=32"], "")
+    assert recipe_flags.chosen(values).batch_size == 32
 
 
 @pytest.fixture

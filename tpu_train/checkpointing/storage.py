@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from tpu_train.remote_files import is_remote
+
 KEEP = 2  # the newest, and the previous one in case it is corrupt
 FORMAT = 3
 _FILES = ("variables.npz", "variables.json", "notes.json")
@@ -53,7 +55,7 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     ``OSError`` if it cannot be written; the existing checkpoints stay.
     """
     final = _join(folder, f"step-{checkpoint.step:09d}")
-    partial = final if _remote(folder) else _join(folder, f".partial-{checkpoint.step:09d}")
+    partial = final if is_remote(folder) else _join(folder, f".partial-{checkpoint.step:09d}")
     try:
         tf.io.gfile.makedirs(folder)
         for name in _listed(folder):
@@ -235,10 +237,6 @@ def _remove(folder):
         tf.io.gfile.rmtree(folder)
 
 
-def _remote(path):
-    return "://" in os.fspath(path)
-
-
 def _join(folder, name):
     return f"{os.fspath(folder).rstrip('/')}/{name}"
 
@@ -248,7 +246,7 @@ def _base(path):
 
 
 def _open(path, mode):
-    return tf.io.gfile.GFile(path, mode) if _remote(path) else open(path, mode)
+    return tf.io.gfile.GFile(path, mode) if is_remote(path) else open(path, mode)
 
 
 def _contents(path):
@@ -283,7 +281,7 @@ def _write(path, fill):
             fill(hashed)
         finally:
             hashed.file = io.BytesIO()  # after an error, np.savez writes again when it is collected
-        if not _remote(path):
+        if not is_remote(path):
             _to_disk(file)
     return hashed.digest.hexdigest()
 

@@ -9,6 +9,8 @@ import uuid
 
 import tensorflow as tf
 
+from tpu_train.remote_files import is_remote
+
 BEST = "best.keras"
 FILES = (
     *("model.keras", BEST, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
@@ -22,7 +24,7 @@ def check(path: str, *, overwrite: bool) -> None:
     files = tf.io.gfile
     probe = os.path.join(path, f".writable-{uuid.uuid4()}")  # several workers check concurrently
     try:
-        if not _remote(path):  # gfile reports a file in the path's place less clearly
+        if not is_remote(path):  # gfile reports a file in the path's place less clearly
             os.makedirs(path, exist_ok=True)
         files.makedirs(path)
         with files.GFile(probe, "w") as file:
@@ -51,7 +53,7 @@ class Workdir:
         self.path = os.path.join(path, f".{worker}") if worker else path
         self.checkpoints = os.path.join(path, CHECKPOINTS)  # shared by all workers
         self._copied = {}  # {name: (size, time)} of the files that the remote folder has
-        self._local = tempfile.mkdtemp(prefix="effnet-train-") if _remote(path) else self.path
+        self._local = tempfile.mkdtemp(prefix="effnet-train-") if is_remote(path) else self.path
         tf.io.gfile.makedirs(self.path)
 
     def local(self, name: str) -> str:
@@ -94,10 +96,6 @@ class Workdir:
         if self._local != self.path:
             self.publish()
             shutil.rmtree(self._local, ignore_errors=True)
-
-
-def _remote(path):
-    return "://" in path
 
 
 def _copy(source, target):

@@ -1,6 +1,6 @@
 """Command lines of the trainer: they parse flags and call the modules that do the work.
 
-``effnet-train [prepare|gallery|plan|doctor] --flag=value ...``; without a command it trains.
+``effnet-train [prepare|preview|plan|doctor] --flag=value ...``; without a command it trains.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("prepare", "gallery", "plan", "doctor")
+COMMANDS = ("prepare", "preview", "plan", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = argv[0] if argv else ""
     if command == "prepare":
         from tpu_train.cli.prepare import main as run
-    elif command == "gallery":
-        from tpu_train.cli.gallery import main as run
+    elif command == "preview":
+        from tpu_train.cli.preview import main as run
     elif command == "plan":
         from tpu_train.cli.plan import main as run
     elif command == "doctor":

@@ -1,4 +1,4 @@
-"""The flags that say what images a command takes."""
+"""Flags that select the images of a command."""
 
 from absl import flags
 
@@ -13,6 +13,9 @@ def define(values):
         **own,
     )
     flags.DEFINE_float(
-        "holdout", 0.2, "share of each class for evaluation, where the data has no such part", **own
+        "holdout",
+        0.2,
+        "fraction of each class for evaluation, if the data has no such split",
+        **own,
     )
-    flags.DEFINE_integer("max_corrupt", 10, "images that may be undecodable and are skipped", **own)
+    flags.DEFINE_integer("max_corrupt", 10, "undecodable images that are skipped, at most", **own)

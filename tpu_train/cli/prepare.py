@@ -1,91 +1,83 @@
-"""``effnet-train prepare --data=my_photos --out=my_shards``: images -> verified TFRecord shards.
+"""``effnet-train prepare --data=my_photos --out=my_shards``: writes verified TFRecord shards.
 
-``effnet-train prepare --check --data=my_shards`` verifies a folder of shards, and writes nothing.
-The exit status is 0 when all is well, 1 when a disk or a shard is not, 2 for bad input.
+``effnet-train prepare --check --data=my_shards`` verifies shards and writes nothing. The exit
+status is 0 on success, 1 for a failing disk or corrupt shards, 2 for bad input.
 """
 
 import sys
 
 from absl import flags
 
-from tpu_train.cli import data_flags
+from tpu_train.cli import data_flags, recipe_flags
 
 
 def main(argv=None):
-    """Prepares, or checks; returns the exit status."""
+    """Writes or verifies shards; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        values = _parse(argv)
-        if values is None:
+        values = _define()
+        if not recipe_flags.parse(values, "effnet-train prepare", argv, __doc__):
             return 0
+        if not values.data:
+            raise ValueError("--data is missing; see effnet-train prepare --help")
+        if bool(values.out) == values.check:
+            raise ValueError("give either --out (to write shards) or --check (to verify them)")
         return _check(values) if values.check else _prepare(values)
     except (flags.Error, ValueError) as error:
         print(f"effnet-train prepare: {error}", file=sys.stderr)
         return 2
 
 
-def _parse(argv):
+def _define():
     values = flags.FlagValues()
     own = {"flag_values": values}
     data_flags.define(values)
-    flags.DEFINE_string("out", None, "folder for the shards: new, or one to go on with", **own)
-    flags.DEFINE_integer("shards", 0, "of the training images; 0 for one every 1,250 images", **own)
+    flags.DEFINE_string("out", None, "output folder: new, or incomplete to resume", **own)
+    flags.DEFINE_integer("shards", 0, "number of train shards; 0 for one every 1,250 images", **own)
     flags.DEFINE_float(
-        "minival", 0, "training images to set aside: a share below 1, or how many", **own
+        "minival", 0, "training images for a minival split: a fraction below 1, or a number", **own
     )
-    flags.DEFINE_integer("seed", 0, "of what is held out, and of the order in the shards", **own)
+    flags.DEFINE_integer("seed", 0, "seed of the held-out images and of the record order", **own)
     flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **own)
-    flags.DEFINE_boolean("help", False, "print this", short_name="h", **own)
-    rest = values(["effnet-train prepare", *argv])[1:]
-    if values.help:
-        print(__doc__)
-        print(values.get_help())
-        return None
-    if rest:
-        raise flags.Error(f"{rest[0]!r} is no flag: write --flag=value")
-    if not values.data:
-        raise flags.Error("--data is missing; see effnet-train prepare --help")
-    if bool(values.out) == values.check:
-        raise flags.Error("give --out for what is written, or --check, and not both")
     return values
 
 
 def _prepare(values):
-    from tpu_train.input_pipeline.tfrecord_writer import (  # here: --help does not wait
+    from tpu_train.input_pipeline.tfrecord_writer import (  # here: --help stays fast
         PrepareError,
-        prepare,
+        WriterOptions,
         summary,
+        write_shards,
     )
 
+    options = WriterOptions(
+        shard_count=values.shards,
+        minival=values.minival,
+        holdout=values.holdout,
+        seed=values.seed,
+        max_corrupt=values.max_corrupt,
+    )
     try:
-        prepared = prepare(
-            values.data,
-            values.out,
-            shard_count=values.shards,
-            minival=values.minival,
-            holdout=values.holdout,
-            seed=values.seed,
-            max_corrupt=values.max_corrupt,
-        )
+        result = write_shards(values.data, values.out, options)
     except PrepareError as error:
         print(f"effnet-train prepare: {error}", file=sys.stderr)
         return 1
-    print(summary(prepared))
+    print(summary(result))
     return 0
 
 
 def _check(values):
-    from tpu_train.input_pipeline.tfrecord_writer import check
+    from tpu_train.input_pipeline.tfrecord_verification import verify_shards
 
-    checked = check(values.data)
-    for problem in checked.problems:
+    result = verify_shards(values.data)
+    for problem in result.problems:
         print(problem)
-    sums = "checksums" if checked.has_index else "checksums (there is no index, so no SHA-256)"
+    checksums = "checksums" if result.has_index else "checksums (without SHA-256: no index)"
     print(
-        f"{values.data}: {checked.images:,} images in {checked.shards:,} shards decoded, {sums} "
-        f"verified: {len(checked.problems) or 'no'} problem{'s' * (len(checked.problems) != 1)}"
+        f"{values.data}: {result.images:,} images in {result.shards:,} shards decoded, {checksums} "
+        f"verified: {len(result.problems) or 'no'} problem{'s' * (len(result.problems) != 1)}"
     )
-    return int(bool(checked.problems))
+    return int(bool(result.problems))
 
 
 if __name__ == "__main__":

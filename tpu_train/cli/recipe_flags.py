@@ -1,6 +1,9 @@
-"""The flags that say how a network is trained: ``--recipe`` and one for each of its fields."""
+"""Flags that select a recipe: ``--recipe`` and one for each field; parsing and help."""
+
+from __future__ import annotations
 
 import dataclasses
+import textwrap
 
 from absl import flags
 
@@ -9,34 +12,36 @@ from tpu_train.recipes.schema import Recipe, check
 from tpu_train.recipes.table import RECIPES, find_recipe
 
 _NOT_FLAGS = ("name", "source")  # of a recipe
-_FIELDS = [field for field in dataclasses.fields(Recipe) if field.name not in _NOT_FLAGS]
 
 
-def define(values):
-    """Adds the flags to absl's `values`; those of the fields are None until they are given."""
-    own = {"flag_values": values}
+def define(values: flags.FlagValues) -> None:
+    """Adds the flags to absl's `values`; those of the fields are None unless given."""
     flags.DEFINE_string(
         "recipe",
         "photos",
-        f"one of {len(RECIPES)} rows (docs/recipes.md): photos, finetune, digits, "
+        f"one of {len(RECIPES)} recipes (docs/recipes.md): photos, finetune, digits, "
         "efficientnetv2-s-paper, efficientnet-b0-code, ...",
-        **own,
+        flag_values=values,
     )
-    of_type = {
+    define_flag = {
         "str": flags.DEFINE_string,
         "int": flags.DEFINE_integer,
         "float": flags.DEFINE_float,
         "bool": flags.DEFINE_boolean,
     }
-    for field in _FIELDS:
-        of_type[field.type](field.name, None, f"(recipe) {field.metadata['help']}", **own)
+    for field in _fields():
+        define_flag[field.type](field.name, None, field.metadata["help"], flag_values=values)
 
 
-def chosen(values):
-    """The row that --recipe names, with the numbers that other flags change, checked."""
+def _fields():
+    return [field for field in dataclasses.fields(Recipe) if field.name not in _NOT_FLAGS]
+
+
+def chosen(values: flags.FlagValues) -> Recipe:
+    """The recipe that --recipe names, with the fields that other flags override; checked."""
     changes = {
         field.name: values[field.name].value
-        for field in _FIELDS
+        for field in _fields()
         if values[field.name].value is not None
     }
     recipe = dataclasses.replace(find_recipe(values.recipe), **changes)
@@ -44,20 +49,52 @@ def chosen(values):
     return recipe
 
 
-def parse(values, command, argv, introduction):
-    """Whether to go on: False after printing the help. Raises ``flags.Error`` for what is no flag.
+def parse(values: flags.FlagValues, command: str, argv: list[str], introduction: str) -> bool:
+    """Parses `argv` into `values`; False after printing the help, which starts with `introduction`.
 
-    `introduction` are the first lines of the help.
+    Raises ``flags.Error`` or ``ValueError`` for words that are not flags of the command.
     """
-    flags.DEFINE_boolean("help", False, "print this", short_name="h", flag_values=values)
+    flags.DEFINE_boolean("help", False, "print this help", short_name="h", flag_values=values)
     known = [*(f"--{f}" for f in values), *(f"--no{f}" for f in values if values[f].boolean)]
     rest = values([command, *normalize_flags(argv, known)])[1:]
     if values.help:
-        print(introduction)
-        print("\nFlags marked (recipe) change one number of the recipe, which")
-        print("effnet-train --recipe=... --show prints.")
-        print(values.get_help())
+        print(f"{introduction.rstrip()}\n\n{help_text(values)}")
         return False
     if rest:
-        raise flags.Error(f"{rest[0]!r} is no flag: write --flag=value")
+        raise flags.Error(f"{rest[0]!r} is not a flag: write --flag=value")
     return True
+
+
+def help_text(values: flags.FlagValues) -> str:
+    """The flags of a command, then those of a recipe, in groups."""
+    groups = {"Command flags": [name for name in values if name not in ("h", "help")]}
+    if "recipe" in values:
+        names = {field.name for field in _fields()}
+        groups["Command flags"] = [n for n in groups["Command flags"] if n not in names]
+        for field in dataclasses.fields(Recipe):
+            if field.metadata["group"]:
+                title = f"Recipe flags, {field.metadata['group']}"
+                groups[title] = []
+            if field.name not in _NOT_FLAGS:
+                groups[title].append(field.name)
+    return "\n\n".join(
+        "\n".join([f"{title}:", *(_flag_text(values[name]) for name in names)])
+        for title, names in groups.items()
+    ) + (
+        "\n\nA recipe flag overrides one setting of the recipe, which "
+        "`effnet-train --recipe=... --show` prints."
+        if "recipe" in values
+        else ""
+    )
+
+
+def _flag_text(flag):
+    default = str(flag.default).lower() if flag.boolean else flag.default
+    default = "" if flag.default in (None, "", []) else f" (default: {default})"
+    return textwrap.fill(
+        f"--{'[no]' if flag.boolean else ''}{flag.name}: {flag.help}{default}",
+        width=100,
+        initial_indent="  ",
+        subsequent_indent="      ",
+        break_on_hyphens=False,
+    )

@@ -1,53 +1,83 @@
-"""Batches of training and evaluation images: index-based, without state.
+"""Stateless, index-based batches of training and evaluation images.
 
-The order of an epoch is a keyed permutation of (seed, epoch), and what happens to an example is a
-function of (seed, position in the run). Any number of hosts so sees the same global order, and
-starting at step N costs no more than starting at 0.
+The order of an epoch is a keyed permutation of (seed, epoch), and the augmentation of an image is a
+function of (seed, position in the run). So any number of hosts sees the same global order, and
+starting at step N costs no more than starting at step 0.
 """
+
+from __future__ import annotations
 
 import tensorflow as tf
 
-from tpu_train.input_pipeline import augmentation
+from tpu_train.input_pipeline import augmentation, keras_cv_layers, mixup
+from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.recipes.phases import Phase, rows_of
+from tpu_train.recipes.schema import Recipe
 
-_no_autograph = tf.autograph.experimental.do_not_convert  # nothing to convert, much to trace
+_no_autograph = tf.autograph.experimental.do_not_convert  # no Python control flow; saves tracing
 
-# What a seed is drawn for, so that no two draws of an example are the same numbers.
+# Purposes of the random numbers of an example; each has its own seed, so no draw is used twice.
 _CROP, _FLIP, _POLICY, _CUTOUT, _ERASING, _MIXING, _PAIR, _PURPOSES = range(8)
 
 
-def training_batches(source, recipe, phase, *, first_step, end_step, replicas, host=0, hosts=1):
-    """A dataset of one host's share of steps [first_step, end_step), a batch a replica and step.
+def batch_spec(phase: Phase, batch_size: int) -> dict[str, tf.TensorSpec]:
+    """The keys, shapes and dtypes of a replica's training batch, for images with one label each."""
+    size = phase.image_size
+    keys = [key for key, alpha in _mixing_alphas(phase).items() if alpha]
+    draws = {key: mixup.DRAWS[key] for key in keys}
+    return {
+        "image": tf.TensorSpec([batch_size, size, size, 3], tf.uint8),
+        "label": tf.TensorSpec([batch_size], tf.int32),
+        **{k: tf.TensorSpec([batch_size, *shape], dtype) for k, (shape, dtype) in draws.items()},
+    }
 
-    An element is ``{"image": uint8 (batch, size, size, 3), "label": int32 (batch,)}``; the label is
-    (batch, labels), padded with -1, where images have several. Where the phase has mixup, there is
-    ``"mix"``, float32 (batch,): an image's own weight over its neighbour's (2i and 2i + 1 are
-    neighbours). Where it has CutMix, there is ``"box"``, int32 (batch, 4): y, x, height, width of
-    the rectangle that comes from the neighbour. With ``augment="keras_cv"`` images and labels come
-    mixed: ``{"image", "target": float32 (batch, classes)}``, and are not the same in another run.
+
+def _mixing_alphas(phase):
+    return {mixup.MIXUP_KEY: phase.mixup, mixup.CUTMIX_KEY: phase.cutmix}
+
+
+def training_batches(
+    source: ImageSource,
+    recipe: Recipe,
+    phase: Phase,
+    *,
+    first_step: int,
+    end_step: int,
+    replicas: int,
+    host: int = 0,
+    hosts: int = 1,
+) -> tf.data.Dataset:
+    """One host's batches of steps [first_step, end_step): for every step one batch per replica.
+
+    An element is as in :func:`batch_spec`. For images with several labels, ``"label"`` is int32
+    (batch, labels), padded with -1. ``"mix"`` and ``"box"`` are there if the phase has mixup and
+    CutMix; :func:`tpu_train.input_pipeline.mixup.apply_mixing` applies them. With
+    ``augment="keras_cv"`` images and labels are already mixed, ``{"image", "target": float32
+    (batch, classes)}``, and another run gets different ones.
     """
     per_host, per_replica = phase.batch_size // hosts, phase.batch_size // replicas
-    first = phase.first_example + (first_step - phase.first_step) * phase.batch_size
+    first_example = phase.first_example + (first_step - phase.first_step) * phase.batch_size
     labels = tf.constant(source.labels)
-    run = tf.constant(recipe.seed, tf.int64)
+    run_seed = tf.constant(recipe.seed, tf.int64)
 
     @_no_autograph
     def example(k):
-        place = _place(k % per_host, phase, replicas, host, hosts)
-        position = first + (k // per_host) * phase.batch_size + place
+        row = _global_row(k % per_host, phase, replicas, host, hosts)
+        position = first_example + (k // per_host) * phase.batch_size + row
 
         def seed(purpose, position=position):
-            return tf.stack([run, position * _PURPOSES + purpose])
+            return tf.stack([run_seed, position * _PURPOSES + purpose])
 
-        index = _index(source, run, position)
+        index = _index(source, run_seed, position)
         element = {
             "image": _train_image(source, recipe, phase, index, seed),
             "label": labels[index],
         }
         if recipe.augment != "keras_cv":
             element.update(
-                augmentation.mixing(
+                mixup.draw_mixing(
                     seed(_MIXING),
-                    seed(_PAIR, position - place % 2),
+                    seed(_PAIR, position - row % 2),
                     phase.image_size,
                     mixup=phase.mixup,
                     cutmix=phase.cutmix,
@@ -61,57 +91,47 @@ def training_batches(source, recipe, phase, *, first_step, end_step, replicas, h
         .batch(per_replica, drop_remainder=True)
     )
     if recipe.augment == "keras_cv":
-        batches = batches.map(
-            augmentation.keras_cv_layers(recipe, phase, len(source.classes)), tf.data.AUTOTUNE
-        )
+        augment = keras_cv_layers.make_augmentation(recipe, phase, len(source.classes))
+        batches = batches.map(augment, tf.data.AUTOTUNE)
     return batches.prefetch(2)
 
 
-def _index(source, run, position):
-    """Which image is at a position of the run: a permutation of all for every epoch."""
+def _index(source, run_seed, position):
+    """The index of the image at a position of the run; every epoch is a permutation of all."""
     epoch, number = position // source.examples, position % source.examples
-    order = tf.stack([run, epoch])
-    return tf.random.experimental.index_shuffle(number, order, source.examples - 1)
+    epoch_seed = tf.stack([run_seed, epoch])
+    return tf.random.experimental.index_shuffle(number, epoch_seed, source.examples - 1)
 
 
-def images_of_steps(source, recipe, phase, first_step, end_step):
+def images_of_steps(
+    source: ImageSource, recipe: Recipe, phase: Phase, first_step: int, end_step: int
+) -> list[int]:
     """The indices of the images of steps [first_step, end_step) of a phase, in their order."""
     first = phase.first_example + (first_step - phase.first_step) * phase.batch_size
     end = phase.first_example + (end_step - phase.first_step) * phase.batch_size
-    run = tf.constant(recipe.seed, tf.int64)
+    run_seed = tf.constant(recipe.seed, tf.int64)
     positions = tf.data.Dataset.range(first, end)
-    return [int(i) for i in positions.map(lambda p: _index(source, run, p)).as_numpy_iterator()]
+    indices = positions.map(lambda position: _index(source, run_seed, position))
+    return [int(i) for i in indices.as_numpy_iterator()]
 
 
-def _place(own, phase, replicas, host, hosts):
-    """Where in the global batch a host's image number `own` of a step is.
+def _global_row(local_row, phase, replicas, host, hosts):
+    """The row of the global batch at row `local_row` of a host's batches of one step.
 
-    A batch that is computed in parts has the images of a part beside each other, over all replicas:
-    so which images share batch norm's statistics does not follow from the number of replicas.
+    A host's batches are those of its replicas, one after the other; a replica's batch is its rows
+    of all accumulation steps.
     """
     per_replica = phase.batch_size // replicas
-    part = per_replica // phase.accumulation
-    replica, within = host * (replicas // hosts) + own // per_replica, own % per_replica
-    return within // part * (part * replicas) + replica * part + within % part
+    replica, row = host * (replicas // hosts) + local_row // per_replica, local_row % per_replica
+    rows = per_replica // phase.accumulation
+    first, _ = rows_of(replica, row // rows, phase, replicas)
+    return first + row % rows
 
 
 def _train_image(source, recipe, phase, index, seed):
+    """uint8 (size, size, 3): cropped, resized, flipped and augmented, each with its own seed."""
     stored = source.read(index)
-    shape = source.shape(stored)
-    if recipe.random_crop_min_area < 1:
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
-            tf.zeros([1, 0, 4]),
-            seed(_CROP),
-            min_object_covered=0.0,
-            aspect_ratio_range=(3 / 4, 4 / 3),
-            area_range=(recipe.random_crop_min_area, 1.0),
-            max_attempts=10,
-            use_image_if_no_bounding_boxes=True,
-        )
-        window = tf.concat([begin[:2], size[:2]], 0)
-    else:
-        window = tf.concat([[0, 0], shape[:2]], 0)
+    window = _crop_window(source.shape(stored), recipe, seed)
     image = _resize(source.crop(stored, window), phase.image_size, recipe.interpolation)
     if recipe.flip:
         left = tf.random.stateless_uniform([], seed(_FLIP)) < 0.5
@@ -127,7 +147,7 @@ def _train_image(source, recipe, phase, index, seed):
             solarize_wraps=recipe.solarize_wraps,
         )
     if recipe.cutout:
-        image = augmentation.cutout_noise(image, seed(_CUTOUT), share=recipe.cutout)
+        image = augmentation.random_cutout(image, seed(_CUTOUT), half_side=recipe.cutout)
     if recipe.random_erasing_prob:
         image = augmentation.random_erasing(
             image, seed(_ERASING), probability=recipe.random_erasing_prob
@@ -135,20 +155,46 @@ def _train_image(source, recipe, phase, index, seed):
     return tf.ensure_shape(image, [phase.image_size, phase.image_size, 3])
 
 
+def _crop_window(shape, recipe, seed):
+    """(y, x, height, width) of the random crop."""
+    if recipe.random_crop_min_area >= 1:
+        return tf.concat([[0, 0], shape[:2]], 0)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros([1, 0, 4]),
+        seed(_CROP),
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(recipe.random_crop_min_area, 1.0),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
 def _resize(image, size, interpolation):
-    """Without antialias, as the official code; uint8, of a static shape."""
+    """uint8 of a static shape; without antialiasing, as in the official code."""
     pixels = tf.image.resize(tf.ensure_shape(image, [None, None, 3]), [size, size], interpolation)
     return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
 
 
 def evaluation_batches(
-    source, size, batch_size, *, replicas, crop=0.0, interpolation="bilinear", host=0, hosts=1
-):
-    """A dataset of one host's share of every image once, padded with copies to whole batches.
+    source: ImageSource,
+    size: int,
+    batch_size: int,
+    *,
+    replicas: int,
+    crop: float = 0.0,
+    interpolation: str = "bilinear",
+    host: int = 0,
+    hosts: int = 1,
+) -> tf.data.Dataset:
+    """One host's batches of an evaluation that has every image once; the last is padded.
 
     An element is ``{"image": uint8 (batch, size, size, 3), "label": int32, as in training,
-    "weight": float32 (batch,)}``: `weight` is 1, and 0 for the padding. The image is the centre
-    square of ``int(crop * shorter side)`` pixels, the whole one, stretched, for a `crop` of 0.
+    "weight": float32 (batch,)}``; `weight` is 1 for images and 0 for padding. An image is the
+    center square of ``int(crop * shorter side)`` pixels, or the full image, stretched, for a `crop`
+    of 0.
     """
     labels = tf.constant(source.labels)
     per_host, per_replica = batch_size // hosts, batch_size // replicas
@@ -157,15 +203,15 @@ def evaluation_batches(
     @_no_autograph
     def example(k):
         position = (k // per_host) * batch_size + host * per_host + k % per_host
-        real = position < source.examples
-        index = tf.where(real, position, 0)
+        is_image = position < source.examples
+        index = tf.where(is_image, position, 0)
         stored = source.read(index)
         window = _evaluation_window(source.shape(stored)[:2], crop)
         image = _resize(source.crop(stored, window), size, interpolation)
         return {
             "image": tf.ensure_shape(image, [size, size, 3]),
             "label": labels[index],
-            "weight": tf.cast(real, tf.float32),
+            "weight": tf.cast(is_image, tf.float32),
         }
 
     return (
@@ -177,9 +223,9 @@ def evaluation_batches(
 
 
 def _evaluation_window(shape, crop):
-    """(y, x, height, width) of what evaluation sees: keras_effnet.preprocess' arithmetic."""
+    """(y, x, height, width) of the center crop, as in keras_effnet.preprocess."""
     if not crop:
         return tf.concat([[0, 0], shape], 0)
-    shorter = tf.cast(tf.reduce_min(shape), tf.float64)  # Python's float: int() comes out the same
+    shorter = tf.cast(tf.reduce_min(shape), tf.float64)  # as Python's float, so int() is the same
     side = tf.maximum(1, tf.cast(tf.constant(crop, tf.float64) * shorter, tf.int32))
     return tf.concat([(shape - side + 1) // 2, [side, side]], 0)

@@ -1,4 +1,6 @@
-"""CSV and JSON lists of image files with their labels."""
+"""CSV and JSON manifests: files that name images with their labels and, optionally, their split."""
+
+from __future__ import annotations
 
 import collections
 import concurrent.futures
@@ -10,108 +12,115 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tpu_train.input_pipeline.image_source import of_files, pad_labels, without_corrupt
+from tpu_train.input_pipeline.image_source import (
+    ImageSource,
+    of_files,
+    pad_labels,
+    without_corrupt,
+)
 
 TRAINING = ("train", "training")
 EVALUATION = ("validation", "val", "test", "evaluation")
-_WANTED = "`image` (a path), `label` and, if it likes, `split`"
+_COLUMNS = "`image` (a path), `label` and optionally `split`"
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image of a list: its path as it stands there, its class numbers, its half."""
+    """An image of a manifest: its path as written there, its class numbers, its split."""
 
     path: str
     labels: tuple[int, ...]
     is_evaluation: bool
 
 
-def read_list(path):
-    """(rows, classes, whether it has a split) of a list; a path stands in it once.
+def read_manifest(path: str) -> tuple[list[Row], list[str], bool]:
+    """(rows, classes, whether it has splits) of a manifest, in which every image is unique.
 
-    CSV has the columns ``image``, ``label`` and, if it likes, ``split`` (train, validation);
-    several labels of an image are separated by ``|``. JSON is a list of objects with these keys,
-    and several labels are a list. Labels are names, or class numbers from 0. Raises ``ValueError``
-    that says which row is wrong.
+    A CSV file has the columns ``image``, ``label`` and optionally ``split`` (train or validation);
+    several labels of an image are separated by ``|``. A JSON file is a list of objects with these
+    keys; several labels are a list. Labels are names, or class numbers from 0. Raises
+    ``ValueError`` that names the bad row.
     """
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
-    found = _csv(path, text) if path.lower().endswith(".csv") else _json(path, text)
-    if not found:
-        raise ValueError(f"{path} has no rows: it needs {_WANTED}, a row an image")
-    has_split = any(split is not None for _, _, split, _ in found)
-    classes, number = _classes(path, found)
+    table = _read_csv(path, text) if path.lower().endswith(".csv") else _read_json(path, text)
+    if not table:
+        raise ValueError(f"{path} has no rows: it needs {_COLUMNS}, one row per image")
+    has_split = any(split is not None for _, _, split, _ in table)
+    classes, numbers = _number_classes(path, table)
     rows = [
-        Row(image, _numbers(labels, number), has_split and _is_evaluation(split, where))
-        for image, labels, split, where in found
+        Row(
+            image,
+            tuple(sorted({numbers[label] for label in labels})),
+            has_split and _is_evaluation(split, where),
+        )
+        for image, labels, split, where in table
     ]
-    _check_halves(path, rows, has_split)
+    _check_splits(path, rows, has_split)
     return rows, classes, has_split
 
 
-def _csv(path, text):
+def _read_csv(path, text):
     table = csv.DictReader(text.splitlines(), skipinitialspace=True)
     columns = table.fieldnames or []
-    lacking = [c for c in ("image", "label") if c not in columns]
-    if lacking:
+    missing = [c for c in ("image", "label") if c not in columns]
+    if missing:
         raise ValueError(
-            f"{path} has the columns {', '.join(columns) or 'none'}, and lacks "
-            f"{' and '.join(lacking)}: its first line must name {_WANTED}"
+            f"{path} has the columns {', '.join(columns) or 'none'} and lacks "
+            f"{' and '.join(missing)}: its first line must name {_COLUMNS}"
         )
     rows = []
     for row in table:
         where = f"{path} line {table.line_num}"
         labels = [label.strip() for label in (row["label"] or "").split("|")]
-        rows.append(_row(where, row["image"], labels, row.get("split")))
+        rows.append(_checked_row(where, row["image"], labels, row.get("split")))
     if all(label.isdecimal() for _, labels, _, _ in rows for label in labels):
         rows = [(image, [int(n) for n in labels], *rest) for image, labels, *rest in rows]
     return rows
 
 
-def _json(path, text):
+def _read_json(path, text):
     try:
         table = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(table, list):
-        raise ValueError(f"{path} must be a JSON list of objects with {_WANTED}")
+        raise ValueError(f"{path} must be a JSON list of objects with {_COLUMNS}")
     rows = []
     for number, row in enumerate(table):
         where = f"{path} object {number}"
-        lacking = [k for k in ("image", "label") if not isinstance(row, dict) or k not in row]
-        if lacking:
-            raise ValueError(f"{where} lacks {' and '.join(lacking)}: it needs {_WANTED}")
+        missing = [k for k in ("image", "label") if not isinstance(row, dict) or k not in row]
+        if missing:
+            raise ValueError(f"{where} lacks {' and '.join(missing)}: it needs {_COLUMNS}")
         labels = row["label"] if isinstance(row["label"], list) else [row["label"]]
-        rows.append(_row(where, row["image"], labels, row.get("split")))
+        rows.append(_checked_row(where, row["image"], labels, row.get("split")))
     return rows
 
 
-def _row(where, image, labels, split):
+def _checked_row(where, image, labels, split):
     if not isinstance(image, str) or not image:
         raise ValueError(f"{where} has no image")
     for label in labels or [""]:
         if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
-            raise ValueError(f"{where} ({image}) has no label, or one that is no name or number")
+            raise ValueError(f"{where} ({image}) needs a label that is a name or a class number")
     return image, labels, split, where
 
 
-def _classes(path, rows):
-    """(class names, {label: class number}); numbers stay what they are."""
-    labels = {label for _, own, _, _ in rows for label in own}
-    kinds = {type(label) for label in labels}
-    if len(kinds) > 1:
-        raise ValueError(f"{path} has labels that are names and labels that are numbers: choose")
-    if kinds == {int}:
+def _number_classes(path, rows):
+    """(class names, {label: class number}); labels that are numbers keep their value."""
+    labels = {label for _, row_labels, _, _ in rows for label in row_labels}
+    types = {type(label) for label in labels}
+    if len(types) > 1:
+        raise ValueError(
+            f"{path} mixes labels that are names and labels that are numbers: use one of them"
+        )
+    if types == {int}:
         if min(labels) < 0:
-            raise ValueError(f"{path} has the label {min(labels)}: class numbers begin at 0")
+            raise ValueError(f"{path} has the label {min(labels)}: class numbers start at 0")
         classes = [str(n) for n in range(max(labels) + 1)]
         return classes, {n: n for n in labels}
     classes = sorted(labels)
     return classes, {name: n for n, name in enumerate(classes)}
-
-
-def _numbers(labels, number):
-    return tuple(sorted({number[label] for label in labels}))
 
 
 def _is_evaluation(split, where):
@@ -122,39 +131,43 @@ def _is_evaluation(split, where):
     return split in EVALUATION
 
 
-def _check_halves(path, rows, has_split):
-    halves = collections.defaultdict(list)
+def _check_splits(path, rows, has_split):
+    splits = collections.defaultdict(list)
     for row in rows:
-        halves[os.path.normpath(row.path)].append(row.is_evaluation)
-    leaks = [p for p, own in halves.items() if len(set(own)) > 1]
-    twice = [p for p, own in halves.items() if len(own) > 1]
-    for which, what in (
-        (leaks, "for training and for evaluation, which would measure what was learnt by heart"),
-        (twice, "more than once (several labels of an image go into one row)"),
+        splits[os.path.normpath(row.path)].append(row.is_evaluation)
+    leaks = [image for image, values in splits.items() if len(set(values)) > 1]
+    duplicates = [image for image, values in splits.items() if len(values) > 1]
+    for images, problem in (
+        (leaks, "in both splits, which would leak training images into the evaluation"),
+        (duplicates, "more than once (write several labels of an image in one row)"),
     ):
-        if which:
-            more = f" and {len(which) - 3} others" if len(which) > 3 else ""
-            raise ValueError(f"{path} has {', '.join(which[:3])}{more} {what}")
+        if images:
+            more = f" and {len(images) - 3} others" if len(images) > 3 else ""
+            raise ValueError(f"{path} has {', '.join(images[:3])}{more} {problem}")
     if has_split and len({row.is_evaluation for row in rows}) < 2:
-        half = "evaluation" if rows[0].is_evaluation else "training"
-        raise ValueError(f"{path} has a split, but {half} rows only: leave it out, or fill both")
+        split = "evaluation" if rows[0].is_evaluation else "training"
+        raise ValueError(
+            f"{path} has a split column, but only {split} rows: leave it out, or use both splits"
+        )
 
 
-def from_list(path, max_corrupt):
-    """(source, None), or (None, (training, evaluation)) of a list that says which is which.
+def from_manifest(
+    path: str, max_corrupt: int
+) -> tuple[ImageSource | None, tuple[ImageSource, ImageSource] | None]:
+    """(source, None), or (None, (training, evaluation)) of a manifest with splits.
 
-    Every file is decoded once. Raises ``ValueError`` when nothing can be trained on there.
+    Every file is decoded once. Raises ``ValueError`` for a manifest that cannot be trained on.
     """
-    rows, classes, has_split = read_list(path)
+    rows, classes, has_split = read_manifest(path)
     if len(classes) < 2:
-        raise ValueError(f"{path} has one class only ({classes[0]}); it needs two at least")
+        raise ValueError(f"{path} has only one class ({classes[0]}); training needs at least two")
     files = [os.path.join(os.path.dirname(path), row.path) for row in rows]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        there = list(pool.map(tf.io.gfile.exists, files))
-    if not all(there):
-        missing = [file for file, is_there in zip(files, there) if not is_there]
+        exist = list(pool.map(tf.io.gfile.exists, files))
+    if not all(exist):
+        missing = [file for file, exists in zip(files, exist) if not exists]
         raise ValueError(
-            f"{path} names {len(missing)} files that are not there: {', '.join(missing[:3])}"
+            f"{path} names {len(missing)} files that do not exist: {', '.join(missing[:3])}"
         )
     counts = np.array([len(row.labels) for row in rows])
     labels = pad_labels(
@@ -164,5 +177,5 @@ def from_list(path, max_corrupt):
     if not has_split:
         return without_corrupt(source, max_corrupt), None
     evaluation = np.array([row.is_evaluation for row in rows])
-    halves = (source.take(np.flatnonzero(half)) for half in (~evaluation, evaluation))
-    return None, tuple(without_corrupt(half, max_corrupt) for half in halves)
+    splits = (source.take(np.flatnonzero(rows)) for rows in (~evaluation, evaluation))
+    return None, tuple(without_corrupt(split, max_corrupt) for split in splits)

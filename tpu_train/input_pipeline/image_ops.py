@@ -1,14 +1,12 @@
-"""The pixel arithmetic of RandAugment and AutoAugment on one uint8 image, in the graph.
+"""Image operations of RandAugment and AutoAugment on one uint8 image, in a TensorFlow graph.
 
-Every operation takes the argument that it is published with, and equals the official EfficientNet
-code's output to the grey level (google/automl efficientnetv2/autoaugment.py; the tests compare),
-with two exceptions that are on purpose: see :func:`solarize` and :func:`sharpness`. Images are
-uint8 (height, width, 3) of a static shape.
+Every operation takes its published argument and equals the official EfficientNet code exactly
+(google/automl efficientnetv2/autoaugment.py; the tests compare), with two deliberate exceptions:
+:func:`solarize` and :func:`sharpness`. Images are uint8 (height, width, 3) of a static shape.
 
-On a CPU TensorFlow gathers and selects single bytes several times slower than it does arithmetic on
-float32 (docs/results/input-pipeline.md has every operation's time). So masks are arithmetic here,
-rows of pixels are matrices of (height, width * 3), and only what is a table by nature is gathered,
-by ``tf.gather_nd``.
+On a CPU, TensorFlow gathers and selects single bytes several times slower than it computes in
+float32 (docs/results/input-pipeline.md has the times). So masks are computed arithmetically, rows
+of pixels are matrices (height, width * 3), and only lookup tables use ``tf.gather_nd``.
 """
 
 import math
@@ -17,15 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 _LUMA = (0.2989, 0.5870, 0.1140)  # tf.image.rgb_to_grayscale's
-FILL = 128  # grey, where a warp brings in pixels from outside
+FILL = 128  # gray, for pixels from outside the image
 
 
 def autocontrast(image):
-    """Each channel stretched so that its darkest pixel is 0 and its brightest 255."""
+    """Stretches each channel so that its darkest pixel is 0 and its brightest is 255."""
     low, high = (
         tf.cast(reduce(image, [0, 1]), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max)
     )
-    flat = tf.cast(low == high, tf.float32)  # a channel of one value stays as it is
+    flat = tf.cast(low == high, tf.float32)  # a constant channel is unchanged
     scale = tf.math.divide_no_nan(255.0, high - low) + flat
     offset = -low * scale * (1 - flat)
     stretched = _rows(image) * _row_of(scale, image) + _row_of(offset, image)
@@ -33,7 +31,7 @@ def autocontrast(image):
 
 
 def equalize(image):
-    """Each channel's histogram made flat."""
+    """Equalizes the histogram of each channel."""
     rows = tf.cast(tf.reshape(image, [image.shape[0], -1]), tf.int32)
     entries = tf.reshape(rows + _row_of(tf.constant([0, 256, 512]), image), [-1])
     histogram = tf.raw_ops.DenseBincount(
@@ -51,21 +49,21 @@ def equalize(image):
 
 
 def invert(image):
-    """The negative."""
+    """Inverts every pixel."""
     return 255 - image
 
 
 def posterize(image, bits):
-    """Only the highest `bits` bits kept; 0 keeps one, as the official code's clamped shift does."""
+    """Keeps the highest `bits` bits; 0 keeps one, as the clamped shift of the official code."""
     shift = max(0, min(8 - bits, 7))
     return tf.bitwise.bitwise_and(image, tf.constant(255 >> shift << shift, tf.uint8))
 
 
 def solarize(image, threshold):
-    """Pixels from `threshold` up inverted; none from 256 up.
+    """Inverts pixels of at least `threshold`; a threshold of 256 or more inverts none.
 
-    The official code's threshold of 256 or more wraps around in uint8 (256 inverts everything,
-    384 is 128): give ``threshold % 256`` for that.
+    In the official code such a threshold overflows uint8 (256 inverts everything, 384 is 128):
+    pass ``threshold % 256`` to reproduce it.
     """
     if threshold > 255:
         return image
@@ -74,17 +72,17 @@ def solarize(image, threshold):
 
 
 def solarize_add(image, addition, threshold=128):
-    """`addition` added to the pixels below `threshold`."""
+    """Adds `addition` to the pixels below `threshold`."""
     pixels = tf.cast(image, tf.float32)
-    below = tf.clip_by_value(threshold - pixels, 0.0, 1.0)  # the pixels are whole numbers
+    below = tf.clip_by_value(threshold - pixels, 0.0, 1.0)  # pixels are integers
     return tf.cast(pixels + below * tf.minimum(float(addition), 255.0 - pixels), tf.uint8)
 
 
 def color(image, factor):
-    """From grey (0) over the image (1) to more colourful."""
+    """Blends gray (factor 0) and the image (factor 1); above 1 the color is enhanced."""
     height, width = image.shape[0], image.shape[1]
-    # One product makes the grey of several pixels, and three of each: faster than a product of
-    # width 1 and a tile, and the same sums with zeros added.
+    # One matrix product computes the gray value of several pixels, three copies of each: faster
+    # than a product of width 1 and a tile, with the same sums (zeros are added).
     several = math.gcd(8, height * width)
     weights = np.kron(np.eye(several), np.repeat(np.array(_LUMA)[:, None], 3, 1))
     pixels = tf.reshape(tf.cast(image, tf.float32) * (1 / 255), [-1, 3 * several])
@@ -93,31 +91,31 @@ def color(image, factor):
 
 
 def contrast(image, factor):
-    """From one grey value (0) over the image (1) to more contrast.
+    """Blends a gray value (factor 0) and the image (factor 1); above 1 the contrast is enhanced.
 
-    The grey value is the official code's: the pixel count over 256, at most 255 (not the mean).
+    The gray value is the official code's: the pixel count / 256, at most 255 (not the mean).
     """
     pixels = image.shape[0] * image.shape[1]
     return _blend(tf.constant(min(pixels // 256, 255), tf.uint8), image, factor)
 
 
 def brightness(image, factor):
-    """From black (0) over the image (1) to brighter."""
+    """Blends black (factor 0) and the image (factor 1); above 1 the image is brighter."""
     return _blend(tf.constant(0, tf.uint8), image, factor)
 
 
 def sharpness(image, factor):
-    """From smoothed (0) over the image (1) to sharpened; the border stays.
+    """Blends the smoothed image (factor 0) and the image (factor 1); the border is unchanged.
 
-    The smoothed pixel is a thirteenth of its neighbours and five times itself, rounded down. The
-    official code sums in float32 in an order and a precision that hang on the processor (two of
-    them differ in 0.3 % of the pixels), and so may have one grey level less where the sum is a
-    multiple of 13; here the sum is exact.
+    The smoothed pixel is (its 8 neighbors + 5 times itself) / 13, rounded down. The official code
+    sums in float32, in an order and a precision that depend on the processor (two processors
+    differ in 0.3 % of the pixels), so it may be one level lower where the sum is a multiple of 13;
+    the sum here is exact.
     """
     rows = _rows(image)
     three = rows[:-2] + rows[1:-1] + rows[2:]
     total = three[:, :-6] + three[:, 3:-3] + three[:, 6:] + 4.0 * rows[1:-1, 3:-3]
-    smooth = tf.cast((total + 0.5) * (1 / 13), tf.uint8)  # + 0.5: whole numbers divide exactly
+    smooth = tf.cast((total + 0.5) * (1 / 13), tf.uint8)  # + 0.5: integers divide exactly
     inside = tf.reshape(image, [image.shape[0], -1])[1:-1, 3:-3]
     return paste(image, _blend(smooth, inside, factor), (1, 1))
 
@@ -141,48 +139,48 @@ def _pixels(rows, image):
 
 
 def rotate(image, degrees):
-    """Rotated about the centre, counter-clockwise for positive degrees."""
+    """Rotates about the center, counter-clockwise for positive degrees."""
     radians = tf.convert_to_tensor(degrees, tf.float32) * (3.14159265358979 / 180.0)
     cos, sin = tf.cos(radians), tf.sin(radians)
     height, width = image.shape[0] - 1.0, image.shape[1] - 1.0
     x = (width - (cos * width - sin * height)) / 2
     y = (height - (sin * width + cos * height)) / 2
-    across, down = _places(image)
+    across, down = _coordinates(image)
     return _warp(image, (cos * across - sin * down) + x, (sin * across + cos * down) + y)
 
 
 def shear_x(image, slope):
-    """Rows shifted in proportion to their number."""
-    across, down = _places(image)
+    """Shifts each row in proportion to its y coordinate."""
+    across, down = _coordinates(image)
     return _warp(image, across + slope * down, down)
 
 
 def shear_y(image, slope):
-    """Columns shifted in proportion to their number."""
-    across, down = _places(image)
+    """Shifts each column in proportion to its x coordinate."""
+    across, down = _coordinates(image)
     return _warp(image, across, slope * across + down)
 
 
 def translate_x(image, pixels):
-    """Shifted right by -pixels, as the official code's sign has it."""
+    """Shifts right by -pixels (the sign of the official code)."""
     return _shift(image, pixels, axis=1)
 
 
 def translate_y(image, pixels):
-    """Shifted down by -pixels, as the official code's sign has it."""
+    """Shifts down by -pixels (the sign of the official code)."""
     return _shift(image, pixels, axis=0)
 
 
-def _places(image):
+def _coordinates(image):
     """The coordinates x (1, width) and y (height, 1) of every pixel."""
     height, width = image.shape[0], image.shape[1]
     return tf.range(width, dtype=tf.float32)[None, :], tf.range(height, dtype=tf.float32)[:, None]
 
 
 def _warp(image, x, y):
-    """Each output pixel is the nearest to (x, y); grey from outside.
+    """Output pixels are the input pixels nearest to (x, y), and gray outside the image.
 
-    As ``ImageProjectiveTransformV3``, which takes 2.6 times as long.
+    Equals ``ImageProjectiveTransformV3``, which takes 2.6 times as long.
     """
     height, width = image.shape[0], image.shape[1]
     x, y = tf.clip_by_value(_nearest(x), -1.0, width), tf.clip_by_value(_nearest(y), -1.0, height)
@@ -193,15 +191,15 @@ def _warp(image, x, y):
 
 
 def _nearest(x):
-    """Rounded, halves away from zero (tf.round takes them to even numbers)."""
+    """Rounds halves away from zero (tf.round rounds them to even)."""
     return tf.sign(x) * tf.floor(tf.abs(x) + 0.5)
 
 
 def _shift(image, pixels, axis):
-    """Output pixel x is input pixel x + `pixels`, to the nearest; grey from outside."""
+    """Output pixel x is input pixel x + `pixels`, rounded; gray outside the image."""
     height, width = image.shape[0], image.shape[1]
     most = (height, width)[axis]
-    # A row's first pixel decides for all: x + pixels has the same fraction, but for rounding.
+    # The shift of a row's first pixel holds for all: x + pixels has the same fraction.
     shift = tf.cast(tf.clip_by_value(_nearest(pixels), -most, most), tf.int32)
     if axis == 0:
         padding, begin = [[most, most], [0, 0]], [most + shift, 0]
@@ -213,9 +211,9 @@ def _shift(image, pixels, axis):
 
 
 def cutout(image, half, u):
-    """A grey square of twice `half` pixels a side around a centre, cut at the border.
+    """Covers a square of `2 * half` pixels a side with gray, clipped at the border.
 
-    `u` are two numbers of [0, 1): where the centre is.
+    `u` is the center: two numbers in [0, 1), as fractions of the image's sides.
     """
     begin, end = square(image, half, u)
     height, width = end[0] - begin[0], end[1] - begin[1]
@@ -223,20 +221,25 @@ def cutout(image, half, u):
 
 
 def square(image, half, u):
-    """(y, x) of the begin and the end of a square of twice `half` pixels a side, cut at the border.
+    """(y, x) of the begin and end of a square of `2 * half` pixels a side, clipped at the border.
 
-    Its centre is at the shares `u`, two numbers of [0, 1), of the image's sides.
+    `u` is the center: two numbers in [0, 1), as fractions of the image's sides.
     """
     sides = tf.stack([image.shape[0], image.shape[1]])
-    centre = tf.cast(u * tf.cast(sides, tf.float32), tf.int32)
-    return tf.maximum(centre - half, 0), tf.minimum(centre + half, sides)
+    center = tf.cast(u * tf.cast(sides, tf.float32), tf.int32)
+    return tf.maximum(center - half, 0), tf.minimum(center + half, sides)
 
 
 def paste(image, patch, begin):
-    """The image with a patch, uint8 (h, w * 3), in it from (y, x) `begin`."""
+    """The image with a patch, uint8 (h, w * 3), pasted at (y, x) `begin`."""
     rows = tf.reshape(image, [image.shape[0], -1])
     y, x = begin[0], begin[1] * 3
     height, width = tf.shape(patch)[0], tf.shape(patch)[1]
     middle = rows[y : y + height]
     middle = tf.concat([middle[:, :x], patch, middle[:, x + width :]], 1)
     return tf.reshape(tf.concat([rows[:y], middle, rows[y + height :]], 0), image.shape)
+
+
+def second_seed(seed: tf.Tensor) -> tf.Tensor:
+    """Another stateless seed that is a function of `seed`."""
+    return tf.random.experimental.stateless_fold_in(seed, 1)

@@ -1,48 +1,50 @@
-"""Labelled images that can be had by number: what a source of them is, its halves, its corrupt."""
+"""Indexed, labeled images; splitting them; finding those that cannot be decoded."""
+
+from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Callable
 
 import numpy as np
 import tensorflow as tf
 
 
 @dataclass(frozen=True)
-class Source:
-    """Labelled images that can be had by index, in a graph.
+class ImageSource:
+    """Labeled images that a TensorFlow graph reads by index.
 
-    `read` takes a scalar index and returns what `shape` and `crop` take: `shape` gives its int32
-    (height, width, channels) without decoding, and `crop` its pixels in a window (y, x, height,
-    width), as uint8 RGB. What `read` returns is an encoded image (a string) or its pixels.
+    `read` takes a scalar index and returns a stored image: encoded (a string) or its pixels.
+    `shape` returns the int32 (height, width, channels) of a stored image, without decoding a JPEG,
+    and `crop` its pixels in a window (y, x, height, width), as uint8 RGB.
     """
 
     name: str
     classes: tuple[str, ...]
-    labels: np.ndarray  # int32 [examples], or [examples, most] padded with -1 for several an image
+    labels: np.ndarray  # int32 (examples,), or (examples, most) padded with -1: several labels
     read: Callable
     shape: Callable
     crop: Callable
     skipped: tuple[str, ...] = ()  # images that could not be decoded
-    where: Callable = str  # of an index, in Python: what to call the image in a message
+    where: Callable = str  # the name of the image at a Python index, for messages
 
     @property
-    def examples(self):
-        """How many images."""
+    def examples(self) -> int:
+        """Number of images."""
         return len(self.labels)
 
     @property
-    def is_multi_label(self):
+    def is_multi_label(self) -> bool:
         """Whether an image may have several labels."""
         return self.labels.ndim == 2
 
-    def take(self, indices):
-        """The same source with only these examples, in this order."""
+    def take(self, indices) -> ImageSource:
+        """The source with only the images at these indices, in this order."""
         indices = np.asarray(indices)
-        moved = tf.constant(indices)
+        graph_indices = tf.constant(indices)
 
-        def read(i):  # no lambda: AutoGraph cannot tell two of one statement apart, and warns
-            return self.read(moved[i])
+        def read(i):  # not a lambda: AutoGraph warns if a statement has two
+            return self.read(graph_indices[i])
 
         def where(i):
             return self.where(indices[i])
@@ -51,26 +53,26 @@ class Source:
 
 
 def of_encoded(name, classes, labels, read, where):
-    """A :class:`Source` of encoded images (JPEG, PNG, ...), which `read` reads by index."""
-    return Source(
+    """An :class:`ImageSource` of encoded images (JPEG, PNG, ...), which `read` reads by index."""
+    return ImageSource(
         name, tuple(classes), labels, read, shape=_encoded_shape, crop=_decode_crop, where=where
     )
 
 
-def of_files(name, classes, labels, paths, called):
-    """A :class:`Source` of image files; `called` has what to call each of them in a message."""
+def of_files(name, classes, labels, paths, names):
+    """An :class:`ImageSource` of image files; `names` has the name of each for messages."""
     files = tf.constant(paths)
 
     def read(i):
         return tf.io.read_file(files[i])
 
-    return of_encoded(name, classes, labels, read, where=called.__getitem__)
+    return of_encoded(name, classes, labels, read, where=names.__getitem__)
 
 
-def pad_labels(values, counts, most):
-    """int32 labels (images,) where `most` is 1, else (images, most) padded with -1.
+def pad_labels(values: np.ndarray, counts: np.ndarray, most: int) -> np.ndarray:
+    """int32 labels (images,) if `most` is 1, else (images, most) padded with -1.
 
-    `values` are those of all images, one after the other; `counts` how many of them each has.
+    `values` are the labels of all images, concatenated; `counts` the number of each image.
     """
     if most == 1:
         return values.astype(np.int32)
@@ -79,10 +81,11 @@ def pad_labels(values, counts, most):
     return table
 
 
-def split(source, holdout, seed):
-    """(training, evaluation) parts of one source; the latter has a share of every class.
+def split(source: ImageSource, holdout: float, seed: int) -> tuple[ImageSource, ImageSource]:
+    """(training, evaluation) splits of a source; `holdout` is the evaluation fraction per class.
 
-    Of images with several labels it has a share of all of them.
+    For images with several labels it is the fraction of all images. The split is a function of the
+    seed. Raises ``ValueError`` for a class with one image.
     """
     random = np.random.default_rng(seed)
     groups = {"": np.arange(source.examples)}
@@ -91,32 +94,32 @@ def split(source, holdout, seed):
             f"class {name!r}": np.flatnonzero(source.labels == label)
             for label, name in enumerate(source.classes)
         }
-    held = []
-    for group, own in groups.items():
-        if len(own) < 2:
+    held_out = []
+    for group, indices in groups.items():
+        if len(indices) < 2:
             raise ValueError(
-                f"{source.name}: {group} has {len(own)} image; it needs two at least, one "
-                "to train on and one to evaluate on"
+                f"{source.name}: {group} has {len(indices)} image; it needs at least two, one for "
+                "training and one for evaluation"
             )
-        held.append(random.permutation(own)[: max(1, round(holdout * len(own)))])
-    held = np.sort(np.concatenate(held))
-    kept = np.setdiff1d(np.arange(source.examples), held)
-    return source.take(kept), source.take(held)
+        held_out.append(random.permutation(indices)[: max(1, round(holdout * len(indices)))])
+    held_out = np.sort(np.concatenate(held_out))
+    kept = np.setdiff1d(np.arange(source.examples), held_out)
+    return source.take(kept), source.take(held_out)
 
 
-def looked_at(source, indices):
+def decode_all(source: ImageSource, indices) -> Iterator[tuple]:
     """Yields (index, encoded bytes, (height, width), None) of each image, in order of the indices.
 
-    An image that cannot be read or decoded, or that decodes to another size than its header says,
-    is (index, None, None, why). Pixels come encoded as PNG, without loss.
+    An image that cannot be read or decoded, or whose decoded size differs from its header, yields
+    (index, None, None, error). Pixels are encoded as PNG, without loss.
     """
 
     def decode(i):
         stored = source.read(i)
-        said = source.shape(stored)[:2]
-        found = tf.shape(source.crop(stored, tf.concat([[0, 0], said], 0)))[:2]
+        header = source.shape(stored)[:2]
+        decoded = tf.shape(source.crop(stored, tf.concat([[0, 0], header], 0)))[:2]
         encoded = stored if stored.dtype == tf.string else tf.io.encode_png(stored)
-        return encoded, tf.stack([said, found])
+        return encoded, tf.stack([header, decoded])
 
     indices = np.asarray(indices, np.int64)
     data = tf.data.Dataset.from_tensor_slices(indices).map(decode, tf.data.AUTOTUNE)
@@ -124,42 +127,42 @@ def looked_at(source, indices):
     for i in indices.tolist():
         try:
             encoded, sizes = next(images)
-        except tf.errors.OpError as error:  # of this image: the next one follows it
-            yield i, None, None, in_a_line(error)
+        except tf.errors.OpError as error:  # the iterator continues with the next image
+            yield i, None, None, error_line(error)
             continue
-        said, found = sizes.tolist()
-        if said != found:
-            yield i, None, None, f"decodes to {found} pixels, its header says {said}"
+        header, decoded = sizes.tolist()
+        if header != decoded:
+            yield i, None, None, f"decodes to {decoded} pixels, its header says {header}"
         else:
-            yield i, encoded, tuple(said), None
+            yield i, encoded, tuple(header), None
 
 
-def corrupt(source, indices=None):
-    """Yields (index, why) of each of the `indices` (all) whose image cannot be read or decoded."""
+def corrupt(source: ImageSource, indices=None) -> Iterator[tuple[int, str]]:
+    """Yields (index, error) of each image that cannot be read or decoded, of `indices` or all."""
     indices = range(source.examples) if indices is None else indices
-    for i, _, _, why in looked_at(source, indices):
-        if why is not None:
-            yield i, why
+    for i, _, _, error in decode_all(source, indices):
+        if error is not None:
+            yield i, error
 
 
-def too_many(limit, skipped, why):
-    """The ``ValueError`` for more than `limit` corrupt images; `why` is of the last."""
+def too_many_corrupt(limit: int, skipped: list[str], error: str) -> ValueError:
+    """The exception for more than `limit` corrupt images; `error` is that of the last."""
     return ValueError(
-        f"More than {limit} images cannot be decoded, so something is wrong with the "
-        f"data: {', '.join(skipped)} ({why}). Repair or remove them, or raise the limit"
+        f"More than {limit} images cannot be decoded: {', '.join(skipped)} ({error}). Repair or "
+        "remove them, or raise the limit (--max_corrupt)"
     )
 
 
-def without_corrupt(source, limit):
-    """The source without the images that cannot be decoded, which it has as `skipped`.
+def without_corrupt(source: ImageSource, limit: int) -> ImageSource:
+    """The source without the images that cannot be decoded; `skipped` has their names.
 
     Raises ``ValueError`` for more than `limit` of them.
     """
     skipped = []
-    for i, why in corrupt(source):
+    for i, error in corrupt(source):
         skipped.append(i)
         if len(skipped) > limit:
-            raise too_many(limit, [source.where(i) for i in skipped], why)
+            raise too_many_corrupt(limit, [source.where(i) for i in skipped], error)
     kept = source.take(np.setdiff1d(np.arange(source.examples), skipped))
     return replace(kept, skipped=tuple(source.where(i) for i in skipped))
 
@@ -196,7 +199,7 @@ def _decode_crop(encoded, window):
     )
 
 
-def in_a_line(error):
-    """The part of a TensorFlow error's message that is meant for people."""
+def error_line(error: tf.errors.OpError) -> str:
+    """The first line of a TensorFlow error, without node and operation names."""
     message = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
     return message.splitlines()[0] if message else type(error).__name__

@@ -1,4 +1,6 @@
-"""A picture of what a recipe makes of the training images: a row for every phase."""
+"""A picture of the augmented training images of a recipe, one row for each phase."""
+
+from __future__ import annotations
 
 import dataclasses
 import os
@@ -6,59 +8,62 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tpu_train.input_pipeline.augmentation import targets
+from keras_effnet.atomic_write import replacing
 from tpu_train.input_pipeline.batches import training_batches
-from tpu_train.recipes.phases import make_phases
-from tpu_train.training.step import mix
+from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.input_pipeline.keras_cv_layers import plot_images
+from tpu_train.input_pipeline.mixup import apply_mixing
+from tpu_train.input_pipeline.targets import soft_targets
+from tpu_train.recipes.phases import Phase, make_phases
+from tpu_train.recipes.schema import Recipe
 
 _CELL, _CAPTION, _HEADING, _MARGIN = 1.5, 0.22, 0.34, 0.12  # inches
-_LETTERS = 22  # of a caption, that a cell has room for
+_CAPTION_LENGTH = 22  # characters that fit below an image
 _DPI = 110
 
 
-def draw_gallery(recipe, source, path, *, images=8):
-    """Writes a PNG with the first `images` images of every phase, as the network gets them.
+def draw_preview(
+    recipe: Recipe, source: ImageSource, path: str | os.PathLike[str], *, images: int = 8
+) -> None:
+    """Writes a PNG of the first `images` training images of every phase, as the network sees them.
 
-    They are the ones that a run would begin the phase with: cropped, augmented, and mixed with
-    their neighbours. Each stands over its labels and their weights. Drawn by keras_cv's
-    ``plot_image_gallery``. Raises ``ValueError`` for an odd or too small number of images, a `path`
-    that cannot be written to, or a missing keras_cv.
+    They are cropped, augmented and mixed with their neighbors; below each are its labels and their
+    weights. Raises ``ValueError`` for an odd or too small number of images, a `path` that cannot be
+    written to, or a missing keras_cv, which draws them.
     """
     path = os.fspath(path)
     if images < 2 or images % 2:
-        raise ValueError(f"images {images} cannot be paired for mixing: give an even number")
+        raise ValueError(f"images must be even and at least 2 (mixup pairs them), got {images}")
     if not path.lower().endswith(".png"):
-        raise ValueError(f"{path} is no name for the picture: give one that ends in .png")
+        raise ValueError(f"the picture {path} must have the ending .png")
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
-        raise ValueError(f"{folder} is not there: make it, or give another place for the picture")
-    visualization = _visualization()
+        raise ValueError(f"folder {folder} does not exist: create it, or choose another one")
 
-    all_phases = make_phases(recipe, source.examples)
-    side = max(phase.image_size for phase in all_phases)
+    phases = make_phases(recipe, source.examples)
+    side = max(phase.image_size for phase in phases)
     rows, captions = [], []
-    for phase in all_phases:
+    for phase in phases:
         pixels, weights = first_images(recipe, source, phase, images)
         rows.append(tf.image.resize(pixels, [side, side], "nearest").numpy())
         captions.append([_caption(source.classes, w) for w in weights])
-    figure = visualization.plot_image_gallery(
-        np.concatenate(rows), value_range=(0, 255), rows=len(rows), cols=images
-    )
-    _lay_out(figure, [_heading(recipe, phase) for phase in all_phases], captions)
-    aside = path + ".part"
+    figure = plot_images(np.concatenate(rows), len(rows), images)
+    from matplotlib import pyplot  # here: plot_images has selected its backend
+
     try:
-        figure.savefig(aside, format="png", dpi=_DPI, facecolor="white")
-        os.replace(aside, path)
+        _lay_out(figure, [_heading(recipe, phase) for phase in phases], captions)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=_DPI, facecolor="white")
     finally:
-        _close(figure)
-        if os.path.exists(aside):
-            os.remove(aside)
+        pyplot.close(figure)
 
 
-def first_images(recipe, source, phase, images):
-    """(uint8 (images, size, size, 3), float32 (images, classes)) that a phase begins with.
+def first_images(
+    recipe: Recipe, source: ImageSource, phase: Phase, images: int
+) -> tuple[tf.Tensor, np.ndarray]:
+    """The first images of a phase after mixing, and their label weights without smoothing.
 
-    After mixing; the weights of the labels are without smoothing.
+    Of shapes (images, size, size, 3), uint8, and (images, classes), float32.
     """
     phase = dataclasses.replace(phase, batch_size=images)
     recipe = dataclasses.replace(recipe, label_smoothing=0.0)
@@ -70,30 +75,11 @@ def first_images(recipe, source, phase, images):
         end_step=phase.first_step + 1,
         replicas=1,
     )
-    if "target" in batch:  # keras_cv has mixed them
+    if "target" in batch:  # mixed by keras_cv
         return batch["image"], batch["target"].numpy()
-    pixels, weights = mix(batch, targets(batch["label"], len(source.classes), recipe))
+    targets = soft_targets(batch["label"], len(source.classes), smoothing=0.0, loss=recipe.loss)
+    pixels, weights = apply_mixing(batch, targets)
     return tf.cast(tf.round(pixels), tf.uint8), weights.numpy()
-
-
-def _visualization():
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")  # a file, and no window
-        from keras_cv import visualization
-    except ImportError as error:
-        raise ValueError(
-            f"the gallery is drawn by keras_cv, which cannot be imported here ({error}): "
-            "pip install keras-cv matplotlib"
-        ) from error
-    return visualization
-
-
-def _close(figure):
-    from matplotlib import pyplot
-
-    pyplot.close(figure)
 
 
 def _heading(recipe, phase):
@@ -101,7 +87,7 @@ def _heading(recipe, phase):
         "randaugment": f"RandAugment {recipe.randaugment_layers} x {phase.magnitude:.3g}",
         "keras_cv": f"keras_cv's RandAugment {recipe.randaugment_layers} x {phase.magnitude:.3g}",
         "autoaugment": "AutoAugment v0",
-        "none": "no policy",
+        "none": "no augmentation policy",
     }[recipe.augment]
     return (
         f"phase {phase.number}:  {phase.image_size} px,  {policy},  mixup {phase.mixup:.3g},  "
@@ -110,22 +96,22 @@ def _heading(recipe, phase):
 
 
 def _caption(classes, weights):
-    """The one or two heaviest labels, with their weights where there are two."""
-    best = [i for i in np.argsort(-weights)[:2] if weights[i] >= 0.005]
-    if len(best) == 1:
-        return _short(classes[best[0]], _LETTERS)
-    room = (_LETTERS - 8) // 2
+    """The one or two labels of the largest weight, with their weights if there are two."""
+    largest = [i for i in np.argsort(-weights)[:2] if weights[i] >= 0.005]
+    if len(largest) == 1:
+        return _shorten(classes[largest[0]], _CAPTION_LENGTH)
+    length = (_CAPTION_LENGTH - 8) // 2
     return " + ".join(
-        f".{min(99, round(100 * weights[i])):02d} {_short(classes[i], room)}" for i in best
+        f".{min(99, round(100 * weights[i])):02d} {_shorten(classes[i], length)}" for i in largest
     )
 
 
-def _short(name, letters):
-    return name if len(name) <= letters else name[: letters - 1] + "\N{HORIZONTAL ELLIPSIS}"
+def _shorten(name, length):
+    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _lay_out(figure, headings, captions):
-    """Gives every row of a gallery a heading and every image a caption."""
+    """Adds a heading to every row of the figure and a caption to every image."""
     rows, columns = len(captions), len(captions[0])
     row_height = _HEADING + _CELL + _CAPTION
     width, height = 2 * _MARGIN + columns * _CELL, _MARGIN + rows * row_height

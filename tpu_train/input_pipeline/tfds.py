@@ -1,66 +1,39 @@
-"""Data sets of TensorFlow Datasets, by name; the one importer of tensorflow_datasets."""
+"""Training and evaluation images of TensorFlow Datasets."""
 
-import os
+from __future__ import annotations
 
+from keras_effnet import tfds
+from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.tfrecord import of_records, scan
 
 _EVALUATION = ("validation", "test")
 
 
-def from_tfds(name):
-    """(source, None), or (None, (training, evaluation)) of ``cifar10`` and the like.
+def from_tfds(name: str) -> tuple[ImageSource | None, tuple[ImageSource, ImageSource] | None]:
+    """(source, None), or (None, (training, evaluation)) of ``tfds:cifar10`` and the like.
 
-    It is downloaded and prepared where tensorflow_datasets keeps its data (``TFDS_DATA_DIR``), and
-    its TFRecord files are read where they are. The evaluation set is ``validation``, else ``test``.
-    Raises ``ValueError`` for a name that it does not know, for what is no set of images with one
-    class each, and for other formats than TFRecord.
+    The evaluation split is ``validation``, else ``test``. Raises ``ValueError`` for a data set
+    that cannot be trained on; see :func:`keras_effnet.tfds.open_dataset`.
     """
-    builder = _find(name)
-    image_key, label_key = builder.info.supervised_keys
-    try:
-        builder.download_and_prepare()
-    except ImportError as error:  # its own lazy imports: importlib_resources, scipy, ...
+    dataset, split = tfds.open_dataset(name)
+    if split is not None:
         raise ValueError(
-            f"tfds:{name} needs {error.name}, too: pip install {error.name}"
-        ) from error
-    classes = builder.info.features[label_key].names  # some are known only now
-    splits, form = builder.info.splits, builder.info.file_format.value
-    if form != "tfrecord":
-        raise ValueError(
-            f"tfds:{name} is kept as {form}; keep it as tfrecord: tensorflow_datasets.builder("
-            f"{name!r}, file_format='tfrecord').download_and_prepare()"
+            f"{name} names a split; training uses train, and validation or test to evaluate: give "
+            f"{name.rpartition('/')[0]}"
         )
-    if "train" not in splits:
-        raise ValueError(f"tfds:{name} has no split 'train', but {', '.join(splits)}")
+    splits = ("train", *[split for split in _EVALUATION if split in dataset.paths][:1])
     sources = []
-    for part in ("train", *[part for part in _EVALUATION if part in splits][:1]):
-        paths = [os.fspath(path) for path in splits[part].filepaths]
-        records = scan(paths, image_key=image_key, label_key=label_key)
-        lowest, highest = records.labels.min(), records.labels.max()
-        if lowest < 0 or highest >= len(classes):
-            raise ValueError(
-                f"tfds:{name} {part} has labels from {lowest} to {highest}, but {len(classes)} "
-                "classes"
-            )
-        sources.append(of_records(f"tfds:{name} {part}", classes, records, image_key, 0, most=1))
-    return (None, tuple(sources)) if len(sources) == 2 else (sources[0], None)
-
-
-def _find(name):
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ValueError(
-            f"data 'tfds:{name}' needs tensorflow_datasets: pip install tensorflow-datasets"
-        ) from error
-    try:
-        builder = tensorflow_datasets.builder(name)
-    except tensorflow_datasets.core.DatasetNotFoundError as error:
-        raise ValueError(f"tensorflow_datasets knows no data set {name!r}") from error
-    keys, features = builder.info.supervised_keys, builder.info.features
-    if not keys or len(keys) != 2 or not hasattr(features[keys[1]], "names"):
-        raise ValueError(
-            f"tfds:{name} is no set of images with one class each: it has {', '.join(features)}, "
-            f"supervised keys {keys}"
+    for split in splits:
+        records = scan(
+            dataset.files(split), image_key=dataset.image_key, label_key=dataset.label_key
         )
-    return builder
+        lowest, highest = records.labels.min(), records.labels.max()
+        if lowest < 0 or highest >= len(dataset.class_names):
+            raise ValueError(
+                f"{name} {split} has labels from {lowest} to {highest}, but "
+                f"{len(dataset.class_names)} classes"
+            )
+        sources.append(
+            of_records(f"{name} {split}", dataset.class_names, records, dataset.image_key, 0)
+        )
+    return (None, tuple(sources)) if len(sources) == 2 else (sources[0], None)

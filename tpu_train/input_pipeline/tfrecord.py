@@ -1,186 +1,123 @@
-"""TFRecord shards: any record of a set of files by its number, without reading those before it.
+"""TFRecord shards as a source of images: every record is read by index, in a TensorFlow graph.
 
-The files have the names and keys that everybody's ImageNet has: ``train-00000-of-01024``,
-``image/encoded``, ``image/class/label`` (from 1). ``effnet-train prepare`` writes an index beside
-them; files without one are read through once, which takes as long as reading them does.
+``effnet-train prepare`` writes an index beside its shards. Files without an index are scanned once
+when they are opened, which takes as long as reading them. Framing, shard names and the index:
+:mod:`keras_effnet.tfrecord`.
 """
 
-import collections
-import json
+from __future__ import annotations
+
 import os
-import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from tpu_train.input_pipeline.image_source import in_a_line, of_encoded, pad_labels
+from keras_effnet.tfrecord import (
+    FRAMING,
+    IMAGE_KEY,
+    LABEL_KEY,
+    LABELS,
+    Records,
+    empty_file,
+    find_shards,
+    read_class_names,
+    read_index,
+    shard_paths,
+)
+from tpu_train.input_pipeline.image_source import ImageSource, error_line, of_encoded, pad_labels
+from tpu_train.remote_files import GFILE
 
-IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
-FRAMING = 16  # bytes around a record: length 8, its checksum 4; the record's checksum 4
-INDEX = "index.jsonl"
-ENTRY = ("file", "part", "bytes", "sha256", "positions", "offsets", "lengths", "labels")
-LABELS = "labels.txt"
-PARTIAL = ".partial"  # a folder that prepare has while it is not done
+_SPLITS = ("train", "minival", "validation", "test")
 _EVALUATION = ("validation", "minival", "test")
-_NAME = re.compile(r"(train|minival|validation|test)-(\d{5})-of-(\d{5})")
 
 
-@dataclass(frozen=True)
-class Records:
-    """Where each record of some files is, and its labels: one value or more a record."""
+@dataclass(frozen=True, eq=False)
+class LabeledRecords:
+    """Records and their labels, at least one each."""
 
-    paths: tuple[str, ...]
-    files: np.ndarray  # int32 [records], of paths
-    numbers: np.ndarray  # int64 [records], records before it in its file
-    offsets: np.ndarray  # int64 [records], bytes before it in its file
-    lengths: np.ndarray  # int64 [records], bytes without the framing
-    labels: np.ndarray  # int64 [values], as stored: from 1 in ImageNet's form
-    counts: np.ndarray  # int64 [records], how many of the values are a record's
-
-    def where(self, i):
-        """The file and the number in it of record i, for messages."""
-        return f"{self.paths[self.files[i]]} record {self.numbers[i]}"
+    records: Records
+    labels: np.ndarray  # int64 (labels of all records,), as stored: from 1 in ImageNet's form
+    counts: np.ndarray  # int64 (records,), the number of labels of each record
 
 
-def shard_sets(folder):
-    """{"train": [paths], "validation": [paths], ...} of the shards in a folder, by their names.
+def shard_sets(folder: str) -> dict[str, list[str]]:
+    """{"train": paths, "validation": paths, ...} of the shards in a folder; empty if it has none.
 
-    Empty for a folder that has none. Raises ``ValueError`` when some of a set are missing.
+    Raises ``ValueError`` if shards are missing.
     """
-    if tf.io.gfile.exists(os.path.join(folder, PARTIAL)) and not tf.io.gfile.exists(
-        os.path.join(folder, INDEX)
-    ):
-        raise ValueError(
-            f"{folder} is what an `effnet-train prepare` left that did not finish: give the same "
-            "command again, and it goes on"
-        )
-    found = collections.defaultdict(dict)
-    for name in tf.io.gfile.listdir(folder):
-        if match := _NAME.fullmatch(name):
-            part, number, of = match.groups()
-            found[part, int(of)][int(number)] = os.path.join(folder, name)
-    sets = {}
-    for (part, of), paths in sorted(found.items()):
-        if part in sets:
-            raise ValueError(f"{folder} has two sets of {part} shards: keep one of them there")
-        missing = [f"{part}-{n:05}-of-{of:05}" for n in range(of) if n not in paths]
-        if missing:
-            raise ValueError(
-                f"{folder} lacks {len(missing)} of {of} {part} shards ({', '.join(missing[:3])}"
-                f"{', ...' if len(missing) > 3 else ''}): copy or prepare them again"
-            )
-        sets[part] = [paths[n] for n in range(of)]
-    return sets
+    splits = find_shards(folder, GFILE)
+    return {
+        split: shard_paths(folder, split, shards)
+        for split, shards in splits.items()
+        if split in _SPLITS
+    }
 
 
-def scan(paths, *, image_key=IMAGE_KEY, label_key=LABEL_KEY):
-    """The :class:`Records` of files, read through once; every record's checksum is verified.
+def scan(
+    paths: Sequence[str], *, image_key: str = IMAGE_KEY, label_key: str = LABEL_KEY
+) -> LabeledRecords:
+    """The records of files, read from start to end; every checksum is verified.
 
     Raises ``ValueError`` for a file that is truncated, damaged, empty or has other keys.
     """
-    keys = {
+    features = {
         image_key: tf.io.FixedLenFeature([], tf.string),
         label_key: tf.io.RaggedFeature(tf.int64),
     }
 
-    def look(records):
-        own = tf.io.parse_example(records, keys)[label_key]
-        return tf.strings.length(records), own.flat_values, own.row_lengths()
+    def parse(records):
+        labels = tf.io.parse_example(records, features)[label_key]
+        return tf.strings.length(records), labels.flat_values, labels.row_lengths()
 
     scanned = []
     for path in paths:
         try:
-            batches = tf.data.TFRecordDataset(path).batch(64).map(look, tf.data.AUTOTUNE)
-            parts = [[part.numpy().astype(np.int64) for part in batch] for batch in batches]
+            batches = tf.data.TFRecordDataset(path).batch(64).map(parse, tf.data.AUTOTUNE)
+            columns = [[column.numpy().astype(np.int64) for column in batch] for batch in batches]
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(
-                f"{path} has records that are no tf.train.Example with {image_key!r} (bytes) and "
-                f"{label_key!r} (int64): {in_a_line(error)}"
+                f"{path} has records that are not tf.train.Examples with {image_key!r} (bytes) and "
+                f"{label_key!r} (int64): {error_line(error)}"
             ) from error
         except tf.errors.DataLossError as error:
             raise ValueError(
-                f"{path} is truncated or damaged ({in_a_line(error)}): copy or prepare it again"
+                f"{path} is truncated or damaged ({error_line(error)}): copy or prepare it again"
             ) from error
-        if not parts:
-            raise ValueError(f"{path} has no records: copy or prepare it again")
-        lengths, labels, counts = map(np.concatenate, zip(*parts))
+        if not columns:
+            raise empty_file(path)
+        lengths, labels, counts = map(np.concatenate, zip(*columns))
         if 0 in counts:
             raise ValueError(f"{path} record {np.argmin(counts)} has no label in {label_key!r}")
         scanned.append((lengths, labels, counts))
-    sizes = [len(lengths) for lengths, _, _ in scanned]
-    return Records(
-        tuple(paths),
-        np.repeat(np.arange(len(paths), dtype=np.int32), sizes),
-        np.concatenate([np.arange(size) for size in sizes]),
-        np.concatenate([np.cumsum(n + FRAMING) - n - FRAMING for n, _, _ in scanned]),
-        *map(np.concatenate, zip(*scanned)),
+    framings = [
+        (np.cumsum(lengths + FRAMING) - lengths - FRAMING, lengths) for lengths, _, _ in scanned
+    ]
+    _, labels, counts = map(np.concatenate, zip(*scanned))
+    return LabeledRecords(Records.of_files(paths, framings), labels, counts)
+
+
+def _from_index(folder, index, split):
+    """The :class:`LabeledRecords` of a split, in the order of the images they were written from."""
+    entries = index.of_split(split)
+    paths = [os.path.join(folder, entry["file"]) for entry in entries]
+    records = Records.of_files(paths, [index.framing(path, GFILE) for path in paths])
+    order = np.argsort(np.concatenate([entry["positions"] for entry in entries]))
+    labels = [row for entry in entries for row in entry["labels"]]
+    labels = [labels[i] for i in order]
+    return LabeledRecords(
+        records.take(order),
+        np.array([label for row in labels for label in row], np.int64),
+        np.array([len(row) for row in labels], np.int64),
     )
 
 
-def read_index(folder):
-    """(header, entries) of the index in a folder, as prepare wrote them; None where there is none.
+def make_reader(records: Records, image_key: str = IMAGE_KEY) -> Callable:
+    """A function from a scalar index to the encoded image of that record, in a graph.
 
-    An entry is a dict, one a shard: ``file``, ``part``, ``bytes``, ``sha256``, and for each record
-    ``positions`` (of its image among those of the part), ``offsets``, ``lengths`` and ``labels``
-    (lists, from 1).
-    """
-    path = os.path.join(folder, INDEX)
-    if not tf.io.gfile.exists(path):
-        return None
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            header, *entries = map(json.loads, file)
-        lacking = {"parts", "classes"} - header.keys()
-        for entry in entries:
-            lacking |= set(ENTRY) - entry.keys()
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no index of `effnet-train prepare`: {error}") from error
-    if lacking or not entries:
-        raise ValueError(
-            f"{path} is no index of `effnet-train prepare`: it lacks "
-            f"{', '.join(sorted(lacking)) or 'shards'}"
-        )
-    return header, entries
-
-
-def _check_sizes(folder, entries):
-    for entry in entries:
-        path = os.path.join(folder, entry["file"])
-        size = tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else 0
-        if size != entry["bytes"]:
-            raise ValueError(
-                f"{path} has {size:,} bytes, but {INDEX} says {entry['bytes']:,}: copy it again, "
-                f"or delete {INDEX} to train on what is there"
-            )
-
-
-def _of_entries(folder, entries):
-    """The :class:`Records` of a part, in the order of the images that they were written from."""
-    order = np.argsort(np.concatenate([e["positions"] for e in entries]))
-    rows = [row for e in entries for row in e["labels"]]
-    rows = [rows[i] for i in order]
-    sizes = [len(e["offsets"]) for e in entries]
-
-    def ordered(key):
-        return np.concatenate([e[key] for e in entries]).astype(np.int64)[order]
-
-    return Records(
-        tuple(os.path.join(folder, e["file"]) for e in entries),
-        np.repeat(np.arange(len(entries), dtype=np.int32), sizes)[order],
-        np.concatenate([np.arange(size) for size in sizes])[order],
-        ordered("offsets"),
-        ordered("lengths"),
-        np.array([label for row in rows for label in row], np.int64),
-        np.array([len(row) for row in rows], np.int64),
-    )
-
-
-def make_reader(records, image_key=IMAGE_KEY):
-    """A function of a scalar index that reads a record's encoded image, in a graph.
-
-    One seek and one read, and no Python, so that readers run side by side: a dataset of one file
-    that begins at the record's offset. The record's checksum is verified (``DataLossError``).
+    It costs one seek and one read and runs no Python, so readers run in parallel: a data set of one
+    file that starts at the record's offset. The record's checksum is verified (``DataLossError``).
     """
     paths = tf.constant(records.paths)
     files = tf.constant(records.files)
@@ -189,69 +126,79 @@ def make_reader(records, image_key=IMAGE_KEY):
 
     def read(i):
         # tf.data.TFRecordDataset has no argument for byte_offsets; its operation has.
-        behind = tf.raw_ops.TFRecordDatasetV2(
+        from_offset = tf.raw_ops.TFRecordDatasetV2(
             filenames=[paths[files[i]]],
             compression_type="",
             buffer_size=lengths[i] + FRAMING,
             byte_offsets=[offsets[i]],
         )
         string = {"output_types": [tf.string], "output_shapes": [[]]}
-        first = tf.raw_ops.TakeDataset(input_dataset=behind, count=1, **string)
+        first = tf.raw_ops.TakeDataset(input_dataset=from_offset, count=1, **string)
         (record,) = tf.raw_ops.DatasetToSingleElement(dataset=first, **string)
-        keys = {image_key: tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_single_example(record, keys)[image_key]
+        features = {image_key: tf.io.FixedLenFeature([], tf.string)}
+        return tf.io.parse_single_example(record, features)[image_key]
 
     return read
 
 
-def from_shards(folder, sets):
-    """(source, None), or (None, (training, evaluation)) of the `sets` in a folder.
+def from_shards(
+    folder: str, shards: dict[str, list[str]]
+) -> tuple[ImageSource | None, tuple[ImageSource, ImageSource] | None]:
+    """(source, None), or (None, (training, evaluation)) of the `shards` by split in a folder.
 
-    The evaluation set is ``validation``, else ``minival``, else ``test``. Class names are the lines
-    of ``labels.txt``, or the labels. Raises ``ValueError`` when nothing can be trained on there.
+    The evaluation split is ``validation``, else ``minival``, else ``test``. Class names are the
+    lines of ``labels.txt``, or the labels. Raises ``ValueError`` for shards that cannot be trained
+    on.
     """
-    index = read_index(folder)
-    there = index[0]["parts"] if index else sets
-    if "train" not in there:
-        raise ValueError(f"{folder} has no train shards, but {', '.join(there)} ones")
-    parts = ["train", *[part for part in _EVALUATION if part in there][:1]]
-    if index:
-        entries = {part: [e for e in index[1] if e["part"] == part] for part in parts}
-        _check_sizes(folder, [entry for part in parts for entry in entries[part]])
-        records = {part: _of_entries(folder, entries[part]) for part in parts}
-    else:
-        records = {part: scan(sets[part]) for part in parts}
-    classes = _shard_classes(folder, records)
-    most = max(own.counts.max() for own in records.values())
+    index = read_index(folder, GFILE)
+    available = index.header["splits"] if index else shards
+    if "train" not in available:
+        raise ValueError(f"{folder} has no train shards, but {', '.join(available)} shards")
+    splits = ["train", *[split for split in _EVALUATION if split in available][:1]]
+    records = {
+        split: _from_index(folder, index, split) if index else scan(shards[split])
+        for split in splits
+    }
+    classes = _class_names(folder, records)
+    most = max(labeled.counts.max() for labeled in records.values())
     sources = [
-        of_records(f"{folder} {part}", classes, own, IMAGE_KEY, 1, most=most)
-        for part, own in records.items()
+        of_records(f"{folder} {split}", classes, labeled, IMAGE_KEY, 1, most=most)
+        for split, labeled in records.items()
     ]
     return (None, tuple(sources)) if len(sources) == 2 else (sources[0], None)
 
 
-def _shard_classes(folder, records):
-    lowest = min(own.labels.min() for own in records.values())
-    highest = max(own.labels.max() for own in records.values())
-    path = os.path.join(folder, LABELS)
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            classes = file.read().splitlines()
-        if len(set(classes)) < len(classes) or "" in classes:
-            raise ValueError(f"{path} has a name twice or an empty line: it needs a class a line")
-    else:
+def _class_names(folder, records):
+    lowest = min(labeled.labels.min() for labeled in records.values())
+    highest = max(labeled.labels.max() for labeled in records.values())
+    classes = read_class_names(folder, GFILE)
+    if classes is None:
         classes = [str(n) for n in range(1, highest + 1)]
     if lowest < 1 or highest > len(classes):
         raise ValueError(
-            f"{folder} has labels from {lowest} to {highest}, but they count from 1 and "
-            f"{LABELS} names {len(classes)} classes"
+            f"{folder} has labels from {lowest} to {highest}, but labels count from 1 and "
+            f"{LABELS} has {len(classes)} classes"
         )
     if len(classes) < 2:
-        raise ValueError(f"{folder} has one class only ({classes[0]}); it needs two at least")
+        raise ValueError(f"{folder} has only one class ({classes[0]}); training needs at least two")
     return classes
 
 
-def of_records(name, classes, records, image_key, first_label, *, most):
-    """A :class:`tpu_train.input_pipeline.image_source.Source` of records; their labels count from `first_label`."""
-    labels = pad_labels(records.labels - first_label, records.counts, most)
-    return of_encoded(name, classes, labels, make_reader(records, image_key), records.where)
+def of_records(
+    name: str,
+    classes: Sequence[str],
+    labeled: LabeledRecords,
+    image_key: str,
+    first_label: int,
+    *,
+    most: int = 0,
+) -> ImageSource:
+    """The :class:`ImageSource` of records whose labels count from `first_label`.
+
+    `most` is the number of labels that every image is padded to; 0 for the records' maximum.
+    """
+    labels = pad_labels(
+        labeled.labels - first_label, labeled.counts, most or int(labeled.counts.max())
+    )
+    read = make_reader(labeled.records, image_key)
+    return of_encoded(name, classes, labels, read, labeled.records.where)

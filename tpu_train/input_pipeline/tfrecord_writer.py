@@ -1,9 +1,11 @@
-"""Labelled images of any kind -> TFRecord shards in ImageNet's form, with an index and checksums.
+"""Writes labeled images as TFRecord shards in ImageNet's form, with an index and checksums.
 
-Every image is decoded before it is written, and again from what was written. A run that was cut
-goes on with the first shard that is not whole, and ends with the same bytes: which image goes into
-which record follows from the input and the seed alone. The index is the last thing to appear.
+Every image is decoded before it is written, and again from the written file. An interrupted run
+resumes at the first incomplete shard and ends with the same bytes: which image is in which record
+depends only on the input and the seed. The index is written last.
 """
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -12,14 +14,28 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from typing import TextIO
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tpu_train.input_pipeline import tfrecord
+from keras_effnet.label_file import format_labels, parse_labels
+from keras_effnet.tfrecord import (
+    FRAMING,
+    IMAGE_KEY,
+    INDEX,
+    LABEL_KEY,
+    LABELS,
+    PARTIAL,
+    Index,
+    read_index,
+)
 from tpu_train.input_pipeline.data_loading import open_data
-from tpu_train.input_pipeline.image_source import corrupt, looked_at, too_many
+from tpu_train.input_pipeline.image_source import ImageSource, decode_all, too_many_corrupt
+from tpu_train.input_pipeline.tfrecord import scan
+from tpu_train.input_pipeline.tfrecord_verification import corrupt_images
+from tpu_train.remote_files import GFILE, read_file, sha256, write_file
 
 IMAGES_PER_SHARD = 1250  # ImageNet's: 1,281,167 images in 1,024 shards
 _PLAN = "plan.json"
@@ -27,158 +43,136 @@ _FORMATS = ((b"\xff\xd8\xff", b"JPEG"), (b"\x89PNG", b"PNG"), (b"GIF8", b"GIF"),
 
 
 class PrepareError(RuntimeError):
-    """Shards that could not be written, or not be read back, with what to do."""
+    """Shards could not be written or read back; the message says what to do."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What lies in a folder of shards, and what this run did for it."""
+class WriterOptions:
+    """How :func:`write_shards` divides the images into splits and shards."""
+
+    shard_count: int = 0  # of train; 0: one for every 1,250 images
+    minival: float = 0  # images taken out of train: a fraction below 1, or a number
+    holdout: float = 0.2  # fraction of each class for validation, if the data has none
+    seed: int = 0
+    max_corrupt: int = 10  # images that may be undecodable and are skipped
+
+
+@dataclass(frozen=True)
+class WrittenShards:
+    """The content of a folder of shards, and what this run wrote of it."""
 
     folder: str
-    images: dict  # of each part
-    shards: dict  # how many of each part
-    sizes: dict  # bytes of each part
+    images: dict[str, int]  # by split
+    shards: dict[str, int]  # number of shards by split
+    sizes: dict[str, int]  # bytes by split
     classes: tuple[str, ...]
     skipped: tuple[str, ...]  # images that could not be decoded
-    written: int  # images of this run; the others' shards stood already
+    written: int  # images of this run; the other shards existed already
     seconds: float
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a look at every image and checksum of a folder found."""
-
-    images: int
-    shards: int
-    has_index: bool
-    problems: tuple[str, ...]
+class _Shard:
+    name: str
+    split: str
+    positions: np.ndarray  # of its images in the split's source, in the order of the records
 
 
-def prepare(
-    data,
-    folder,
+def write_shards(
+    data: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    options: WriterOptions = WriterOptions(),
     *,
-    shard_count=0,
-    minival=0,
-    holdout=0.2,
-    seed=0,
-    max_corrupt=10,
-    stream=None,
-):
-    """Writes what `open_data` reads as shards into `folder`: a :class:`Prepared`.
+    stream: TextIO | None = None,
+) -> WrittenShards:
+    """Writes the images that `open_data` reads as shards into `folder`, or resumes writing them.
 
-    The parts are ``train``, ``validation`` (the evaluation set, or the `holdout` share) and
-    ``minival``: so many images drawn from ``train``, or such a share of them where it is below 1.
-    `shard_count` is of ``train`` (0 for one every 1,250 images); the others have as many images a
-    shard. Records come in a shuffled order, for readers that cannot shuffle themselves; the index
-    restores the input's, so that a training on the shards is the same to the bit as one on `data`
-    (without a minival).
-    `stream` is where progress goes (standard error).
+    The splits are ``train``, ``validation`` (the evaluation set of the data, or the held-out
+    fraction) and ``minival``. Records are in a shuffled order, for readers that cannot shuffle; the
+    index restores the order of the input, so training on the shards is bit-identical to training on
+    `data` (without a minival). `stream` shows the progress (default: standard error).
 
-    Raises ``ValueError`` for input that cannot be prepared, or a `folder` that holds something
-    else, and :class:`PrepareError` when the disk is full or gives back other bytes than it got.
+    Raises ``ValueError`` for input that cannot be prepared or a `folder` with other content, and
+    :class:`PrepareError` if the disk is full or returns other bytes than were written.
     """
     folder = os.fspath(folder)
     began = time.monotonic()
-    training, evaluation = open_data(data, holdout=holdout, seed=seed, max_corrupt=max_corrupt)
-    parts = _parts(training, evaluation, minival, seed)
-    layout = _layout(parts, shard_count, seed)
-    plan = _plan(parts, layout, seed)
-    opened = list(dict.fromkeys([*training.skipped, *evaluation.skipped]))
-    if _is_done(folder, plan):
-        return _summary(folder, tfrecord.read_index(folder), opened, 0, time.monotonic() - began)
+    training, evaluation = open_data(
+        data, holdout=options.holdout, seed=options.seed, max_corrupt=options.max_corrupt
+    )
+    splits = _make_splits(training, evaluation, options)
+    layout = _make_layout(splits, options)
+    plan = _make_plan(splits, layout, options.seed)
+    skipped = list(dict.fromkeys([*training.skipped, *evaluation.skipped]))
+    if _is_complete(folder, plan):
+        index = read_index(folder, GFILE)
+        return _summarize(folder, index, skipped, 0, time.monotonic() - began)
     partial = _begin(folder, plan)
-    skipped, written = list(opened), 0
-    total = sum(source.examples for source in parts.values())
-    with tqdm(total=total, unit=" images", unit_scale=True, desc="prepare", file=stream) as bar:
-        for name, part, positions in layout:
-            entry = _standing(folder, name)
+    entries, written = [], 0
+    total = sum(source.examples for source in splits.values())
+    with tqdm(
+        total=total, unit=" images", unit_scale=True, desc="prepare", file=stream
+    ) as progress:
+        for shard in layout:
+            entry = _existing_entry(folder, shard.name)
             if entry is None:
+                already = skipped + [name for e in entries for name in e["skipped"]]
                 entry = _write_shard(
-                    folder, name, part, parts[part], positions, skipped, max_corrupt, bar
+                    folder, shard, splits[shard.split], already, options.max_corrupt, progress
                 )
                 written += len(entry["positions"])
             else:
-                bar.update(len(positions))
-            skipped += entry["skipped"]
-    lines = [_read(os.path.join(partial, f"{name}.json")) for name, _, _ in layout]
-    _write_aside(os.path.join(folder, tfrecord.INDEX), "\n".join([json.dumps(plan), *lines, ""]))
+                progress.update(len(shard.positions))
+            entries.append(entry)
+    lines = [json.dumps(line) for line in (plan, *entries)]
+    with _disk_errors(folder):
+        write_file(os.path.join(folder, INDEX), "".join(f"{line}\n" for line in lines).encode())
     tf.io.gfile.rmtree(partial)
     seconds = time.monotonic() - began
-    return _summary(folder, tfrecord.read_index(folder), opened, written, seconds)
+    return _summarize(folder, read_index(folder, GFILE), skipped, written, seconds)
 
 
-def check(folder, *, stream=None):
-    """Decodes every image of a folder of shards, verifies every checksum: a :class:`Checked`.
-
-    Reads shards with and without index. Raises ``ValueError`` for a folder that has no shards, or
-    not all of them.
-    """
-    folder = os.fspath(folder)
-    sets = tfrecord.shard_sets(folder)
-    if not sets:
-        raise ValueError(
-            f"{folder} has no shards (train-00000-of-00008, ...) that could be checked"
-        )
-    index = tfrecord.read_index(folder)
-    entries = {entry["file"]: entry for entry in index[1]} if index else {}
-    names = [os.path.basename(path) for paths in sets.values() for path in paths]
-    problems = [f"{os.path.join(folder, n)} is missing" for n in sorted(set(entries) - set(names))]
-    images = 0
-    with tqdm(total=len(names), unit=" shards", desc="check", file=stream) as bar:
-        for name in names:
-            path = os.path.join(folder, name)
-            if index and name not in entries:
-                problems.append(f"{path} is not in {tfrecord.INDEX}")
-            elif index and _sha256(path) != entries[name]["sha256"]:
-                problems.append(f"{path} is not what was written: its SHA-256 differs")
-            try:
-                records = tfrecord.scan([path])
-            except ValueError as error:
-                problems.append(str(error))
-            else:
-                images += len(records.files)
-                problems += _bad_images(records)
-            bar.update()
-    if not problems:
-        tfrecord.from_shards(folder, sets)  # raises where labels and labels.txt do not fit
-    return Checked(images, len(names), index is not None, tuple(problems))
-
-
-def summary(prepared):
-    """What was prepared, for a person."""
-    lines = [f"{prepared.folder}: {len(prepared.classes)} classes"]
-    for part, images in prepared.images.items():
+def summary(result: WrittenShards) -> str:
+    """A description of the written shards, of several lines."""
+    lines = [f"{result.folder}: {len(result.classes)} classes"]
+    for split, images in result.images.items():
         lines.append(
-            f"  {part:<12}{images:>12,} images{prepared.shards[part]:>7,} shards"
-            f"{prepared.sizes[part] / 1e6:>12,.1f} MB"
+            f"  {split:<12}{images:>12,} images{result.shards[split]:>7,} shards"
+            f"{result.sizes[split] / 1e6:>12,.1f} MB"
         )
-    for what in prepared.skipped:
-        lines.append(f"  left out, cannot be decoded: {what}")
-    if prepared.written:
+    for name in result.skipped:
+        lines.append(f"  skipped, cannot be decoded: {name}")
+    if result.written:
         lines.append(
-            f"{prepared.written:,} images written and verified in {prepared.seconds:.0f} s "
-            f"({prepared.written / prepared.seconds:,.0f} images/s)"
+            f"{result.written:,} images written and verified in {result.seconds:.0f} s "
+            f"({result.written / result.seconds:,.0f} images/s)"
         )
     else:
-        lines.append("It was complete already; nothing was written")
-    lines.append(f"Train on it: effnet-train --data={prepared.folder} --workdir=run1")
+        lines.append("The shards were complete already; nothing was written")
+    lines.append(f"Train on them: effnet-train --data={result.folder} --workdir=run1")
     return "\n".join(lines)
 
 
-def _parts(training, evaluation, minival, seed):
-    """{part: source}: the minival is drawn from the training images."""
-    if any(not name.strip() or "\n" in name for name in training.classes):
-        raise ValueError(f"{training.name} has a class without a name, or with one of two lines")
+def _make_splits(training, evaluation, options):
+    """{split: source}; the minival is drawn from the training images."""
+    names = format_labels(training.classes)
+    try:
+        if parse_labels(names, training.name) != training.classes:
+            raise ValueError("class names must be single lines without surrounding spaces")
+    except ValueError as error:
+        raise ValueError(
+            f"{training.name} has class names that a label file cannot hold: {error}"
+        ) from error
+    minival, examples = options.minival, training.examples
     if not minival:
         return {"train": training, "validation": evaluation}
-    count = round(minival * training.examples) if minival < 1 else int(minival)
-    if minival < 0 or (minival >= 1 and count != minival) or not 0 < count < training.examples:
+    count = round(minival * examples) if minival < 1 else int(minival)
+    if minival < 0 or (minival >= 1 and count != minival) or not 0 < count < examples:
         raise ValueError(
-            f"minival {minival} of {training.examples:,} training images: give a share below 1 or "
-            "a whole number of images, with some left to train on"
+            f"minival {minival} of {examples:,} training images: give a fraction below 1 or a "
+            "number of images that leaves some for training"
         )
-    shuffled = np.random.default_rng([seed, 1]).permutation(training.examples)
+    shuffled = np.random.default_rng([options.seed, 1]).permutation(examples)
     return {
         "train": training.take(np.sort(shuffled[count:])),
         "minival": training.take(np.sort(shuffled[:count])),
@@ -186,43 +180,42 @@ def _parts(training, evaluation, minival, seed):
     }
 
 
-def _layout(parts, shard_count, seed):
-    """[(file name, part, positions of its images in the part's source)]."""
-    training = parts["train"].examples
-    if not 0 <= shard_count <= training:
+def _make_layout(splits, options):
+    """The :class:`_Shard` of every file."""
+    examples = splits["train"].examples
+    if not 0 <= options.shard_count <= examples:
         raise ValueError(
-            f"{shard_count} shards for {training:,} training images: give 1 to {training}, or 0 "
-            f"for one every {IMAGES_PER_SHARD:,} images"
+            f"{options.shard_count} shards for {examples:,} training images: give 1 to {examples}, "
+            f"or 0 for one every {IMAGES_PER_SHARD:,} images"
         )
-    per_shard = training / shard_count if shard_count else IMAGES_PER_SHARD
+    per_shard = examples / options.shard_count if options.shard_count else IMAGES_PER_SHARD
     layout = []
-    for number, (part, source) in enumerate(parts.items()):
+    for number, (split, source) in enumerate(splits.items()):
         count = max(1, round(source.examples / per_shard))
-        order = np.random.default_rng([seed, 2, number]).permutation(source.examples)
-        for shard in range(count):
-            name = f"{part}-{shard:05}-of-{count:05}"
-            layout.append((name, part, order[shard::count]))
+        order = np.random.default_rng([options.seed, 2, number]).permutation(source.examples)
+        for n in range(count):
+            layout.append(_Shard(f"{split}-{n:05}-of-{count:05}", split, order[n::count]))
     return layout
 
 
-def _plan(parts, layout, seed):
-    """What the bytes follow from; the index's first line."""
+def _make_plan(splits, layout, seed):
+    """What the bytes of the shards depend on: the first line of the index."""
     images = hashlib.sha256()
-    for source in parts.values():
+    for source in splits.values():
         images.update(source.labels.tobytes())
         for i in range(source.examples):
-            images.update(_filename(source, i).encode() + b"\n")
+            images.update(_file_name(source, i).encode() + b"\n")
     return {
-        "parts": {part: source.examples for part, source in parts.items()},
-        "shards": {part: sum(own == part for _, own, _ in layout) for part in parts},
-        "classes": list(parts["train"].classes),
+        "splits": {split: source.examples for split, source in splits.items()},
+        "shards": {split: sum(shard.split == split for shard in layout) for split in splits},
+        "classes": list(splits["train"].classes),
         "seed": seed,
         "images": images.hexdigest(),
     }
 
 
-def _filename(source, i):
-    """What to call an image, wherever the data lies."""
+def _file_name(source: ImageSource, i):
+    """The name of an image relative to its data, so that moved data gives the same bytes."""
     name = source.where(i)
     root = source.name.rstrip("/") + "/"
     if name.startswith(root):
@@ -230,186 +223,162 @@ def _filename(source, i):
     return os.path.basename(name) if os.path.isabs(name) or "://" in name else name
 
 
-def _is_done(folder, plan):
-    """Whether the folder holds just this; raises ``ValueError`` if it holds something else."""
+def _is_complete(folder, plan):
+    """Whether the folder has exactly these shards; ``ValueError`` if it has other content."""
     if not tf.io.gfile.isdir(folder):
         return False
-    inside = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
-    partial = os.path.join(folder, tfrecord.PARTIAL)
-    if tfrecord.INDEX in inside:
-        if tfrecord.read_index(folder)[0] != plan:
+    names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
+    partial = os.path.join(folder, PARTIAL)
+    if INDEX in names:
+        if read_index(folder, GFILE).header != plan:
             raise ValueError(
-                f"{folder} holds other data, or the same with other flags: choose another folder"
+                f"{folder} has other data, or the same data with other flags: choose another folder"
             )
-        if tfrecord.PARTIAL in inside:  # cut between the two last things to do
+        if PARTIAL in names:  # interrupted between the last two steps
             tf.io.gfile.rmtree(partial)
         return True
-    begun = os.path.join(partial, _PLAN)
-    if tf.io.gfile.exists(begun):
-        if json.loads(_read(begun)) != plan:
+    plan_path = os.path.join(partial, _PLAN)
+    if tf.io.gfile.exists(plan_path):
+        if json.loads(read_file(plan_path)) != plan:
             raise ValueError(
-                f"{folder} holds a part of other data, or of the same with other flags: give the "
-                "flags that it was begun with, or choose another folder"
+                f"{folder} has incomplete shards of other data, or of the same data with other "
+                "flags: resume with the original flags, or choose another folder"
             )
-    elif inside - {tfrecord.PARTIAL}:
+    elif names - {PARTIAL}:
         raise ValueError(f"{folder} is not empty: choose another folder")
     return False
 
 
 def _begin(folder, plan):
-    partial = os.path.join(folder, tfrecord.PARTIAL)
+    partial = os.path.join(folder, PARTIAL)
     tf.io.gfile.makedirs(partial)
-    _write_aside(os.path.join(partial, _PLAN), json.dumps(plan))
-    _write_aside(os.path.join(folder, tfrecord.LABELS), "\n".join([*plan["classes"], ""]))
+    with _disk_errors(folder):
+        write_file(os.path.join(partial, _PLAN), json.dumps(plan).encode())
+        write_file(os.path.join(folder, LABELS), format_labels(plan["classes"]))
     return partial
 
 
-def _standing(folder, name):
-    """The entry of a shard that an earlier run wrote, if it is still what was written."""
+def _existing_entry(folder, name):
+    """The index entry of a shard that an earlier run wrote, if the shard is unchanged."""
     path = os.path.join(folder, name)
-    noted = os.path.join(folder, tfrecord.PARTIAL, f"{name}.json")
-    if not tf.io.gfile.exists(noted) or not tf.io.gfile.exists(path):
+    entry_path = os.path.join(folder, PARTIAL, f"{name}.json")
+    if not tf.io.gfile.exists(entry_path) or not tf.io.gfile.exists(path):
         return None
     try:
-        entry = json.loads(_read(noted))
-    except json.JSONDecodeError:  # torn by a power cut
+        entry = json.loads(read_file(entry_path))
+    except json.JSONDecodeError:  # incomplete, by a power failure
         return None
-    return entry if _sha256(path) == entry["sha256"] else None
+    return entry if sha256(path) == entry["sha256"] else None
 
 
-def _write_shard(folder, name, part, source, positions, skipped, max_corrupt, bar):
-    """Writes a shard aside, verifies it, moves it into place and notes its entry, which it returns.
+def _write_shard(folder, shard, source, skipped, max_corrupt, progress):
+    """Writes a shard to a temporary file, verifies it and moves it into place.
 
-    `skipped` are the images that others had to leave out.
+    Returns its index entry, which it also writes. `skipped` has the images skipped so far.
     """
-    aside = os.path.join(folder, tfrecord.PARTIAL, name)
-    entry = {"file": name, "part": part, "bytes": 0, "sha256": ""}
+    temporary = os.path.join(folder, PARTIAL, shard.name)
+    entry = {"file": shard.name, "split": shard.split, "bytes": 0, "sha256": ""}
     entry.update({"positions": [], "offsets": [], "lengths": [], "labels": [], "skipped": []})
-    with _removed_on_failure(aside), tf.io.TFRecordWriter(aside) as writer:
-        for position, encoded, size, why in looked_at(source, positions):
-            bar.update()
-            if why is not None:
-                entry["skipped"].append(_filename(source, position))
+    with _disk_errors(folder, temporary), tf.io.TFRecordWriter(temporary) as writer:
+        for position, encoded, size, error in decode_all(source, shard.positions):
+            progress.update()
+            name = _file_name(source, position)
+            if error is not None:
+                entry["skipped"].append(name)
                 if len(skipped + entry["skipped"]) > max_corrupt:
-                    raise too_many(max_corrupt, skipped + entry["skipped"], why)
+                    raise too_many_corrupt(max_corrupt, skipped + entry["skipped"], error)
                 continue
             labels = [int(n) + 1 for n in np.atleast_1d(source.labels[position]) if n >= 0]
-            record = _example(
-                encoded, size, labels, source.classes, _filename(source, position)
-            ).SerializeToString(deterministic=True)
+            example = _make_example(encoded, size, labels, source.classes, name)
+            record = example.SerializeToString(deterministic=True)
             writer.write(record)
             entry["positions"].append(position)
             entry["offsets"].append(entry["bytes"])
             entry["lengths"].append(len(record))
             entry["labels"].append(labels)
-            entry["bytes"] += len(record) + tfrecord.FRAMING
+            entry["bytes"] += len(record) + FRAMING
     if not entry["positions"]:
-        raise ValueError(f"none of the {len(positions)} images of {name} can be decoded")
-    _verify(aside, entry)
-    entry["sha256"] = _sha256(aside)
-    tf.io.gfile.rename(aside, os.path.join(folder, name), overwrite=True)
-    _write_aside(os.path.join(folder, tfrecord.PARTIAL, f"{name}.json"), json.dumps(entry))
+        raise ValueError(
+            f"none of the {len(shard.positions)} images of {shard.name} can be decoded"
+        )
+    _verify(temporary, entry)
+    entry["sha256"] = sha256(temporary)
+    tf.io.gfile.rename(temporary, os.path.join(folder, shard.name), overwrite=True)
+    with _disk_errors(folder):
+        write_file(os.path.join(folder, PARTIAL, f"{shard.name}.json"), json.dumps(entry).encode())
     return entry
 
 
-def _example(encoded, size, labels, classes, filename):
+def _make_example(encoded, size, labels, classes, file_name):
     def of_bytes(values):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
     def of_ints(values):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
-    form = next((name for magic, name in _FORMATS if encoded.startswith(magic)), b"")
+    image_format = next((name for magic, name in _FORMATS if encoded.startswith(magic)), b"")
     features = {
-        tfrecord.IMAGE_KEY: of_bytes([encoded]),
-        "image/format": of_bytes([form]),
-        "image/filename": of_bytes([filename.encode()]),
+        IMAGE_KEY: of_bytes([encoded]),
+        "image/format": of_bytes([image_format]),
+        "image/filename": of_bytes([file_name.encode()]),
         "image/height": of_ints([size[0]]),
         "image/width": of_ints([size[1]]),
-        tfrecord.LABEL_KEY: of_ints(labels),
+        LABEL_KEY: of_ints(labels),
         "image/class/text": of_bytes([classes[n - 1].encode() for n in labels]),
     }
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
 def _verify(path, entry):
-    """Reads a shard back and compares it with what was meant; raises :class:`PrepareError`."""
+    """Reads a shard back and compares it with its entry; removes it and raises if it differs."""
     try:
-        records = tfrecord.scan([path])
-        problems = _bad_images(records)
+        labeled = scan([path])
+        problems = corrupt_images(labeled)
     except ValueError as error:
         problems = [str(error)]
     if not problems and not (
-        records.offsets.tolist() == entry["offsets"]
-        and records.lengths.tolist() == entry["lengths"]
-        and records.labels.tolist() == [label for own in entry["labels"] for label in own]
+        labeled.records.offsets.tolist() == entry["offsets"]
+        and labeled.records.lengths.tolist() == entry["lengths"]
+        and labeled.labels.tolist() == [label for row in entry["labels"] for label in row]
     ):
         problems = [f"{path} has other records than were written"]
     if problems:
         tf.io.gfile.remove(path)
         raise PrepareError(
-            f"{problems[0]}. The file gives back other bytes than were written to it: look at the "
-            "disk, then give the same command again, and it goes on"
+            f"{problems[0]}. The file returns other bytes than were written: check the disk, then "
+            "rerun the same command to resume"
         )
 
 
-def _bad_images(records):
-    source = tfrecord.of_records(
-        "", (), records, tfrecord.IMAGE_KEY, 1, most=int(records.counts.max())
-    )
-    return [f"{source.where(i)} cannot be decoded: {why}" for i, why in corrupt(source)]
-
-
 @contextlib.contextmanager
-def _removed_on_failure(path):
-    """Removes a file whose writing fails; a full disk is a :class:`PrepareError` that says so."""
+def _disk_errors(folder, temporary=None):
+    """Raises :class:`PrepareError` for a failed write; removes the temporary file on any error."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        with contextlib.suppress(tf.errors.NotFoundError):
-            tf.io.gfile.remove(path)
-        if isinstance(error, (OSError, tf.errors.OpError)):
-            full = getattr(error, "errno", None) == errno.ENOSPC or isinstance(
-                error, tf.errors.ResourceExhaustedError
-            )
-            why = "the disk is full" if full else str(error)
-            raise PrepareError(
-                f"{os.path.dirname(os.path.dirname(path))} cannot be written to: {why}. Make room, "
-                "then give the same command again, and it goes on"
-            ) from error
-        raise
+        if temporary is not None:
+            with contextlib.suppress(tf.errors.NotFoundError):
+                tf.io.gfile.remove(temporary)
+        if not isinstance(error, (OSError, tf.errors.OpError)):
+            raise
+        is_full = getattr(error, "errno", None) == errno.ENOSPC or isinstance(
+            error, tf.errors.ResourceExhaustedError
+        )
+        raise PrepareError(
+            f"cannot write to {folder}: {'the disk is full' if is_full else error}. Free some "
+            "space, then rerun the same command to resume"
+        ) from error
 
 
-def _write_aside(path, text):
-    aside = f"{path}.new"
-    with _removed_on_failure(aside), tf.io.gfile.GFile(aside, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(aside, path, overwrite=True)
-
-
-def _read(path):
-    with tf.io.gfile.GFile(path) as file:
-        return file.read()
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _summary(folder, index, opened, written, seconds):
-    header, entries = index
-    own = {part: [e for e in entries if e["part"] == part] for part in header["parts"]}
-    return Prepared(
+def _summarize(folder, index: Index, skipped, written, seconds):
+    entries = {split: index.of_split(split) for split in index.header["splits"]}
+    return WrittenShards(
         folder,
-        {part: sum(len(e["positions"]) for e in some) for part, some in own.items()},
-        {part: len(some) for part, some in own.items()},
-        {part: sum(e["bytes"] for e in some) for part, some in own.items()},
-        tuple(header["classes"]),
-        tuple(opened + [what for e in entries for what in e["skipped"]]),
+        {split: sum(len(e["positions"]) for e in some) for split, some in entries.items()},
+        {split: len(some) for split, some in entries.items()},
+        {split: sum(e["bytes"] for e in some) for split, some in entries.items()},
+        tuple(index.header["classes"]),
+        tuple(skipped + [name for e in index.entries for name in e["skipped"]]),
         written,
         seconds,
     )

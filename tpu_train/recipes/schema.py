@@ -64,7 +64,7 @@ class Recipe:
 
     phases: int = _setting(
         "number of phases; image size and regularization change between them",
-        "progressive learning (first phase to last phase)",
+        "progressive learning from the first to the last phase",
     )
     progressive_schedule: str = _setting(
         "image sizes of the phases: paper (first to last), code (the official code's, which starts "

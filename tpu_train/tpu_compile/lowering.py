@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tpu_train.input_pipeline.batches import batch_spec
 from tpu_train.recipes.phases import checked_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.tpu_compile.compiler import first_line
@@ -85,7 +86,7 @@ def lower_step(training: Training, phase, batch: int) -> LoweredStep:
     step = make_step(
         StepSpec(recipe, phase, training.classes, strategy, training.net, training.state, rate)
     )
-    stablehlo, reduced_bytes = _lower(step, strategy, _batch_spec(phase, batch))
+    stablehlo, reduced_bytes = _lower(step, strategy, batch_spec(phase, batch))
     return LoweredStep(stablehlo, batch, reduced_bytes)
 
 
@@ -151,21 +152,7 @@ class _ReplicaContext(tf.distribute.ReplicaContext):
         )
 
 
-def _batch_spec(phase, batch):
-    """Specs of what :func:`tpu_train.input_pipeline.batches.training_batches` gives a replica."""
-    size = phase.image_size
-    spec = {
-        "image": tf.TensorSpec([batch, size, size, 3], tf.uint8),
-        "label": tf.TensorSpec([batch], tf.int32),
-    }
-    if phase.mixup:
-        spec["mix"] = tf.TensorSpec([batch], tf.float32)
-    if phase.cutmix:
-        spec["box"] = tf.TensorSpec([batch, 4], tf.int32)
-    return spec
-
-
-def _lower(replica_step, strategy, batch_spec):
+def _lower(replica_step, strategy, spec):
     """(StableHLO text for libtpu, bytes summed over the cores) of a replica's step."""
     reduced = []
 
@@ -174,13 +161,13 @@ def _lower(replica_step, strategy, batch_spec):
     def core_step(step, replica, *batch):
         context = _ReplicaContext(strategy, replica)
         with context:
-            metrics = replica_step(dict(zip(batch_spec, batch)), step)
+            metrics = replica_step(dict(zip(spec, batch)), step)
         reduced.append(context.reduced_bytes)
         return metrics
 
     numbers = tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int32)
     try:
-        compiler_ir = core_step.experimental_get_compiler_ir(*numbers, *batch_spec.values())
+        compiler_ir = core_step.experimental_get_compiler_ir(*numbers, *spec.values())
         text = compiler_ir(stage="stablehlo")
     except ValueError as error:
         raise ValueError(_unsupported_operation(error)) from error

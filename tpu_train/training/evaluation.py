@@ -8,14 +8,14 @@ import keras
 import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import evaluation_batches
-from tpu_train.input_pipeline.data_loading import Source
+from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.schema import Recipe
 
 
 def make_evaluation(
     strategy: tf.distribute.Strategy,
     models: Mapping[str, keras.Model],
-    source: Source,
+    source: ImageSource,
     recipe: Recipe,
 ) -> Callable[[], dict[str, float]]:
     """A function without arguments that returns {name: accuracy in [0, 1]} of `models`.

@@ -14,7 +14,7 @@ import math
 import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import images_of_steps
-from tpu_train.input_pipeline.image_source import corrupt, in_a_line
+from tpu_train.input_pipeline.image_source import corrupt, error_line
 from tpu_train.recipes.phases import Phase, batch_size_error
 from tpu_train.training.distribution import worker_count
 from tpu_train.training.run_context import RunContext, TrainingHistory
@@ -87,7 +87,7 @@ def lost_worker(error: tf.errors.OpError, folder: str) -> TrainingError:
     # 10 s without a heartbeat if it hangs.
     reasons = [line for line in error.message.splitlines() if "aborted by" in line]
     return TrainingError(
-        f"Another worker is gone ({reasons[0].strip() if reasons else in_a_line(error)}): see that "
+        f"Another worker is gone ({reasons[0].strip() if reasons else error_line(error)}): see that "
         "worker's output for the reason. Restart all workers with the same command; the "
         f"checkpoints are in {folder}"
     )
@@ -101,7 +101,7 @@ def failed_steps(
     images = images_of_steps(run.training, run.recipe, phase, first_step, read)
     bad = [f"{run.training.where(i)} ({why})" for i, why in corrupt(run.training, images)]
     if not bad:
-        return TrainingError(f"A step at or after {first_step} failed: {in_a_line(error)}")
+        return TrainingError(f"A step at or after {first_step} failed: {error_line(error)}")
     return TrainingError(
         f"{len(bad)} images at or after step {first_step} cannot be decoded: "
         f"{', '.join(bad[:5])}. The last checkpoint is kept. `effnet-train prepare --check "

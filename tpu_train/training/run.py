@@ -27,7 +27,7 @@ from keras_effnet.label_file import write_labels
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.run_identity import onednn_enabled, run_identity
-from tpu_train.input_pipeline.data_loading import Source
+from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import batch_size_error, make_phases
 from tpu_train.recipes.schema import Recipe, check
 from tpu_train.training import distributed_layers, model_factory, optimizers
@@ -69,8 +69,8 @@ class Result:
 
 def train(
     recipe: Recipe,
-    training: Source,
-    evaluation: Source,
+    training: ImageSource,
+    evaluation: ImageSource,
     workdir: str | os.PathLike[str],
     strategy: tf.distribute.Strategy,
     *,
@@ -210,8 +210,8 @@ def train(
 
 def check_run(
     recipe: Recipe,
-    training: Source,
-    evaluation: Source,
+    training: ImageSource,
+    evaluation: ImageSource,
     workdir: str,
     replicas: int,
     *,

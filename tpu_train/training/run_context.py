@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tpu_train.checkpointing.manager import CheckpointManager
-from tpu_train.input_pipeline.data_loading import Source
+from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.metrics_writer import MetricsWriter
@@ -24,7 +24,7 @@ class RunContext:
 
     recipe: Recipe
     phases: tuple[Phase, ...]
-    training: Source
+    training: ImageSource
     strategy: tf.distribute.Strategy
     model: keras.Model
     state: TrainState

@@ -15,8 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tpu_train.input_pipeline import augmentation
-from tpu_train.recipes.phases import Phase
+from tpu_train.input_pipeline.mixup import apply_mixing
+from tpu_train.input_pipeline.targets import soft_targets
+from tpu_train.recipes.phases import Phase, rows_of
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training import distributed_layers, ema, optimizers
 
@@ -131,7 +132,6 @@ def make_step(spec: StepSpec) -> Callable:
         seed = tf.random.experimental.stateless_fold_in(
             tf.constant([recipe.seed, 0xD09], tf.int32), tf.cast(step, tf.int32)
         )
-        first_row = context.replica_id_in_sync_group * part  # as data._place has them
         sums = None
         for i in range(phase.accumulation):
             rows = slice(i * part, (i + 1) * part)
@@ -141,9 +141,8 @@ def make_step(spec: StepSpec) -> Callable:
             ):
                 images = tf.identity(batch["image"][rows])
             part_batch = {**{k: v[rows] for k, v in batch.items()}, "image": images}
-            *results, norm_names = forward_and_backward(
-                part_batch, seed, first_row + i * part * replicas
-            )
+            first_row, _ = rows_of(context.replica_id_in_sync_group, i, phase, replicas)
+            *results, norm_names = forward_and_backward(part_batch, seed, first_row)
             sums = results if sums is None else tf.nest.map_structure(tf.add, sums, results)
         metrics, gradients, statistics = sums
         # One call for all: the strategy packs them into few messages.
@@ -170,8 +169,10 @@ def make_step(spec: StepSpec) -> Callable:
         """[loss, correct], gradients and statistics, to be summed, and the batch norms' names."""
         targets = batch.get("target")  # mixed already, by keras_cv
         if targets is None:
-            targets = augmentation.targets(batch["label"], classes, recipe)
-        images, targets = mix(batch, targets)
+            targets = soft_targets(
+                batch["label"], classes, smoothing=recipe.label_smoothing, loss=recipe.loss
+            )
+        images, targets = apply_mixing(batch, targets)
         with (
             distributed_layers.draw(seed, row, phase.batch_size, replicas) as moments,
             tf.GradientTape() as tape,
@@ -296,34 +297,3 @@ def _correct(batch, logits):
     if len(labels.shape) == 1:
         labels = labels[:, None]
     return tf.reduce_sum(tf.cast(tf.reduce_any(best[:, None] == labels, -1), tf.float32))
-
-
-def mix(batch, targets):
-    """(images, targets) after CutMix and mixup with the neighbour, where the batch says so."""
-    images, share = batch["image"], 1.0
-    if "box" in batch:
-        size = images.shape[1]
-        y, x, height, width = tf.unstack(batch["box"][:, :, None], axis=1)
-        at = tf.range(size)[None]
-        rows = tf.logical_and(at >= y, at < y + height)
-        columns = tf.logical_and(at >= x, at < x + width)
-        inside = tf.logical_and(rows[:, :, None], columns[:, None, :])
-        images = tf.where(inside[..., None], _neighbour(images), images)
-        share *= 1 - tf.reduce_mean(tf.cast(inside, tf.float32), [1, 2])
-    if "mix" in batch:
-        images = tf.cast(images, tf.float32)
-        images = _towards(images, _neighbour(images), batch["mix"][:, None, None, None])
-        share *= batch["mix"]
-    if "box" in batch or "mix" in batch:
-        targets = _towards(targets, _neighbour(targets), share[:, None])
-    return images, targets
-
-
-def _towards(own, other, share):
-    return share * own + (1 - share) * other
-
-
-def _neighbour(values):
-    """Each pair of a batch swapped."""
-    shape = values.shape
-    return tf.reshape(tf.reverse(tf.reshape(values, [-1, 2, *shape[1:]]), [1]), shape)

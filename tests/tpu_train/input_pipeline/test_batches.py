@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_effnet.image_preprocessing import Preprocessing, preprocess
-from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
+from tpu_train.input_pipeline.batches import batch_spec, evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import from_arrays
 from tpu_train.recipes.phases import make_phases
 
@@ -18,7 +18,7 @@ def batches(source, recipe, first, end, **kwargs):
 
 
 def plain(recipe, **changes):
-    """No noise, so that an image tells which example it is."""
+    """No augmentation, so that the pixels identify the image."""
     return dataclasses.replace(
         recipe,
         **{"random_crop_min_area": 1, "flip": False, "mixup_first": 0, "mixup_last": 0},
@@ -27,19 +27,19 @@ def plain(recipe, **changes):
     )
 
 
-def noisy(recipe, **changes):
-    """Everything on that a batch can have."""
-    noise = {
+def augmented(recipe, **changes):
+    """Every augmentation and both kinds of mixing."""
+    everything = {
         "flip": True,
         "cutmix_first": 0.7,
         "cutmix_last": 0.7,
         "cutout": 0.1,
         "random_erasing_prob": 0.5,
     }
-    return dataclasses.replace(recipe, **{**noise, **changes})
+    return dataclasses.replace(recipe, **{**everything, **changes})
 
 
-def same(one, other):
+def assert_same(one, other):
     assert len(one) == len(other)
     for a, b in zip(one, other):
         assert a.keys() == b.keys()
@@ -47,7 +47,7 @@ def same(one, other):
             np.testing.assert_array_equal(a[key], b[key])
 
 
-def test_an_epoch_is_a_permutation_and_the_next_one_another(source, tiny_recipe):
+def test_every_epoch_is_another_permutation(source, tiny_recipe):
     recipe = plain(tiny_recipe)
     runs = [batches(source, recipe, e * 3, e * 3 + 3) for e in range(2)]  # 24 images, batch 8
     orders = []
@@ -63,19 +63,19 @@ def test_an_epoch_is_a_permutation_and_the_next_one_another(source, tiny_recipe)
 @pytest.mark.parametrize(
     "augment", ["randaugment", pytest.param("autoaugment", marks=pytest.mark.slow)]
 )
-def test_seeking_to_a_step_equals_running_to_it(source, tiny_recipe, augment):
-    recipe = noisy(tiny_recipe, augment=augment)
-    same(batches(source, recipe, 0, 5)[3:], batches(source, recipe, 3, 5))
+def test_starting_at_a_step_equals_running_to_it(source, tiny_recipe, augment):
+    recipe = augmented(tiny_recipe, augment=augment)
+    assert_same(batches(source, recipe, 0, 5)[3:], batches(source, recipe, 3, 5))
 
 
 def test_hosts_and_replicas_share_one_global_order(source, tiny_recipe):
-    recipe = noisy(tiny_recipe)
+    recipe = augmented(tiny_recipe)
     whole = batches(source, recipe, 0, 3)
     hosts = [batches(source, recipe, 0, 3, replicas=2, host=h, hosts=2) for h in range(2)]
     joined = [
         {k: np.concatenate([hosts[0][s][k], hosts[1][s][k]]) for k in whole[s]} for s in range(3)
     ]
-    same(whole, joined)
+    assert_same(whole, joined)
     halves = batches(source, recipe, 0, 3, replicas=2)  # one host, two replicas
     assert len(halves) == 6
     for key in ("image", "mix", "box"):
@@ -85,9 +85,9 @@ def test_hosts_and_replicas_share_one_global_order(source, tiny_recipe):
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_a_part_has_its_images_of_all_replicas_beside_each_other(source, tiny_recipe, hosts):
-    """So batch norm's groups are the same images on any number of replicas."""
-    recipe = noisy(tiny_recipe, gradient_accumulation_first=2, batch_size=16)
+def test_accumulation_steps_have_consecutive_rows_of_all_replicas(source, tiny_recipe, hosts):
+    """So batch-norm groups have the same images on any number of replicas."""
+    recipe = augmented(tiny_recipe, gradient_accumulation_first=2, batch_size=16)
     whole = batches(source, recipe, 0, 3)
     replicas = [
         batch
@@ -102,7 +102,7 @@ def test_a_part_has_its_images_of_all_replicas_beside_each_other(source, tiny_re
             np.testing.assert_array_equal(np.concatenate(parts), values)
 
 
-def test_another_seed_is_another_run(source, tiny_recipe):
+def test_another_seed_gives_other_batches(source, tiny_recipe):
     one, other = (
         batches(source, dataclasses.replace(tiny_recipe, seed=s), 0, 1)[0] for s in (0, 1)
     )
@@ -116,7 +116,7 @@ def test_images_are_uint8_of_the_phase_s_size(source, tiny_recipe):
     assert batch["label"].dtype == np.int32
 
 
-def test_mixup_weights_are_in_the_larger_half(source, tiny_recipe):
+def test_mixup_weights_are_at_least_one_half(source, tiny_recipe):
     weights = np.concatenate([b["mix"] for b in batches(source, tiny_recipe, 0, 9)])
     assert ((weights >= 0.5) & (weights <= 1)).all()
     assert len(np.unique(weights)) > 10
@@ -124,7 +124,7 @@ def test_mixup_weights_are_in_the_larger_half(source, tiny_recipe):
 
 @pytest.mark.parametrize("mixup", [0.0, 0.2])
 @pytest.mark.parametrize("cutmix", [0.0, 0.2])
-def test_a_batch_has_the_draws_of_what_its_phase_mixes_by(source, tiny_recipe, mixup, cutmix):
+def test_batches_have_the_draws_of_the_phase(source, tiny_recipe, mixup, cutmix):
     recipe = dataclasses.replace(tiny_recipe, mixup_first=mixup, cutmix_first=cutmix)
     (batch,) = batches(source, recipe, 0, 1)
     expected = {"image", "label", *(["mix"] if mixup else []), *(["box"] if cutmix else [])}
@@ -133,9 +133,13 @@ def test_a_batch_has_the_draws_of_what_its_phase_mixes_by(source, tiny_recipe, m
         assert (batch["mix"].shape, batch["mix"].dtype) == ((8,), np.float32)
     if cutmix:
         assert (batch["box"].shape, batch["box"].dtype) == ((8, 4), np.int32)
+    phase = make_phases(recipe, source.examples)[0]
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+        k: (tuple(v.shape), v.dtype.as_numpy_dtype) for k, v in batch_spec(phase, 8).items()
+    }
 
 
-def test_several_labels_of_an_image_come_padded_as_they_are(tiny_recipe):
+def test_several_labels_are_padded(tiny_recipe):
     images = np.arange(8, dtype=np.uint8).repeat(32 * 32 * 3).reshape(8, 32, 32, 3)
     labels = np.array([[i % 4, -1] for i in range(8)], np.int32)
     source = dataclasses.replace(
@@ -161,7 +165,7 @@ def test_several_labels_of_an_image_come_padded_as_they_are(tiny_recipe):
     ],
     ids=str,
 )
-def test_every_number_of_the_recipe_changes_the_images(source, tiny_recipe, changes):
+def test_every_augmentation_setting_changes_the_images(source, tiny_recipe, changes):
     recipe = plain(tiny_recipe)
     before, after = (
         batches(source, r, 0, 1)[0] for r in (recipe, dataclasses.replace(recipe, **changes))
@@ -170,8 +174,8 @@ def test_every_number_of_the_recipe_changes_the_images(source, tiny_recipe, chan
     np.testing.assert_array_equal(before["label"], after["label"])
 
 
-def test_solarize_wraps_as_the_official_code_where_the_recipe_says_so(source, tiny_recipe):
-    """At magnitude 10 it inverts what the papers leave alone."""
+def test_solarize_wraps_is_read_from_the_recipe(source, tiny_recipe):
+    """At magnitude 10 it inverts images that otherwise stay unchanged."""
     recipe = plain(tiny_recipe, randaugment_layers=1)
     recipe = dataclasses.replace(recipe, randaugment_magnitude_first=10.0)
     wraps = dataclasses.replace(recipe, solarize_wraps=True)
@@ -183,31 +187,31 @@ def test_solarize_wraps_as_the_official_code_where_the_recipe_says_so(source, ti
     np.testing.assert_array_equal(one[differ], 255 - other[differ])
 
 
-def test_augment_none_leaves_crop_and_flip_alone(source, tiny_recipe):
+def test_augment_none_keeps_crop_and_flip(source, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, augment="none")
     bare = dataclasses.replace(tiny_recipe, randaugment_magnitude_first=0.0)
-    same(batches(source, recipe, 0, 1), batches(source, bare, 0, 1))
+    assert_same(batches(source, recipe, 0, 1), batches(source, bare, 0, 1))
 
 
 @pytest.mark.parametrize("batch_size", [8, 10, 64])
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_evaluation_counts_every_image_once(source, batch_size, hosts):
-    seen, weight = [], 0
+    labels, weight = [], 0
     for host in range(hosts):
         data = evaluation_batches(source, 32, batch_size, replicas=2, host=host, hosts=hosts)
         for b in data:
-            real = b["weight"].numpy() > 0
-            seen += b["label"].numpy()[real].tolist()
+            is_image = b["weight"].numpy() > 0
+            labels += b["label"].numpy()[is_image].tolist()
             weight += b["weight"].numpy().sum()
     assert weight == source.examples
-    assert sorted(seen) == sorted(source.labels)
+    assert sorted(labels) == sorted(source.labels)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("crop", [0.0, 0.7, 0.875, 1.0])
 @pytest.mark.parametrize(("height", "width"), [(41, 67), (120, 80), (31, 31)])
-def test_evaluation_prepares_an_image_as_preprocess_does(interpolation, crop, height, width):
-    """To one grey level: the resize of TensorFlow rounds its weights another way."""
+def test_evaluation_matches_keras_effnet_preprocess(interpolation, crop, height, width):
+    """To one gray level: TensorFlow's resize rounds its weights differently."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4, height, width, 3)).astype(np.uint8)
     source = from_arrays("x", images, np.arange(4) % 2, "ab")
@@ -219,7 +223,7 @@ def test_evaluation_prepares_an_image_as_preprocess_does(interpolation, crop, he
     assert (off > 0).mean() < 1e-3
 
 
-def test_a_centre_crop_has_the_side_that_python_s_int_gives():
+def test_center_crops_have_the_side_of_python_s_int():
     """0.875 and 0.7 of every shorter side up to 600: float32 would be off by one for some."""
     from tpu_train.input_pipeline.batches import _evaluation_window
 

@@ -5,13 +5,13 @@ import sys
 import numpy as np
 import pytest
 
-from tpu_train.cli.gallery import main
+from tpu_train.cli.preview import main
 from tpu_train.input_pipeline import preview
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.recipes.phases import make_phases
 
 
-def test_a_row_shows_what_the_run_begins_the_phase_with(source, tiny_recipe):
+def test_a_row_shows_the_first_images_of_the_phase(source, tiny_recipe):
     recipe = dataclasses.replace(
         tiny_recipe, mixup_last=0.0, cutmix_last=0.0, label_smoothing=0.1, batch_size=8
     )
@@ -23,7 +23,7 @@ def test_a_row_shows_what_the_run_begins_the_phase_with(source, tiny_recipe):
     np.testing.assert_array_equal(weights, np.eye(4)[batch["label"][:6]])  # not smoothed
 
 
-def test_images_of_a_row_are_mixed_with_their_neighbours(source, tiny_recipe):
+def test_images_are_mixed_with_their_neighbors(source, tiny_recipe):
     phase = dataclasses.replace(make_phases(tiny_recipe, source.examples)[1], mixup=1.0, cutmix=1.0)
     recipe = dataclasses.replace(tiny_recipe, label_smoothing=0.0)
     _, weights = preview.first_images(recipe, source, phase, images=8)
@@ -41,7 +41,7 @@ def test_images_of_a_row_are_mixed_with_their_neighbours(source, tiny_recipe):
         ([0.5, 0.0, 0.5], ".50 cat + .50 Americ…"),
     ],
 )
-def test_a_caption_names_the_heaviest_labels(weights, caption):
+def test_captions_name_the_labels_of_the_largest_weight(weights, caption):
     classes = ("cat", "dog", "American Staffordshire terrier")
     assert preview._caption(classes, np.array(weights)) == caption
 
@@ -49,26 +49,26 @@ def test_a_caption_names_the_heaviest_labels(weights, caption):
 @pytest.mark.parametrize(
     ("path", "images", "message"),
     [
-        ("g.png", 7, "images 7 cannot be paired"),
-        ("g.png", 0, "images 0 cannot be paired"),
-        ("g.jpg", 4, r"g\.jpg is no name for the picture"),
-        (os.path.join("no", "g.png"), 4, "no is not there: make it"),
+        ("g.png", 7, "images must be even .* got 7"),
+        ("g.png", 0, "images must be even .* got 0"),
+        ("g.jpg", 4, r"g\.jpg must have the ending \.png"),
+        (os.path.join("no", "g.png"), 4, "folder no does not exist: create it"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_first(source, tiny_recipe, path, images, message):
+def test_bad_arguments_are_errors_before_drawing(source, tiny_recipe, path, images, message):
     with pytest.raises(ValueError, match=message):
-        preview.draw_gallery(tiny_recipe, source, path, images=images)
+        preview.draw_preview(tiny_recipe, source, path, images=images)
 
 
-def test_a_missing_keras_cv_is_said(source, tiny_recipe, tmp_path, monkeypatch):
+def test_a_missing_keras_cv_is_an_error(source, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
-    with pytest.raises(ValueError, match="drawn by keras_cv, which cannot be imported"):
-        preview.draw_gallery(tiny_recipe, source, tmp_path / "g.png")
+    with pytest.raises(ValueError, match="preview needs keras_cv, which cannot be imported"):
+        preview.draw_preview(tiny_recipe, source, tmp_path / "g.png")
 
 
 def test_the_command_needs_data(capsys):
     assert main(["--recipe=digits"]) == 2
-    assert "effnet-train gallery: --data is missing" in capsys.readouterr().err
+    assert "effnet-train preview: --data is missing" in capsys.readouterr().err
     assert main(["--data=/nowhere", "--out=x.jpg", "--recip=digits"]) == 2
     assert "recip" in capsys.readouterr().err
 
@@ -93,7 +93,7 @@ def test_the_command_draws_every_phase(tmp_path, capsys, augments):
     assert (picture[..., :3].std((0, 1)) > 0.05).all()  # not blank
 
 
-def test_a_heading_says_the_numbers_of_its_phase(tiny_recipe):
+def test_headings_have_the_settings_of_their_phase(tiny_recipe):
     phase = make_phases(tiny_recipe, 24)[1]
     for name in ("randaugment", "autoaugment", "keras_cv", "none"):
         heading = preview._heading(dataclasses.replace(tiny_recipe, augment=name), phase)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_train.input_pipeline import tfrecord
+from keras_effnet.tfrecord import IMAGE_KEY, LABEL_KEY
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.input_pipeline.image_source import corrupt
@@ -19,20 +19,20 @@ def feature(values):
     return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
 
-def write(path, rows, *, key=tfrecord.IMAGE_KEY):
+def write(path, rows, *, key=IMAGE_KEY):
     """A shard of (encoded image, labels)."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for image, labels in rows:
             features = {key: feature([image])}
             if labels:
-                features[tfrecord.LABEL_KEY] = feature(labels)
+                features[LABEL_KEY] = feature(labels)
             example = tf.train.Example(features=tf.train.Features(feature=features))
             writer.write(example.SerializeToString())
 
 
 @pytest.fixture
 def images():
-    """Twelve JPEG files of noise, of different sizes."""
+    """Twelve JPEG files of random pixels and different sizes."""
     random = np.random.default_rng(0)
     pixels = [random.integers(0, 255, (30 + i, 40, 3)).astype(np.uint8) for i in range(12)]
     return [tf.io.encode_jpeg(image).numpy() for image in pixels]
@@ -40,7 +40,7 @@ def images():
 
 @pytest.fixture
 def folder(tmp_path, images):
-    """Two train shards of 5 and 3 images, a validation shard of 4; two classes by turns."""
+    """Two train shards of 5 and 3 images, a validation shard of 4; classes alternate."""
     root = tmp_path / "shards"
     root.mkdir()
     rows = [(image, [i % 2 + 1]) for i, image in enumerate(images)]
@@ -55,7 +55,7 @@ def opened(folder):
     return open_data(folder, holdout=0.5, seed=0)
 
 
-def test_every_record_is_read_by_its_number_in_any_order(folder, images):
+def test_records_are_read_by_index_in_any_order(folder, images):
     training, evaluation = opened(folder)
     assert training.classes == ("cat", "dog")
     assert training.labels.tolist() == [0, 1] * 4
@@ -65,14 +65,12 @@ def test_every_record_is_read_by_its_number_in_any_order(folder, images):
     assert [evaluation.read(tf.constant(i)).numpy() for i in range(4)] == images[8:]
 
 
-def test_a_record_is_called_by_its_file_and_number(folder):
+def test_where_names_the_file_and_the_record(folder):
     training, _ = opened(folder)
     assert training.where(6) == f"{folder}/train-00001-of-00002 record 1"
 
 
-def test_training_on_shards_is_training_on_the_folder_they_came_from(
-    folder, images, tmp_path, tiny_recipe
-):
+def test_batches_of_shards_equal_those_of_the_folder(folder, images, tmp_path, tiny_recipe):
     for i, image in enumerate(images):
         path = tmp_path / "photos" / ("train" if i < 8 else "val") / "cd"[i % 2] / f"{i:02}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,30 +88,30 @@ def test_training_on_shards_is_training_on_the_folder_they_came_from(
             np.testing.assert_array_equal(a[key], b[key])
 
 
-def test_shards_of_another_file_system_are_read_the_same(folder):
+def test_remote_shards_are_read_like_local_ones(folder):
     for path in folder.iterdir():
         tf.io.gfile.makedirs("ram://shards")
         tf.io.gfile.copy(str(path), f"ram://shards/{path.name}", overwrite=True)
-    there, here = opened("ram://shards")[0], opened(folder)[0]
-    assert there.labels.tolist() == here.labels.tolist()
-    assert there.read(tf.constant(6)) == here.read(tf.constant(6))
+    remote, local = opened("ram://shards")[0], opened(folder)[0]
+    assert remote.labels.tolist() == local.labels.tolist()
+    assert remote.read(tf.constant(6)) == local.read(tf.constant(6))
 
 
-def test_without_validation_shards_a_share_is_held_out(folder):
+def test_without_validation_shards_a_fraction_is_held_out(folder):
     (folder / "validation-00000-of-00001").unlink()
     training, evaluation = opened(folder)
     assert (training.examples, evaluation.examples) == (4, 4)
     assert sorted(evaluation.labels) == [0, 0, 1, 1]
 
 
-def test_several_labels_in_one_half_are_several_in_both(folder, images):
+def test_several_labels_in_one_split_pad_both_splits(folder, images):
     write(folder / "train-00000-of-00002", [(images[0], [1, 2]), (images[1], [2])])
     training, evaluation = opened(folder)
     assert training.labels[:2].tolist() == [[0, 1], [1, -1]]
     assert evaluation.labels.shape == (4, 2)
 
 
-def test_without_labels_txt_classes_are_called_by_their_numbers(folder):
+def test_without_a_label_file_classes_are_numbers(folder):
     (folder / "labels.txt").unlink()
     assert opened(folder)[0].classes == ("1", "2")
 
@@ -132,19 +130,19 @@ def test_a_missing_shard_is_named(folder):
         (slice(0, 0), "train-00001-of-00002 has no records"),
     ],
 )
-def test_a_truncated_or_empty_shard_is_named_and_refused(folder, keep, message):
+def test_truncated_and_empty_shards_are_errors(folder, keep, message):
     path = folder / "train-00001-of-00002"
     path.write_bytes(path.read_bytes()[keep])
     with pytest.raises(ValueError, match=f"{message}.*copy or prepare it again"):
         opened(folder)
 
 
-def test_one_changed_byte_is_found_when_shards_are_opened_and_when_they_are_read(folder):
+def test_a_changed_byte_is_detected_when_opening_and_reading(folder):
     training, _ = opened(folder)
     path = folder / "train-00001-of-00002"
-    whole = bytearray(path.read_bytes())
-    whole[-100] ^= 1  # in the last record
-    path.write_bytes(whole)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # in the last record
+    path.write_bytes(content)
     with pytest.raises(tf.errors.DataLossError, match="corrupted record"):
         training.read(tf.constant(7))
     ((index, why),) = corrupt(training)
@@ -154,11 +152,10 @@ def test_one_changed_byte_is_found_when_shards_are_opened_and_when_they_are_read
         opened(folder)
 
 
-def test_a_record_that_is_no_image_is_found_by_looking(folder, images):
-    half = images[1][: len(images[1]) // 2]
-    write(
-        folder / "train-00001-of-00002", [(images[0], [1]), (half, [2]), (b"text", [1]), (b"", [1])]
-    )
+def test_records_that_are_not_images_are_found(folder, images):
+    truncated = images[1][: len(images[1]) // 2]
+    rows = [(images[0], [1]), (truncated, [2]), (b"text", [1]), (b"", [1])]
+    write(folder / "train-00001-of-00002", rows)
     training, _ = opened(folder)
     assert [index for index, _ in corrupt(training)] == [6, 7, 8]
     assert [index for index, _ in corrupt(training, [8, 5, 6])] == [8, 6]
@@ -167,48 +164,48 @@ def test_a_record_that_is_no_image_is_found_by_looking(folder, images):
 @pytest.mark.parametrize(
     ("labels", "text", "message"),
     [
-        ([0], "cat\ndog\n", "labels from 0 to 2, but they count from 1 and labels.txt names 2"),
-        ([3], "cat\ndog\n", "labels from 1 to 3, but they count from 1 and labels.txt names 2"),
+        ([0], "cat\ndog\n", "labels from 0 to 2, but labels count from 1 and labels.txt has 2"),
+        ([3], "cat\ndog\n", "labels from 1 to 3, but labels count from 1 and labels.txt has 2"),
         ([], "cat\ndog\n", "train-00001-of-00002 record 1 has no label"),
-        ([1], "cat\ncat\n", "labels.txt has a name twice"),
-        ([1], "cat\n", "labels from 1 to 2, but they count from 1 and labels.txt names 1"),
+        ([1], "cat\ncat\n", "labels.txt' has 'cat' twice"),
+        ([1], "cat\n", "labels from 1 to 2, but labels count from 1 and labels.txt has 1"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(folder, images, labels, text, message):
+def test_labels_that_do_not_match_the_classes_are_errors(folder, images, labels, text, message):
     write(folder / "train-00001-of-00002", [(images[0], [1]), (images[1], labels)])
     (folder / "labels.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         opened(folder)
 
 
-def test_one_class_is_refused(tmp_path, images):
+def test_one_class_is_an_error(tmp_path, images):
     write(tmp_path / "train-00000-of-00001", [(image, [1]) for image in images])
-    with pytest.raises(ValueError, match="has one class only"):
+    with pytest.raises(ValueError, match="has only one class"):
         opened(tmp_path)
 
 
-def test_records_of_another_form_are_refused(folder, images):
+def test_records_with_other_keys_are_errors(folder, images):
     write(folder / "train-00001-of-00002", [(images[0], [1])], key="picture")
-    with pytest.raises(ValueError, match=r"no tf\.train\.Example with 'image/encoded'"):
+    with pytest.raises(ValueError, match=r"not tf\.train\.Examples with 'image/encoded'"):
         opened(folder)
 
 
-def test_two_sets_of_one_part_are_refused(folder, images):
+def test_two_sets_of_one_split_are_errors(folder, images):
     write(folder / "train-00000-of-00001", [(images[0], [1])])
     with pytest.raises(ValueError, match="has two sets of train shards"):
         opened(folder)
 
 
-def test_evaluation_shards_alone_are_refused(folder):
+def test_missing_train_shards_are_an_error(folder):
     for path in folder.glob("train-*"):
         path.unlink()
-    with pytest.raises(ValueError, match="has no train shards, but validation ones"):
+    with pytest.raises(ValueError, match="has no train shards, but validation shards"):
         opened(folder)
 
 
-def test_a_damaged_record_that_training_meets_is_named(folder, images, tiny_recipe, tmp_path):
+def test_training_names_a_damaged_record(folder, images, tiny_recipe, tmp_path):
     rows = [(image, [i % 2 + 1]) for i, image in enumerate(images)]
-    rows[6] = (images[6][:-400], rows[6][1])  # a JPEG that ends too early
+    rows[6] = (images[6][:-400], rows[6][1])  # a truncated JPEG
     write(folder / "train-00001-of-00002", rows[5:8])
     training, evaluation = opened(folder)
     recipe = dataclasses.replace(tiny_recipe, phases=1, epochs=2, batch_size=4)

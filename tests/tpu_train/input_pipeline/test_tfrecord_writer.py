@@ -10,68 +10,67 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_effnet.tfrecord import read_index
 from tpu_train.cli.prepare import main
-from tpu_train.input_pipeline import tfrecord
-from tpu_train.input_pipeline import tfrecord_writer as module
+from tpu_train.input_pipeline import tfrecord_writer
 from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import open_data
-from tpu_train.input_pipeline.tfrecord_writer import PrepareError, check, prepare, summary
+from tpu_train.input_pipeline.tfrecord import scan
+from tpu_train.input_pipeline.tfrecord_verification import verify_shards
+from tpu_train.input_pipeline.tfrecord_writer import (
+    PrepareError,
+    WriterOptions,
+    summary,
+    write_shards,
+)
 from tpu_train.recipes.phases import make_phases
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """Two classes of JPEG and PNG files, 12 each, of different sizes."""
-    random = np.random.default_rng(0)
-    root = tmp_path / "photos"
-    for name in ("cat", "dog"):
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            pixels = random.integers(0, 255, (40 + i, 50, 3)).astype(np.uint8)
-            encode, ending = (tf.io.encode_png, "png") if i == 1 else (tf.io.encode_jpeg, "jpg")
-            (root / name / f"{i:02}.{ending}").write_bytes(encode(pixels).numpy())
-    return root
+def prepare(data, folder, **options):
+    return write_shards(data, folder, WriterOptions(**options))
 
 
 def files(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
 
 
-def examples(folder, part):
-    for path in sorted(folder.glob(f"{part}-*")):
+def examples(folder, split):
+    for path in sorted(folder.glob(f"{split}-*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             yield tf.train.Example.FromString(record).features.feature
 
 
-def test_records_have_imagenet_s_keys_and_every_image_is_in_one(photos, tmp_path):
+def test_every_image_is_in_one_record_with_imagenet_s_keys(pictures, tmp_path):
     out = tmp_path / "out"
-    prepared = prepare(photos, out, shard_count=3, minival=4, holdout=0.25)
+    prepared = prepare(pictures, out, shard_count=3, minival=4, holdout=0.25)
     assert prepared.images == {"train": 14, "minival": 4, "validation": 6}
     assert prepared.shards == {"train": 3, "minival": 1, "validation": 1}
     assert (out / "labels.txt").read_text() == "cat\ndog\n"
     names = []
-    for part, count in prepared.images.items():
-        found = list(examples(out, part))
-        assert len(found) == count
-        for own in found:
-            name = own["image/filename"].bytes_list.value[0].decode()
+    for split, count in prepared.images.items():
+        features = list(examples(out, split))
+        assert len(features) == count
+        for record in features:
+            name = record["image/filename"].bytes_list.value[0].decode()
             names.append(name)
-            encoded = own["image/encoded"].bytes_list.value[0]
-            assert encoded == (photos / name).read_bytes()
+            encoded = record["image/encoded"].bytes_list.value[0]
+            assert encoded == (pictures / name).read_bytes()
             kind = name.split("/")[0]
-            assert own["image/class/text"].bytes_list.value[0] == kind.encode()
-            assert own["image/class/label"].int64_list.value[0] == ["", "cat", "dog"].index(kind)
-            assert own["image/format"].bytes_list.value[0] == (b"PNG" if "png" in name else b"JPEG")
-            size = [own[f"image/{side}"].int64_list.value[0] for side in ("height", "width")]
+            assert record["image/class/text"].bytes_list.value[0] == kind.encode()
+            assert record["image/class/label"].int64_list.value[0] == ["", "cat", "dog"].index(kind)
+            assert record["image/format"].bytes_list.value[0] == (
+                b"PNG" if "png" in name else b"JPEG"
+            )
+            size = [record[f"image/{side}"].int64_list.value[0] for side in ("height", "width")]
             assert size == list(tf.io.decode_image(encoded).shape[:2])
     assert len(names) == len(set(names)) == 24
     assert "14 images      3 shards" in summary(prepared)
 
 
-def test_training_on_what_was_prepared_is_training_on_the_input(photos, tmp_path, tiny_recipe):
-    prepare(photos, tmp_path / "out", shard_count=3, holdout=0.25)
+def test_batches_of_the_shards_equal_those_of_the_input(pictures, tmp_path, tiny_recipe):
+    prepare(pictures, tmp_path / "out", shard_count=3, holdout=0.25)
     original, prepared = (
-        open_data(data, holdout=0.25, seed=0) for data in (photos, tmp_path / "out")
+        open_data(data, holdout=0.25, seed=0) for data in (pictures, tmp_path / "out")
     )
     phase = make_phases(tiny_recipe, 18)[0]
     runs = [
@@ -86,24 +85,25 @@ def test_training_on_what_was_prepared_is_training_on_the_input(photos, tmp_path
             np.testing.assert_array_equal(one[key], other[key])
 
 
-def test_the_index_finds_each_record_and_knows_each_file_s_checksum(photos, tmp_path):
-    prepare(photos, tmp_path / "out", shard_count=2)
-    header, entries = tfrecord.read_index(tmp_path / "out")
-    assert header["classes"] == ["cat", "dog"]
-    assert [e["file"] for e in entries][:2] == ["train-00000-of-00002", "train-00001-of-00002"]
-    for entry in entries:
-        path = tmp_path / "out" / entry["file"]
-        records = tfrecord.scan([str(path)])
-        assert records.offsets.tolist() == entry["offsets"]
-        assert records.lengths.tolist() == entry["lengths"]
-        assert [[label] for label in records.labels] == entry["labels"]
-        assert path.stat().st_size == entry["bytes"]
-    assert sorted(p for e in entries if e["part"] == "train" for p in e["positions"]) == [
-        *range(20)
+def test_the_index_has_every_record_and_file_size(pictures, tmp_path):
+    prepare(pictures, tmp_path / "out", shard_count=2)
+    index = read_index(tmp_path / "out")
+    assert index.header["classes"] == ["cat", "dog"]
+    assert [e["file"] for e in index.entries][:2] == [
+        "train-00000-of-00002",
+        "train-00001-of-00002",
     ]
+    for entry in index.entries:
+        path = tmp_path / "out" / entry["file"]
+        labeled = scan([str(path)])
+        assert labeled.records.offsets.tolist() == entry["offsets"]
+        assert labeled.records.lengths.tolist() == entry["lengths"]
+        assert [[label] for label in labeled.labels] == entry["labels"]
+        assert path.stat().st_size == entry["bytes"]
+    assert sorted(p for e in index.of_split("train") for p in e["positions"]) == [*range(20)]
 
 
-def test_pixels_and_several_labels_come_back(tmp_path):
+def test_arrays_are_written_without_loss(tmp_path):
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (20, 6, 7, 1)).astype(np.uint8)
     np.savez(tmp_path / "d.npz", images=images, labels=np.arange(20) % 2)
@@ -117,65 +117,71 @@ def test_pixels_and_several_labels_come_back(tmp_path):
             np.testing.assert_array_equal(*pixels)
 
 
-def test_a_list_with_several_labels_is_prepared(photos, tmp_path):
-    rows = [f"{p.parent.name}/{p.name},{p.parent.name}|animal" for p in photos.glob("*/0*.jpg")]
-    (photos / "list.csv").write_text("image,label\n" + "\n".join(rows))
-    prepare(photos / "list.csv", tmp_path / "out")
+def test_a_manifest_with_several_labels_is_written(pictures, tmp_path):
+    rows = [f"{p.parent.name}/{p.name},{p.parent.name}|animal" for p in pictures.glob("*/0*.jpg")]
+    (pictures / "manifest.csv").write_text("image,label\n" + "\n".join(rows))
+    prepare(pictures / "manifest.csv", tmp_path / "out")
     training, _ = open_data(tmp_path / "out", holdout=0.2, seed=0)
     assert training.classes == ("animal", "cat", "dog")
-    assert {tuple(own) for own in training.labels.tolist()} == {(0, 1), (0, 2)}
+    assert {tuple(row) for row in training.labels.tolist()} == {(0, 1), (0, 2)}
 
 
-def test_the_same_input_gives_the_same_bytes(photos, tmp_path):
-    prepare(photos, tmp_path / "one", shard_count=2, minival=0.1)
-    photos.rename(tmp_path / "elsewhere")
+def test_the_same_input_gives_the_same_bytes(pictures, tmp_path):
+    prepare(pictures, tmp_path / "one", shard_count=2, minival=0.1)
+    pictures.rename(tmp_path / "elsewhere")
     prepare(tmp_path / "elsewhere", tmp_path / "two", shard_count=2, minival=0.1)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     prepare(tmp_path / "elsewhere", tmp_path / "three", shard_count=2, minival=0.1, seed=1)
     assert files(tmp_path / "one") != files(tmp_path / "three")
 
 
-def test_shards_may_lie_in_another_file_system(photos):
-    prepare(photos, "ram://prepared", shard_count=2)
-    assert not check("ram://prepared").problems
+def test_shards_can_be_written_to_a_remote_path(pictures):
+    prepare(pictures, "ram://prepared", shard_count=2)
+    assert not verify_shards("ram://prepared").problems
     assert open_data("ram://prepared", holdout=0.2, seed=0)[0].examples == 20
 
 
-def test_a_cut_run_goes_on_and_writes_no_whole_shard_again(photos, tmp_path, monkeypatch):
-    whole = tmp_path / "whole"
-    prepare(photos, whole, shard_count=4)
-    out, wrote, real = tmp_path / "out", [], module._write_shard
+def test_an_interrupted_run_resumes_at_the_first_incomplete_shard(pictures, tmp_path, monkeypatch):
+    expected = tmp_path / "expected"
+    prepare(pictures, expected, shard_count=4)
+    out, wrote, real = tmp_path / "out", [], tfrecord_writer._write_shard
 
-    def write_shard(folder, name, *args):
+    def write_shard(folder, shard, *args):
         if len(wrote) == 2:
             raise KeyboardInterrupt
-        wrote.append(name)
-        return real(folder, name, *args)
+        wrote.append(shard.name)
+        return real(folder, shard, *args)
 
-    monkeypatch.setattr(module, "_write_shard", write_shard)
+    monkeypatch.setattr(tfrecord_writer, "_write_shard", write_shard)
     with pytest.raises(KeyboardInterrupt):
-        prepare(photos, out, shard_count=4)
+        prepare(pictures, out, shard_count=4)
     assert not (out / "index.jsonl").exists()
-    with pytest.raises(ValueError, match="did not finish: give the same command again"):
+    with pytest.raises(ValueError, match="rerun the same command to resume"):
         open_data(out, holdout=0.2, seed=0)
-    with pytest.raises(ValueError, match="holds a part of other data, or of the same with other"):
-        prepare(photos, out, shard_count=3)
-    (out / wrote[1]).write_bytes(b"torn")
+    with pytest.raises(ValueError, match="has incomplete shards of other data, or of the same"):
+        prepare(pictures, out, shard_count=3)
+    (out / wrote[1]).write_bytes(b"corrupt")
     before = (out / wrote[0]).stat().st_mtime_ns
-    monkeypatch.setattr(module, "_write_shard", real)
-    prepared = prepare(photos, out, shard_count=4)
+    monkeypatch.setattr(tfrecord_writer, "_write_shard", real)
+    prepared = prepare(pictures, out, shard_count=4)
     assert prepared.written == 24 - 5
     assert (out / wrote[0]).stat().st_mtime_ns == before
-    assert files(out) == files(whole)
+    assert files(out) == files(expected)
     assert not (out / ".partial").exists()
-    assert prepare(photos, out, shard_count=4).written == 0
+    assert prepare(pictures, out, shard_count=4).written == 0
 
 
 @pytest.mark.slow  # starts two interpreters
-def test_a_killed_run_ends_with_the_same_bytes(photos, tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    prepare(photos, whole, shard_count=20)
-    command = [sys.executable, "-m", "tpu_train.cli.prepare", f"--data={photos}", f"--out={out}"]
+def test_a_killed_run_resumes_to_the_same_bytes(pictures, tmp_path):
+    expected, out = tmp_path / "expected", tmp_path / "out"
+    prepare(pictures, expected, shard_count=20)
+    command = [
+        sys.executable,
+        "-m",
+        "tpu_train.cli.prepare",
+        f"--data={pictures}",
+        f"--out={out}",
+    ]
     command.append("--shards=20")
     for _ in range(10):  # a busy machine may come too late to kill it
         shutil.rmtree(out, ignore_errors=True)
@@ -189,45 +195,45 @@ def test_a_killed_run_ends_with_the_same_bytes(photos, tmp_path):
     assert running.returncode == -signal.SIGKILL
     assert not (out / "index.jsonl").exists()
     subprocess.run(command, check=True, capture_output=True)
-    assert files(out) == files(whole)
+    assert files(out) == files(expected)
 
 
-def test_a_full_disk_is_said_and_the_partial_file_removed(photos, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_without_partial_files(pictures, tmp_path, monkeypatch):
     class Full(tf.io.TFRecordWriter):
         def write(self, record):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tf.io, "TFRecordWriter", Full)
     out = tmp_path / "out"
-    with pytest.raises(PrepareError, match="out cannot be written to: the disk is full"):
-        prepare(photos, out)
+    with pytest.raises(PrepareError, match=r"cannot write to .*out: the disk is full"):
+        prepare(pictures, out)
     assert not [name for name in os.listdir(out / ".partial") if name.startswith("train")]
     monkeypatch.undo()
-    prepare(photos, out)
-    assert not check(out).problems
+    prepare(pictures, out)
+    assert not verify_shards(out).problems
 
 
-def test_bytes_that_the_disk_changed_are_not_kept(photos, tmp_path, monkeypatch):
-    class Forgetful(tf.io.TFRecordWriter):
+def test_a_shard_that_the_disk_corrupts_is_removed(pictures, tmp_path, monkeypatch):
+    class Corrupting(tf.io.TFRecordWriter):
         def __init__(self, path):
             super().__init__(path)
             self.path = pathlib.Path(path)
 
         def __exit__(self, *error):
             super().__exit__(*error)
-            kept = bytearray(self.path.read_bytes())
-            kept[1000] ^= 1
-            self.path.write_bytes(kept)
+            content = bytearray(self.path.read_bytes())
+            content[1000] ^= 1
+            self.path.write_bytes(content)
 
-    monkeypatch.setattr(tf.io, "TFRecordWriter", Forgetful)
-    with pytest.raises(PrepareError, match="gives back other bytes than were written"):
-        prepare(photos, tmp_path / "out")
+    monkeypatch.setattr(tf.io, "TFRecordWriter", Corrupting)
+    with pytest.raises(PrepareError, match="returns other bytes than were written"):
+        prepare(pictures, tmp_path / "out")
     assert not list((tmp_path / "out").glob("train-*"))
 
 
-def test_corrupt_images_are_left_out_by_name_up_to_the_limit(photos, tmp_path):
+def test_corrupt_images_are_named_and_skipped_up_to_a_limit(pictures, tmp_path):
     first = tmp_path / "first"
-    prepare(photos, first, shard_count=2)
+    prepare(pictures, first, shard_count=2)
     (first / "index.jsonl").unlink()
     path = first / "train-00000-of-00002"
     records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
@@ -253,59 +259,39 @@ def test_corrupt_images_are_left_out_by_name_up_to_the_limit(photos, tmp_path):
         ({"minival": 2.5}, "minival 2.5 of 20"),
     ],
 )
-def test_numbers_that_leave_nothing_are_refused(photos, tmp_path, flags, message):
+def test_options_that_leave_no_images_are_errors(pictures, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
-        prepare(photos, tmp_path / "out", **flags)
+        prepare(pictures, tmp_path / "out", **flags)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_something_else_in_it_is_left_alone(photos, tmp_path):
+def test_a_folder_with_other_content_is_not_changed(pictures, tmp_path):
     with pytest.raises(ValueError, match="is not empty: choose another folder"):
-        prepare(photos, photos)
-    prepare(photos, tmp_path / "out")
+        prepare(pictures, pictures)
+    prepare(pictures, tmp_path / "out")
     before = files(tmp_path / "out")
-    with pytest.raises(ValueError, match="holds other data, or the same with other flags"):
-        prepare(photos, tmp_path / "out", minival=3)
+    with pytest.raises(ValueError, match="has other data, or the same data with other flags"):
+        prepare(pictures, tmp_path / "out", minival=3)
     assert files(tmp_path / "out") == before
 
 
-def test_a_check_names_what_is_wrong(photos, tmp_path, capsys):
-    out = tmp_path / "out"
-    prepare(photos, out, shard_count=2)
-    assert main(["--check", f"--data={out}"]) == 0
-    assert "24 images in 3 shards decoded, checksums verified: no problems" in (
-        capsys.readouterr().out
-    )
-    path = out / "train-00001-of-00002"
-    torn = bytearray(path.read_bytes())
-    torn[len(torn) // 2] ^= 1
-    path.write_bytes(torn)
-    assert main(["--check", f"--data={out}"]) == 1
-    said = capsys.readouterr().out
-    assert f"{path} is not what was written: its SHA-256 differs" in said
-    assert f"{path} is truncated or damaged" in said
-    path.write_bytes(torn[:-9])
-    with pytest.raises(ValueError, match=r"bytes, but index\.jsonl says"):
-        open_data(out, holdout=0.2, seed=0)
-
-
-def test_one_line_prepares(photos, tmp_path, capsys):
-    assert main([f"--data={photos}", f"--out={tmp_path / 'out'}", "--minival=0.1"]) == 0
-    said = capsys.readouterr()
-    assert "24 images written and verified" in said.out
-    assert "Train on it: effnet-train --data=" in said.out
-    assert "images/s" in said.err
+def test_the_command_writes_shards(pictures, tmp_path, capsys):
+    assert main([f"--data={pictures}", f"--out={tmp_path / 'out'}", "--minival=0.1"]) == 0
+    output = capsys.readouterr()
+    assert "24 images written and verified" in output.out
+    assert "Train on them: effnet-train --data=" in output.out
+    assert "images/s" in output.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--data is missing"),
-        (["--data=x"], "give --out for what is written, or --check"),
-        (["--data=x", "--out=y", "--check"], "give --out for what is written, or --check"),
-        (["--data=nowhere", "--out=y"], "'nowhere' is not there"),
-        (["--data=x", "--shard=3"], "Did you mean: shards"),
-        (["x"], "'x' is no flag"),
+        (["--data=x"], "give either --out"),
+        (["--data=x", "--out=y", "--check"], "give either --out"),
+        (["--data=nowhere", "--out=y"], "'nowhere' does not exist"),
+        (["--data=x", "--shard=3"], "Did you mean '--shards'"),
+        (["x"], "'x' is not a flag"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -315,3 +301,11 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_class_names_that_a_label_file_cannot_hold_are_errors(tmp_path):
+    data = tmp_path / "d.npz"
+    images = np.zeros((8, 6, 6, 3), np.uint8)
+    np.savez(data, images=images, labels=np.arange(8) % 2, classes=np.array(["a", "b "]))
+    with pytest.raises(ValueError, match="class names that a label file cannot hold"):
+        prepare(data, tmp_path / "out")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tpu_train.input_pipeline import augmentation
+from tpu_train.input_pipeline.targets import soft_targets
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.table import RECIPES
 from tpu_train.training import distributed_layers, step
@@ -165,53 +165,6 @@ def locals_of(variable, strategy):
     return [v.numpy() for v in strategy.experimental_local_results(variable)]
 
 
-# --- mixing and targets ------------------------------------------------------------------------
-
-
-def test_cutmix_takes_the_box_from_the_neighbour_and_the_label_by_its_share_of_pixels():
-    images = np.repeat([10, 20, 30, 40], 8 * 8 * 3).reshape(4, 8, 8, 3).astype(np.uint8)
-    boxes = [[0, 0, 4, 4], [2, 3, 8, 2], [0, 0, 0, 0], [0, 0, 8, 8]]  # the second is cut: 6 rows
-    targets = tf.one_hot([0, 1, 2, 0], CLASSES)
-    mixed, labels = step.mix({"image": tf.constant(images), "box": tf.constant(boxes)}, targets)
-    assert mixed.dtype == tf.uint8
-    own = (mixed.numpy() == images).mean((1, 2, 3))
-    np.testing.assert_array_equal(own, [1 - 16 / 64, 1 - 12 / 64, 1, 0])
-    assert mixed.numpy()[0, 4, 4, 0] == 10
-    assert mixed.numpy()[0, 3, 3, 0] == 20
-    np.testing.assert_array_equal(
-        labels, [[0.75, 0.25, 0], [0.1875, 0.8125, 0], [0, 0, 1], [0, 0, 1]]
-    )
-
-
-def test_the_label_follows_the_pixels_for_any_box():
-    random = np.random.default_rng(0)
-    images = np.tile([[1], [2]], (50, SIZE * SIZE * 3)).reshape(100, SIZE, SIZE, 3)
-    boxes = random.integers(0, SIZE + 1, (100, 4)).astype(np.int32)
-    mixed, labels = step.mix(
-        {"image": tf.constant(images, tf.uint8), "box": tf.constant(boxes)},
-        tf.one_hot(np.arange(100) % 2, 2),
-    )
-    own = (mixed.numpy() == images).mean((1, 2, 3))
-    np.testing.assert_allclose(labels.numpy()[np.arange(100), np.arange(100) % 2], own, atol=1e-6)
-
-
-def test_mixup_weighs_pixels_and_labels_alike():
-    images = np.repeat([0, 200, 100, 50], 12).reshape(4, 2, 2, 3).astype(np.uint8)
-    mixed, labels = step.mix(
-        {"image": tf.constant(images), "mix": tf.constant([0.75, 0.5, 1.0, 0.625])},
-        tf.one_hot([0, 1, 2, 2], CLASSES),
-    )
-    np.testing.assert_array_equal(mixed[:, 0, 0, 0], [50, 100, 100, 68.75])
-    np.testing.assert_array_equal(labels, [[0.75, 0.25, 0], [0.5, 0.5, 0], [0, 0, 1], [0, 0, 1]])
-
-
-def test_a_batch_without_mixing_stays_as_it_is():
-    images, targets = tf.zeros((2, 4, 4, 3), tf.uint8), tf.one_hot([0, 1], CLASSES)
-    same = step.mix({"image": images}, targets)
-    assert same[0] is images
-    assert same[1] is targets
-
-
 # --- losses ------------------------------------------------------------------------------------
 
 LABELS = np.array([2, 0, 1, 1])
@@ -225,8 +178,9 @@ def test_losses_are_kerass(smoothing):
         ("softmax", keras.losses.categorical_crossentropy, 1),
         ("sigmoid", keras.losses.binary_crossentropy, CLASSES),  # Keras's is the classes' mean
     ):
-        recipe = dataclasses.replace(RECIPE, loss=kind, label_smoothing=smoothing)
-        soft = augmentation.targets(tf.constant(LABELS, tf.int32), CLASSES, recipe)
+        soft = soft_targets(
+            tf.constant(LABELS, tf.int32), CLASSES, smoothing=smoothing, loss=kind
+        )
         own = step._losses(kind, soft, tf.constant(LOGITS), None)
         expected = theirs(hot, tf.constant(LOGITS), from_logits=True, label_smoothing=smoothing)
         np.testing.assert_allclose(own, times * expected, rtol=1e-5)

@@ -1,0 +1,99 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tpu_train.input_pipeline.data_loading import open_data
+
+
+def write_manifest(path, text):
+    path.write_text(text)
+    return path
+
+
+def opened(path, **kwargs):
+    return open_data(path, **{"holdout": 0.5, "seed": 0, **kwargs})
+
+
+def test_a_csv_manifest_with_splits(photos):
+    path = write_manifest(
+        photos / "manifest.csv",
+        "image,label,split\ncat/0.JPEG,cat,train\ndog/0.JPEG,dog,train\n"
+        f"{photos}/cat/1.png,cat,validation\n",
+    )
+    training, evaluation = opened(path)
+    assert training.classes == evaluation.classes == ("cat", "dog")
+    assert training.labels.tolist() == [0, 1]
+    assert evaluation.labels.tolist() == [0]
+    assert training.read(tf.constant(1)) == (photos / "dog" / "0.JPEG").read_bytes()
+    assert training.where(1) == "dog/0.JPEG"
+
+
+def test_a_manifest_without_splits_holds_out_a_fraction(photos):
+    rows = "".join(
+        f"{kind}/{i}.JPEG,{n}\n" for n, kind in enumerate(["cat", "dog"]) for i in (0, 2)
+    )
+    training, evaluation = opened(write_manifest(photos / "manifest.csv", "image,label\n" + rows))
+    assert training.classes == ("0", "1")
+    assert sorted(training.labels) == sorted(evaluation.labels) == [0, 1]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_a_manifest_with_several_labels_per_image(photos, ending):
+    rows = [
+        ("cat/0.JPEG", ["furry", "cat"]),
+        ("dog/0.JPEG", ["dog"]),
+        ("dog/2.JPEG", ["dog", "furry"]),
+    ]
+    text = json.dumps([{"image": image, "label": labels} for image, labels in rows])
+    if ending == "csv":
+        text = "image,label\n" + "\n".join(f"{image},{'|'.join(labels)}" for image, labels in rows)
+    training, evaluation = opened(write_manifest(photos / f"manifest.{ending}", text), holdout=0.3)
+    assert training.classes == ("cat", "dog", "furry")
+    assert training.labels.dtype == np.int32
+    both = np.concatenate([training.labels, evaluation.labels]).tolist()
+    assert sorted(both) == [[0, 2], [1, -1], [1, 2]]
+
+
+def test_corrupt_files_of_a_manifest_are_named_and_skipped(photos):
+    (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
+    path = write_manifest(
+        photos / "manifest.csv",
+        "image,label,split\ncat/0.JPEG,a,train\ndog/0.JPEG,b,train\nbad.jpg,b,train\n"
+        "cat/2.JPEG,a,val\n",
+    )
+    training, _ = opened(path)
+    assert (training.examples, training.skipped) == (2, ("bad.jpg",))
+    with pytest.raises(ValueError, match=r"More than 0 images cannot be decoded.*bad\.jpg"):
+        opened(path, max_corrupt=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.csv", "path,label\na.jpg,1\n", "has the columns path, label and lacks image"),
+        ("l.csv", "image,label\n", "has no rows"),
+        ("l.csv", "image,label\na.jpg,\n", r"line 2 \(a.jpg\) needs a label"),
+        ("l.csv", "image,label\n,1\n", "line 2 has no image"),
+        ("l.csv", "image,label\na.jpg,1\nb.jpg,0\n", "2 files that do not exist: .*a.jpg"),
+        ("l.csv", "image,label\na.jpg,x\nb.jpg,x\n", r"only one class \(x\)"),
+        ("l.csv", "image,label\na.jpg,x\n./a.jpg,y\n", "has a.jpg more than once"),
+        ("l.csv", "image,label,split\na.jpg,x,train\na.jpg,x,val\n", "a.jpg in both splits"),
+        ("l.csv", "image,label,split\na.jpg,x,half\n", "the split 'half'; accepted: train"),
+        ("l.csv", "image,label,split\na.jpg,x,train\nb.jpg,y,train\n", "but only training rows"),
+        ("l.json", "{", "is not valid JSON"),
+        ("l.json", "{}", "must be a JSON list"),
+        ("l.json", '[{"image": "a.jpg"}]', "object 0 lacks label"),
+        ("l.json", '[{"image": "a.jpg", "label": -1}]', "has the label -1: class numbers start"),
+        (
+            "l.json",
+            '[{"image": "a.jpg", "label": [1, "x"]}]',
+            "mixes labels that are names and",
+        ),
+        ("l.txt", "a.jpg 1", "has an unknown type"),
+    ],
+)
+def test_bad_manifests_are_errors_that_name_the_row(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        opened(write_manifest(tmp_path / name, text))

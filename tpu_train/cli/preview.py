@@ -1,0 +1,59 @@
+"""``effnet-train preview --recipe=photos --data=my_photos``: draws augmented training images.
+
+The exit status is 0 if the picture was written, 2 for bad input.
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from tpu_train.cli import data_flags, recipe_flags
+
+_INTRODUCTION = """Draws the first training images of every phase: cropped, augmented and mixed.
+
+  effnet-train preview --recipe=photos --data=my_photos --out=preview.png"""
+
+
+def main(argv):
+    """Draws the images of a recipe on a data set; returns the exit status."""
+    try:
+        values = define()
+        if not recipe_flags.parse(values, "effnet-train preview", argv, _INTRODUCTION):
+            return 0
+        recipe = recipe_flags.chosen(values)
+        if not values.data:
+            raise ValueError("--data is missing; see effnet-train preview --help")
+        return _draw(recipe, values)
+    except (flags.Error, ValueError) as error:
+        print(f"effnet-train preview: {error}", file=sys.stderr)
+        return 2
+
+
+def define():
+    """The flags of the command: data, output, and the fields of a recipe."""
+    values = flags.FlagValues()
+    data_flags.define(values)
+    flags.DEFINE_string("out", "preview.png", "output picture (.png)", flag_values=values)
+    flags.DEFINE_integer(
+        "images", 8, "number of images of each phase; an even number", flag_values=values
+    )
+    recipe_flags.define(values)
+    return values
+
+
+def _draw(recipe, values):
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the input pipeline runs on the CPU, as in training
+    from tpu_train.input_pipeline.data_loading import open_data  # here: --help stays fast
+    from tpu_train.input_pipeline.preview import draw_preview
+
+    training, _ = open_data(
+        values.data, holdout=values.holdout, seed=recipe.seed, max_corrupt=values.max_corrupt
+    )
+    draw_preview(recipe, training, values.out, images=values.images)
+    print(values.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

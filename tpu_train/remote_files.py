@@ -1,0 +1,52 @@
+"""Files on the local disk and on object stores (``gs://``): any path that tf.io.gfile knows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import tensorflow as tf
+
+from keras_effnet.atomic_write import write_files
+from keras_effnet.tfrecord import FileSystem
+
+GFILE = FileSystem(
+    listdir=tf.io.gfile.listdir,
+    exists=tf.io.gfile.exists,
+    size=lambda path: tf.io.gfile.stat(path).length,
+    open=tf.io.gfile.GFile,
+)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path has a scheme such as ``gs://``."""
+    return "://" in os.fspath(path)
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes a file atomically: readers see the old content or the new one.
+
+    Raises ``OSError``, or ``tf.errors.OpError`` for a remote path.
+    """
+    if not is_remote(path):
+        write_files({path: content})
+        return
+    temporary = f"{path}.new"
+    with tf.io.gfile.GFile(temporary, "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def read_file(path: str) -> bytes:
+    """The content of a file."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def sha256(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
