@@ -86,10 +86,10 @@ def lost_worker(error: tf.errors.OpError, folder: str) -> TrainingError:
     # TensorFlow aborts what waits for a missing worker: at once if its process has ended, after
     # 10 s without a heartbeat if it hangs.
     reasons = [line for line in error.message.splitlines() if "aborted by" in line]
+    reason = reasons[0].strip() if reasons else error_line(error)
     return TrainingError(
-        f"Another worker is gone ({reasons[0].strip() if reasons else error_line(error)}): see that "
-        "worker's output for the reason. Restart all workers with the same command; the "
-        f"checkpoints are in {folder}"
+        f"Another worker is gone ({reason}): see that worker's output for the reason. Restart all "
+        f"workers with the same command; the checkpoints are in {folder}"
     )
 
 

@@ -89,7 +89,7 @@ def test_no_warm_up_starts_at_the_peak():
         *("efficientnet-b0-code", "efficientnetv2-m-paper", "efficientnetv2-m-21k-ft1k-paper"),
     ],
 )
-def test_the_rate_is_the_official_schedule_s_over_the_whole_run(name):
+def test_the_rate_equals_the_official_schedule(name):
     recipe, images = RECIPES[name], 1_256_144
     run = make_phases(recipe, images)
     steps = run[-1].end_step
@@ -111,7 +111,7 @@ def test_the_same_step_of_a_later_phase_has_the_same_rate(schedule):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "exponential", "constant"])
-def test_with_another_batch_time_goes_by_images_and_the_peak_by_the_batch(schedule):
+def test_time_counts_images_and_the_peak_scales_with_the_batch(schedule):
     recipe = dataclasses.replace(BASE, schedule=schedule)
     smaller = a_phase(first_step=400, first_example=400 * 4096, batch_size=1024)
     for images in (400, 450, 501, 800, 20_000):  # times 4096
@@ -121,7 +121,7 @@ def test_with_another_batch_time_goes_by_images_and_the_peak_by_the_batch(schedu
         assert got == pytest.approx(whole / 4, rel=1e-6)
 
 
-def test_a_step_counts_after_a_hundred_thousand_of_them():
+def test_the_cosine_is_exact_after_a_hundred_thousand_steps():
     recipe = dataclasses.replace(BASE, learning_rate_schedule="cosine", warmup_epochs=0)
     whole = {"examples": EXAMPLES, "total_examples": 200_000 * 4096}
     phase = a_phase(first_step=100_000, first_example=100_000 * 4096)
@@ -130,7 +130,7 @@ def test_a_step_counts_after_a_hundred_thousand_of_them():
     assert (a - b) / 10 == pytest.approx(slope, rel=0.01)
 
 
-def test_the_staircase_steps_down_at_its_exact_step_after_a_hundred_thousand():
+def test_the_staircase_is_exact_after_a_hundred_thousand_steps():
     recipe = dataclasses.replace(BASE, learning_rate_schedule="exponential")
     phase = a_phase(first_step=100_000, first_example=100_000 * 4096)
     step = 240 * 420
