@@ -359,7 +359,7 @@ def test_frozen_weights_and_their_ema_do_not_change(freeze):
             assert np.allclose(was, mean, rtol=1e-6) == stays, layer.name
 
 
-# --- gradient accumulation -------------------------------------------------------------------------------------
+# --- gradient accumulation ---------------------------------------------------------------------
 
 CASES = {
     "groups divide an accumulation step": {"batch_norm_group_size": 2},
