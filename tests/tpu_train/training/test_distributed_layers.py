@@ -32,9 +32,9 @@ def test_replicas_and_accumulation_steps_share_one_global_mask():
     layer = SeededDropout(0.5, name="drop")
     full = dropped(layer, (8, 6), 0, 8)
     for size in (4, 2):
-        parts = [dropped(layer, (size, 6), row, 8) for row in range(0, 8, size)]
-        np.testing.assert_array_equal(full, np.concatenate(parts))
-        assert not np.array_equal(*parts[:2])
+        slices = [dropped(layer, (size, 6), row, 8) for row in range(0, 8, size)]
+        np.testing.assert_array_equal(full, np.concatenate(slices))
+        assert not np.array_equal(*slices[:2])
 
 
 def test_the_mask_is_a_function_of_seed_and_layer():
@@ -180,10 +180,10 @@ def test_batch_norm_over_small_groups_equals_keras_on_each(images):
         for i in range(0, 8, images)
     ]
     np.testing.assert_allclose(outputs, np.concatenate([o for o, _, _ in one_by_one]), atol=2e-5)
-    parts = [g for _, g, _ in one_by_one]
+    by_group = [g for _, g, _ in one_by_one]
     assert_close(
         gradients,
-        [np.concatenate([g[0] for g in parts]), *(sum(g[i] for g in parts) for i in (1, 2))],
+        [np.concatenate([g[0] for g in by_group]), *(sum(g[i] for g in by_group) for i in (1, 2))],
     )
     groups = x.numpy().reshape(-1, images * 25, 3)  # the mean over the groups
     assert_close(statistics, [groups.mean((0, 1)), groups.var(1).mean(0)])

@@ -119,8 +119,8 @@ def test_the_best_model_is_exported_and_survives_a_resume(
     accuracies(0.4, 0.4)
     resumed = train_conv("stopped", eval_epochs=1)
     assert resumed.best["step"] == 6
-    kept = keras.saving.load_model(tmp_path / "stopped" / "best.keras", compile=False)
-    for a, b, last in zip(best.get_weights(), kept.get_weights(), exported_weights(result)):
+    after_resume = keras.saving.load_model(tmp_path / "stopped" / "best.keras", compile=False)
+    for a, b, last in zip(best.get_weights(), after_resume.get_weights(), exported_weights(result)):
         np.testing.assert_array_equal(a, b)
         assert not np.array_equal(a, last)
 

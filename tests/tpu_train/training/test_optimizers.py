@@ -257,8 +257,8 @@ def test_replicas_equal_one_device_and_resume_from_their_slots(name, request):
     resumed = distributed(
         two, name, 4, 9, slots=[s[0] for s in half_slots], values=[v[0] for v in half]
     )
-    for again, whole in zip(resumed, (values, slots)):
-        for a, w in zip(again, whole):
+    for again, uninterrupted in zip(resumed, (values, slots)):
+        for a, w in zip(again, uninterrupted):
             np.testing.assert_array_equal(a, w)
 
 

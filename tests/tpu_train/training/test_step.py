@@ -111,12 +111,12 @@ def start(
     strategy = make_strategy(devices)
     spec, ema_model = step_spec(strategy, model, recipe, phase, rate, class_weights)
     replicas = strategy.num_replicas_in_sync
-    own = phase.batch_size // replicas
-    part = own // phase.accumulation
+    images = phase.batch_size // replicas
+    part = images // phase.accumulation
     local = {  # the rows of rows_of, for every replica
         k: v.reshape(-1, phase.accumulation, replicas, part, *v.shape[2:])
         .swapaxes(1, 2)
-        .reshape(-1, own, *v.shape[2:])
+        .reshape(-1, images, *v.shape[2:])
         for k, v in data.items()
     }
     iterator = iter(
@@ -187,9 +187,9 @@ def test_losses_equal_keras(smoothing):
         ("sigmoid", keras.losses.binary_crossentropy, CLASSES),  # Keras's is the classes' mean
     ):
         soft = soft_targets(tf.constant(LABELS, tf.int32), CLASSES, smoothing=smoothing, loss=kind)
-        own = step._losses(kind, soft, tf.constant(LOGITS), None)
+        losses = step._losses(kind, soft, tf.constant(LOGITS), None)
         expected = theirs(hot, tf.constant(LOGITS), from_logits=True, label_smoothing=smoothing)
-        np.testing.assert_allclose(own, times * expected, rtol=1e-5)
+        np.testing.assert_allclose(losses, times * expected, rtol=1e-5)
 
 
 def test_a_class_weight_multiplies_the_loss_of_its_class():
@@ -258,8 +258,8 @@ def test_moving_statistics_equal_keras_with_the_recipes_momentum():
     for devices in ("cpu", "cpu:2"):
         trainer = start(model, data, devices=devices)
         trainer.train()
-        for own, theirs in zip(trainer.named("bn")[2:], (mean, variance)):
-            np.testing.assert_allclose(own, theirs, rtol=1e-5, atol=1e-6)
+        for value, reference in zip(trainer.named("bn")[2:], (mean, variance)):
+            np.testing.assert_allclose(value, reference, rtol=1e-5, atol=1e-6)
     faster = start(model, data, dataclasses.replace(RECIPE, batch_norm_momentum=0.5))
     faster.train()
     np.testing.assert_allclose(faster.named("bn")[2], mean / 0.2 * 0.5, rtol=1e-5)
@@ -281,22 +281,23 @@ def test_the_ema_covers_all_weights_with_the_official_ramp():
 def test_the_gradient_is_clipped_after_the_all_reduce():
     """Clipping each replica's half first would change the direction of the sum."""
     model, data = network(norm=False, dropout=0), batches(1)
-    data["image"][0, :4] //= 8  # so that the norms of the halves' gradients differ
-    halves = [
+    data["image"][0, :4] //= 8  # so that the norms of both replicas' gradients differ
+    per_replica = [
         gradients(model, data["image"][0, i : i + 4], data["label"][0, i : i + 4], 0.5)
         for i in (0, 4)
     ]
-    whole = [a + b for a, b in zip(*halves)]
-    most = 0.5 * min(map(norm_of, (*halves, whole)))  # so that everything is clipped
-    after = [g * most / norm_of(whole) for g in whole]
+    total = [a + b for a, b in zip(*per_replica)]
+    most = 0.5 * min(map(norm_of, (*per_replica, total)))  # so that everything is clipped
+    after = [g * most / norm_of(total) for g in total]
     before = [
-        sum(g * most / 2 / norm_of(half) for g, half in zip(pair, halves)) for pair in zip(*halves)
+        sum(g * most / 2 / norm_of(half) for g, half in zip(pair, per_replica))
+        for pair in zip(*per_replica)
     ]
     recipe = dataclasses.replace(RECIPE, clip_norm=float(most))
     trainer = start(model, data, recipe, devices="cpu:2")
     old = [v.numpy() for v in map(_variable, model.trainable_variables)]
     assert trainer.train()[2] == pytest.approx(
-        norm_of(whole), rel=1e-5
+        norm_of(total), rel=1e-5
     )  # as it was before clipping
     moves = [
         (a - v.numpy()) / 0.1 for a, v in zip(old, map(_variable, trainer.net.trainable_variables))
@@ -321,8 +322,8 @@ def test_weight_decay_is_in_the_clipped_gradient_or_beside_it(kind, devices):
     trainer = start(model, data, recipe, devices=devices)
     trainer.train()
     if kind == "l2":
-        whole = [g + d for g, d in zip(expected_gradients, decay)]
-        moves = [w * most / norm_of(whole) for w in whole]
+        total = [g + d for g, d in zip(expected_gradients, decay)]
+        moves = [w * most / norm_of(total) for w in total]
     else:
         moves = [
             g * most / norm_of(expected_gradients) + d for g, d in zip(expected_gradients, decay)
@@ -376,10 +377,10 @@ def test_accumulation_gives_the_same_losses_and_weights(why):
     )
     model, data = network(norm=why != "no batch norm"), batches(4, mixed=True)
     reached = {}
-    for parts, devices in ((1, "cpu"), (2, "cpu"), (4, "cpu"), (2, "cpu:2")):
-        phase = dataclasses.replace(PHASE, accumulation=parts)
+    for accumulation, devices in ((1, "cpu"), (2, "cpu"), (4, "cpu"), (2, "cpu:2")):
+        phase = dataclasses.replace(PHASE, accumulation=accumulation)
         trainer = start(model, data, recipe, phase, devices=devices, rate=0.01)
-        reached[parts, devices] = [trainer.train() for _ in range(4)], trainer.weights()
+        reached[accumulation, devices] = [trainer.train() for _ in range(4)], trainer.weights()
     metrics, weights = reached.pop((1, "cpu"))
     assert not np.allclose(weights[0], model.get_weights()[0], rtol=1e-3)
     for other_metrics, other in reached.values():
@@ -391,9 +392,9 @@ def test_accumulation_gives_the_same_losses_and_weights(why):
 def test_batch_norm_without_groups_depends_on_accumulation():
     """So the test above needs groups to get equal losses."""
     model, data = network(), batches(1)
-    whole = start(model, data).train()[0]
-    halves = start(model, data, phase=dataclasses.replace(PHASE, accumulation=2)).train()[0]
-    assert abs(whole - halves) > 1e-4
+    total = start(model, data).train()[0]
+    per_replica = start(model, data, phase=dataclasses.replace(PHASE, accumulation=2)).train()[0]
+    assert abs(total - per_replica) > 1e-4
 
 
 def test_accumulation_steps_run_one_after_the_other():
@@ -403,13 +404,13 @@ def test_accumulation_steps_run_one_after_the_other():
     convolutions = [op for op in graph.get_operations() if op.type == "Conv2D"]
     assert len(convolutions) == 2
     backward = {op.name for op in graph.get_operations() if op.type == "Conv2DBackpropFilter"}
-    seen, left = set(), [convolutions[1]]
-    while left:
-        op = left.pop()
-        if op.name not in seen:
-            seen.add(op.name)
-            left += [t.op for t in op.inputs] + list(op.control_inputs)
-    assert len(backward & seen) == 1
+    visited, queue = set(), [convolutions[1]]
+    while queue:
+        op = queue.pop()
+        if op.name not in visited:
+            visited.add(op.name)
+            queue += [t.op for t in op.inputs] + list(op.control_inputs)
+    assert len(backward & visited) == 1
 
 
 # --- float16 -----------------------------------------------------------------------------------
