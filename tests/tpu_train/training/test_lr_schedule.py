@@ -106,7 +106,7 @@ def test_the_rate_equals_the_official_schedule(name):
 
 @pytest.mark.parametrize("schedule", ["cosine", "exponential", "constant"])
 def test_the_same_step_of_a_later_phase_has_the_same_rate(schedule):
-    recipe = dataclasses.replace(BASE, schedule=schedule)
+    recipe = dataclasses.replace(BASE, learning_rate_schedule=schedule)
     later = a_phase(first_step=240, first_example=240 * 4096)
     steps = [240, 241, 479, 480, 719, 720, 2400, 34_999]
     assert rates(recipe, steps, later) == rates(recipe, steps)
@@ -114,7 +114,7 @@ def test_the_same_step_of_a_later_phase_has_the_same_rate(schedule):
 
 @pytest.mark.parametrize("schedule", ["cosine", "exponential", "constant"])
 def test_time_counts_images_and_the_peak_scales_with_the_batch(schedule):
-    recipe = dataclasses.replace(BASE, schedule=schedule)
+    recipe = dataclasses.replace(BASE, learning_rate_schedule=schedule)
     smaller = a_phase(first_step=400, first_example=400 * 4096, batch_size=1024)
     for images in (400, 450, 501, 800, 20_000):  # times 4096
         step = 400 + (images - 400) * 4
