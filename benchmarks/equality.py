@@ -21,6 +21,7 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the command lines set it
 
 STEPS = 20
 CALLS = 1 + STEPS // 5  # that a run is asked whether to stop: before the first step, then every 5
@@ -77,7 +78,7 @@ def run(recipe, device, workdir):
     strategy = make_strategy(device)  # before any other TensorFlow call
     import numpy as np
 
-    from tpu_train.checkpointing.manager import StoppedError
+    from tpu_train.checkpointing.preemption import StoppedError
     from tpu_train.input_pipeline.data_loading import from_arrays
     from tpu_train.training.run import train
 

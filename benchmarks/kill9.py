@@ -166,7 +166,7 @@ def kill_once(flags, workdir, moment, dice, *, environment=None):
     else:
         training.until(", tracing")  # a phase begins
         if moment == "phase":
-            training.until("held-out accuracy")  # it is over
+            training.until("evaluation accuracy")  # it is over
             time.sleep(dice.uniform(0, 6))  # saving, tracing the next
         else:
             training.until_saving(2)  # the first host calls are done
@@ -175,11 +175,11 @@ def kill_once(flags, workdir, moment, dice, *, environment=None):
         if training.process.returncode:
             raise SystemExit("\n".join(training.said[-20:]))
         return None
-    begun = [line for line in training.said if line.startswith("going on after step")]
+    resumed = [line for line in training.said if line.startswith("resuming after step")]
     phases = [line.split(",")[0] for line in training.said if line.endswith(", tracing")]
     return {
         "moment": moment,
-        "from step": int(begun[0].split()[4].rstrip(",")) if begun else 0,
+        "from step": int(resumed[0].split()[3].rstrip(",")) if resumed else 0,
         "phase": phases[-1].removeprefix("phase ") if phases else "-",
         "half-written": training.partial(),
         "newest": max(checkpoint_steps(workdir), default=0),

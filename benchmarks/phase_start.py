@@ -21,7 +21,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as tpu_train has it
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the command lines set it
 
 LATER = (1, 5, 10)  # steps a host call
 
@@ -40,7 +40,7 @@ def measure(model, batch_size, image_size, *, rewriting):
     from tpu_train.training import distributed_layers, model_factory
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.lr_schedule import learning_rate
-    from tpu_train.training.step import State, graph_rewriting, traced_steps
+    from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
 
     images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, 32, 32, 3))
     source = from_arrays(
@@ -64,7 +64,7 @@ def measure(model, batch_size, image_size, *, rewriting):
             distributed_layers.training_clone(network),
             distributed_layers.training_clone(network),
         )
-        state = State.of(net, averaged, recipe)
+        state = TrainState.create(net, averaged, recipe)
     distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
     batches = iter(
         strategy.distribute_datasets_from_function(
@@ -98,8 +98,8 @@ def measure(model, batch_size, image_size, *, rewriting):
 
     with contextlib.nullcontext() if rewriting else graph_rewriting(strategy):
         began = clocks()
-        run_steps = traced_steps(
-            recipe, phase, len(source.classes), strategy, net, state, rate, batches
+        run_steps = trace_steps(
+            StepSpec(recipe, phase, len(source.classes), strategy, net, state, rate), batches
         )
         traced = clocks()
         call(0, 1)

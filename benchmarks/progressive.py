@@ -23,6 +23,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the command lines set it
 
 ARMS = ("fixed", "random", "progressive", "adaptive")
 TITLES = {
@@ -117,9 +118,9 @@ def _images(folder):
 def _curve(workdir):
     """[(training seconds, accuracy of the averaged weights in %), ...] of a run, by step."""
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    by_step = {r["step"]: r for r in records if "evaluation_accuracy" in r}
+    by_step = {r["step"]: r for r in records if "evaluation_accuracy_ema" in r}
     return [
-        (r["training_seconds"], 100 * r["evaluation_accuracy"]) for _, r in sorted(by_step.items())
+        (r["training_seconds"], 100 * r["evaluation_accuracy_ema"]) for _, r in sorted(by_step.items())
     ]
 
 

@@ -54,9 +54,9 @@ def ours(model, batch_size, steps, threads, turn):
     from tpu_train.training import distributed_layers, model_factory
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.lr_schedule import learning_rate
-    from tpu_train.training.step import State, graph_rewriting, traced_steps
+    from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
 
-    tf = _tensorflow(threads)  # only now: tpu_train sets up what TensorFlow reads on import
+    tf = _tensorflow(threads)
     recipe = dataclasses.replace(
         find_recipe(model),
         batch_size=batch_size,
@@ -74,7 +74,7 @@ def ours(model, batch_size, steps, threads, turn):
             network, batch_norm_group_size=recipe.batch_norm_group_size
         )
         averaged = distributed_layers.training_clone(network)
-        state = State.of(net, averaged, recipe)
+        state = TrainState.create(net, averaged, recipe)
     distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
     images, labels = random_batch(batch_size)
     batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
@@ -86,7 +86,9 @@ def ours(model, batch_size, steps, threads, turn):
         )
 
     with graph_rewriting(strategy):
-        run_steps = traced_steps(recipe, phase, CLASSES, strategy, net, state, rate, batches)
+        run_steps = trace_steps(
+            StepSpec(recipe, phase, CLASSES, strategy, net, state, rate), batches
+        )
         count = tf.constant(steps, tf.int64)
         for turns in range(1_000_000):
             run_steps(batches, tf.constant(turns * steps, tf.int64), count).numpy()
@@ -162,7 +164,12 @@ CONTENDERS = {
     "timm, channels last": lambda *a: timm_step(*a, channels_last=True),
     "ours, without oneDNN": ours,
 }
-ONEDNN = {"keras, oneDNN": "1", "keras, oneDNN, averages": "1", "ours, without oneDNN": "0"}
+ONEDNN = {
+    "ours": "1",
+    "keras, oneDNN": "1",
+    "keras, oneDNN, averages": "1",
+    "ours, without oneDNN": "0",
+}
 
 
 def serve(options):

@@ -6,7 +6,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in tpu_train
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the command lines set it
 
 import pytest
 

@@ -6,7 +6,7 @@ from matplotlib.text import Annotation, Text
 
 from keras_effnet.variants import VARIANTS
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "family_plots.py"
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "tools" / "family_plots.py"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from keras_effnet.network_plan import plan
 from keras_effnet.pretrained import files
 from keras_effnet.variants import VARIANTS
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "grow.py"
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "tools" / "grow.py"
 
 
 @pytest.fixture(scope="module")

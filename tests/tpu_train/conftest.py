@@ -1,7 +1,10 @@
-"""A recipe and a data set small enough for a test: TINY, 24 random images, 4 classes."""
+"""Recipes and data that are small enough for tests."""
 
 import dataclasses
+import sys
+import types
 
+import keras
 import numpy as np
 import pytest
 
@@ -39,10 +42,49 @@ def tiny_recipe(monkeypatch, tiny):
 
 
 @pytest.fixture
+def conv_recipe(monkeypatch):
+    """One convolution and a batch norm, so that a complete run takes a second or two.
+
+    12 steps in two phases, 3 steps per host call.
+    """
+    module = types.ModuleType("test_networks")
+    module.conv_network = _conv_network
+    monkeypatch.setitem(sys.modules, "test_networks", module)
+    return dataclasses.replace(
+        RECIPES["digits"],
+        name="conv",
+        model="test_networks:conv_network",
+        epochs=4,
+        batch_size=8,
+        phases=2,
+        image_size_first=32,
+        image_size_last=36,
+        image_size_eval=32,
+        augment="none",
+        random_crop_min_area=1.0,
+        zero_init_classifier=False,
+        steps_per_loop=3,
+        learning_rate=1.0,
+    )
+
+
+def _conv_network(weights, input_tensor, classes, classifier_activation):
+    """A network with keras.applications' arguments."""
+    assert weights is None
+    x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False, name="conv")(input_tensor)
+    x = keras.layers.BatchNormalization(momentum=0.8, name="bn")(x)
+    x = keras.layers.Activation("swish")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.2, name="top")(x)
+    x = keras.layers.Dense(classes, activation=classifier_activation, name="head")(x)
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
+
+
+@pytest.fixture
 def source():
-    """24 images whose colour tells their class, so that a network can learn them."""
+    """24 images whose color tells their class, so that a network can learn them."""
     random = np.random.default_rng(0)
     labels = np.arange(24) % 4
     images = random.integers(0, 80, (24, 20, 30, 3))
     images[..., 0] += (labels * 55)[:, None, None]
-    return from_arrays("colours", images.clip(0, 255).astype(np.uint8), labels, "abcd")
+    return from_arrays("colors", images.clip(0, 255).astype(np.uint8), labels, "abcd")

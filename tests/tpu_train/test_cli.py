@@ -1,6 +1,9 @@
 import dataclasses
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,7 +14,9 @@ from tpu_train.cli import recipe_flags
 from tpu_train.cli.train import STOPPED, define, main
 from tpu_train.recipes.schema import Recipe
 from tpu_train.recipes.table import RECIPES
-from tpu_train.training.metrics_writer import Progress
+from tpu_train.training.metrics_writer import MetricsWriter
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_every_field_of_a_recipe_is_a_flag_with_its_type():
@@ -97,62 +102,96 @@ def test_hyphens_and_underscores_are_the_same_flag():
 
 
 @pytest.fixture
-def arguments(tiny_recipe, monkeypatch, tmp_path):
-    """A command line that trains TINY on 20 random images."""
-    monkeypatch.setitem(RECIPES, "tiny", tiny_recipe)
+def arguments(conv_recipe, monkeypatch, tmp_path):
+    """A command line that trains a small convolution on 20 random images."""
+    monkeypatch.setitem(RECIPES, "conv", conv_recipe)
     random = np.random.default_rng(0)
     data = tmp_path / "data.npz"
     np.savez(
         data, images=random.integers(0, 255, (20, 9, 9, 3), np.uint8), labels=np.arange(20) % 2
     )
-    return ["--recipe=tiny", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
+    return ["--recipe=conv", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
 
 
-def test_one_line_trains_on_a_file(arguments, tmp_path, capsys):
+def test_trains_on_a_file_and_exits_with_the_documented_statuses(arguments, tmp_path, capsys):
     assert main([*arguments, "--epochs=1", "--phases=1"]) == 0
-    assert "held-out accuracy" in capsys.readouterr().out
+    assert "evaluation accuracy" in capsys.readouterr().out
     assert (tmp_path / "w" / "model.keras").is_file()
     assert main(arguments) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert main([*arguments, "--learning_rate=1e30", "--clip_norm=0", "--overwrite"]) == 1
-    assert "The loss is" in capsys.readouterr().err
+    assert "lower --learning_rate" in capsys.readouterr().err
 
 
-def test_an_earlier_better_evaluation_is_told(arguments, tmp_path, capsys, monkeypatch):
-    found = [0.9, 0.4]
+def test_an_earlier_better_evaluation_is_printed(arguments, tmp_path, capsys, monkeypatch):
+    accuracies = [0.9, 0.4]
     monkeypatch.setattr(
         "tpu_train.training.run.make_evaluation",
-        lambda *_: lambda: {"averaged": found.pop(0), "raw": 0.25},
+        lambda *_: lambda: {"ema": accuracies.pop(0), "non_ema": 0.25},
     )
     assert main([*arguments, "--epochs=2", "--phases=2"]) == 0
-    said = capsys.readouterr().out
-    assert "held-out accuracy 40.00%" in said
-    assert f"it was 90.00% after step 2: {tmp_path / 'w' / 'best.keras'}" in said
-    assert (tmp_path / "w" / "best.keras").is_file()
+    out = capsys.readouterr().out
+    best = tmp_path / "w" / "best.keras"
+    assert "evaluation accuracy 40.00% after" in out
+    assert f"best evaluation accuracy 90.00%, after step 2: {best}" in out
+    assert best.is_file()
 
 
-def test_ctrl_c_saves_the_run_and_the_same_line_goes_on(arguments, monkeypatch, tmp_path, capsys):
-    told = Progress.step
+def test_ctrl_c_saves_and_the_same_command_resumes(arguments, monkeypatch, tmp_path, capsys):
+    log_steps = MetricsWriter.log_steps
+    errors = []
 
-    heard = []
-
-    def step(*args):
-        told(*args)
-        if not heard:  # the second one would end this process at once
+    def interrupted(*args):
+        log_steps(*args)
+        if not errors:  # a second signal would end this process at once
             os.kill(os.getpid(), signal.SIGINT)
-            while "Ctrl-C once more" not in "".join(heard):  # a thread says it
-                heard.append(capsys.readouterr().err)
+            while "Press Ctrl-C again" not in "".join(errors):  # printed by a thread
+                errors.append(capsys.readouterr().err)
                 time.sleep(0.01)
 
-    monkeypatch.setattr(Progress, "step", step)
+    monkeypatch.setattr(MetricsWriter, "log_steps", interrupted)
     before = signal.getsignal(signal.SIGINT)
     arguments += ["--phases=1", "--epochs=2", "--steps_per_loop=2"]
     assert main(arguments) == STOPPED
     assert signal.getsignal(signal.SIGINT) is before
-    assert "Stopping after the running steps" in "".join(heard)
+    assert "Stopping after the current steps" in "".join(errors)
     err = capsys.readouterr().err
-    assert "Stopped after step 2 (SIGINT). The same command goes on there" in err
-    monkeypatch.setattr(Progress, "step", told)
+    assert "Stopped after step 2 (SIGINT). The same command resumes the run" in err
+    monkeypatch.setattr(MetricsWriter, "log_steps", log_steps)
     assert main(arguments) == 0
-    assert "going on after step 2" in capsys.readouterr().err
+    assert "resuming after step 2" in capsys.readouterr().err
     assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+_IMPORT_ALL = """
+import importlib, os, pkgutil
+before = dict(os.environ)
+import tpu_train
+names = [m.name for m in pkgutil.walk_packages(tpu_train.__path__, "tpu_train.")]
+for name in names:
+    importlib.import_module(name)
+assert "tpu_train.training.run" in names
+changed = {k for k in {*before, *os.environ} if before.get(k) != os.environ.get(k)}
+print(sorted(k for k in changed if k.startswith("TF_ENABLE")))
+"""
+
+
+def test_importing_tpu_train_does_not_set_onednn():
+    environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+    process = subprocess.run(
+        [sys.executable, "-c", _IMPORT_ALL],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert process.stdout == "[]\n", process.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_the_command_line_enables_onednn_unless_it_is_set(monkeypatch, before, after, capsys):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    if before is not None:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before)
+    assert cli.main(["--help"]) == 0
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == after

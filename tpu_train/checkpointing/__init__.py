@@ -1,1 +1,1 @@
-"""Checkpoints: when to save, what to restore, and why a run stops."""
+"""Checkpoints: writing and verifying them, when to save, when to stop, the work directory."""

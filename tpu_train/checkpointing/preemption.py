@@ -1,10 +1,12 @@
-"""Why a run should stop: a signal, a wall-clock limit, the cloud's preemption notice.
+"""Requests to stop a run: signals, a time limit, the cloud's preemption notice.
 
 ::
 
     with interrupts(stop_after=parse_duration("11h")) as stop:
-        train(..., stop=stop)   # stop() gives "SIGTERM", "11h are over", "preemption notice" or ""
+        train(..., stop=stop)   # stop() is "SIGTERM", "time limit 11h", "preemption notice" or ""
 """
+
+from __future__ import annotations
 
 import contextlib
 import http.client
@@ -15,51 +17,60 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 
-METADATA = "169.254.169.254"  # metadata.google.internal, without a name to look up
-POLL_SECONDS = 5.0  # a preempted machine has 30 s
+METADATA = "169.254.169.254"  # metadata.google.internal, without a DNS query
+POLL_SECONDS = 5.0  # a preempted machine ends 30 s after the notice
 _TIMEOUT_SECONDS = 2.0
 _PRODUCT = "/sys/class/dmi/id/product_name"
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
+class StoppedError(RuntimeError):
+    """The run was asked to stop and has saved a checkpoint; the same command resumes it."""
+
+
 @contextlib.contextmanager
-def interrupts(stop_after=0.0, poll_seconds=POLL_SECONDS):
-    """Yields a function without arguments: why the run should stop, or "" while it should not.
+def interrupts(
+    stop_after: float = 0.0, poll_seconds: float = POLL_SECONDS
+) -> Iterator[Callable[[], str]]:
+    """Yields a function without arguments that returns the reason to stop, or "".
 
-    `stop_after` are seconds from now, 0 for any time. A first SIGINT or SIGTERM is a reason to
-    stop; a second SIGINT ends the process at once with status 130, also while TensorFlow computes.
-    A second SIGTERM changes nothing: launchers send several. Outside the main thread, where Python
-    takes no signals, the limit and the notice alone are watched.
+    `stop_after` is in seconds from now; 0 is no limit. The first SIGINT or SIGTERM is a reason to
+    stop. A second SIGINT ends the process at once with status 130, even during a TensorFlow call.
+    A second SIGTERM has no effect, because launchers send several. Outside the main thread, where
+    Python cannot handle signals, only the limit and the preemption notice are watched.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     reasons = []
-    over = threading.Event()
+    finished = threading.Event()
 
-    def ask(reason):
+    def request_stop(reason):
         reasons.append(reason)
         if len(reasons) == 1:
-            print(f"\nStopping after the running steps: {reason}", file=sys.stderr, flush=True)
+            print(f"\nStopping after the current steps: {reason}", file=sys.stderr, flush=True)
 
     def stop():
-        if stop_after and not reasons and time.monotonic() - began >= stop_after:
-            ask(f"{show_duration(stop_after)} are over")
+        if stop_after and not reasons and time.monotonic() - start >= stop_after:
+            request_stop(f"time limit {show_duration(stop_after)}")
         return reasons[0] if reasons else ""
 
     address = metadata_address()
     if address:
         threading.Thread(
-            target=_watch, args=(address, ask, over, poll_seconds), daemon=True
+            target=_watch, args=(address, request_stop, finished, poll_seconds), daemon=True
         ).start()
     try:
-        with _signals(ask):
+        with _signals(request_stop):
             yield stop
     finally:
-        over.set()
+        finished.set()
 
 
-def parse_duration(text):
-    """Seconds of ``11h``, ``90m``, ``2h30m``, ``1d``, ``45s`` or ``3600``; ``ValueError`` for else.
+def parse_duration(text: str) -> float:
+    """Seconds in ``11h``, ``90m``, ``2h30m``, ``1d``, ``45s`` or ``3600``.
+
+    Raises ``ValueError`` for any other text, and for 0.
 
     >>> parse_duration("2h30m")
     9000.0
@@ -70,17 +81,17 @@ def parse_duration(text):
     else:
         number = r"(\d+(?:\.\d+)?)"
         match = re.fullmatch("".join(f"(?:{number}{unit})?" for unit in _UNITS), text)
-        parts = match.groups() if match else ()
-        seconds = sum(float(n) * s for n, s in zip(parts, _UNITS.values()) if n)
+        amounts = match.groups() if match else ()
+        seconds = sum(float(n) * s for n, s in zip(amounts, _UNITS.values()) if n)
     if not seconds:
         raise ValueError(
-            f"{text!r} is no time: give e.g. 11h, 90m, 2h30m, or a number of seconds, above 0"
+            f"{text!r} is not a duration: give e.g. 11h, 90m, 2h30m, or a number of seconds above 0"
         )
     return seconds
 
 
-def show_duration(seconds):
-    """Seconds as :func:`parse_duration` takes them.
+def show_duration(seconds: float) -> str:
+    """Seconds as text that :func:`parse_duration` accepts.
 
     >>> show_duration(9000)
     '2h30m'
@@ -91,11 +102,11 @@ def show_duration(seconds):
 
 
 @contextlib.contextmanager
-def _signals(ask):
-    """Calls ``ask(name)`` on SIGINT and SIGTERM, from a thread of its own.
+def _signals(request_stop):
+    """Calls ``request_stop(name)`` on SIGINT and SIGTERM, from a separate thread.
 
-    Python's handlers wait until the main thread leaves TensorFlow, which a host call of many steps
-    makes minutes; the bytes of a wake-up descriptor do not.
+    Python's handlers run only when the main thread returns from TensorFlow, which can take minutes;
+    a wake-up descriptor receives the signal at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -103,9 +114,11 @@ def _signals(ask):
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     numbers = (signal.SIGINT, signal.SIGTERM)
-    thread = threading.Thread(target=_hear, args=(reader, numbers, ask), daemon=True)
+    thread = threading.Thread(
+        target=_read_signals, args=(reader, numbers, request_stop), daemon=True
+    )
     thread.start()
-    before = {number: signal.signal(number, _nothing) for number in numbers}
+    before = {number: signal.signal(number, _ignore) for number in numbers}
     descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield
@@ -118,29 +131,29 @@ def _signals(ask):
         reader.close()
 
 
-def _nothing(number, frame):
-    """A handler, so that the signal does not end the process: the thread acts."""
+def _ignore(number, frame):
+    """A handler that keeps the signal from ending the process; the thread handles it."""
 
 
-def _hear(reader, numbers, ask):
-    presses = 0
+def _read_signals(reader, numbers, request_stop):
+    interrupts_received = 0
     for byte in iter(lambda: reader.recv(1), b""):
         number = byte[0]
         if number not in numbers:
             continue
-        presses += number == signal.SIGINT
-        if presses > 1:
-            print("Ended at once; the last checkpoint is kept", file=sys.stderr, flush=True)
+        interrupts_received += number == signal.SIGINT
+        if interrupts_received > 1:
+            print("Ended immediately; the last checkpoint is kept", file=sys.stderr, flush=True)
             os._exit(128 + signal.SIGINT)
-        ask(signal.Signals(number).name)
+        request_stop(signal.Signals(number).name)
         if number == signal.SIGINT:
-            print("Ctrl-C once more to end at once", file=sys.stderr, flush=True)
+            print("Press Ctrl-C again to end immediately", file=sys.stderr, flush=True)
 
 
-def metadata_address():
-    """host[:port] of Google Cloud's metadata server, or "" on a machine that is not there.
+def metadata_address() -> str:
+    """host[:port] of Google Cloud's metadata server, or "" on a machine outside Google Cloud.
 
-    The environment's GCE_METADATA_HOST or GCE_METADATA_IP comes first, as in Google's libraries.
+    GCE_METADATA_HOST and GCE_METADATA_IP take precedence, as in Google's libraries.
     """
     for name in ("GCE_METADATA_HOST", "GCE_METADATA_IP"):
         if os.environ.get(name):
@@ -152,32 +165,32 @@ def metadata_address():
         return ""
 
 
-def _watch(address, ask, over, poll_seconds):
-    """Asks the metadata server until it gives notice; ends when it does not answer at first."""
+def _watch(address, request_stop, finished, poll_seconds):
+    """Polls the metadata server until it announces the end; gives up if the first request fails."""
     if _metadata(address, "preempted") is None:
         return
-    while not over.is_set():
+    while not finished.is_set():
         if _metadata(address, "preempted") == "TRUE":
-            ask("preemption notice")
+            request_stop("preemption notice")
             return
         if (_metadata(address, "maintenance-event") or "").startswith("TERMINATE"):
-            ask("maintenance notice")  # MIGRATE is no reason: the machine goes on elsewhere
+            request_stop("maintenance notice")  # not for MIGRATE: a live migration keeps running
             return
-        over.wait(poll_seconds)
+        finished.wait(poll_seconds)
 
 
-def _metadata(address, what):
-    """The text of ``instance/<what>``, or None when the server does not give it."""
-    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_SECONDS)  # past any proxy
+def _metadata(address, key):
+    """The text of ``instance/<key>``, or None if the server does not return it."""
+    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_SECONDS)  # ignores proxies
     try:
         connection.request(
             "GET",
-            f"/computeMetadata/v1/instance/{what}",
+            f"/computeMetadata/v1/instance/{key}",
             headers={"Metadata-Flavor": "Google"},
         )
-        answer = connection.getresponse()
-        text = answer.read().decode(errors="replace").strip()
-        return text if answer.status == 200 and answer.headers["Metadata-Flavor"] else None
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace").strip()
+        return text if response.status == 200 and response.headers["Metadata-Flavor"] else None
     except (OSError, http.client.HTTPException):
         return None
     finally:

@@ -1,11 +1,13 @@
-"""What a run needs to go on after it was cut: written aside, verified, then made current.
+"""One checkpoint on disk: written to a temporary folder, verified, then renamed.
 
 A checkpoint is a folder ``step-000001234`` with ``variables.npz`` (the values), ``variables.json``
 (their names, dtypes and shapes), ``notes.json`` and ``manifest.json`` (the SHA-256 of the others).
-It counts when its manifest is there and is right. On a disk the folder is written under another
-name and renamed; an object store (``gs://``, or any path of tf.io.gfile) cannot rename a folder in
-one piece, so that there the manifest is written last.
+It is valid if its manifest exists and matches. On a local disk the folder is written under another
+name and renamed. An object store (``gs://``, or any other path of tf.io.gfile) cannot rename a
+folder atomically, so the manifest is written last.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -15,46 +17,49 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-KEEP = 2  # the newest, and the one before it in case it is torn
-FORMAT = 2
+from tpu_train.remote_files import is_remote
+
+KEEP = 2  # the newest, and the previous one in case it is corrupt
+FORMAT = 3
 _FILES = ("variables.npz", "variables.json", "notes.json")
 _NAME = re.compile(r"step-(\d{9,})")
 _DAMAGE = (OSError, tf.errors.OpError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
 class FormatError(ValueError):
-    """A checkpoint of another version of this program."""
+    """A checkpoint written by another version of this program."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A run after so many steps."""
+    """The state of a run after `step` steps."""
 
     step: int
-    names: "list[str]"  # of all variables, in the order of saving
-    values: "list[np.ndarray]"
-    notes: dict  # for JSON; the step that ["best"]["step"] names is never rotated away
-    path: str = ""  # where it was read
-    digest: str = ""  # of its manifest, and so of all of it
+    names: list[str]  # of all variables, in the order of saving
+    values: list[np.ndarray]
+    notes: dict  # JSON; the checkpoint of step ["best"]["step"] is never removed by rotation
+    path: str = ""  # from where it was read
+    digest: str = ""  # SHA-256 of its manifest, and so of all its contents
 
 
-def save(folder, checkpoint):
-    """Writes a :class:`Checkpoint` into `folder`, whole or not at all.
+def save(folder: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Writes a :class:`Checkpoint` into `folder` atomically, then removes older ones.
 
-    Then removes others: kept are this one, the newest before it, and the best that either of them
-    notes. Raises ``OSError`` when it cannot be written; those that were there stay.
+    This one, the newest before it, and the best one that either of them notes are kept. Raises
+    ``OSError`` if it cannot be written; the existing checkpoints stay.
     """
     final = _join(folder, f"step-{checkpoint.step:09d}")
-    partial = final if _remote(folder) else _join(folder, f".partial-{checkpoint.step:09d}")
+    partial = final if is_remote(folder) else _join(folder, f".partial-{checkpoint.step:09d}")
     try:
         tf.io.gfile.makedirs(folder)
         for name in _listed(folder):
-            if name.startswith(".partial-"):  # of a run that was killed while it saved
+            if name.startswith(".partial-"):  # left by a run that was killed while saving
                 _remove(_join(folder, name))
         _remove(partial)
         tf.io.gfile.makedirs(partial)
@@ -71,73 +76,66 @@ def save(folder, checkpoint):
     _rotate(folder, checkpoint.step)
 
 
-def latest(folder, say=print):
-    """The newest whole :class:`Checkpoint` of a folder, or None; `say` is told of torn ones.
+def latest(
+    folder: str | os.PathLike[str], log: Callable[[str], object] = print
+) -> Checkpoint | None:
+    """The newest intact :class:`Checkpoint` of a folder, or None if there is none.
 
-    Raises ``ValueError`` when there are some and none is whole, rather than let a run that has cost
-    so much begin anew; one that lacks its manifest was never whole and does not count.
+    Corrupt ones are reported through `log`. Raises ``ValueError`` if all of them are corrupt, so
+    that a long run does not silently start from scratch. A checkpoint without a manifest was never
+    complete and does not count.
     """
-    torn = []
-    for step, path in reversed(_found(folder)):
+    corrupt = []
+    for step, path in reversed(_saved(folder)):
         try:
             return _read(step, path)
         except FormatError:
             raise
         except _DAMAGE as error:
             if tf.io.gfile.exists(_join(path, "manifest.json")):
-                torn.append(path)
-            say(f"{path} is torn and is passed over: {_message(error)}")
-    if torn:
+                corrupt.append(path)
+            log(f"skipping corrupt checkpoint {path}: {_message(error)}")
+    if corrupt:
         raise ValueError(
-            f"None of the checkpoints in {folder} can be read ({', '.join(map(_base, torn))}): "
-            "see that the disk or the network is well, or give --overwrite to start anew"
+            f"None of the checkpoints in {folder} can be read ({', '.join(map(_base, corrupt))}): "
+            "check the disk and the network, or give --overwrite to start from scratch"
         )
     return None
 
 
-def read(folder, step):
-    """The :class:`Checkpoint` of a step; ``ValueError`` when it is not there or is torn."""
-    path = _join(folder, f"step-{step:09d}")
-    try:
-        return _read(step, path)
-    except FormatError:
-        raise
-    except _DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {_message(error)}") from error
+def restore(checkpoint: Checkpoint, variables: Sequence[tf.Variable]) -> None:
+    """Assigns the saved values to `variables`, in the order of saving.
 
-
-def restore(checkpoint, variables):
-    """Assigns the values to `variables`: as many, in the same order, of the same names and shapes.
-
-    Raises ``ValueError`` with the first that differs, before any is changed.
+    Raises ``ValueError`` with the first variable whose name, dtype or shape differs, before any is
+    changed.
     """
-    there = list(zip(checkpoint.names, checkpoint.values))
-    here = [(name_of(v), v) for v in variables]
-    for i, ((name, value), (own, variable)) in enumerate(zip(there, here)):
+    for i, (name, value, variable) in enumerate(
+        zip(checkpoint.names, checkpoint.values, variables)
+    ):
         saved = (name, value.dtype.name, value.shape)
-        wanted = (own, variable.dtype.name, tuple(variable.shape))
-        if _unnumbered(saved[0]) != _unnumbered(wanted[0]) or saved[1:] != wanted[1:]:
+        expected = (name_of(variable), variable.dtype.name, tuple(variable.shape))
+        if _unnumbered(saved[0]) != _unnumbered(expected[0]) or saved[1:] != expected[1:]:
             raise ValueError(
-                f"{checkpoint.path} is of another network: its variable {i} is {_shown(saved)}, "
-                f"here it is {_shown(wanted)}"
+                f"{checkpoint.path} belongs to another network: its variable {i} is "
+                f"{_shown(saved)}, this network's is {_shown(expected)}"
             )
-    if len(there) != len(here):
+    if len(checkpoint.values) != len(variables):
         raise ValueError(
-            f"{checkpoint.path} is of another network: it has {len(there)} variables, here are "
-            f"{len(here)}"
+            f"{checkpoint.path} belongs to another network: it has {len(checkpoint.values)} "
+            f"variables, this network has {len(variables)}"
         )
-    for (_, value), (_, variable) in zip(there, here):
+    for value, variable in zip(checkpoint.values, variables):
         variable.assign(value)
 
 
-def name_of(variable):
-    """The name under which a tf.Variable is saved: ``stem_conv/kernel``."""
+def name_of(variable: tf.Variable) -> str:
+    """The name under which a tf.Variable is saved, e.g. ``stem_conv/kernel``."""
     return variable.name.rsplit(":", 1)[0]
 
 
 def _unnumbered(name):
-    # Keras numbers the layers of a process that have no name: the second run in a notebook has
-    # conv2d_7 where the first had conv2d. Order, shape and dtype say the rest.
+    # Keras numbers a process's unnamed layers: the second run in a notebook has conv2d_7 where the
+    # first had conv2d. Order, shape and dtype identify them.
     return re.sub(r"_\d+(?=/|$)", "", name)
 
 
@@ -147,7 +145,7 @@ def _shown(variable):
 
 
 def _write_all(folder, checkpoint):
-    listed = [
+    variables = [
         [name, value.dtype.name, list(value.shape)]
         for name, value in zip(checkpoint.names, checkpoint.values)
     ]
@@ -156,31 +154,28 @@ def _write_all(folder, checkpoint):
             _join(folder, "variables.npz"),
             lambda file: np.savez(file, *map(_storable, checkpoint.values)),
         ),
-        "variables.json": _write_json(_join(folder, "variables.json"), listed),
+        "variables.json": _write_json(_join(folder, "variables.json"), variables),
         "notes.json": _write_json(_join(folder, "notes.json"), checkpoint.notes),
     }
     for name, digest in digests.items():
-        have = _sha256(_join(folder, name))
-        if have != digest:
-            raise OSError(f"{_join(folder, name)} reads back as something else than was written")
+        if _sha256(_join(folder, name)) != digest:
+            raise OSError(f"{_join(folder, name)} reads back differently from what was written")
     _write_json(_join(folder, "manifest.json"), {"format": FORMAT, "sha256": digests})
 
 
 def _read(step, path):
-    manifest = _contents(_join(path, "manifest.json"))
-    listed = json.loads(manifest)
-    if listed.get("format") != FORMAT:
+    content = _contents(_join(path, "manifest.json"))
+    manifest = json.loads(content)
+    if manifest.get("format") != FORMAT:
         raise FormatError(
             f"{path} was written by another version of this program (format "
-            f"{listed.get('format', 1)}, this one reads {FORMAT}): finish the run with that one, "
-            "choose another workdir, or give --overwrite to start anew"
+            f"{manifest.get('format', 1)}, this one reads {FORMAT}): finish the run with that "
+            "version, choose another workdir, or give --overwrite to start from scratch"
         )
     for name in _FILES:
-        have = _sha256(_join(path, name))
-        if have != listed["sha256"][name]:
-            raise ValueError(
-                f"{name} has SHA-256 {have}, its manifest says {listed['sha256'][name]}"
-            )
+        digest, expected = _sha256(_join(path, name)), manifest["sha256"][name]
+        if digest != expected:
+            raise ValueError(f"{name} has SHA-256 {digest}, its manifest says {expected}")
     variables = json.loads(_contents(_join(path, "variables.json")))
     with (
         _open(_join(path, "variables.npz"), "rb") as file,
@@ -195,12 +190,12 @@ def _read(step, path):
         values=values,
         notes=json.loads(_contents(_join(path, "notes.json"))),
         path=path,
-        digest=hashlib.sha256(manifest).hexdigest(),
+        digest=hashlib.sha256(content).hexdigest(),
     )
 
 
 def _storable(value):
-    """As an array that .npz knows: bfloat16 as the integers of its bits."""
+    """The value in a dtype that .npz supports: bfloat16 becomes integers of the same bits."""
     value = np.asarray(value)
     return value.view(f"uint{8 * value.itemsize}") if value.dtype.kind == "V" else value
 
@@ -210,18 +205,19 @@ def _from_stored(stored, dtype):
 
 
 def _rotate(folder, step):
-    found = dict(_found(folder))
-    kept = set(sorted(s for s in found if s <= step)[-KEEP:])  # a newer one is torn, or given up
-    for s in tuple(kept):
+    saved = dict(_saved(folder))
+    # Newer ones are corrupt, or were abandoned by a rollback.
+    keep = set(sorted(s for s in saved if s <= step)[-KEEP:])
+    for s in tuple(keep):
         with contextlib.suppress(*_DAMAGE):
-            best = json.loads(_contents(_join(found[s], "notes.json"))).get("best")
-            kept.update({best["step"]} if best else ())
-    for s in found.keys() - kept:
-        _remove(found[s])
+            best = json.loads(_contents(_join(saved[s], "notes.json"))).get("best")
+            keep.update({best["step"]} if best else ())
+    for s in saved.keys() - keep:
+        _remove(saved[s])
 
 
-def _found(folder):
-    """[(step, path), ...] of a folder, oldest first, whole or torn."""
+def _saved(folder):
+    """[(step, path), ...] of all checkpoints in a folder, oldest first, intact or corrupt."""
     if not tf.io.gfile.isdir(folder):
         return []
     matches = filter(None, map(_NAME.fullmatch, _listed(folder)))
@@ -229,20 +225,16 @@ def _found(folder):
 
 
 def _listed(folder):
-    return [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]  # object stores' have a slash
+    return [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]  # object stores add a slash
 
 
 def _remove(folder):
-    """As far as it can be; the manifest first, so that what stays is no checkpoint."""
+    """Removes what it can; the manifest first, so that leftovers do not count as a checkpoint."""
     with contextlib.suppress(OSError, tf.errors.OpError):
         if tf.io.gfile.exists(_join(folder, "manifest.json")):
             tf.io.gfile.remove(_join(folder, "manifest.json"))
     with contextlib.suppress(OSError, tf.errors.OpError):
         tf.io.gfile.rmtree(folder)
-
-
-def _remote(path):
-    return "://" in os.fspath(path)
 
 
 def _join(folder, name):
@@ -254,7 +246,7 @@ def _base(path):
 
 
 def _open(path, mode):
-    return tf.io.gfile.GFile(path, mode) if _remote(path) else open(path, mode)
+    return tf.io.gfile.GFile(path, mode) if is_remote(path) else open(path, mode)
 
 
 def _contents(path):
@@ -263,7 +255,7 @@ def _contents(path):
 
 
 class _Hashed:
-    """A file that is written from front to end, and its SHA-256."""
+    """A file that is written sequentially, and the SHA-256 of what was written."""
 
     def __init__(self, file):
         self.file, self.digest = file, hashlib.sha256()
@@ -277,19 +269,19 @@ class _Hashed:
     def flush(self):
         self.file.flush()
 
-    def read(self):  # never: np.savez takes what has it for a file
+    def read(self):  # never called: np.savez requires it of a file
         raise OSError("written only")
 
 
 def _write(path, fill):
-    """The SHA-256 of what `fill(file)` wrote, which is on the disk then."""
+    """Writes a file by ``fill(file)``, syncs it to disk and returns its SHA-256."""
     with _open(path, "wb") as file:
         hashed = _Hashed(file)
         try:
             fill(hashed)
         finally:
-            hashed.file = io.BytesIO()  # np.savez of a full disk writes on while it is collected
-        if not _remote(path):
+            hashed.file = io.BytesIO()  # after an error, np.savez writes again when it is collected
+        if not is_remote(path):
             _to_disk(file)
     return hashed.digest.hexdigest()
 
@@ -304,7 +296,7 @@ def _to_disk(file):
 
 
 def _folder_to_disk(folder):
-    """The rename itself: without, a power cut could take it back."""
+    """Syncs a rename, which a power failure could otherwise undo."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,6 @@
-"""Where a run leaves its files: a local folder, or one of gs:// that a local one is copied to."""
+"""Work directory of a run: a local folder, or a local copy of a remote one (``gs://``)."""
+
+from __future__ import annotations
 
 import os
 import shutil
@@ -6,6 +8,8 @@ import tempfile
 import uuid
 
 import tensorflow as tf
+
+from tpu_train.remote_files import is_remote
 
 BEST = "best.keras"
 FILES = (
@@ -15,12 +19,12 @@ FILES = (
 CHECKPOINTS = "checkpoints"
 
 
-def check(path, *, overwrite):
-    """Raises ``ValueError`` if `path` cannot be written to or holds a finished run; makes it."""
+def check(path: str, *, overwrite: bool) -> None:
+    """Creates `path`; ``ValueError`` if it is not writable or contains a finished run."""
     files = tf.io.gfile
-    probe = os.path.join(path, f".writable-{uuid.uuid4()}")  # several workers look at once
+    probe = os.path.join(path, f".writable-{uuid.uuid4()}")  # several workers check concurrently
     try:
-        if not _remote(path):  # gfile's message for a file in the way is of another kind
+        if not is_remote(path):  # gfile reports a file in the path's place less clearly
             os.makedirs(path, exist_ok=True)
         files.makedirs(path)
         with files.GFile(probe, "w") as file:
@@ -28,62 +32,62 @@ def check(path, *, overwrite):
         files.remove(probe)
     except (OSError, tf.errors.OpError) as error:
         why = getattr(error, "strerror", None) or getattr(error, "message", error)
-        raise ValueError(f"workdir {path!r} cannot be written to: {why}") from error
-    taken = [name for name in FILES if files.exists(os.path.join(path, name))]
-    goes_on = files.isdir(os.path.join(path, CHECKPOINTS))
-    if taken and not overwrite and not goes_on:
+        raise ValueError(f"workdir {path!r} is not writable: {why}") from error
+    existing = [name for name in FILES if files.exists(os.path.join(path, name))]
+    resumable = files.isdir(os.path.join(path, CHECKPOINTS))
+    if existing and not overwrite and not resumable:
         raise ValueError(
-            f"workdir {path!r} holds a run already ({', '.join(taken)}): choose another one, or "
-            "give --overwrite to replace it"
+            f"workdir {path!r} already contains a run ({', '.join(existing)}): choose another one, "
+            "or give --overwrite to replace it"
         )
 
 
 class Workdir:
-    """A run's files, to be written at :meth:`local` paths; :meth:`publish` makes them seen.
+    """The files of a run: write them to :meth:`local` paths, then :meth:`publish` them.
 
-    Of several workers only one writes to `path` itself; the others, whose names are given as
-    `worker`, have a hidden folder in it for files that they write in vain.
+    With several workers, only the chief (`worker` "") writes to `path` itself. The others, whose
+    names are given as `worker`, write to a hidden folder that is discarded.
     """
 
-    def __init__(self, path, worker):
+    def __init__(self, path: str, worker: str = ""):
         self.path = os.path.join(path, f".{worker}") if worker else path
-        self.checkpoints = os.path.join(path, CHECKPOINTS)  # of all workers
-        self._copied = {}  # {name: (size, time)} of what the remote folder has
-        self._local = tempfile.mkdtemp(prefix="effnet-train-") if _remote(path) else self.path
+        self.checkpoints = os.path.join(path, CHECKPOINTS)  # shared by all workers
+        self._copied = {}  # {name: (size, time)} of the files that the remote folder has
+        self._local = tempfile.mkdtemp(prefix="effnet-train-") if is_remote(path) else self.path
         tf.io.gfile.makedirs(self.path)
 
-    def local(self, name):
-        """The path to write a file at."""
+    def local(self, name: str) -> str:
+        """The local path at which to write the file `name`."""
         return os.path.join(self._local, name)
 
-    def begin(self, *, anew):
-        """Removes a former run's files, or fetches what a run that goes on adds to."""
-        if anew:
+    def prepare(self, *, resume: bool) -> None:
+        """Removes the files of an earlier run, or fetches those that a resumed run appends to."""
+        if not resume:
             for name in FILES:
                 _remove(os.path.join(self.path, name))
         elif self._local != self.path:
-            theirs = os.path.join(self.path, "metrics.jsonl")
-            if tf.io.gfile.exists(theirs):
-                _copy(theirs, self.local("metrics.jsonl"))
+            remote = os.path.join(self.path, "metrics.jsonl")
+            if tf.io.gfile.exists(remote):
+                _copy(remote, self.local("metrics.jsonl"))
 
-    def publish(self):
-        """Copies what has changed to a remote folder; nothing to do for a local one."""
+    def publish(self) -> None:
+        """Copies changed files to the remote folder; does nothing for a local one."""
         if self._local == self.path:
             return
         for folder, _, names in os.walk(self._local):
             for name in names:
-                mine = os.path.join(folder, name)
-                relative = os.path.relpath(mine, self._local).replace(os.sep, "/")
-                state = os.stat(mine).st_size, os.stat(mine).st_mtime_ns
+                local = os.path.join(folder, name)
+                relative = os.path.relpath(local, self._local).replace(os.sep, "/")
+                state = os.stat(local).st_size, os.stat(local).st_mtime_ns
                 if ".partial" in name or self._copied.get(relative) == state:
                     continue
-                theirs = f"{self.path.rstrip('/')}/{relative}"
-                tf.io.gfile.makedirs(theirs.rsplit("/", 1)[0])
-                _copy(mine, theirs)
+                remote = f"{self.path.rstrip('/')}/{relative}"
+                tf.io.gfile.makedirs(remote.rsplit("/", 1)[0])
+                _copy(local, remote)
                 self._copied[relative] = state
 
-    def remove(self, name):
-        """Removes a file of the run, wherever it is."""
+    def remove(self, name: str) -> None:
+        """Removes a file or folder of the run, both locally and remotely."""
         for folder in {self._local, self.path}:
             _remove(os.path.join(folder, name))
 
@@ -94,12 +98,8 @@ class Workdir:
             shutil.rmtree(self._local, ignore_errors=True)
 
 
-def _remote(path):
-    return "://" in path
-
-
 def _copy(source, target):
-    _remove(target)  # ``ram://`` would add to what is there, whatever it is told
+    _remove(target)  # ``ram://`` appends to an existing file even with overwrite=True
     tf.io.gfile.copy(source, target)
 
 

@@ -1,11 +1,14 @@
 """``effnet-train plan --recipe=efficientnetv2-m-paper --topology=v5e:2x4``: does it fit a TPU?
 
-Compiles the train step of every phase with the TPU's own compiler, on a machine without a TPU. The
-exit status is 0 if every phase fits, 1 if one does not, 2 for bad input.
+Compiles the train step of every phase with the TPU compiler, on a machine without a TPU. The exit
+status is 0 if every phase fits, 1 if one does not, 2 for bad input.
 """
+
+from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -15,11 +18,11 @@ _INTRODUCTION = """Compiles the train step of every phase for a TPU, on a machin
 
   effnet-train plan --recipe=efficientnetv2-m-paper --topology=v5e:2x4
 
-A compilation takes two minutes for B0 on two cores, and longer for larger networks."""
+One compilation takes two minutes for B0 on two cores, and longer for larger networks."""
 
 
-def main(argv):
-    """Prints the plan of a recipe on a topology; returns the exit status."""
+def main(argv: Sequence[str]) -> int:
+    """Prints the compile plan of a recipe on a topology; returns the exit status."""
     try:
         values = define()
         if not recipe_flags.parse(values, "effnet-train plan", argv, _INTRODUCTION):
@@ -30,21 +33,21 @@ def main(argv):
         return 2
 
 
-def define():
-    """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
+def define() -> flags.FlagValues:
+    """All flags in a new ``FlagValues``: those of this command and one for each recipe field."""
     values = flags.FlagValues()
-    own = {"flag_values": values}
-    flags.DEFINE_string("topology", "v5e:2x4", "of the TPU: its kind and its chips", **own)
-    flags.DEFINE_list("phase", "", "numbers of the phases to compile; all if not given", **own)
+    here = {"flag_values": values}
+    flags.DEFINE_string("topology", "v5e:2x4", "TPU generation and chip layout", **here)
+    flags.DEFINE_list("phase", "", "numbers of the phases to compile (default: all)", **here)
     flags.DEFINE_boolean(
         "search",
         True,
-        "look for the largest batch that fits: two to eight compilations more a phase",
-        **own,
+        "search for the largest batch that fits: two to eight more compilations per phase",
+        **here,
     )
-    flags.DEFINE_integer("classes", 1000, "that the network tells apart", **own)
-    flags.DEFINE_integer("examples", 1_281_167, "training images", **own)
-    flags.DEFINE_string("cache", None, "folder that keeps what was compiled, for next time", **own)
+    flags.DEFINE_integer("classes", 1000, "number of classes", **here)
+    flags.DEFINE_integer("examples", 1_281_167, "number of training images", **here)
+    flags.DEFINE_string("cache", None, "folder that stores compilation results for reuse", **here)
     recipe_flags.define(values)
     return values
 
@@ -53,27 +56,25 @@ def _plan(recipe, values):
     numbers = []
     for number in values.phase:
         if not number.isdigit():
-            raise ValueError(f"--phase={number}: give numbers of phases, e.g. --phase=1,4")
+            raise ValueError(f"--phase={number} is not a list of phase numbers, e.g. --phase=1,4")
         numbers.append(int(number))
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing runs: TensorFlow only traces
-    from tpu_train.tpu_compile import plan  # here, so that --help does not wait
+    # Imported here: --help and bad flags must not wait for TensorFlow.
+    from tpu_train.tpu_compile import plan
+    from tpu_train.tpu_compile.topology import open_topology
 
-    topology = plan.open_topology(values.topology)
-    plans = list(
-        plan.plan(
-            recipe,
-            topology,
-            classes=values.classes,
-            examples=values.examples,
-            numbers=numbers,
-            search=values.search,
-            cache=values.cache,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+    topology = open_topology(values.topology)
+    request = plan.PlanRequest(
+        recipe, values.classes, values.examples, phases=numbers, search=values.search
     )
+    plans = list(plan.plan_phases(request, topology, values.cache, log=_log))
     print(f"{recipe.name}: {recipe.model}, {recipe.precision}, {recipe.optimizer}")
-    print(plan.show(plans, topology))
+    print(plan.format_plans(plans, topology))
     return 0 if all(p.step.fits for p in plans) else 1
+
+
+def _log(line):
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

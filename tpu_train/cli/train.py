@@ -1,29 +1,32 @@
-"""``effnet-train --recipe=photos --data=my_photos --workdir=run1``: flags, and nothing else.
+"""``effnet-train --recipe=photos --data=my_photos --workdir=run1``: parses flags and trains.
 
-The exit status is 0 after a whole run, 1 for one that failed, 2 for bad input, and 75 for one that
-was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved: the same command goes
-on.
+Exit status: 0 after a finished run, 1 after a failed one, 2 for invalid input, and 75 for a run
+that was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved a checkpoint: the
+same command resumes it.
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
 from tpu_train.cli import data_flags, recipe_flags
 from tpu_train.recipes import phases
-from tpu_train.recipes.schema import show
+from tpu_train.recipes.schema import Recipe, show
 
 STOPPED = 75  # EX_TEMPFAIL: try again
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
   effnet-train --recipe=photos --data=my_photos --workdir=run1
-  effnet-train --recipe=efficientnetv2-s-paper --show       # prints numbers and phases, no more
+  effnet-train --recipe=efficientnetv2-s-paper --show       # prints settings and phases only
 
 Other commands: effnet-train prepare | preview | plan | doctor, each with --help."""
 
 
-def main(argv=None):
-    """Trains, or shows a recipe; returns the exit status. `argv` is without the program's name."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains, or shows a recipe; returns the exit status. `argv` excludes the program's name."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         values = define()
@@ -36,59 +39,76 @@ def main(argv=None):
             print(phases.show(phases.make_phases(recipe, values.examples)))
             print(f"for {values.examples} training images (--examples=...)")
             return 0
-        for what in ("data", "workdir"):
-            if not getattr(values, what):
-                raise ValueError(f"--{what} is missing; see effnet-train --help")
+        for flag in ("data", "workdir"):
+            if not getattr(values, flag):
+                raise ValueError(f"--{flag} is missing; see effnet-train --help")
         return _train(recipe, values)
     except (flags.Error, ValueError) as error:
         print(f"effnet-train: {error}", file=sys.stderr)
         return 2
 
 
-def define():
-    """All flags, of their own: where-flags by hand, the rest from the fields of a recipe."""
+def define() -> flags.FlagValues:
+    """All flags: those of the run, and one for each field of a recipe."""
     values = flags.FlagValues()
-    own = {"flag_values": values}
+    to_values = {"flag_values": values}
     data_flags.define(values)
-    flags.DEFINE_string("workdir", None, "where model, curves and metrics go", **own)
     flags.DEFINE_string(
-        "device", "auto", "auto, tpu[:name], gpu[:count], cpu[:count] or multi-worker", **own
+        "workdir", None, "folder for the model, checkpoints and metrics", **to_values
     )
-    flags.DEFINE_boolean("overwrite", False, "replace a run in workdir", **own)
+    flags.DEFINE_string(
+        "device",
+        "auto",
+        "auto, tpu[:name], gpu[:count], cpu[:count] or multi-worker",
+        **to_values,
+    )
+    flags.DEFINE_boolean("overwrite", False, "replace an existing run in workdir", **to_values)
     flags.DEFINE_float(
-        "eval_epochs", 0.0, "between evaluations; 0: at the ends of phases alone", **own
+        "eval_epochs",
+        0.0,
+        "epochs between evaluations; 0: only at the end of each phase",
+        **to_values,
     )
     flags.DEFINE_string(
-        "stop_after", "", "save and stop after so long, e.g. 11h or 90m: a session's limit", **own
+        "stop_after",
+        "",
+        "save a checkpoint and stop after this time, e.g. 11h or 90m; empty for no limit",
+        **to_values,
     )
     flags.DEFINE_string(
         "on_nan",
         "stop",
-        "when the loss is no number: stop, or skip (back to the last checkpoint, on without the "
-        "steps that made it so)",
-        **own,
+        "if the loss becomes NaN or Inf: stop, or skip (resume from the last checkpoint without "
+        "the steps that caused it)",
+        **to_values,
     )
-    flags.DEFINE_boolean("keep_checkpoints", False, "also when the run is through", **own)
-    flags.DEFINE_float("save_minutes", 10.0, "between checkpoints inside a phase", **own)
-    flags.DEFINE_boolean("show", False, "print the recipe and its phases, train nothing", **own)
-    flags.DEFINE_integer("examples", 10_000, "training images that --show reckons with", **own)
+    flags.DEFINE_boolean(
+        "keep_checkpoints", False, "keep the checkpoints of a finished run", **to_values
+    )
+    flags.DEFINE_float(
+        "save_minutes", 10.0, "minutes between checkpoints within a phase", **to_values
+    )
+    flags.DEFINE_boolean(
+        "show", False, "print the recipe and its phases without training", **to_values
+    )
+    flags.DEFINE_integer(
+        "examples", 10_000, "number of training images assumed by --show", **to_values
+    )
     recipe_flags.define(values)
     return values
 
 
-def _train(recipe, values):
-    from tpu_train.checkpointing.manager import StoppedError
-    from tpu_train.checkpointing.preemption import interrupts, parse_duration
-    from tpu_train.input_pipeline.data_loading import (
-        open_data,  # here, so that --show and --help do not wait
-    )
+def _train(recipe: Recipe, values: flags.FlagValues) -> int:
+    # Imported here, so that --show and --help do not wait for TensorFlow.
+    from tpu_train.checkpointing.preemption import StoppedError, interrupts, parse_duration
+    from tpu_train.input_pipeline.data_loading import open_data
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.run import TrainingError, train
 
     stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
     strategy = make_strategy(values.device)  # before any other TensorFlow call
     try:
-        with interrupts(stop_after) as stop:  # its clock runs from here
+        with interrupts(stop_after) as stop:  # the time limit starts here
             training, evaluation = open_data(
                 values.data,
                 holdout=values.holdout,
@@ -117,16 +137,18 @@ def _train(recipe, values):
         print(f"effnet-train: {error}", file=sys.stderr)
         return STOPPED
     print(
-        f"held-out accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
+        f"evaluation accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
         f"model {result.model_path}, curves {result.curves_path}"
     )
-    if result.best["averaged"] > result.accuracy:
+    if result.best["ema"] > result.accuracy:
         print(
-            f"it was {result.best['averaged']:.2%} after step {result.best['step']}: "
-            f"{result.best_path}"
+            f"best evaluation accuracy {result.best['ema']:.2%}, after step "
+            f"{result.best['step']}: {result.best_path}"
         )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tpu_train.cli import main as command_line
+
+    sys.exit(command_line())

@@ -1,1 +1,1 @@
-"""Diagnoses the installation, the accelerators and the work directory."""
+"""Diagnosis of an installation: what would keep a training from running, and how to fix it."""

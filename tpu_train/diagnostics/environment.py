@@ -1,8 +1,10 @@
-"""What there is to train with: an :class:`Environment`, read without importing TensorFlow here.
+"""Probe of the machine and its packages, without importing TensorFlow in this process.
 
-TensorFlow is imported last and in a child process, so that a broken one is a value and no crash.
-:mod:`tpu_train.diagnostics.checks` judges it.
+TensorFlow is imported last, in a child process that runs this file, so that an import failure is
+reported instead of raised. :mod:`tpu_train.diagnostics.checks` evaluates the environment.
 """
+
+from __future__ import annotations
 
 import glob
 import importlib
@@ -17,7 +19,6 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from typing import Optional
 
 from packaging.utils import canonicalize_name
 
@@ -25,19 +26,19 @@ BUILDS = ("tensorflow", "tensorflow-tpu", "tensorflow-cpu", "tensorflow-gpu", "t
 TPU_DEVICES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
 LOCAL_TPU = ("COLAB_TPU_1VM", "TPU_ACCELERATOR_TYPE", "TPU_WORKER_ID")  # set on a TPU VM
 REMOTE_TPU = ("COLAB_TPU_ADDR", "TPU_NAME")
-VARIABLES = (  # all that is read of the process's environment
+VARIABLES = (  # the environment variables that the checks read
     *LOCAL_TPU,
     *REMOTE_TPU,
     *("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"),
     *("KERAS_BACKEND", "TF_USE_LEGACY_KERAS", "TF_CONFIG", "CUDA_VISIBLE_DEVICES"),
     *("TF_XLA_FLAGS", "XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS"),
 )
-PATIENCE = 240  # seconds for TensorFlow's import, which is slow from a cold network disk
+IMPORT_TIMEOUT = 240  # seconds; TensorFlow imports slowly from a cold network disk
 
 
 @dataclass(frozen=True)
 class Package:
-    """An installed distribution, by its metadata."""
+    """Metadata of an installed distribution."""
 
     version: str
     requires: tuple = ()
@@ -46,51 +47,51 @@ class Package:
 
 @dataclass(frozen=True)
 class Folder:
-    """The work folder, or where it would be made."""
+    """The work directory, or the place where it would be created."""
 
     path: str
-    error: str = ""  # of writing there
-    free_bytes: Optional[int] = None
+    error: str = ""  # when writing there
+    free_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What a child process found that imported TensorFlow; fields after `error` may be unset."""
+    """Result of importing TensorFlow in a child process; after an error, later fields are unset."""
 
     error: str = ""
-    doing: str = ""  # at the end, or when it failed
-    said: str = ""  # the last lines of its error output
+    doing: str = ""  # the step that was running when it ended, e.g. "import keras"
+    stderr: str = ""  # its last lines
     seconds: float = 0.0
     tensorflow: str = ""
-    tpu_kernels: Optional[bool] = None  # whether this build can talk to a TPU beside it
+    tpu_kernels: bool | None = None  # whether this build supports an attached TPU
     cuda_build: bool = False
     gpus: tuple = ()
-    keras_cv: str = ""  # the error of its import
-    workdir: str = ""  # the error of writing to a remote one
+    keras_cv: str = ""  # its import error
+    workdir: str = ""  # the error when writing to a remote work directory
 
 
 @dataclass(frozen=True)
 class Environment:
-    """All that the checks look at."""
+    """Everything that the checks read."""
 
     python: tuple = (3, 11, 0)
     system: str = "Linux"
     machine: str = "x86_64"
     packages: dict = field(default_factory=dict)  # canonical name -> Package
-    variables: dict = field(default_factory=dict)  # those of VARIABLES that are set
-    keras_json_backend: str = ""  # of ~/.keras/keras.json
+    variables: dict = field(default_factory=dict)  # the VARIABLES that are set
+    keras_json_backend: str = ""  # from ~/.keras/keras.json
     tpu_devices: tuple = ()
-    gpus: tuple = ()  # as the driver names them
-    cores: float = 8.0  # that this process may use
-    memory_bytes: Optional[int] = None
-    port_error: str = ""  # of listening at this worker's own port
-    folder: Optional[Folder] = None
-    imported: Optional[Imported] = None  # None where there is no TensorFlow
+    gpus: tuple = ()  # names from the driver
+    cores: float = 8.0  # available to this process
+    memory_bytes: int | None = None
+    port_error: str = ""  # when listening at this worker's port
+    folder: Folder | None = None
+    imported: Imported | None = None  # None where there is no TensorFlow
     device: str = "auto"
 
 
-def gather(workdir="", device="auto"):
-    """The :class:`Environment` of this process; takes as long as TensorFlow's import."""
+def probe_environment(workdir: str = "", device: str = "auto") -> Environment:
+    """The :class:`Environment` of this process; takes as long as importing TensorFlow."""
     variables = {
         name: os.environ[name]
         for name in VARIABLES
@@ -115,56 +116,58 @@ def gather(workdir="", device="auto"):
     )
 
 
-def cluster(tf_config):
-    """(addresses of all workers, this one's) of a ``TF_CONFIG``; ``ValueError`` says what is off.
+def cluster(tf_config: str) -> tuple[list[str], str]:
+    """(addresses of all workers, this worker's address) of a ``TF_CONFIG``.
+
+    Raises ``ValueError`` if it does not describe a cluster that contains this worker.
 
     >>> cluster('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
     (['a:1', 'b:1'], 'b:1')
     """
     if not tf_config:
-        raise ValueError("TF_CONFIG is not set, and --device=multi-worker needs it")
+        raise ValueError("TF_CONFIG is not set, but --device=multi-worker needs it")
     try:
         config = json.loads(tf_config)
     except ValueError as error:
-        raise ValueError(f"TF_CONFIG is no JSON: {error} (quote it with '...')") from None
+        raise ValueError(f"TF_CONFIG is not JSON: {error} (quote it with '...')") from None
     if not isinstance(config, dict) or not isinstance(config.get("cluster"), dict):
         raise ValueError("TF_CONFIG has no cluster")
     chief, workers = (config["cluster"].get(kind) or [] for kind in ("chief", "worker"))
-    everyone = [*chief, *workers]
-    if not everyone:
+    addresses = [*chief, *workers]
+    if not addresses:
         raise ValueError("TF_CONFIG's cluster has no worker")
-    for address in everyone:
+    for address in addresses:
         host, _, port = str(address).rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"TF_CONFIG: {address!r} is no address with a port, as 10.0.0.1:2222")
-        if everyone.count(address) > 1:
-            raise ValueError(f"TF_CONFIG has {address} twice: every worker has its own")
+            raise ValueError(f"TF_CONFIG: {address!r} is not an address like 10.0.0.1:2222")
+        if addresses.count(address) > 1:
+            raise ValueError(f"TF_CONFIG lists {address} twice; addresses must be unique")
     task = config.get("task")
     if not isinstance(task, dict):
-        raise ValueError("TF_CONFIG has no task: which of the workers is this one?")
+        raise ValueError("TF_CONFIG has no task, which says which worker this is")
     kind, index = task.get("type"), task.get("index")
-    own = {"chief": chief, "worker": workers}.get(str(kind))
-    if not own:
+    of_kind = {"chief": chief, "worker": workers}.get(str(kind))
+    if not of_kind:
         raise ValueError(f"TF_CONFIG: task type {kind!r} has no address in the cluster")
-    if not str(index).isdigit() or int(index) >= len(own):
+    if not str(index).isdigit() or int(index) >= len(of_kind):
         raise ValueError(
-            f"TF_CONFIG: task index {index!r} is out of range: there are {len(own)} of type "
-            f"{kind}, so give 0 to {len(own) - 1}"
+            f"TF_CONFIG: task index {index!r} is out of range for {len(of_kind)} tasks of type "
+            f"{kind}; use 0 to {len(of_kind) - 1}"
         )
-    return everyone, own[int(index)]
+    return addresses, of_kind[int(index)]
 
 
 def _packages():
-    found = {}
+    packages = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        if name and canonicalize_name(name) not in found:  # the first on the path is imported
-            found[canonicalize_name(name)] = Package(
+        if name and canonicalize_name(name) not in packages:  # the first on the path is imported
+            packages[canonicalize_name(name)] = Package(
                 distribution.version,
                 tuple(distribution.requires or ()),
                 distribution.metadata.get("Requires-Python") or "",
             )
-    return found
+    return packages
 
 
 def _keras_json_backend():
@@ -178,17 +181,17 @@ def _keras_json_backend():
 
 def _gpus():
     try:
-        listed = subprocess.run(
+        output = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True
         ).stdout
-        found = [line.split(" (UUID")[0].split(": ", 1)[-1] for line in listed.splitlines()]
-        return tuple(name for name in found if name)
+        names = [line.split(" (UUID")[0].split(": ", 1)[-1] for line in output.splitlines()]
+        return tuple(name for name in names if name)
     except (OSError, subprocess.SubprocessError):
         return tuple(p for p in sorted(glob.glob("/dev/nvidia[0-9]*")))
 
 
 def _cores():
-    """That this process may use: its affinity, and a container's quota."""
+    """Cores available to this process: its affinity, limited by a container's quota."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -199,12 +202,12 @@ def _cores():
 
 
 def _memory():
-    """Bytes of the machine, or of a container's limit."""
+    """Bytes of the machine's memory, or of the container's limit; None if unknown."""
     total = next((s for s in _read("/proc/meminfo").splitlines() if "MemTotal" in s), "")
-    known = [int(w) * 1024 for w in total.split() if w.isdigit()]
+    sizes = [int(word) * 1024 for word in total.split() if word.isdigit()]
     limit = _read("/sys/fs/cgroup/memory.max")
-    known += [int(limit)] if limit.isdigit() else []
-    return min(known) if known else None
+    sizes += [int(limit)] if limit.isdigit() else []
+    return min(sizes) if sizes else None
 
 
 def _read(path):
@@ -217,14 +220,14 @@ def _read(path):
 
 def _port_error(tf_config):
     try:
-        _, own = cluster(tf_config)
+        _, address = cluster(tf_config)
     except ValueError:
-        return ""  # the check says it
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return ""  # reported by the check of the workers
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("", int(own.rpartition(":")[2])))
-            probe.listen()
+            server.bind(("", int(address.rpartition(":")[2])))
+            server.listen()
         except OSError as error:
             return error.strerror or str(error)
     return ""
@@ -232,7 +235,7 @@ def _port_error(tf_config):
 
 def _folder(workdir):
     if "://" in workdir:
-        return Folder(workdir)  # the child tries it
+        return Folder(workdir)  # the child process tries to write there
     path = os.path.abspath(workdir)
     while not os.path.lexists(path):
         path = os.path.dirname(path)
@@ -245,66 +248,69 @@ def _folder(workdir):
 
 
 def _import(workdir):
-    """Runs this file as a program, which is :func:`_child`, and reads what it said."""
+    """Runs this file as a program (:func:`_child`) and parses its output."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, os.path.abspath(__file__), workdir],
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=PATIENCE,
-            env={**os.environ, "KERAS_BACKEND": "tensorflow"},  # another one is a finding already
+            timeout=IMPORT_TIMEOUT,
+            env={**os.environ, "KERAS_BACKEND": "tensorflow"},  # others have a separate check
         )
     except subprocess.TimeoutExpired:
-        return Imported(error=f"did not end in {PATIENCE} s", doing="import TensorFlow and Keras")
-    found = {}
-    for line in done.stdout.splitlines():
+        return Imported(
+            error=f"timed out after {IMPORT_TIMEOUT} s", doing="import TensorFlow and Keras"
+        )
+    results = {}
+    for line in process.stdout.splitlines():
         if line.startswith(_MARK):
-            found.update(json.loads(line[len(_MARK) :]))
-    said = done.stderr.strip().splitlines()
-    found["gpus"] = tuple(found.get("gpus", ()))
-    if done.returncode:
-        died = {4: "SIGILL", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV"}.get(-done.returncode)
-        last = next((s for s in reversed(said) if s.strip()), f"status {done.returncode}")
-        found["error"] = f"killed by {died}" if died else last.strip()
-    return Imported(said="\n".join(said[-20:]), **found)
+            results.update(json.loads(line[len(_MARK) :]))
+    stderr = process.stderr.strip().splitlines()
+    results["gpus"] = tuple(results.get("gpus", ()))
+    status = process.returncode
+    if status:
+        signal = {4: "SIGILL", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV"}.get(-status)
+        last = next((line for line in reversed(stderr) if line.strip()), f"status {status}")
+        results["error"] = f"killed by {signal}" if signal else last.strip()
+    return Imported(stderr="\n".join(stderr[-20:]), **results)
 
 
-_MARK = "effnet-train doctor: "  # TensorFlow prints, too
+_MARK = "effnet-train doctor: "  # tells the results from what TensorFlow prints
 
 
 def _child(workdir):
-    """Imports what may break, one after the other, and says how far it came."""
+    """Imports the packages one by one, and prints the results and the current step."""
 
-    def say(**found):
-        print(_MARK + json.dumps(found), flush=True)
+    def report(**results):
+        print(_MARK + json.dumps(results), flush=True)
 
-    sys.path.pop(0)  # this file's folder, whose modules nobody else means
-    say(doing="import tensorflow")
+    sys.path.pop(0)  # this file's folder, whose modules would shadow others
+    report(doing="import tensorflow")
     start = time.perf_counter()
     import tensorflow as tf
 
-    say(doing="look for devices", tensorflow=tf.__version__, seconds=time.perf_counter() - start)
+    report(doing="list devices", tensorflow=tf.__version__, seconds=time.perf_counter() - start)
     try:
         from tensorflow.python.framework import kernels
 
         registered = kernels.get_registered_kernels_for_op("ConfigureDistributedTPU")
-        say(tpu_kernels=bool(registered.kernel))
-    except (ImportError, AttributeError):  # not public: then the distribution's name has to do
+        report(tpu_kernels=bool(registered.kernel))
+    except (ImportError, AttributeError):  # not public: fall back on the distribution's name
         pass
-    say(cuda_build=tf.test.is_built_with_cuda())
-    say(gpus=[device.name for device in tf.config.list_physical_devices("GPU")])
-    say(doing="import keras")
+    report(cuda_build=tf.test.is_built_with_cuda())
+    report(gpus=[device.name for device in tf.config.list_physical_devices("GPU")])
+    report(doing="import keras")
     importlib.import_module("keras")
-    say(doing="import keras_cv")
+    report(doing="import keras_cv")
     try:
-        importlib.import_module("keras_cv")  # whether it can be, no more: augment.py uses it
+        importlib.import_module("keras_cv")  # only whether it imports
     except ModuleNotFoundError as error:
         if error.name != "keras_cv":
-            say(keras_cv=str(error))
+            report(keras_cv=str(error))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        say(keras_cv=f"{type(error).__name__}: {error}")
-    say(doing="")
+        report(keras_cv=f"{type(error).__name__}: {error}")
+    report(doing="")
     if "://" in workdir:
         path = f"{workdir.rstrip('/')}/.effnet-train-doctor"
         try:
@@ -313,7 +319,7 @@ def _child(workdir):
                 file.write("")
             tf.io.gfile.remove(path)
         except (tf.errors.OpError, OSError) as error:
-            say(workdir=str(error).splitlines()[0])
+            report(workdir=str(error).splitlines()[0])
 
 
 if __name__ == "__main__":

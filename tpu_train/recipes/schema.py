@@ -13,7 +13,7 @@ from keras_effnet.variants import find_variant
 
 OPTIMIZERS = (
     *("rmsprop", "sgd", "adamw", "lion", "lamb"),
-    *("tfa_lamb", "tfa_lazyadam", "tfa_novograd", "tfa_yogi", "tfa_lookahead"),
+    *("tfa_lazyadam", "tfa_novograd", "tfa_yogi", "tfa_lookahead"),
 )
 LEARNING_RATE_SCHEDULES = ("cosine", "exponential", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")

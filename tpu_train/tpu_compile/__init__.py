@@ -1,1 +1,1 @@
-"""Compiles every training phase for a TPU on a machine without one."""
+"""Ahead-of-time compilation of the train step for a TPU, on a machine without one."""

@@ -1,1 +1,1 @@
-"""One training run: the loop, the step, evaluation, optimizers, export."""
+"""One training run: the phase loop, the traced step, evaluation, optimizers, export."""

@@ -1,28 +1,34 @@
-"""--device -> a tf.distribute strategy. The first TensorFlow call of a program, and only once."""
+"""``--device`` -> tf.distribute strategy, and what the workers of a strategy exchange.
+
+:func:`make_strategy` must be the first TensorFlow call of a process, and the only one of its kind.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import functools
 import os
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_effnet.suggestions import unknown_name
+from tpu_train.device_names import DEVICES
 
-DEVICES = ("auto", "tpu", "gpu", "cpu", "multi-worker")
 
+def make_strategy(device: str = "auto") -> tf.distribute.Strategy:
+    """The strategy for a kind of device; "cpu:2" and "gpu:2" use that many devices.
 
-def make_strategy(device="auto"):
-    """The strategy for a kind of device; "cpu:2" and "gpu:2" take that many devices.
-
-    "auto" takes what there is, in this order: several workers when ``TF_CONFIG`` names them, a TPU,
+    "auto" uses the first of these that exists: several workers if ``TF_CONFIG`` names them, a TPU,
     all GPUs, the CPU. "tpu" also takes a name or address ("tpu:my-node", "tpu:grpc://10.0.0.2:8470").
-    Raises ``ValueError`` for a device that is unknown or not there, with what there is.
+    Raises ``ValueError`` for a device that is unknown or not present, with those that are.
     """
-    kind, _, which = device.partition(":")
+    kind, _, detail = device.partition(":")
     if kind not in DEVICES:
         raise ValueError(unknown_name("device", device, DEVICES))
     if kind == "auto":
-        kind = _found()
+        kind = _detected_kind()
     if kind == "multi-worker":
         if not os.environ.get("TF_CONFIG"):
             raise ValueError(
@@ -31,23 +37,52 @@ def make_strategy(device="auto"):
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     if kind == "tpu":
-        return _tpu(which)
-    return _local(kind, which)
+        return _tpu(detail)
+    return _local(kind, detail)
 
 
-def describe(strategy):
-    """One line for people: the strategy, its replicas, its devices.
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """One line of text: the number of replicas, their device type and the strategy.
 
     >>> describe(tf.distribute.OneDeviceStrategy("/cpu:0"))
     '1 replica on CPU (OneDeviceStrategy)'
     """
     n = strategy.num_replicas_in_sync
     kind = strategy.extended.worker_devices[0].rsplit("device:", 1)[-1].split(":")[0].strip("/")
-    many = "replica" if n == 1 else "replicas"
-    return f"{n} {many} on {kind.upper()} ({type(strategy).__name__})"
+    replicas = "replica" if n == 1 else "replicas"
+    return f"{n} {replicas} on {kind.upper()} ({type(strategy).__name__})"
 
 
-def _found():
+def worker_count(strategy: tf.distribute.Strategy) -> int:
+    """The number of processes that train together; all hosts of a TPU pod belong to one process."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    cluster = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
+
+
+def make_gather(
+    strategy: tf.distribute.Strategy,
+) -> Callable[[Sequence[int]], np.ndarray]:
+    """A function from this worker's integers to int64 (workers, integers), those of all workers.
+
+    Row 0 is the chief's. With several workers it is a small all-gather, which all of them must
+    call; with one it only adds the axis.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return lambda numbers: np.asarray([numbers], np.int64)
+
+    @tf.function
+    def all_gather(numbers):
+        def replica_fn(numbers):
+            return tf.distribute.get_replica_context().all_gather(numbers[None], axis=0)
+
+        return strategy.experimental_local_results(strategy.run(replica_fn, args=(numbers,)))[0]
+
+    return lambda numbers: all_gather(tf.constant(numbers, tf.int64)).numpy()
+
+
+def _detected_kind():
     if os.environ.get("TF_CONFIG"):
         return "multi-worker"
     # The TensorFlow build for TPUs links libtpu; a TPU node is announced by the environment.
@@ -62,7 +97,7 @@ def _has_local_tpu():
 
 
 def _tpu(name):
-    # A TPU VM, Colab and Kaggle have their TPU beside them ("local"); a TPU node has an address.
+    # The TPU of a TPU VM, of Colab and of Kaggle is "local"; a TPU node has an address.
     address = name or os.environ.get("COLAB_TPU_ADDR") or os.environ.get("TPU_NAME") or "local"
     if address == os.environ.get("COLAB_TPU_ADDR") and not address.startswith("grpc://"):
         address = f"grpc://{address}"
@@ -70,32 +105,37 @@ def _tpu(name):
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=address)
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)  # before any other op; wipes the device
+        # Must come before any other op: it clears the device's memory.
+        tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         raise ValueError(
-            f"No TPU answers at {address!r}: {str(error).splitlines()[0]} On Colab choose a TPU "
+            f"No TPU was found at {address!r}: {str(error).splitlines()[0]} On Colab choose a TPU "
             "runtime and install tensorflow-tpu; elsewhere give --device=tpu:NAME, or --device=cpu"
         ) from error
 
 
-def _local(kind, which):
+def _local(kind, count_text):
     name = kind.upper()
-    if which and not (which.isdigit() and int(which)):
-        raise ValueError(f"device {kind}:{which} names no number of devices: give e.g. {kind}:2")
-    wanted = int(which) if which else None
+    if count_text and not (count_text.isdigit() and int(count_text)):
+        raise ValueError(
+            f"device {kind}:{count_text}: the number of devices must be a positive integer, e.g. "
+            f"{kind}:2"
+        )
     physical = tf.config.list_physical_devices(name)
     if not physical:
-        raise ValueError(f"There is no {name} here; there is: {_there_is()}")
-    count = wanted or (len(physical) if kind == "gpu" else 1)
+        raise ValueError(f"No {name} was found; this machine has: {_device_types()}")
+    default = len(physical) if kind == "gpu" else 1
+    count = int(count_text) if count_text else default
     if kind == "cpu" and count > 1:
-        with contextlib.suppress(RuntimeError):  # TensorFlow is in use: take what was made then
+        # A RuntimeError means that TensorFlow is already initialized: use its devices.
+        with contextlib.suppress(RuntimeError):
             tf.config.set_logical_device_configuration(
                 physical[0], [tf.config.LogicalDeviceConfiguration()] * count
             )
-    there = len(tf.config.list_logical_devices(name))
-    if count > there:
-        raise ValueError(f"device {kind}:{count}: this process has {there}")
+    available = len(tf.config.list_logical_devices(name))
+    if count > available:
+        raise ValueError(f"device {kind}:{count}: this process has {available}")
     if count == 1:
         return tf.distribute.OneDeviceStrategy(f"/{kind}:0")
     return _mirrored(tuple(f"/{kind}:{i}" for i in range(count)))
@@ -103,10 +143,10 @@ def _local(kind, which):
 
 @functools.cache
 def _mirrored(devices):
-    # One a process: the collectives of a second one would have the keys of the first one's, which
-    # TensorFlow aborts for good ("Shape mismatch in the collective instance"; 2.15 and 2.21).
+    # One per process: the collectives of a second strategy would reuse the keys of the first one's,
+    # which TensorFlow aborts ("Shape mismatch in the collective instance"; 2.15 and 2.21).
     return tf.distribute.MirroredStrategy(devices)
 
 
-def _there_is():
+def _device_types():
     return ", ".join(sorted({d.device_type for d in tf.config.list_physical_devices()}))

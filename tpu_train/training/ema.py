@@ -1,18 +1,29 @@
-"""Exponential moving averages of weights and batch-norm statistics, with the official ramp."""
+"""Exponential moving average (EMA) of weights and batch-norm statistics, with the official ramp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 import tensorflow as tf
 
 
-def update(strategy, averages, variables, decay, step):
-    """One step of every average, in cross-replica context.
+def update(
+    strategy: tf.distribute.Strategy,
+    averages: Iterable[tf.Variable],
+    variables: Iterable[tf.Variable],
+    decay: float,
+    step: tf.Tensor,
+) -> None:
+    """Moves every average towards its variable; to be called in cross-replica context.
 
-    The decay is min(`decay`, (1 + step) / (10 + step)), as TensorFlow 1's with ``num_updates``.
+    The decay is min(`decay`, (1 + step) / (10 + step)), as that of TensorFlow 1's
+    ``ExponentialMovingAverage`` with ``num_updates``.
     """
     n = tf.cast(step, tf.float32)
-    share = 1 - tf.minimum(decay, (1 + n) / (10 + n))
+    rate = 1 - tf.minimum(decay, (1 + n) / (10 + n))
 
-    def move(average, share, variable):
-        average.assign_add(share * (variable - average))
+    def move(average, rate, variable):
+        average.assign_add(rate * (variable - average))
 
     for average, variable in zip(averages, variables):
-        strategy.extended.update(average, move, args=(share, variable), group=False)
+        strategy.extended.update(average, move, args=(rate, variable), group=False)

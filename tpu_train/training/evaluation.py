@@ -1,16 +1,29 @@
 """Exact evaluation: every image counts once, on any number of replicas."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import keras
 import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import evaluation_batches
+from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.recipes.schema import Recipe
 
 
-def make_evaluation(strategy, models, source, recipe):
-    """A function without arguments that gives ``{name: accuracy}`` of `models`, as shares of 1.
+def make_evaluation(
+    strategy: tf.distribute.Strategy,
+    models: Mapping[str, keras.Model],
+    source: ImageSource,
+    recipe: Recipe,
+) -> Callable[[], dict[str, float]]:
+    """A function without arguments that returns {name: accuracy in [0, 1]} of `models`.
 
-    `models` maps names to classifiers that return logits; all see the same batches, prepared as the
-    recipe says. An image of several labels counts as right if the best class is one of them. The
-    last batch is padded, and the padding weighs nothing. Traced once, at the first call.
+    `models` maps names to classifiers that return logits. All are evaluated on the same batches,
+    preprocessed as the recipe says. A prediction for an image of several labels is correct if it is
+    one of them. The last batch is padded with images of weight 0. The function is traced once, at
+    its first call.
     """
     replicas = strategy.num_replicas_in_sync
     batch_size = -(-min(recipe.batch_size, source.examples) // replicas) * replicas
@@ -28,23 +41,23 @@ def make_evaluation(strategy, models, source, recipe):
         )
 
     @tf.function(jit_compile=False)
-    def step(batch):
-        def correct(batch):
+    def count_correct(batch):
+        def replica_fn(batch):
             labels = batch["label"]
             labels = labels[:, None] if len(labels.shape) == 1 else labels
-            hits = []
+            counts = []
             for model in models.values():
                 best = tf.argmax(model(batch["image"], training=False), -1, output_type=tf.int32)
-                hit = tf.reduce_any(best[:, None] == labels, -1)
-                hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * batch["weight"]))
-            return tf.stack(hits)
+                correct = tf.reduce_any(best[:, None] == labels, -1)
+                counts.append(tf.reduce_sum(tf.cast(correct, tf.float32) * batch["weight"]))
+            return tf.stack(counts)
 
-        return strategy.reduce("SUM", strategy.run(correct, args=(batch,)), axis=None)
+        return strategy.reduce("SUM", strategy.run(replica_fn, args=(batch,)), axis=None)
 
     def evaluate():
-        hits = 0.0
+        counts = 0.0
         for batch in strategy.distribute_datasets_from_function(batches):
-            hits += step(batch).numpy()
-        return {name: float(h) / source.examples for name, h in zip(models, hits)}
+            counts += count_correct(batch).numpy()
+        return {name: float(c) / source.examples for name, c in zip(models, counts)}
 
     return evaluate

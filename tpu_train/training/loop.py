@@ -1,206 +1,101 @@
-"""Walks the phases of a run: batches, traced steps, evaluations, saves; and mends what can be.
+"""Runs the training phases: batches, traced steps, evaluations, checkpoints, and when to stop.
 
-A loss that is no number and an accelerator's memory that is full both leave variables half changed:
-the walk then goes back to the newest checkpoint, and on with some steps left out or with batches
-that are computed in more parts.
+What happens after a failure is in :mod:`tpu_train.training.recovery`.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from dataclasses import dataclass
-from typing import Callable, Optional
+from collections.abc import Sequence
 
-import keras
-import numpy as np
 import tensorflow as tf
 
-from tpu_train.checkpointing import storage
-from tpu_train.checkpointing.manager import NotFiniteError, Saves, TooManyRollbacksError, segments
-from tpu_train.input_pipeline.batches import images_of_steps, training_batches
-from tpu_train.input_pipeline.image_source import ImageSource, corrupt, error_line
-from tpu_train.recipes.phases import batch_size_error
-from tpu_train.recipes.schema import Recipe
-from tpu_train.training import distributed_layers
+from tpu_train.checkpointing.manager import NotFiniteError
+from tpu_train.checkpointing.preemption import StoppedError
+from tpu_train.input_pipeline.batches import training_batches
+from tpu_train.training import distributed_layers, recovery
+from tpu_train.training.distribution import worker_count
 from tpu_train.training.lr_schedule import learning_rate
-from tpu_train.training.metrics_writer import Progress
-from tpu_train.training.step import State, traced_steps
-
-ON_NAN = ("stop", "skip")
-_READ_AHEAD = 64  # steps
-_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-_LOST += (tf.errors.InternalError, tf.errors.DeadlineExceededError)
+from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
+from tpu_train.training.step import StepSpec, trace_steps
 
 
-class TrainingError(RuntimeError):
-    """A run that cannot go on, with what to change."""
+def train_phases(run: RunContext, restored: tuple[int, TrainingHistory] | None) -> TrainingHistory:
+    """Trains all phases that are left; returns the final history.
 
+    `restored` is the step and the history of the checkpoint from which the run resumes, or None.
 
-class _LossIsNoNumber(RuntimeError):  # noqa: N818 - it says what happened
-    def __init__(self, first_step, end_step, advice):
-        super().__init__(advice)
-        self.first_step, self.end_step = first_step, end_step
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """What one phase took and reached; accuracies are shares of 1 on the evaluation images."""
-
-    number: int
-    image_size: int
-    steps: int
-    seconds: float
-    loss: float  # mean over the last host call's training steps
-    accuracy: float  # of the averaged weights
-    accuracy_raw: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the phases of a run share."""
-
-    recipe: Recipe
-    phases: tuple
-    training: ImageSource
-    strategy: tf.distribute.Strategy
-    net: keras.Model
-    state: State
-    class_weights: Optional[np.ndarray]
-    evaluate: Callable
-    eval_epochs: float  # between evaluations; 0 for the ends of phases alone
-    progress: Progress
-    saves: Saves
-    on_nan: str
-    improved: Callable  # called after the best evaluation so far
-
-
-def walk(run, begin):
-    """All phases from `begin`, a checkpoint or None: a list of :class:`PhaseResult`."""
+    Raises :class:`~tpu_train.checkpointing.preemption.StoppedError` after a stop, and
+    :class:`~tpu_train.training.recovery.TrainingError` if the run cannot continue.
+    """
     try:
-        return _walk_phases(run, begin)
-    except _LOST as error:
-        if workers(run.strategy) < 2:
+        return _train_phases(run, restored)
+    except recovery.LOST_WORKER_ERRORS as error:
+        if worker_count(run.strategy) < 2:
             raise
-        # TensorFlow ends what waits for a worker that is gone: at once for one that died, after
-        # 10 s without a sign of life for one that hangs.
-        lines = [line for line in error.message.splitlines() if "aborted by" in line]
-        raise TrainingError(
-            f"Another worker is gone ({lines[0].strip() if lines else error_line(error)}): its "
-            "output says why. Start all of them again with the same command; the checkpoints are "
-            f"in {run.saves.folder}"
-        ) from error
+        raise recovery.lost_worker(error, run.checkpoints.folder) from error
 
 
-def _walk_phases(run, begin):
-    saves, progress = run.saves, run.progress
-    if begin is None:
-        # What a rollback in the first phase goes back to; a disk that takes nothing is told now.
-        saves.at(0, run.state, [], progress, phase_is_over=True)
-        step, results = 0, []
-    else:
-        step, results = _restore(run, begin)
-    while len(results) < len(run.phases):
-        parts = saves.kept.get("accumulation", 1)
-        phase = run.phases[len(results)]
-        phase = dataclasses.replace(phase, accumulation=max(parts, phase.accumulation))
+def segments(
+    first_step: int, end_step: int, skipped: Sequence[Sequence[int]]
+) -> list[tuple[int, int]]:
+    """[(first, end), ...]: the steps of [first_step, end_step) that are in no skipped range.
+
+    >>> segments(10, 40, [[20, 25], [0, 12]])
+    [(12, 20), (25, 40)]
+    """
+    remaining, step = [], first_step
+    for first, end in sorted(skipped):
+        if step < min(first, end_step):
+            remaining.append((step, min(first, end_step)))
+        step = max(step, end)
+    return [*remaining, (step, end_step)] if step < end_step else remaining
+
+
+def _train_phases(run, restored):
+    step, history = restored or (0, TrainingHistory())
+    if restored is None:
+        # A rollback in the first phase returns to it, and an unwritable disk is noticed now.
+        _save_or_stop(run, 0, history, end_of_phase=True)
+    while len(history.phases) < len(run.phases):
+        phase = run.phases[len(history.phases)]
+        accumulation = max(history.accumulation, phase.accumulation)
+        phase = dataclasses.replace(phase, accumulation=accumulation)
         try:
-            results = [*results, _walk(run, phase, max(step, phase.first_step), results)]
-            progress.say(_line(results[-1], len(run.phases)))
+            result = _train_phase(run, phase, max(step, phase.first_step), history)
+            history.phases.append(result)
+            run.metrics.log(_summary(result, len(run.phases)))
             step = phase.end_step
-            _save(run, phase, step, results, phase_is_over=True)
-        except _LossIsNoNumber as trouble:
-            if run.on_nan == "stop":
-                raise TrainingError(str(trouble)) from trouble
-            try:
-                saves.skip(trouble.first_step, trouble.end_step)
-            except TooManyRollbacksError as too_many:
-                raise TrainingError(f"{too_many}. {trouble}") from trouble
-            step, results = _roll_back(run)
-            progress.say(
-                f"the loss was no number in steps {trouble.first_step} to {trouble.end_step - 1}: "
-                f"they are left out; going on after step {step}"
-            )
-        except tf.errors.ResourceExhaustedError as trouble:
-            parts = _more_parts(run, phase, trouble)
-            step, results = _roll_back(run)
-            saves.kept["accumulation"] = parts
-            progress.say(
-                f"out of memory at {phase.image_size} px: from here on a batch of "
-                f"{phase.batch_size} is computed in {parts} parts; going on after step {step}"
-            )
-    return results
+            _checkpoint(run, phase, step, history, end_of_phase=True)
+        except recovery.RECOVERABLE as error:
+            step, history = recovery.recover(run, phase, history, error)
+    return history
 
 
-def _restore(run, begin):
-    storage.restore(begin, run.state.variables)
-    return begin.step, [PhaseResult(**phase) for phase in begin.notes["phases"]]
-
-
-def _roll_back(run):
-    begin = run.saves.find(run.progress.say)
-    if begin is None:
-        raise TrainingError(
-            f"{run.saves.folder} has no checkpoint to go back to: the disk may be full"
-        )
-    run.progress.back(begin.step)
-    return _restore(run, begin)
-
-
-def _save(run, phase, step, results, *, phase_is_over):
-    """Saves if it is time; weights that are no numbers are the fault of the step before."""
-    try:
-        run.saves.at(step, run.state, results, run.progress, phase_is_over=phase_is_over)
-    except NotFiniteError as trouble:
-        raise _LossIsNoNumber(step - 1, step, _advice(run, phase, str(trouble))) from trouble
-
-
-def _advice(run, phase, what):
-    return (
-        f"{what} (phase {phase.number}, {phase.image_size} px): lower --learning_rate (now "
-        f"{run.recipe.learning_rate}), set --clip_norm=1, lengthen --warmup_epochs, or give "
-        "--on_nan=skip. The last checkpoint is kept"
-    )
-
-
-def _more_parts(run, phase, trouble):
-    """Twice the parts, if a part still has images for every replica; raises otherwise."""
-    parts = 2 * phase.accumulation
-    why = batch_size_error(
-        run.recipe,
-        dataclasses.replace(phase, accumulation=parts),
-        run.strategy.num_replicas_in_sync,
-    )
-    if why or workers(run.strategy) > 1:  # the others would wait for this one for ever
-        raise TrainingError(
-            f"Out of memory in phase {phase.number} at {phase.image_size} px with a batch of "
-            f"{phase.batch_size}: lower --batch_size, or set --gradient_accumulation_first and "
-            "--gradient_accumulation_last. The last checkpoint is kept"
-        ) from trouble
-    return parts
-
-
-def _walk(run, phase, first_step, results):
-    """One phase, or the rest of it from `first_step`; `results` are those of the phases before."""
-    began = time.monotonic()
-    run.progress.begin(phase, len(run.phases), first_step=first_step)
-    full = max(run.recipe.drop_path_first, run.recipe.drop_path_last)
+def _train_phase(run, phase, first_step, history):
+    """Trains a phase from `first_step` and evaluates: its :class:`PhaseResult`."""
+    start = time.monotonic()
+    run.metrics.start_phase(phase, len(run.phases), first_step=first_step)
+    full_rate = max(run.recipe.drop_path_first, run.recipe.drop_path_last)
     distributed_layers.set_dropout(
-        run.net, phase.dropout_rate, phase.drop_path_rate / full if full else 0.0
+        run.model, phase.dropout_rate, phase.drop_path_rate / full_rate if full_rate else 0.0
     )
     loss = math.nan
-    for first, end in segments(first_step, phase.end_step, run.saves.skipped):
-        loss = _walk_segment(run, phase, first, end, results)
-    reached = _evaluate(run, phase, phase.end_step)
+    for first, end in segments(first_step, phase.end_step, history.skipped_steps):
+        loss = _train_steps(run, phase, first, end, history)
+    accuracies = _evaluate(run, phase, phase.end_step, history)
     result = PhaseResult(
         number=phase.number,
         image_size=phase.image_size,
         steps=phase.end_step - phase.first_step,
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - start,
         loss=loss,
-        accuracy=reached["averaged"],
-        accuracy_raw=reached["raw"],
+        accuracy=accuracies["ema"],
+        accuracy_non_ema=accuracies["non_ema"],
     )
-    run.progress.end(
+    run.metrics.end_phase(
         {
             "step": phase.end_step,
             "phase": phase.number,
@@ -211,138 +106,156 @@ def _walk(run, phase, first_step, results):
     return result
 
 
-def _walk_segment(run, phase, first_step, end_step, results):
-    """Steps [first_step, end_step) of a phase; the loss of the last host call."""
-    recipe, strategy = run.recipe, run.strategy
-    began = time.monotonic()
+def _train_steps(run, phase, first_step, end_step, history):
+    """Trains steps [first_step, end_step) of a phase; the loss of the last host call."""
+    start = time.monotonic()
+    spec = _step_spec(run, phase)
+    batches = _batches(run, phase, first_step, end_step)
+    run_steps = trace_steps(spec, batches)
+    eval_steps = max(1, round(run.eval_epochs * run.training.examples / phase.batch_size))
+    step = first_step
+    while step < end_step:
+        steps = min(run.recipe.steps_per_loop, end_step - step)
+        if run.eval_epochs:
+            steps = min(steps, eval_steps - step % eval_steps)
+        call_start = time.monotonic()
+        try:
+            sums = run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64))
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+            raise recovery.failed_steps(run, phase, step, step + steps, error) from error
+        sums = sums.numpy()
+        recovery.check_finite(run, phase, step, step + steps, sums)
+        loss, correct, norm = sums / steps
+        step += steps
+        now = time.monotonic()
+        history.training_seconds += now - start
+        run.metrics.log_steps(
+            {
+                "step": step,
+                "phase": phase.number,
+                "image_size": phase.image_size,
+                "learning_rate": float(spec.learning_rate(tf.constant(step - 1))),
+                "loss": float(loss),
+                "accuracy": float(correct) / phase.batch_size,
+                "gradient_norm": float(norm),
+                "images_per_second": steps * phase.batch_size / (now - call_start),
+            },
+            steps * phase.batch_size,
+        )
+        if step < phase.end_step:
+            if run.eval_epochs and step % eval_steps == 0:
+                _evaluate(run, phase, step, history)
+            _checkpoint(run, phase, step, history, end_of_phase=False)
+        start = time.monotonic()
+    return float(loss)
 
+
+def _step_spec(run, phase):
     def rate(step):
         return learning_rate(
-            recipe,
+            run.recipe,
             phase,
             step,
             examples=run.training.examples,
             total_examples=_images(run.phases),
         )
 
-    batches = iter(
-        strategy.distribute_datasets_from_function(
+    return StepSpec(
+        recipe=run.recipe,
+        phase=phase,
+        classes=len(run.training.classes),
+        strategy=run.strategy,
+        model=run.model,
+        state=run.state,
+        learning_rate=rate,
+        class_weights=run.class_weights,
+    )
+
+
+def _batches(run, phase, first_step, end_step):
+    """A distributed iterator of the batches of steps [first_step, end_step)."""
+    return iter(
+        run.strategy.distribute_datasets_from_function(
             lambda context: training_batches(
                 run.training,
-                recipe,
+                run.recipe,
                 phase,
                 first_step=first_step,
                 end_step=end_step,
-                replicas=strategy.num_replicas_in_sync,
+                replicas=run.strategy.num_replicas_in_sync,
                 host=context.input_pipeline_id,
                 hosts=context.num_input_pipelines,
             )
         )
     )
-    run_steps = traced_steps(
-        recipe,
-        phase,
-        len(run.training.classes),
-        strategy,
-        run.net,
-        run.state,
-        rate,
-        batches,
-        run.class_weights,
-    )
-    every = max(1, round(run.eval_epochs * run.training.examples / phase.batch_size))
-    step = first_step
-    while step < end_step:
-        steps = min(recipe.steps_per_loop, end_step - step)
-        if run.eval_epochs:
-            steps = min(steps, every - step % every)
-        started = time.monotonic()
-        try:
-            sums = run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64))
-        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as trouble:
-            raise _named(run, phase, step, steps, trouble) from trouble
-        loss, correct, norm = sums.numpy() / steps
-        step += steps
-        overflows = run.state.loss_scale is not None  # which float16 does now and then
-        if not (math.isfinite(loss) and (overflows or math.isfinite(norm))):
-            raise _LossIsNoNumber(
-                step - steps,
-                step,
-                _advice(run, phase, f"The loss is {loss}, its gradient {norm} at step {step - 1}"),
-            )
-        now = time.monotonic()
-        run.saves.kept["training_seconds"] = (
-            run.saves.kept.get("training_seconds", 0.0) + now - began
-        )
-        record = {
-            "step": step,
-            "phase": phase.number,
-            "image_size": phase.image_size,
-            "learning_rate": float(rate(tf.constant(step - 1))),
-            "loss": float(loss),
-            "accuracy": float(correct) / phase.batch_size,
-            "gradient_norm": float(norm),
-            "images_per_second": steps * phase.batch_size / (now - started),
-        }
-        run.progress.step(record, steps * phase.batch_size)
-        if step < phase.end_step:
-            if run.eval_epochs and step % every == 0:
-                _evaluate(run, phase, step)
-            _save(run, phase, step, results, phase_is_over=False)
-        began = time.monotonic()
-    return record["loss"]
 
 
-def _named(run, phase, step, steps, trouble):
-    """What to raise for an operation that failed: which images it was, if it was of them."""
-    ahead = step + steps + _READ_AHEAD  # images are read before their steps run
-    near = images_of_steps(run.training, run.recipe, phase, step, min(ahead, phase.end_step))
-    bad = [f"{run.training.where(i)} ({why})" for i, why in corrupt(run.training, near)]
-    if not bad:
-        return TrainingError(f"A step at or after {step} failed: {error_line(trouble)}")
-    return TrainingError(
-        f"{len(bad)} of the images of steps {step} and on cannot be decoded: {', '.join(bad[:5])}. "
-        "The last checkpoint is kept. `effnet-train prepare --check --data=...` finds all such "
-        "records of shards; prepare them again without"
-    )
-
-
-def _evaluate(run, phase, step):
-    """``{"averaged", "raw"}`` accuracies; told, and remembered for the best checkpoint."""
-    reached = run.evaluate()
-    before = run.saves.evaluations
-    best = max((e["averaged"] for e in before), default=-1.0)
-    if not any(e["step"] == step for e in before):  # a resumed run may evaluate a step again
-        run.saves.evaluated(step, reached)
-    run.progress.evaluated(
+def _evaluate(run, phase, step, history):
+    """Evaluates and records: {"ema", "non_ema"}, accuracies in [0, 1]."""
+    accuracies = run.evaluate()
+    best = max((e["ema"] for e in history.evaluations), default=-1.0)
+    # After a rollback, a step may be evaluated again.
+    if not any(e["step"] == step for e in history.evaluations):
+        history.evaluations.append({"step": step, **accuracies})
+    run.metrics.log_evaluation(
         {
             "step": step,
             "phase": phase.number,
             "image_size": phase.image_size,
-            "evaluation_accuracy": reached["averaged"],
-            "evaluation_accuracy_raw": reached["raw"],
-            "training_seconds": run.saves.kept.get("training_seconds", 0.0),
+            "evaluation_accuracy_ema": accuracies["ema"],
+            "evaluation_accuracy_non_ema": accuracies["non_ema"],
+            "training_seconds": history.training_seconds,
         }
     )
-    if reached["averaged"] > best:
-        run.improved()
-    return reached
+    if accuracies["ema"] > best:
+        run.on_improvement()
+    return accuracies
+
+
+def _checkpoint(run, phase, step, history, *, end_of_phase):
+    """:func:`_save_or_stop`; weights with NaN or Inf are blamed on the last step."""
+    try:
+        _save_or_stop(run, step, history, end_of_phase=end_of_phase)
+    except NotFiniteError as error:
+        message = recovery.nan_advice(run, phase, str(error))
+        raise recovery.LossNotFiniteError(step - 1, step, message) from error
+
+
+def _save_or_stop(run, step, history, *, end_of_phase):
+    """Saves a checkpoint at the end of a phase, when one is due, and before stopping.
+
+    Raises :class:`StoppedError` if this or another worker was asked to stop.
+    """
+    manager, reason = run.checkpoints, run.stop()
+    accuracy = history.accuracy_at(step)
+    votes = manager.gather([bool(reason), manager.should_save(accuracy)])
+    stopping, due = votes[:, 0].any(), votes[0, 1]  # any worker can stop the run; the chief saves
+    if not (stopping or due or end_of_phase):
+        return
+    failure = None
+    try:
+        manager.save(step, run.state.variables, history.to_json(), accuracy)
+    except OSError as error:
+        failure = error
+        run.metrics.log(
+            f"cannot save a checkpoint at step {step}: {error}. {manager.describe_latest()}"
+        )
+    if stopping:
+        message = f"Stopped after step {step} ({reason or 'requested on another worker'})"
+        if failure:
+            raise StoppedError(
+                f"{message}, which could not be saved: {failure}. {manager.describe_latest()}"
+            )
+        raise StoppedError(f"{message}. The same command resumes the run ({manager.folder})")
 
 
 def _images(phases):
     return sum((p.end_step - p.first_step) * p.batch_size for p in phases)
 
 
-def workers(strategy):
-    """How many processes train together; the hosts of a TPU pod are one's."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return 1
-    cluster = strategy.cluster_resolver.cluster_spec().as_dict()
-    return sum(len(cluster.get(job, ())) for job in ("chief", "worker"))
-
-
-def _line(r, phases):
+def _summary(result, phases):
     return (
-        f"phase {r.number}/{phases}, {r.image_size} px: {r.steps} steps in {r.seconds:.0f} s, "
-        f"held-out accuracy {r.accuracy:.2%} (raw weights {r.accuracy_raw:.2%})"
+        f"phase {result.number}/{phases}, {result.image_size} px: {result.steps} steps in "
+        f"{result.seconds:.0f} s, evaluation accuracy {result.accuracy:.2%} with EMA weights, "
+        f"{result.accuracy_non_ema:.2%} with non-EMA weights"
     )

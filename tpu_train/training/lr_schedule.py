@@ -1,24 +1,30 @@
 """The learning rate as a function of the step."""
 
+from __future__ import annotations
+
 import math
 
 import tensorflow as tf
 
+from tpu_train.recipes.phases import Phase
+from tpu_train.recipes.schema import Recipe
 
-def learning_rate(recipe, phase, step, *, examples, total_examples):
-    """float32 scalar for an integer step tensor of a phase: linear warm-up from 0, then the
-    recipe's schedule.
 
-    `examples` are the training images, `total_examples` those that the whole run sees. Time is
-    counted in images, so that phases may differ in batch size; `recipe.learning_rate` is per 256
-    images of the phase's batch. Warm-up and schedule both run from the run's first image (as the
-    official code's do): the decay has begun when the warm-up ends.
+def learning_rate(
+    recipe: Recipe, phase: Phase, step: tf.Tensor, *, examples: int, total_examples: int
+) -> tf.Tensor:
+    """float32 scalar for an integer step of a phase: linear warm-up from 0, then the schedule.
+
+    `examples` is the number of training images, `total_examples` the number that the whole run
+    reads. Time is counted in images, so phases may differ in batch size; `recipe.learning_rate` is
+    per 256 images of the phase's batch. Warm-up and schedule both start at the run's first image,
+    as in the official code: the rate has already decayed when the warm-up ends.
     """
     peak = recipe.learning_rate * phase.batch_size / 256
-    # In steps as if all batches had been of this phase's size: with one size the step itself, exact
-    # in float32 up to 2**24.
-    before = phase.first_example / phase.batch_size
-    position = before + tf.cast(step - phase.first_step, tf.float32)
+    # The position in steps, as if all batches had this phase's size. If they have, it is the step
+    # itself, exact in float32 up to 2**24.
+    first_position = phase.first_example / phase.batch_size
+    position = first_position + tf.cast(step - phase.first_step, tf.float32)
     steps_per_epoch = examples / phase.batch_size
     if recipe.learning_rate_schedule == "cosine":
         total_steps = total_examples / phase.batch_size

@@ -1,93 +1,116 @@
-"""What a run tells while it goes: a bar a phase on a terminal, plain lines elsewhere, and files."""
+"""Metrics of a run: ``metrics.jsonl``, TensorBoard scalars, a progress bar or log lines."""
+
+from __future__ import annotations
 
 import json
 import os
 import sys
 import time
+from typing import TextIO
 
 import tensorflow as tf
 from tqdm import tqdm
 
-LINE_SECONDS = 10  # between plain lines
+from keras_effnet.atomic_write import write_files
+from tpu_train.recipes.phases import Phase
+
+LINE_SECONDS = 10  # least time between two progress lines
 
 
-class Progress:
-    """Writes ``metrics.jsonl`` and TensorBoard scalars to `workdir`, shows a run on `stream`.
+class MetricsWriter:
+    """Writes metrics to files in `workdir` and progress to `stream` (standard error).
 
-    A run that goes on after `first_step` steps keeps the records up to there.
+    Args:
+        workdir: a local folder.
+        stream: where progress is shown: a bar per phase on a terminal, else lines.
+        first_step: records up to this step are kept, those of later steps removed.
     """
 
-    def __init__(self, workdir, stream=None, *, first_step=0):
+    def __init__(self, workdir: str, stream: TextIO | None = None, *, first_step: int = 0):
         self.stream = sys.stderr if stream is None else stream
         self.path = os.path.join(workdir, "metrics.jsonl")
-        self.file = _opened(self.path, first_step)
+        self.file = _open_truncated(self.path, first_step)
         self.board = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self.bar = None
-        self.said = 0.0
+        self.last_line = 0.0  # time of the last progress line
+        # of the current phase
+        self.title = ""
+        self.total_images = self.done_images = 0
+        self.phase_start = 0.0
 
-    def close(self):
-        """Closes the files; the bar stays as it is."""
-        if self.bar:
-            self.bar.close()
+    def close(self) -> None:
+        """Closes the files; the bar stays on the terminal."""
+        self._close_bar()
         self.file.close()
         self.board.close()
 
-    def back(self, step):
-        """The run goes back to `step`: what was recorded after it is taken out."""
+    def roll_back(self, step: int) -> None:
+        """Removes the records after `step`, to which the run has rolled back."""
         self.file.close()
-        self.file = _opened(self.path, step)
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        self.file = _open_truncated(self.path, step)
+        self._close_bar()
 
-    def say(self, line):
-        """One line for people."""
+    def log(self, line: str) -> None:
+        """Shows one line of text."""
         if self.bar is not None:
             self.bar.write(line, file=self.stream)
         else:
             print(line, file=self.stream, flush=True)
 
-    def begin(self, phase, phases, *, first_step):
-        """A phase starts, or goes on at `first_step`."""
-        title = f"phase {phase.number}/{phases}, {phase.image_size} px"
-        total = (phase.end_step - first_step) * phase.batch_size
+    def start_phase(self, phase: Phase, phases: int, *, first_step: int) -> None:
+        """Starts the progress of a phase, or of the rest of it from `first_step`."""
+        self.title = f"phase {phase.number}/{phases}, {phase.image_size} px"
+        self.total_images = (phase.end_step - first_step) * phase.batch_size
+        self.done_images = 0
         if self.stream.isatty():
             self.bar = tqdm(
-                total=total, desc=title, unit="img", unit_scale=True, file=self.stream, leave=True
+                total=self.total_images,
+                desc=self.title,
+                unit="img",
+                unit_scale=True,
+                file=self.stream,
+                leave=True,
             )
         else:
-            self.say(f"{title}: steps {first_step} to {phase.end_step - 1}, tracing")
-            self.said = time.monotonic()
-        self.title, self.total, self.done, self.began = title, total, 0, time.monotonic()
+            self.log(f"{self.title}: steps {first_step}-{phase.end_step - 1}, tracing")
+            self.last_line = time.monotonic()
+        self.phase_start = time.monotonic()
 
-    def step(self, record, images):
-        """Some steps are done: `record` has their means, `images` how many images they took."""
+    def log_steps(self, record: dict, images: int) -> None:
+        """Records the mean metrics of a host call's steps, which trained on `images` images."""
         self._write(record)
-        self.done += images
-        figures = f"loss {record['loss']:.3f}, accuracy {record['accuracy']:.1%}"
+        self.done_images += images
+        metrics = f"loss {record['loss']:.3f}, accuracy {record['accuracy']:.1%}"
         if self.bar is not None:
-            self.bar.set_postfix_str(figures, refresh=False)
+            self.bar.set_postfix_str(metrics, refresh=False)
             self.bar.update(images)
-        elif time.monotonic() - self.said > LINE_SECONDS or self.done == self.total:
-            self.said = time.monotonic()
-            left = (self.said - self.began) * (self.total - self.done) / self.done
-            self.say(
-                f"{self.title}: {self.done}/{self.total} images, {figures}, "
-                f"{record['images_per_second']:.0f} images/s, {left:.0f} s left in this phase"
+            return
+        now = time.monotonic()
+        if now - self.last_line > LINE_SECONDS or self.done_images == self.total_images:
+            self.last_line = now
+            images_left = self.total_images - self.done_images
+            seconds_left = (now - self.phase_start) * images_left / self.done_images
+            self.log(
+                f"{self.title}: {self.done_images}/{self.total_images} images, {metrics}, "
+                f"{record['images_per_second']:.0f} images/s, {seconds_left:.0f} s left in phase"
             )
 
-    def evaluated(self, record):
-        """An evaluation is done: `record` has its figures."""
+    def log_evaluation(self, record: dict) -> None:
+        """Records an evaluation; shown unless the phase is over, whose summary includes it."""
         self._write(record)
-        if self.done < self.total:
-            self.say(
-                f"step {record['step']}: held-out accuracy {record['evaluation_accuracy']:.2%} "
-                f"(raw weights {record['evaluation_accuracy_raw']:.2%})"
+        if self.done_images < self.total_images:
+            self.log(
+                f"step {record['step']}: evaluation accuracy "
+                f"{record['evaluation_accuracy_ema']:.2%} with EMA weights, "
+                f"{record['evaluation_accuracy_non_ema']:.2%} with non-EMA weights"
             )
 
-    def end(self, record):
-        """A phase is over."""
+    def end_phase(self, record: dict) -> None:
+        """Records the end of a phase."""
         self._write(record)
+        self._close_bar()
+
+    def _close_bar(self):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -100,20 +123,18 @@ class Progress:
                     tf.summary.scalar(name, value)
 
 
-def _opened(path, last_step):
-    """A metrics file with its lines up to a step, to add to; none for step 0."""
-    with open(path + ".new", "w") as file:
-        file.writelines(_records(path, last_step) if last_step else [])
-    os.replace(path + ".new", path)
-    return open(path, "a", buffering=1)  # until close()
+def _open_truncated(path, last_step):
+    """Opens a metrics file for appending, after removing the records of later steps."""
+    records = _records(path, last_step) if last_step else []
+    write_files({path: "".join(records).encode()})
+    return open(path, "a", buffering=1)  # closed by close()
 
 
 def _records(path, last_step):
-    """The lines of a metrics file up to a step; a last line that a kill cut is left out."""
-    kept = []
-    if os.path.exists(path):
-        with open(path) as file:
-            for line in file:
-                if line.endswith("}\n") and json.loads(line)["step"] <= last_step:
-                    kept.append(line)
-    return kept
+    """The lines up to a step; an incomplete last line, left by a kill, is dropped."""
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [
+            line for line in file if line.endswith("}\n") and json.loads(line)["step"] <= last_step
+        ]

@@ -1,43 +1,48 @@
-"""The curves of a run as a picture, from its ``metrics.jsonl``."""
+"""Plots of a run's metrics."""
+
+from __future__ import annotations
 
 import json
 import os
 
+from keras_effnet.atomic_write import replacing
 
-def plot_curves(metrics_path, png_path):
-    """Draws loss and accuracies against steps, with the phases marked; writes `png_path`."""
-    from matplotlib.figure import Figure  # here, so that training does not wait for it
+
+def plot_curves(metrics_path: str | os.PathLike[str], png_path: str | os.PathLike[str]) -> None:
+    """Writes a PNG of loss and accuracies over steps, phases shaded, from a ``metrics.jsonl``."""
+    from matplotlib.figure import Figure  # slow to import, and needed only at the end of a run
 
     with open(metrics_path) as file:
         records = [json.loads(line) for line in file]
     steps = [r for r in records if "loss" in r]
-    evaluations = [r for r in records if "evaluation_accuracy" in r]
-    ends = [r for r in records if "seconds" in r]  # of phases
+    evaluations = [r for r in records if "evaluation_accuracy_ema" in r]
+    phase_ends = [r for r in records if "seconds" in r]
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
-    at = [r["step"] for r in steps]
-    top.plot(at, [r["loss"] for r in steps], color="tab:blue", label="training loss")
+    x = [r["step"] for r in steps]
+    top.plot(x, [r["loss"] for r in steps], color="tab:blue", label="training loss")
     top.set_ylabel("loss")
-    bottom.plot(at, [100 * r["accuracy"] for r in steps], color="tab:blue", label="training")
+    bottom.plot(x, [100 * r["accuracy"] for r in steps], color="tab:blue", label="training")
     for key, label, marker in (
-        ("evaluation_accuracy", "held out, averaged weights", "o"),
-        ("evaluation_accuracy_raw", "held out, raw weights", "x"),
+        ("evaluation_accuracy_ema", "evaluation, EMA weights", "o"),
+        ("evaluation_accuracy_non_ema", "evaluation, non-EMA weights", "x"),
     ):
-        at, values = [r["step"] for r in evaluations], [100 * r[key] for r in evaluations]
-        bottom.plot(at, values, marker, label=label, clip_on=False, zorder=3)
+        x, y = [r["step"] for r in evaluations], [100 * r[key] for r in evaluations]
+        bottom.plot(x, y, marker, label=label, clip_on=False, zorder=3)
     bottom.set_ylabel("accuracy, %")
     bottom.set_xlabel("step")
     first = 0
-    for r in ends:
+    for r in phase_ends:
         for axes in (top, bottom):
             axes.axvspan(
                 first, r["step"], alpha=0.06 if r["phase"] % 2 else 0.14, color="grey", lw=0
             )
+        long_title = f"phase {r['phase']}: {r['image_size']} px"
         top.text(
             (first + r["step"]) / 2,
             1.01,
-            f"phase {r['phase']}: {r['image_size']} px" if len(ends) <= 4 else r["image_size"],
+            long_title if len(phase_ends) <= 4 else r["image_size"],
             transform=top.get_xaxis_transform(),
             ha="center",
         )
@@ -45,6 +50,5 @@ def plot_curves(metrics_path, png_path):
     bottom.set_xlim(0, first)
     top.legend(loc="upper right")
     bottom.legend(loc="lower right")
-    partial = os.fspath(png_path) + ".partial"
-    figure.savefig(partial, format="png", dpi=120)
-    os.replace(partial, png_path)
+    with replacing(png_path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

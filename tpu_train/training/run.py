@@ -1,187 +1,194 @@
-"""The loop: walks a recipe's phases with one traced step a phase, on any strategy.
+"""One training run, from top to bottom: check, build, restore, train, export.
 
 ``train(find_recipe("digits"), training, evaluation, workdir, strategy)`` leaves in `workdir`:
-``model.keras`` (averaged weights, softmax, normalisation inside), ``labels.txt``, ``recipe.json``,
-``metrics.jsonl``, ``curves.png`` and ``tensorboard/``; ``best.keras`` where an earlier evaluation
-was better; and ``checkpoints/`` until it is done. Called again
-after it was cut, it goes on there, and ends with the weights of a run that was not.
+``model.keras`` (EMA weights, class scores, normalization inside), ``labels.txt``, ``recipe.json``,
+``metrics.jsonl``, ``curves.png`` and ``tensorboard/``; ``best.keras`` if an earlier evaluation was
+better; and ``checkpoints/`` until it has finished. Called again after an interruption, it resumes
+and ends with the weights of an uninterrupted run.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TextIO
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_effnet.atomic_write import replacing, write_files
+from keras_effnet.label_file import write_labels
 from tpu_train.checkpointing import workdir as workdirs
-from tpu_train.checkpointing.manager import Saves, everyone, identity
+from tpu_train.checkpointing.manager import CheckpointManager
+from tpu_train.checkpointing.run_identity import onednn_enabled, run_identity
+from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import batch_size_error, make_phases
-from tpu_train.recipes.schema import check
+from tpu_train.recipes.schema import Recipe, check
 from tpu_train.training import distributed_layers, model_factory, optimizers
-from tpu_train.training.distribution import describe
+from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
-from tpu_train.training.loop import ON_NAN, PhaseResult, Run, TrainingError, walk
-from tpu_train.training.metrics_writer import Progress
+from tpu_train.training.loop import train_phases
+from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
-from tpu_train.training.step import State, graph_rewriting
+from tpu_train.training.recovery import ON_NAN, TrainingError
+from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
+from tpu_train.training.step import TrainState, graph_rewriting
 
 __all__ = ["PhaseResult", "Result", "TrainingError", "check_run", "train"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind."""
+    """Files and accuracies of a finished run."""
 
     model_path: str
-    best_path: str  # where an earlier evaluation was better; no file otherwise
+    best_path: str  # exists only if an earlier evaluation was better
     curves_path: str
     labels_path: str
     classes: tuple[str, ...]
     phases: tuple[PhaseResult, ...]
-    evaluations: tuple[dict, ...]  # {"step", "averaged", "raw"}: accuracies as shares of 1
+    evaluations: tuple[dict, ...]  # {"step", "ema", "non_ema"}: accuracies in [0, 1]
     seconds: float
 
     @property
-    def accuracy(self):
-        """Of the exported model (averaged weights) on the evaluation images, as a share of 1."""
+    def accuracy(self) -> float:
+        """Accuracy in [0, 1] of the exported model (EMA weights) on the evaluation images."""
         return self.phases[-1].accuracy
 
     @property
-    def best(self):
-        """The evaluation with the highest accuracy of the averaged weights."""
-        return max(self.evaluations, key=lambda e: (e["averaged"], e["step"]))
-
-
-def check_run(recipe, training, evaluation, workdir, replicas, *, overwrite=False):
-    """Raises ``ValueError`` for what cannot work, before anything slow; makes `workdir`."""
-    check(recipe)
-    optimizers.check(recipe.optimizer)
-    model_factory.check(recipe)
-    for phase in make_phases(recipe, training.examples):
-        why = batch_size_error(recipe, phase, replicas)
-        if why:
-            raise ValueError(why)
-    if training.examples < 2 or len(training.classes) < 2:
-        raise ValueError(
-            f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
-            "two of each are the least to train on"
-        )
-    if training.classes != evaluation.classes:
-        raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
-    workdirs.check(workdir, overwrite=overwrite)
+    def best(self) -> dict:
+        """The evaluation with the highest EMA accuracy; the last of several equal ones."""
+        return max(self.evaluations, key=lambda e: (e["ema"], e["step"]))
 
 
 def train(
-    recipe,
-    training,
-    evaluation,
-    workdir,
-    strategy,
+    recipe: Recipe,
+    training: ImageSource,
+    evaluation: ImageSource,
+    workdir: str | os.PathLike[str],
+    strategy: tf.distribute.Strategy,
     *,
-    overwrite=False,
-    stream=None,
-    save_minutes=10.0,
-    eval_epochs=0.0,
-    on_nan="stop",
-    keep_checkpoints=False,
-    stop=lambda: "",
-):
-    """Trains from the recipe's weights, or on from the checkpoint in `workdir`: a :class:`Result`.
+    overwrite: bool = False,
+    stream: TextIO | None = None,
+    save_minutes: float = 10.0,
+    eval_epochs: float = 0.0,
+    on_nan: str = "stop",
+    keep_checkpoints: bool = False,
+    stop: Callable[[], str] = lambda: "",
+) -> Result:
+    """Trains from the recipe's weights, or resumes from the checkpoint in `workdir`.
 
-    `training` and `evaluation` are :class:`tpu_train.input_pipeline.image_source.ImageSource`; `stream` is where progress
-    goes (standard error). A checkpoint is written at the end of every phase, after `save_minutes`,
-    at the best evaluation so far, and when `stop()` says why, which is asked after every host call.
-    Evaluates at the ends of phases, and every `eval_epochs`. `on_nan` "skip" goes back to the last
-    checkpoint when the loss is no number, and leaves the steps out that made it so.
-    `keep_checkpoints` keeps them when the run is through.
+    A checkpoint is written at the end of every phase, every `save_minutes`, at the best evaluation
+    so far, and before stopping.
 
-    Raises ``ValueError`` for what cannot work, before anything slow, :class:`TrainingError` when
-    the run cannot go on, and :class:`tpu_train.checkpointing.manager.StoppedError` after a stop.
+    Args:
+        recipe: the settings.
+        training: images with labels.
+        evaluation: images with labels of the same classes.
+        workdir: a local folder, or a remote one (``gs://``).
+        strategy: from :func:`tpu_train.training.distribution.make_strategy`.
+        overwrite: replace a run in `workdir` instead of resuming it.
+        stream: where progress is shown; standard error by default.
+        save_minutes: minutes between checkpoints within a phase.
+        eval_epochs: epochs between evaluations; 0: only at the end of each phase.
+        on_nan: if the loss becomes NaN or Inf, "stop", or "skip": roll back to the last
+            checkpoint and skip the steps that caused it.
+        keep_checkpoints: keep them when the run has finished.
+        stop: returns the reason to stop, or ""; called after every host call.
+
+    Raises ``ValueError`` for invalid input, before anything slow, :class:`TrainingError` if the run
+    cannot continue, and :class:`tpu_train.checkpointing.preemption.StoppedError` after a stop.
     """
+    start = time.monotonic()
     workdir = os.fspath(workdir)
-    replicas = strategy.num_replicas_in_sync
     if on_nan not in ON_NAN:
-        raise ValueError(f"on_nan {on_nan!r} is not known: give {' or '.join(ON_NAN)}")
+        raise ValueError(f"Unknown on_nan {on_nan!r}: give {' or '.join(ON_NAN)}")
     if eval_epochs < 0:
-        raise ValueError(f"eval_epochs {eval_epochs} cannot work: give 0 or more")
+        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
+    replicas = strategy.num_replicas_in_sync
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
-    began = time.monotonic()
-    writes = strategy.extended.should_checkpoint  # all but one of several workers do not
-    files = workdirs.Workdir(workdir, "" if writes else _worker(strategy))
-    saves = Saves(
-        folder=files.checkpoints,
-        run=identity(recipe, training, evaluation),
-        minutes=save_minutes,
-        stop=stop,
-        writes=writes,
-        everyone=everyone(strategy),
-        saved=files.publish,
-    )
-    if overwrite and writes:
-        files.remove(workdirs.CHECKPOINTS)
 
+    # Build: the trained model, a clone that holds its EMA weights, and the optimizer's slots.
     keras.utils.set_random_seed(recipe.seed)
-    all_phases = make_phases(recipe, training.examples)
-    network = model_factory.training_network(recipe, len(training.classes))
+    phases = make_phases(recipe, training.examples)
+    classes = len(training.classes)
+    network = model_factory.training_network(recipe, classes)
     with strategy.scope():
-        net = distributed_layers.training_clone(
+        model = distributed_layers.training_clone(
             network, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
         )
-        averaged = distributed_layers.training_clone(network)
-        state = State.of(net, averaged, recipe)
+        ema_model = distributed_layers.training_clone(network)
+        state = TrainState.create(model, ema_model, recipe)
 
+    is_chief = strategy.extended.should_checkpoint
+    files = workdirs.Workdir(workdir, "" if is_chief else _worker_name(strategy))
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(files))
-        said = []
-        begin = None if overwrite else saves.find(said.append)
-        files.begin(anew=begin is None)
-        progress = stack.enter_context(
-            contextlib.closing(
-                Progress(files.local(""), stream, first_step=begin.step if begin else 0)
-            )
+
+        # Restore the latest checkpoint, if there is one.
+        checkpoints = CheckpointManager(
+            files.checkpoints,
+            run_identity(recipe, training, evaluation),
+            save_minutes,
+            writes=is_chief,
+            gather=make_gather(strategy),
+            after_save=files.publish,
         )
+        messages = []
+        restored = None
+        if not overwrite:
+            restored = checkpoints.restore_latest(state.variables, messages.append)
+        elif is_chief:
+            files.remove(workdirs.CHECKPOINTS)
+        files.prepare(resume=restored is not None)
+
+        # Report what is trained.
+        metrics = MetricsWriter(
+            files.local(""), stream, first_step=restored.step if restored else 0
+        )
+        stack.enter_context(contextlib.closing(metrics))
+        messages += _describe_run(recipe, training, evaluation, strategy)
+        if restored:
+            messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
+        for message in messages:
+            metrics.log(message)
+        _write_recipe(files.local("recipe.json"), recipe, phases, training)
+
+        # Train.
         stack.enter_context(graph_rewriting(strategy))
-        for line in said:
-            progress.say(line)
-        _write_recipe(files.local("recipe.json"), recipe, all_phases, training)
-        progress.say(
-            f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
-            f"images of {len(training.classes)} classes, {describe(strategy)}"
-        )
-        if recipe.augment == "keras_cv":
-            progress.say("keras_cv draws its augmentation anew in every run: none equals another")
-        if begin is not None:
-            progress.say(f"going on after step {begin.step}, from {saves.folder}")
-        export = _exporter(recipe, len(training.classes), averaged)
-        results = walk(
-            Run(
-                recipe=recipe,
-                phases=all_phases,
-                training=training,
-                strategy=strategy,
-                net=net,
-                state=state,
-                class_weights=_class_weights(training)
-                if recipe.class_weights == "balanced"
-                else None,
-                evaluate=make_evaluation(
-                    strategy, {"averaged": averaged, "raw": net}, evaluation, recipe
-                ),
-                eval_epochs=eval_epochs,
-                progress=progress,
-                saves=saves,
-                on_nan=on_nan,
-                improved=lambda: export(files.local(workdirs.BEST)),
+        export = _make_export(recipe, classes, ema_model)
+        balanced = recipe.class_weights == "balanced"
+        run = RunContext(
+            recipe=recipe,
+            phases=phases,
+            training=training,
+            strategy=strategy,
+            model=model,
+            state=state,
+            class_weights=_balanced_class_weights(training) if balanced else None,
+            evaluate=make_evaluation(
+                strategy, {"ema": ema_model, "non_ema": model}, evaluation, recipe
             ),
-            begin,
+            eval_epochs=eval_epochs,
+            metrics=metrics,
+            checkpoints=checkpoints,
+            on_nan=on_nan,
+            stop=stop,
+            on_improvement=lambda: export(files.local(workdirs.BEST)),
         )
-        with open(files.local("labels.txt"), "w") as file:
-            file.writelines(f"{name}\n" for name in training.classes)
+        history = train_phases(
+            run,
+            (restored.step, TrainingHistory.from_json(restored.extra_state)) if restored else None,
+        )
+
+        # Export.
+        write_labels(files.local("labels.txt"), training.classes)
         plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
         export(files.local("model.keras"))
         result = Result(
@@ -190,54 +197,97 @@ def train(
             curves_path=os.path.join(files.path, "curves.png"),
             labels_path=os.path.join(files.path, "labels.txt"),
             classes=training.classes,
-            phases=tuple(results),
-            evaluations=tuple(saves.evaluations),
-            seconds=time.monotonic() - began,
+            phases=tuple(history.phases),
+            evaluations=tuple(history.evaluations),
+            seconds=time.monotonic() - start,
         )
-        if result.accuracy >= result.best["averaged"]:  # the best is the last
+        if result.accuracy >= result.best["ema"]:  # the last model is the best one
             files.remove(workdirs.BEST)
-    if writes and not keep_checkpoints:
-        files.remove(workdirs.CHECKPOINTS)  # only now: all else has arrived
+    if is_chief and not keep_checkpoints:
+        files.remove(workdirs.CHECKPOINTS)  # last: until here the run could be resumed
     return result
 
 
-def _worker(strategy):
+def check_run(
+    recipe: Recipe,
+    training: ImageSource,
+    evaluation: ImageSource,
+    workdir: str,
+    replicas: int,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Raises ``ValueError`` for a run that cannot work, before anything slow; creates `workdir`."""
+    check(recipe)
+    optimizers.check(recipe.optimizer)
+    model_factory.check(recipe)
+    for phase in make_phases(recipe, training.examples):
+        error = batch_size_error(recipe, phase, replicas)
+        if error:
+            raise ValueError(error)
+    if training.examples < 2 or len(training.classes) < 2:
+        raise ValueError(
+            f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
+            "training needs at least two of each"
+        )
+    if training.classes != evaluation.classes:
+        raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
+    workdirs.check(workdir, overwrite=overwrite)
+
+
+def _worker_name(strategy):
     resolver = strategy.cluster_resolver
     return f"{resolver.task_type}{resolver.task_id}"
 
 
-def _class_weights(source):
-    """float32 (classes,): a class's weight is the inverse of its share, the images' mean is 1."""
+def _describe_run(recipe, training, evaluation, strategy):
+    """The first log lines of a run."""
+    lines = [
+        f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
+        f"images of {len(training.classes)} classes, {describe(strategy)}"
+    ]
+    if onednn_enabled():
+        lines.append("oneDNN is on")
+    else:
+        lines.append(
+            "oneDNN is off; on x86 CPUs, set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported "
+            "for faster training"
+        )
+    if recipe.augment == "keras_cv":
+        lines.append("keras_cv augmentation is not reproducible: every run draws other images")
+    return lines
+
+
+def _balanced_class_weights(source):
+    """float32 (classes,): weights inverse to the classes' frequencies, 1 on average per label."""
     labels = source.labels[source.labels >= 0]
     counts = np.bincount(labels, minlength=len(source.classes))
     return (len(labels) / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
 
 
-def _exporter(recipe, classes, averaged):
-    """A function of a path that writes the averaged weights there, in a model of stock layers."""
-    exported = []  # built once
+def _make_export(recipe, classes, ema_model):
+    """A function that writes the EMA weights to a path, in a model of stock layers."""
+    exported = None
 
     def export(path):
-        weights = averaged.get_weights()
-        if exported:
-            exported[0].set_weights(weights)
-        else:
-            exported.append(model_factory.exported_network(recipe, classes, weights))
-        partial = path.replace(".keras", ".partial.keras")
-        exported[0].save(partial)
-        os.replace(partial, path)
+        nonlocal exported
+        weights = ema_model.get_weights()
+        if exported is None:
+            exported = model_factory.exported_network(recipe, classes, weights)
+        exported.set_weights(weights)
+        with replacing(path) as temporary:
+            exported.save(temporary)
 
     return export
 
 
-def _write_recipe(path, recipe, all_phases, training):
+def _write_recipe(path, recipe, phases, training):
     record = {
         "recipe": dataclasses.asdict(recipe),
-        "phases": [dataclasses.asdict(p) for p in all_phases],
+        "phases": [dataclasses.asdict(p) for p in phases],
         "training_images": training.examples,
         "skipped_files": list(training.skipped),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
-    with open(path, "w") as file:
-        json.dump(record, file, indent=1)
+    write_files({path: json.dumps(record, indent=1).encode()})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import foreign
+from tools import foreign
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks import foreign
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import keras_h5, port
 from keras_effnet.pretrained.layer_names import parts
+from tools import foreign
 
 OURS_THERE = {
     "qubvel": (

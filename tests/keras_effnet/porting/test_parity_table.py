@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import parity
+from tools import parity
 
 PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "results" / "parity.md"
 BOUND = 1e-4  # relative

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from benchmarks import foreign
 from keras_effnet.cli import main
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import keras_h5
 from keras_effnet.porting.parity_report import Difference, Report
 from keras_effnet.pretrained.layer_names import parts
+from tools import foreign
 
 
 def _run(*arguments):

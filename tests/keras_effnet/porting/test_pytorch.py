@@ -8,12 +8,12 @@ import pickle
 import numpy as np
 import pytest
 
-from benchmarks import foreign
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import SOURCES, export, port
 from keras_effnet.porting.pytorch import TIMM, TORCHVISION, read
 from keras_effnet.porting.reference_models import of_keras, random_images
 from keras_effnet.porting.sources import find_network
+from tools import foreign
 
 tensorflow_only = pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 FAST = [  # and timm's V1 of both paddings below

@@ -9,12 +9,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from benchmarks import foreign
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import SOURCES, keras_h5, pytorch
 from keras_effnet.pretrained import tf_checkpoint
 from keras_effnet.pretrained.layer_names import parts, places
 from keras_effnet.variants import VARIANTS
+from tools import foreign
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "tf_checkpoint_variables.txt"
 OFFICIAL = foreign.read_golden(GOLDEN)

@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from benchmarks import foreign
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import port
 from keras_effnet.pretrained import tf_checkpoint
 from keras_effnet.pretrained.layer_names import parts
+from tools import foreign
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "tf_checkpoint_variables.txt"
 OFFICIAL = foreign.read_golden(GOLDEN)

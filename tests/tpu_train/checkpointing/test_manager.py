@@ -1,336 +1,229 @@
-import dataclasses
 import errno
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tpu_train.checkpointing import manager as module
 from tpu_train.checkpointing import storage
-from tpu_train.checkpointing.manager import (
-    MOST_ROLLBACKS,
-    NotFiniteError,
-    Saves,
-    StoppedError,
-    TooManyRollbacksError,
-    alone,
-    everyone,
-    identity,
-    segments,
-)
-from tpu_train.recipes.table import RECIPES
-from tpu_train.training.distribution import make_strategy
+from tpu_train.checkpointing.manager import CheckpointManager, NotFiniteError, Restored
 
 RUN = {"seed": 3, "model": "tiny", "classes": ("a", "b")}
 
 
-@dataclass(frozen=True)
-class Phase:
-    number: int
+def variables(value=0.0):
+    return [
+        tf.Variable([value] * 3, name="stem_conv/kernel"),
+        tf.Variable(5, dtype=tf.int64, name="count"),
+    ]
 
 
-class State:
-    def __init__(self, value=0.0):
-        self.variables = [
-            tf.Variable([value] * 3, name="stem_conv/kernel"),
-            tf.Variable(5, dtype=tf.int64, name="count"),
-        ]
-
-
-class Said:
-    def __init__(self):
-        self.lines = []
-        self.say = self.lines.append
+def one_worker(numbers):
+    return np.asarray([numbers], np.int64)
 
 
 @pytest.fixture
-def saves(tmp_path):
-    """Makes a run's saves; `reasons` are what it is told at one `at` after the other."""
+def new_manager(tmp_path):
+    """new_manager(...): another manager of the same folder, as a restarted process has."""
 
-    def make(*reasons, minutes=10.0, writes=True, everyone=alone, run=None, folder="run"):
-        told = iter(reasons)
-        return Saves(
-            str(tmp_path / folder),
-            run or RUN,
-            minutes,
-            stop=lambda: next(told, ""),
-            writes=writes,
-            everyone=everyone,
+    def new_manager(*, save_minutes=10.0, writes=True, gather=one_worker, run=RUN, folder="run"):
+        return CheckpointManager(
+            str(tmp_path / folder), run, save_minutes, writes=writes, gather=gather
         )
 
-    return make
+    return new_manager
 
 
-def _steps(saves):
-    return [step for step, _ in storage._found(saves.folder)]
+@pytest.fixture
+def clock(monkeypatch):
+    """clock[0] is the time in seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
 
 
-def test_a_run_saves_at_the_end_of_a_phase_after_the_minutes_and_when_it_is_stopped(saves):
-    said = Said()
-    saves().at(1, State(), [], said, phase_is_over=False)
-    assert not _steps(saves())
-    saves().at(2, State(), [Phase(1)], said, phase_is_over=True)
-    assert _steps(saves()) == [2]
-    saves(minutes=0).at(3, State(), [Phase(1)], said, phase_is_over=False)
-    assert _steps(saves()) == [2, 3]
-    with pytest.raises(StoppedError, match=r"after step 4 \(SIGTERM\). The same command goes on"):
-        saves("SIGTERM").at(4, State(), [Phase(1)], said, phase_is_over=False)
-    assert _steps(saves()) == [3, 4]
-    assert not said.lines
+def saved_steps(manager):
+    return [step for step, _ in storage._saved(manager.folder)]
 
 
-def test_the_notes_say_what_a_run_is_and_where(saves):
-    run = saves()
-    run.evaluated(9, {"averaged": 0.5, "raw": 0.4})
-    run.at(9, State(), [Phase(1)], Said(), phase_is_over=True)
-    notes = saves().find().notes
-    assert {k: notes[k] for k in ("step", "phase", "seed", "phases", "skipped")} == {
+def full_disk(folder, checkpoint):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# When to save
+
+
+def test_a_checkpoint_is_due_after_the_minutes(new_manager, clock):
+    manager = new_manager(save_minutes=10)
+    assert not manager.should_save()
+    clock[0] += 601
+    assert manager.should_save()
+    manager.save(1, variables(), {})
+    assert not manager.should_save()
+
+
+def test_a_better_evaluation_is_due_at_once(new_manager):
+    manager = new_manager()
+    for step, (accuracy, due) in enumerate(((0.5, True), (0.4, False), (0.5, False), (0.6, True))):
+        assert manager.should_save(accuracy) == due
+        if due:
+            manager.save(step, variables(), {}, accuracy)
+    assert saved_steps(manager) == [0, 3]
+
+
+def test_a_failed_save_is_retried_after_the_minutes(new_manager, clock, monkeypatch):
+    manager = new_manager(save_minutes=10)
+    clock[0] += 601
+    monkeypatch.setattr(storage, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        manager.save(1, variables(), {})
+    assert not manager.should_save()
+    clock[0] += 601
+    assert manager.should_save()
+
+
+# What is saved and restored
+
+
+def test_the_notes_record_the_run_its_versions_and_the_best(new_manager):
+    manager = new_manager()
+    manager.save(9, variables(), {"phases": [1]}, accuracy=0.5)
+    notes = storage.latest(manager.folder).notes
+    assert {k: notes[k] for k in ("step", "seed", "best", "extra_state")} == {
         "step": 9,
-        "phase": 1,
         "seed": 3,
-        "phases": [{"number": 1}],
-        "skipped": [],
+        "best": {"step": 9, "accuracy": 0.5},
+        "extra_state": {"phases": [1]},
     }
     assert notes["run"]["model"] == "tiny"
     assert len(notes["run_sha256"]) == 64
     assert notes["versions"]["tensorflow"] == tf.__version__
-    assert notes["best"] == {"step": 9, "averaged": 0.5, "raw": 0.4}
-    assert notes["evaluations"] == [notes["best"]]
+    assert notes["versions"]["oneDNN"] in ("on", "off")
 
 
-def test_what_is_found_is_what_was_saved(saves):
-    saves().at(2, State(7.0), [], Said(), phase_is_over=True)
-    state = State()
-    found = saves().find()
-    storage.restore(found, state.variables)
-    assert found.step == 2
-    assert state.variables[0].numpy().tolist() == [7.0] * 3
-    assert saves(folder="none").find() is None
+def test_restore_returns_what_was_saved(new_manager):
+    new_manager().save(2, variables(7.0), {"accumulation": 2})
+    restored = variables()
+    assert new_manager().restore_latest(restored) == Restored(2, {"accumulation": 2})
+    assert restored[0].numpy().tolist() == [7.0] * 3
+    assert new_manager(folder="none").restore_latest(restored) is None
 
 
-def test_another_run_is_refused_with_what_differs(saves):
-    saves().at(2, State(), [], Said(), phase_is_over=True)
-    with pytest.raises(ValueError, match=r"of another run \(model 'tiny', now 'other'\)"):
-        saves(run={**RUN, "model": "other"}).find()
+def test_a_different_run_is_refused_with_the_difference(new_manager):
+    new_manager().save(2, variables(), {})
+    with pytest.raises(ValueError, match=r"different run \(model 'tiny', now 'other'\)"):
+        new_manager(run={**RUN, "model": "other"}).restore_latest(variables())
 
 
-def test_other_versions_are_said_and_gone_on_with(saves, monkeypatch):
-    saves().at(2, State(), [], Said(), phase_is_over=True)
+def test_another_network_is_refused(new_manager):
+    new_manager().save(2, variables(), {})
+    with pytest.raises(ValueError, match="belongs to another network"):
+        new_manager().restore_latest(variables()[:1])
+
+
+def test_changed_versions_are_logged_and_accepted(new_manager, monkeypatch):
+    new_manager().save(2, variables(), {})
     monkeypatch.setattr(tf, "__version__", "9.9")
-    said = []
-    assert saves().find(said.append).step == 2
-    assert len(said) == 1
-    assert "this is 9.9: what follows is not equal to the bit" in said[0]
-
-
-def _full(folder, checkpoint):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_full_disk_is_said_and_the_run_goes_on(saves, monkeypatch):
-    run, said = saves(minutes=0), Said()
-    run.at(1, State(), [], said, phase_is_over=False)
-    with monkeypatch.context() as patched:
-        patched.setattr(storage, "save", _full)
-        run.at(2, State(), [], said, phase_is_over=False)
-    assert len(said.lines) == 1
-    assert "not saved at step 2: [Errno 28] No space left" in said.lines[0]
-    assert "The checkpoint of step 1 is kept" in said.lines[0]
-    run.at(3, State(), [], said, phase_is_over=False)
-    assert _steps(run) == [1, 3]
-
-
-def test_a_stop_that_cannot_be_saved_says_from_where_the_run_will_go_on(saves, monkeypatch):
-    run = saves("", "SIGINT", minutes=0)
-    run.at(1, State(), [], Said(), phase_is_over=False)
-    monkeypatch.setattr(storage, "save", _full)
-    with pytest.raises(StoppedError, match=r"could not be saved: .*The checkpoint of step 1 is"):
-        run.at(2, State(), [], Said(), phase_is_over=False)
-    with pytest.raises(StoppedError, match="the same command begins anew"):
-        saves("SIGINT", folder="b").at(2, State(), [], Said(), phase_is_over=False)
+    lines = []
+    assert new_manager().restore_latest(variables(), lines.append).step == 2
+    assert len(lines) == 1
+    assert "this process has 9.9" in lines[0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_weights_that_are_no_number_are_not_saved_over_good_ones(saves, bad):
-    run = saves(minutes=0)
-    run.at(1, State(), [], Said(), phase_is_over=False)
-    message = "stem_conv/kernel has NaN or Inf after step 2: .*The checkpoint of step 1 is kept"
+def test_weights_with_nan_or_inf_are_not_saved(new_manager, bad):
+    manager = new_manager()
+    manager.save(1, variables(), {})
+    message = "stem_conv/kernel has NaN or Inf after step 2 .*The checkpoint of step 1 is kept"
     with pytest.raises(NotFiniteError, match=message):
-        run.at(2, State(bad), [], Said(), phase_is_over=False)
-    assert _steps(run) == [1]
+        manager.save(2, variables(bad), {})
+    assert saved_steps(manager) == [1]
 
 
-def test_the_best_is_kept_and_a_resume_does_not_forget_it(saves):
-    accuracies = {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.9, 5: 0.8}
-    for step, accuracy in accuracies.items():
-        run = saves()  # restarted after every step
-        run.find()
-        run.evaluated(step, {"averaged": accuracy, "raw": 1.0})
-        run.at(step, State(float(step)), [], Said(), phase_is_over=True)
-    assert _steps(run) == [2, 4, 5]
-    run = saves()
-    run.find()
-    assert run.best == {"step": 2, "averaged": 0.9, "raw": 1.0}
-    assert [e["averaged"] for e in run.evaluations] == list(accuracies.values())
-    assert run.read_best().values[0].tolist() == [2.0] * 3
-
-
-def test_a_best_in_the_middle_of_a_phase_is_saved_at_once(saves):
-    run = saves()
-    for step, accuracy in ((1, 0.5), (2, 0.4), (3, 0.6)):
-        run.evaluated(step, {"averaged": accuracy})
-        run.at(step, State(), [], Said(), phase_is_over=False)
-    assert _steps(run) == [1, 3]
-
-
-def test_a_best_that_could_not_be_saved_is_not_the_best(saves, monkeypatch):
-    run = saves()
-    run.evaluated(1, {"averaged": 0.5})
-    run.at(1, State(), [], Said(), phase_is_over=True)
-    run.evaluated(2, {"averaged": 0.9})
+def test_a_full_disk_keeps_the_earlier_checkpoint(new_manager, monkeypatch):
+    manager = new_manager()
+    assert "the same command starts from scratch" in manager.describe_latest()
+    manager.save(1, variables(), {})
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "save", _full)
-        run.at(2, State(), [], Said(), phase_is_over=True)
-    run.evaluated(3, {"averaged": 0.7})
-    run.at(3, State(), [], Said(), phase_is_over=True)
-    assert run.best["step"] == 3
+        patched.setattr(storage, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            manager.save(2, variables(), {})
+    assert manager.describe_latest() == "The checkpoint of step 1 is kept"
+    manager.save(3, variables(), {})
+    assert saved_steps(manager) == [1, 3]
 
 
-def test_what_a_loop_keeps_is_there_after_a_resume_and_taken_back_by_a_rollback(saves):
-    run = saves()
-    run.kept["accumulation"] = 2
-    run.at(1, State(), [], Said(), phase_is_over=True)
-    run.kept["accumulation"] = 4
-    assert run.find().step == 1
-    assert run.kept == {"accumulation": 2}
-    again = saves()
-    again.find()
-    assert again.kept == {"accumulation": 2}
+# The best checkpoint
+
+
+def test_the_best_checkpoint_is_kept_across_restarts(new_manager):
+    for step, accuracy in {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.9, 5: 0.8}.items():
+        manager = new_manager()
+        manager.restore_latest(variables())
+        manager.save(step, variables(float(step)), {}, accuracy)
+    assert saved_steps(manager) == [2, 4, 5]
+    manager = new_manager()
+    manager.restore_latest(variables())
+    assert manager.best == {"step": 2, "accuracy": 0.9}
+
+
+def test_a_best_that_could_not_be_saved_is_not_the_best(new_manager, monkeypatch):
+    manager = new_manager()
+    manager.save(1, variables(), {}, 0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            manager.save(2, variables(), {}, 0.9)
+    manager.save(3, variables(), {}, 0.7)
+    assert manager.best == {"step": 3, "accuracy": 0.7}
+
+
+def test_a_rollback_also_rolls_back_the_best(new_manager):
+    manager = new_manager()
+    manager.save(1, variables(), {}, 0.3)
+    manager.best = {"step": 3, "accuracy": 0.9}
+    manager.restore_latest(variables())
+    assert manager.best == {"step": 1, "accuracy": 0.3}
 
 
 # Several workers
 
 
-def _others(*rows):
-    """What :func:`everyone` gives to the first of several workers."""
-    told = iter(rows)
-    return lambda numbers: np.asarray([numbers, *next(told)], np.int64)
+def with_another(*rows):
+    """A gather function: this worker's numbers, then the rows of the other one, call by call."""
+    rows = iter(rows)
+    return lambda numbers: np.asarray([numbers, next(rows)], np.int64)
 
 
-def test_all_workers_stop_when_one_is_asked_to(saves):
-    run = saves(everyone=_others([[0, 0]], [[1, 0]]))
-    run.at(1, State(), [], Said(), phase_is_over=False)
-    with pytest.raises(StoppedError, match=r"after step 2 \(another worker was asked to\)"):
-        run.at(2, State(), [], Said(), phase_is_over=False)
-    assert _steps(run) == [2]
+def test_only_the_chief_writes(new_manager):
+    manager = new_manager(writes=False)
+    manager.save(1, variables(), {}, 0.5)
+    assert not saved_steps(manager)
+    with pytest.raises(NotFiniteError):
+        manager.save(2, variables(np.nan), {})
 
 
-def test_the_first_worker_says_when_it_is_time_and_it_alone_writes(saves):
-    run = saves(everyone=_others([[0, 1]]))
-    run.at(1, State(), [], Said(), phase_is_over=False)
-    assert not _steps(run)
-    second = saves(minutes=0, writes=False, everyone=lambda numbers: np.asarray([[0, 1], numbers]))
-    second.at(1, State(), [], Said(), phase_is_over=False)
-    assert not _steps(run)
-
-
-def test_workers_that_find_different_checkpoints_stop_at_an_error_rather_than_wait(saves):
-    saves().at(7, State(), [], Said(), phase_is_over=True)
+def test_workers_with_different_checkpoints_are_refused(new_manager):
+    new_manager().save(7, variables(), {})
     with pytest.raises(ValueError, match=r"\(step 7, none\): give a --workdir that all of them"):
-        saves(everyone=_others([[0, -1, 0]])).find()
-    with pytest.raises(ValueError, match=r"\(step 7, step 7\)"):  # of other contents
-        saves(everyone=_others([[0, 7, 1234]])).find()
-    digest = int(storage.latest(saves().folder).digest[:15], 16)
-    assert saves(everyone=_others([[0, 7, digest]])).find().step == 7
+        new_manager(gather=with_another([0, -1, 0])).restore_latest(variables())
+    with pytest.raises(ValueError, match=r"\(step 7, step 7\)"):  # with other contents
+        new_manager(gather=with_another([0, 7, 1234])).restore_latest(variables())
+    digest = int(storage.latest(new_manager().folder).digest[:15], 16)
+    same = new_manager(gather=with_another([0, 7, digest])).restore_latest(variables())
+    assert same.step == 7
 
 
-def test_a_worker_that_refuses_its_checkpoint_tells_the_others_first(saves):
-    saves().at(7, State(), [], Said(), phase_is_over=True)
-    told = []
+def test_a_worker_tells_the_others_before_it_raises(new_manager):
+    new_manager().save(7, variables(), {})
+    sent = []
 
-    def tell(numbers):
-        told.append(numbers)
+    def gather(numbers):
+        sent.append(numbers)
         return np.asarray([numbers, numbers])
 
-    with pytest.raises(ValueError, match="is of another run"):
-        saves(run={**RUN, "seed": 4}, everyone=tell).find()
-    assert told[0][0]
-    with pytest.raises(ValueError, match="Another worker does not take its checkpoint"):
-        saves(everyone=_others([[1, 7, 1]])).find()
-
-
-def test_one_worker_asks_nobody():
-    assert everyone(tf.distribute.OneDeviceStrategy("/cpu:0")) is alone
-    assert everyone(make_strategy("cpu:2")) is alone
-    assert alone([True, 7]).tolist() == [[1, 7]]
-
-
-# Steps that are left out
-
-
-def test_skipped_steps_are_noted_and_a_resume_skips_them_too(saves):
-    run = saves(minutes=0)
-    run.at(6, State(), [], Said(), phase_is_over=False)
-    run.skip(9, 12)
-    assert run.find().step == 6
-    assert run.skipped == [[9, 12]]
-    run.at(9, State(), [], Said(), phase_is_over=False)
-    run.skip(15, 18)
-    again = saves(minutes=0)
-    again.find()
-    assert again.skipped == [[9, 12]]
-    run.find()
-    run.at(15, State(), [], Said(), phase_is_over=False)
-    again.find()
-    assert again.skipped == [[9, 12], [15, 18]]
-
-
-def test_a_rollback_forgets_the_evaluations_after_its_checkpoint(saves):
-    run = saves()
-    for step, accuracy in ((1, 0.3), (2, 0.2)):
-        run.evaluated(step, {"averaged": accuracy})
-        run.at(step, State(), [], Said(), phase_is_over=True)
-    run.evaluated(3, {"averaged": 0.9})
-    run.skip(2, 3)
-    run.find()
-    assert [e["step"] for e in run.evaluations] == [1, 2]
-    assert run.best["step"] == 1
-
-
-def test_after_ten_rollbacks_a_run_stops_also_when_it_was_resumed_in_between(saves):
-    run = saves()
-    for i in range(MOST_ROLLBACKS):
-        run.skip(3 * i, 3 * i + 3)
-        run.at(3 * i + 3, State(), [], Said(), phase_is_over=True)
-        run = saves()
-        run.find()
-    with pytest.raises(TooManyRollbacksError, match="no number at steps 60 to 62, after 10 times"):
-        run.skip(60, 63)
-
-
-@pytest.mark.parametrize(
-    ("skipped", "parts"),
-    [
-        ([], [(10, 40)]),
-        ([[20, 25]], [(10, 20), (25, 40)]),
-        ([[0, 5], [40, 45]], [(10, 40)]),
-        ([[5, 15], [35, 50]], [(15, 35)]),
-        ([[30, 35], [20, 30]], [(10, 20), (35, 40)]),
-        ([[10, 40]], []),
-        ([[0, 100]], []),
-        ([[12, 20], [14, 16]], [(10, 12), (20, 40)]),
-    ],
-)
-def test_segments_are_the_steps_that_are_not_skipped(skipped, parts):
-    assert segments(10, 40, skipped) == parts
-    steps = {s for first, end in parts for s in range(first, end)}
-    assert steps == set(range(10, 40)) - {s for a, b in skipped for s in range(a, b)}
-
-
-def test_a_runs_identity_changes_with_its_recipe_and_its_labels(source):
-    recipe = RECIPES["digits"]
-    own = identity(recipe, source, source)
-    assert identity(recipe, source, source) == own
-    assert identity(dataclasses.replace(recipe, seed=9), source, source) != own
-    other = dataclasses.replace(source, labels=source.labels[::-1].copy())
-    assert identity(recipe, other, source) != own
+    with pytest.raises(ValueError, match="belongs to a different run"):
+        new_manager(run={**RUN, "seed": 4}, gather=gather).restore_latest(variables())
+    assert sent[0][0]
+    with pytest.raises(ValueError, match="Another worker cannot use its checkpoint"):
+        new_manager(gather=with_another([1, 7, 1])).restore_latest(variables())

@@ -27,7 +27,7 @@ def _off_cloud(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_PRODUCT", str(tmp_path / "product_name"))
 
 
-# The limit
+# The time limit
 
 
 @pytest.mark.parametrize(
@@ -44,40 +44,40 @@ def _off_cloud(monkeypatch, tmp_path):
         (" 0.5 ", 0.5),
     ],
 )
-def test_a_time_is_read(text, seconds):
+def test_durations_are_parsed(text, seconds):
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "h", "11 h", "0", "0h", "-1h", "11x", "30m2h", "nan"])
-def test_what_is_no_time_says_what_is(text):
-    with pytest.raises(ValueError, match=r"is no time: give e\.g\. 11h, 90m, 2h30m"):
+def test_other_text_is_an_error_with_examples(text):
+    with pytest.raises(ValueError, match=r"is not a duration: give e\.g\. 11h, 90m, 2h30m"):
         parse_duration(text)
 
 
-def test_a_time_is_shown_as_it_is_read():
+def test_a_duration_is_shown_as_it_is_parsed():
     for text in ("11h", "2h30m", "45s", "1h5s", "0.5s"):
         assert show_duration(parse_duration(text)) == text
 
 
-def test_a_limit_is_a_reason_when_it_is_over_and_is_said_once(monkeypatch, capsys):
+def test_the_time_limit_stops_the_run_and_is_printed_once(monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     with interrupts(stop_after=9000) as stop:
         now[0] += 8999
         assert stop() == ""
         now[0] += 1
-        assert stop() == "2h30m are over"
-        assert stop() == "2h30m are over"
-    assert capsys.readouterr().err.count("Stopping after the running steps: 2h30m are over") == 1
+        assert stop() == "time limit 2h30m"
+        assert stop() == "time limit 2h30m"
+    assert capsys.readouterr().err.count("Stopping after the current steps: time limit 2h30m") == 1
 
 
-def test_without_a_limit_there_is_no_reason(monkeypatch):
+def test_without_a_time_limit_there_is_no_reason(monkeypatch):
     with interrupts() as stop:
         monkeypatch.setattr(module.time, "monotonic", lambda: 1e12)
         assert stop() == ""
 
 
-# Signals, in a process of their own
+# Signals, in a separate process
 
 _PROGRAM = """
 import sys
@@ -105,49 +105,49 @@ def _start(wait):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_a_reason_to_stop(number):
+def test_sigint_and_sigterm_are_reasons_to_stop(number):
     process = _start(_WAIT)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert out == f"saved after {number.name}\n"
-    assert f"Stopping after the running steps: {number.name}" in err
+    assert f"Stopping after the current steps: {number.name}" in err
     assert process.returncode == 0
 
 
-def test_a_second_sigterm_changes_nothing():
+def test_a_second_sigterm_has_no_effect():
     process = _start(_WAIT + "\n    sys.stdin.readline()")
     process.send_signal(signal.SIGTERM)
     assert [process.stderr.readline() for _ in range(2)][1].endswith("SIGTERM\n")
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate("go on\n", timeout=120)
+    out, _ = process.communicate("continue\n", timeout=120)
     assert (out, process.returncode) == ("saved after SIGTERM\n", 0)
 
 
-def test_ctrl_c_is_told_and_a_second_one_ends_the_process_while_it_computes():
+def test_a_second_ctrl_c_ends_a_computing_process_at_once():
     process = _start("import hashlib; hashlib.pbkdf2_hmac('sha512', b'', b'', 1_000_000_000)")
     process.send_signal(signal.SIGINT)
-    told = [process.stderr.readline() for _ in range(3)]
-    assert "Stopping after the running steps: SIGINT" in told[1]
-    assert "once more" in told[2]
+    lines = [process.stderr.readline() for _ in range(3)]
+    assert "Stopping after the current steps: SIGINT" in lines[1]
+    assert "Ctrl-C again" in lines[2]
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert (out, process.returncode) == ("", 130)
-    assert "Ended at once" in err
+    assert "Ended immediately" in err
 
 
-def test_what_was_there_before_is_there_again():
+def test_previous_signal_handlers_are_restored():
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     threads = threading.active_count()
     with interrupts() as stop:
         assert signal.getsignal(signal.SIGINT) is not before[0]
         os.kill(os.getpid(), signal.SIGTERM)
-    assert stop() == "SIGTERM"  # also of one that came last of all
+    assert stop() == "SIGTERM"  # although nothing has asked since
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert signal.set_wakeup_fd(-1) == -1
     assert threading.active_count() == threads
 
 
-def test_outside_the_main_thread_there_are_no_signals_but_the_limit():
+def test_outside_the_main_thread_only_the_time_limit_works():
     reasons = []
 
     def run():
@@ -157,32 +157,32 @@ def test_outside_the_main_thread_there_are_no_signals_but_the_limit():
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert reasons == ["1e-09s are over"]
+    assert reasons == ["time limit 1e-09s"]
 
 
-# The cloud's notice
+# The cloud's preemption notice
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """Answers as Google's metadata server does; `answers` can be changed while it runs."""
+    """A local copy of Google's metadata server; `values` can be changed while it runs."""
 
     def __init__(self):
-        self.answers = {"preempted": "FALSE", "maintenance-event": "NONE"}
+        self.values = {"preempted": "FALSE", "maintenance-event": "NONE"}
         self.flavor = "Google"
-        self.asked = threading.Semaphore(0)
+        self.requests = threading.Semaphore(0)
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        what = self.path.split("/computeMetadata/v1/instance/", 1)[-1]
-        known = self.headers["Metadata-Flavor"] == "Google" and what in self.server.answers
+        key = self.path.split("/computeMetadata/v1/instance/", 1)[-1]
+        known = self.headers["Metadata-Flavor"] == "Google" and key in self.server.values
         self.send_response(200 if known else 403)
         if self.server.flavor:
             self.send_header("Metadata-Flavor", self.server.flavor)
         self.end_headers()
-        self.wfile.write(self.server.answers.get(what, "").encode())
-        self.server.asked.release()
+        self.wfile.write(self.server.values.get(key, "").encode())
+        self.server.requests.release()
 
     def log_message(self, *args):
         pass
@@ -204,62 +204,62 @@ def _until(stop, server):
     for _ in range(1000):
         if stop():
             break
-        server.asked.acquire(timeout=POLL)
+        server.requests.acquire(timeout=POLL)
     return stop()
 
 
 @pytest.mark.parametrize(
-    ("what", "answer", "reason"),
+    ("key", "value", "reason"),
     [
         ("preempted", "TRUE", "preemption notice"),
         ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", "maintenance notice"),
     ],
 )
-def test_a_notice_is_a_reason_when_it_comes(metadata, what, answer, reason):
+def test_a_notice_is_a_reason_to_stop(metadata, key, value, reason):
     with interrupts(poll_seconds=POLL) as stop:
         for _ in range(6):
-            assert metadata.asked.acquire(timeout=60)
+            assert metadata.requests.acquire(timeout=60)
         assert stop() == ""
-        metadata.answers[what] = answer
+        metadata.values[key] = value
         assert _until(stop, metadata) == reason
 
 
-def test_a_machine_that_moves_elsewhere_goes_on(metadata):
-    metadata.answers["maintenance-event"] = "MIGRATE_ON_HOST_MAINTENANCE"
+def test_a_live_migration_is_not_a_reason_to_stop(metadata):
+    metadata.values["maintenance-event"] = "MIGRATE_ON_HOST_MAINTENANCE"
     with interrupts(poll_seconds=POLL) as stop:
         for _ in range(9):
-            assert metadata.asked.acquire(timeout=60)
+            assert metadata.requests.acquire(timeout=60)
         assert stop() == ""
 
 
-def test_a_server_that_fails_for_a_while_is_asked_again(metadata):
+def test_a_failing_metadata_server_is_polled_again(metadata):
     with interrupts(poll_seconds=POLL) as stop:
         for _ in range(6):
-            assert metadata.asked.acquire(timeout=60)
-        del metadata.answers["preempted"]  # 403
+            assert metadata.requests.acquire(timeout=60)
+        del metadata.values["preempted"]  # 403
         for _ in range(9):
-            assert metadata.asked.acquire(timeout=60)
-        metadata.answers["preempted"] = "TRUE"
+            assert metadata.requests.acquire(timeout=60)
+        metadata.values["preempted"] = "TRUE"
         assert _until(stop, metadata) == "preemption notice"
 
 
-def test_a_server_of_someone_else_is_not_believed(metadata):
+def test_a_server_without_googles_header_is_ignored(metadata):
     metadata.flavor = None
-    metadata.answers["preempted"] = "TRUE"
-    said = []
-    module._watch(metadata_address(), said.append, threading.Event(), POLL)
-    assert not said
+    metadata.values["preempted"] = "TRUE"
+    reasons = []
+    module._watch(metadata_address(), reasons.append, threading.Event(), POLL)
+    assert not reasons
 
 
-def test_where_no_server_answers_nothing_is_watched(metadata, monkeypatch):
+def test_an_unreachable_metadata_server_is_not_polled(metadata, monkeypatch):
     metadata.shutdown()
     metadata.server_close()
-    said = []
-    module._watch(metadata_address(), said.append, threading.Event(), POLL)
-    assert not said
+    reasons = []
+    module._watch(metadata_address(), reasons.append, threading.Event(), POLL)
+    assert not reasons
 
 
-def test_the_server_is_looked_for_on_google_machines_alone(monkeypatch, tmp_path):
+def test_only_google_machines_have_a_metadata_address(monkeypatch, tmp_path):
     assert metadata_address() == ""  # no such file
     (tmp_path / "product_name").write_text("Standard PC\n")
     assert metadata_address() == ""

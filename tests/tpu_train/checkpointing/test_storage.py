@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tpu_train.checkpointing import storage
-from tpu_train.checkpointing.storage import Checkpoint, FormatError, latest, read, restore, save
+from tpu_train.checkpointing.storage import Checkpoint, FormatError, latest, restore, save
 
 NAMES = ["stem_conv/kernel", "stem_bn/moving_mean", "count", "nothing"]
 
@@ -27,7 +27,7 @@ def _checkpoint(step, best=None):
 
 @pytest.fixture(params=["disk", "object store"])
 def folder(request, tmp_path):
-    """A folder of this disk, and one of a file system that cannot be listed or renamed as one."""
+    """A local folder, and one of a file system without atomic renames."""
     if request.param == "disk":
         yield str(tmp_path / "checkpoints")
     else:
@@ -37,30 +37,30 @@ def folder(request, tmp_path):
 
 
 def _damage(path, how):
-    if how == "gone":
+    if how == "missing":
         tf.io.gfile.remove(path)
         return
     with tf.io.gfile.GFile(path, "rb") as file:
         content = file.read()
-    _replace(path, content[:20] if how == "cut" else content.replace(b"2", b"3"))
+    _replace(path, content[:20] if how == "truncated" else content.replace(b"2", b"3"))
 
 
 def _replace(path, content):
-    tf.io.gfile.remove(path)  # ram:// writes over the old bytes, and leaves those beyond
+    tf.io.gfile.remove(path)  # ram:// overwrites bytes without truncating the file
     with tf.io.gfile.GFile(path, "wb") as file:
         file.write(content)
 
 
-def test_what_was_saved_comes_back_to_the_bit(folder):
+def test_a_checkpoint_is_read_bit_identically(folder):
     save(folder, _checkpoint(7))
-    found = latest(folder)
-    assert (found.step, found.names, found.notes["phases"]) == (7, NAMES, [7])
-    for have, want in zip(found.values, _checkpoint(7).values):
-        assert (have.dtype, have.shape) == (want.dtype, want.shape)
-        assert have.tobytes() == want.tobytes()
+    restored = latest(folder)
+    assert (restored.step, restored.names, restored.notes["phases"]) == (7, NAMES, [7])
+    for value, expected in zip(restored.values, _checkpoint(7).values):
+        assert (value.dtype, value.shape) == (expected.dtype, expected.shape)
+        assert value.tobytes() == expected.tobytes()
 
 
-def test_the_same_state_gives_the_same_digest_and_another_does_not(folder):
+def test_the_digest_identifies_the_state(folder):
     save(folder, _checkpoint(7))
     digest = latest(folder).digest
     save(folder, _checkpoint(7))
@@ -69,85 +69,83 @@ def test_the_same_state_gives_the_same_digest_and_another_does_not(folder):
     assert latest(folder).digest != digest
 
 
-def test_there_is_none_in_an_empty_or_missing_folder(folder):
+def test_an_empty_or_missing_folder_has_no_checkpoint(folder):
     assert latest(folder) is None
     tf.io.gfile.makedirs(folder)
     assert latest(folder) is None
 
 
-def test_the_last_two_are_kept(folder):
+def test_the_last_two_checkpoints_are_kept(folder):
     for step in (1, 2, 30, 1_000_000_000):
         save(folder, _checkpoint(step))
     assert sorted(tf.io.gfile.listdir(folder)) == ["step-000000030", "step-1000000000"]
     assert latest(folder).step == 1_000_000_000
 
 
-def test_the_best_is_kept_however_old(folder):
+def test_the_best_checkpoint_is_kept(folder):
     for step in (1, 2, 3, 4, 5):
         save(folder, _checkpoint(step, best={"step": 2 if step >= 2 else 1}))
-    assert [step for step, _ in storage._found(folder)] == [2, 4, 5]
-    assert read(folder, 2).notes["phases"] == [2]
+    assert [step for step, _ in storage._saved(folder)] == [2, 4, 5]
 
 
-def test_the_best_before_is_kept_until_the_new_one_is_the_last_two(folder):
-    """Else a torn newest would leave the one before with a best that is gone."""
+def test_the_previous_best_is_kept_while_a_kept_checkpoint_names_it(folder):
+    """If the newest is corrupt, the previous one must still find its best."""
     for step, best in ((1, 1), (2, 1), (3, 3)):
         save(folder, _checkpoint(step, best={"step": best}))
-    assert [step for step, _ in storage._found(folder)] == [1, 2, 3]
+    assert [step for step, _ in storage._saved(folder)] == [1, 2, 3]
     save(folder, _checkpoint(4, best={"step": 3}))
-    assert [step for step, _ in storage._found(folder)] == [3, 4]
+    assert [step for step, _ in storage._saved(folder)] == [3, 4]
 
 
-def test_a_newer_one_that_was_not_gone_on_from_goes(folder):
+def test_newer_checkpoints_are_removed_after_a_rollback(folder):
     for step in (1, 2, 9):
         save(folder, _checkpoint(step))
-    save(folder, _checkpoint(3))  # 9 was torn, say
-    assert [step for step, _ in storage._found(folder)] == [2, 3]
+    save(folder, _checkpoint(3))  # after a rollback
+    assert [step for step, _ in storage._saved(folder)] == [2, 3]
 
 
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
-        *((f, d) for f in storage._FILES for d in ("cut", "gone", "changed")),
-        ("manifest.json", "cut"),
-        ("manifest.json", "gone"),
+        *((f, d) for f in storage._FILES for d in ("truncated", "missing", "changed")),
+        ("manifest.json", "truncated"),
+        ("manifest.json", "missing"),
     ],
 )
-def test_a_torn_one_is_passed_over_for_the_one_before(folder, file, damage):
+def test_a_corrupt_checkpoint_is_skipped_for_the_previous_one(folder, file, damage):
     save(folder, _checkpoint(1))
     save(folder, _checkpoint(2))
     _damage(f"{folder}/step-000000002/{file}", damage)
-    said = []
-    assert latest(folder, said.append).step == 1
-    assert len(said) == 1
-    assert "step-000000002 is torn" in said[0]
-    with pytest.raises(ValueError, match="step-000000002 cannot be read"):
-        read(folder, 2)
+    lines = []
+    assert latest(folder, lines.append).step == 1
+    assert len(lines) == 1
+    assert lines[0].startswith(f"skipping corrupt checkpoint {folder}/step-000000002: ")
 
 
-def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_anew_by_itself(folder):
+def test_it_is_an_error_if_all_checkpoints_are_corrupt(folder):
     save(folder, _checkpoint(1))
     save(folder, _checkpoint(2))
     for step in (1, 2):
-        _damage(f"{folder}/step-00000000{step}/variables.npz", "cut")
+        _damage(f"{folder}/step-00000000{step}/variables.npz", "truncated")
     with pytest.raises(ValueError, match=r"None of .*step-000000002, step-000000001.*--overwrite"):
         latest(folder, lambda line: None)
 
 
-def test_a_first_one_that_was_never_finished_is_none(folder):
+def test_an_unfinished_first_checkpoint_does_not_count(folder):
     save(folder, _checkpoint(1))
-    _damage(f"{folder}/step-000000001/manifest.json", "gone")
-    said = []
-    assert latest(folder, said.append) is None
-    assert "step-000000001 is torn" in said[0]
+    _damage(f"{folder}/step-000000001/manifest.json", "missing")
+    lines = []
+    assert latest(folder, lines.append) is None
+    assert "corrupt checkpoint" in lines[0]
+    assert "step-000000001" in lines[0]
 
 
-def test_another_format_is_refused_rather_than_passed_over(folder):
+def test_another_format_is_an_error(folder):
     save(folder, _checkpoint(1))
     save(folder, _checkpoint(2))
     manifest = json.dumps({"variables.npz": "0", "notes.json": "0"})
     _replace(f"{folder}/step-000000002/manifest.json", manifest.encode())
-    with pytest.raises(FormatError, match=r"step-000000002 .* \(format 1, this one reads 2\)"):
+    with pytest.raises(FormatError, match=r"step-000000002 .* \(format 1, this one reads 3\)"):
         latest(folder)
 
 
@@ -156,7 +154,7 @@ def _full(*args, **kwargs):
 
 
 @pytest.mark.parametrize("where", ["_to_disk", "_sha256", "_folder_to_disk"])
-def test_a_full_disk_leaves_the_one_before_and_nothing_half(tmp_path, monkeypatch, where):
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch, where):
     save(tmp_path, _checkpoint(1))
     with monkeypatch.context() as patched:
         patched.setattr(storage, where, _full)
@@ -178,21 +176,17 @@ class _SmallDisk(io.FileIO):
 
 
 @pytest.mark.parametrize("bytes_left", [0, 100, 700, 1300])
-def test_a_disk_that_fills_in_the_middle_of_a_file_leaves_nothing_half(
-    tmp_path, monkeypatch, bytes_left
-):
+def test_a_disk_that_fills_while_writing_leaves_no_partial_file(tmp_path, monkeypatch, bytes_left):
     save(tmp_path, _checkpoint(1))
     monkeypatch.setattr(_SmallDisk, "left", bytes_left)
     monkeypatch.setattr(storage, "_open", _SmallDisk)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, _checkpoint(2))
-    gc.collect()  # the archive that was not finished: it says nothing
+    gc.collect()  # the unfinished archive must not write again
     assert os.listdir(tmp_path) == ["step-000000001"]
 
 
-def test_a_store_that_fails_in_the_middle_is_an_oserror_and_leaves_nothing_half(
-    tmp_path, monkeypatch
-):
+def test_a_failing_object_store_is_an_oserror(tmp_path, monkeypatch):
     folder = f"ram://{tmp_path.name}"
     save(folder, _checkpoint(1))
 
@@ -205,17 +199,17 @@ def test_a_store_that_fails_in_the_middle_is_an_oserror_and_leaves_nothing_half(
     assert tf.io.gfile.listdir(folder) == ["step-000000001"]
 
 
-def test_what_reads_back_different_is_not_made_current(tmp_path, monkeypatch):
+def test_a_checkpoint_that_reads_back_differently_is_discarded(tmp_path, monkeypatch):
     save(tmp_path, _checkpoint(1))
     monkeypatch.setattr(storage, "_storable", lambda value: np.zeros(3))
     real = storage._sha256
     monkeypatch.setattr(storage, "_sha256", lambda path: real(path)[::-1])
-    with pytest.raises(OSError, match=r"variables.npz reads back as something else"):
+    with pytest.raises(OSError, match=r"variables.npz reads back differently"):
         save(tmp_path, _checkpoint(2))
     assert os.listdir(tmp_path) == ["step-000000001"]
 
 
-def test_a_kill_in_the_middle_of_saving_costs_nothing(tmp_path):
+def test_a_partial_folder_left_by_a_kill_is_removed(tmp_path):
     save(tmp_path, _checkpoint(1))
     partial = pathlib.Path(tmp_path / ".partial-000000002")
     partial.mkdir()
@@ -226,17 +220,17 @@ def test_a_kill_in_the_middle_of_saving_costs_nothing(tmp_path):
     assert not partial.exists()
 
 
-def test_on_a_disk_nothing_is_visible_before_it_is_whole(tmp_path, monkeypatch):
-    seen = []
+def test_on_disk_a_checkpoint_is_visible_only_when_complete(tmp_path, monkeypatch):
+    visible = []
     real = storage._write_json
     monkeypatch.setattr(
-        storage, "_write_json", lambda *a: seen.append(latest(tmp_path)) or real(*a)
+        storage, "_write_json", lambda *a: visible.append(latest(tmp_path)) or real(*a)
     )
     save(tmp_path, _checkpoint(1))
-    assert seen == [None] * 3
+    assert visible == [None] * 3
 
 
-def test_in_a_store_the_manifest_is_written_last(tmp_path, monkeypatch):
+def test_in_an_object_store_the_manifest_is_written_last(tmp_path, monkeypatch):
     written = []
     real = storage._write
     monkeypatch.setattr(
@@ -255,12 +249,12 @@ def _variables():
     ]
 
 
-def test_variables_are_restored_to_the_bit(folder):
+def test_variables_are_restored_bit_identically(folder):
     save(folder, _checkpoint(7))
     variables = _variables()
     restore(latest(folder), variables)
-    for variable, want in zip(variables, _checkpoint(7).values):
-        assert variable.numpy().tobytes() == want.tobytes()
+    for variable, expected in zip(variables, _checkpoint(7).values):
+        assert variable.numpy().tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -271,28 +265,26 @@ def test_variables_are_restored_to_the_bit(folder):
         (2, tf.Variable(0, dtype=tf.int32, name="count"), r"int64 scalar.*int32 scalar"),
     ],
 )
-def test_variables_of_another_network_are_refused_before_any_is_changed(
-    tmp_path, place, other, message
-):
+def test_variables_of_another_network_are_refused_unchanged(tmp_path, place, other, message):
     save(tmp_path, _checkpoint(7))
     variables = _variables()
     variables[place] = other
     with pytest.raises(
-        ValueError, match=rf"step-000000007 is of .*variable {place} is .*{message}"
+        ValueError, match=rf"step-000000007 belongs to another .*variable {place} is .*{message}"
     ):
         restore(latest(tmp_path), variables)
     assert all(not v.numpy().any() for v in variables)
 
 
-def test_a_network_of_more_variables_is_refused(tmp_path):
+def test_another_number_of_variables_is_refused(tmp_path):
     save(tmp_path, _checkpoint(7))
-    with pytest.raises(ValueError, match="it has 4 variables, here are 3"):
+    with pytest.raises(ValueError, match="it has 4 variables, this network has 3"):
         restore(latest(tmp_path), _variables()[:3])
 
 
-def test_the_numbers_that_keras_gives_unnamed_layers_do_not_matter(tmp_path):
-    for saved, own in (("conv2d/kernel", "conv2d_12/kernel"), ("dense_3/bias", "dense/bias:0")):
+def test_the_numbers_of_unnamed_layers_are_ignored(tmp_path):
+    for saved, current in (("conv2d/kernel", "conv2d_12/kernel"), ("dense_3/bias", "dense/bias:0")):
         save(tmp_path, Checkpoint(1, [saved], [np.ones(2, "float32")], {}))
-        variable = tf.Variable(tf.zeros([2]), name=own.split(":")[0])
+        variable = tf.Variable(tf.zeros([2]), name=current.split(":")[0])
         restore(latest(tmp_path), [variable])
         assert variable.numpy().tolist() == [1, 1]

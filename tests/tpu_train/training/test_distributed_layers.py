@@ -8,7 +8,7 @@ from tpu_train.training import distributed_layers
 from tpu_train.training.distributed_layers import (
     GroupedBatchNorm,
     SeededDropout,
-    moved,
+    moving_statistics,
     set_dropout,
     training_clone,
 )
@@ -22,19 +22,19 @@ KERAS_2 = keras.__version__.startswith("2.")
 
 
 def dropped(layer, images, row, rows, seed=SEED):
-    """Ones of shape `images` after the layer: rows `row` and on of a global batch of `rows`."""
+    """Ones of shape `images` after the layer, from row `row` on of a global batch of `rows`."""
     with distributed_layers.draw(seed, tf.constant(row), rows, 1):
         return layer(tf.ones(images), training=True).numpy()
 
 
-def test_every_part_of_a_batch_draws_its_rows_of_one_global_mask():
-    """However it is cut, in replicas or in parts one after the other."""
+def test_replicas_and_accumulation_steps_share_one_global_mask():
+    """Whether the batch is divided over replicas or over accumulation steps."""
     layer = SeededDropout(0.5, name="drop")
-    whole = dropped(layer, (8, 6), 0, 8)
+    full = dropped(layer, (8, 6), 0, 8)
     for size in (4, 2):
-        parts = [dropped(layer, (size, 6), row, 8) for row in range(0, 8, size)]
-        np.testing.assert_array_equal(whole, np.concatenate(parts))
-        assert not np.array_equal(*parts[:2])
+        slices = [dropped(layer, (size, 6), row, 8) for row in range(0, 8, size)]
+        np.testing.assert_array_equal(full, np.concatenate(slices))
+        assert not np.array_equal(*slices[:2])
 
 
 def test_the_mask_is_a_function_of_seed_and_layer():
@@ -54,7 +54,7 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
     assert out.mean() == pytest.approx(1, abs=0.03)
 
 
-def test_half_precision_keeps_its_type_and_draws_the_same_mask():
+def test_half_precision_dropout_keeps_dtype_and_mask():
     layer, half = SeededDropout(0.5, name="drop"), SeededDropout(0.5, name="drop", dtype="float16")
     with distributed_layers.draw(SEED, tf.constant(0), 8, 1):
         out = half(tf.ones((8, 6), tf.float16), training=True)
@@ -62,43 +62,43 @@ def test_half_precision_keeps_its_type_and_draws_the_same_mask():
     np.testing.assert_array_equal(out.numpy() > 0, dropped(layer, (8, 6), 0, 8) > 0)
 
 
-def test_outside_of_training_nothing_happens():
+def test_dropout_is_the_identity_outside_training():
     layer = SeededDropout(0.5)
     x = tf.ones((2, 3))
     np.testing.assert_array_equal(layer(x, training=False), x)
 
 
-def test_a_new_rate_counts_in_the_next_trace_at_the_same_size(tiny):
+def test_a_new_dropout_rate_applies_to_the_next_trace(tiny):
     model = training_clone(create_model(tiny, classes=3, dropout_rate=0.0))
     top, drop = model.get_layer("top_dropout"), model.get_layer("block2b_drop")
     full = drop.rate
     assert full > 0
     zeros = []
     for new in (0.0, 0.9):
-        set_dropout(model, new, drop_path_share=0.5)
+        set_dropout(model, new, drop_path_factor=0.5)
         step = tf.function(lambda x: top(x, training=True))
         with distributed_layers.draw(SEED, tf.constant(0), 4, 1):
             zeros.append(float(tf.reduce_mean(tf.cast(step(tf.ones((4, 100))) == 0, tf.float32))))
     assert zeros[0] == 0
     assert zeros[1] > 0.7
-    assert drop.rate == full / 2  # of what it was built with, however often it is set
+    assert drop.rate == full / 2  # half of the initial rate, not of the last one
 
 
 # --- batch norm --------------------------------------------------------------------------------
 
 
-def norm_of(images=0, layer=GroupedBatchNorm, dtype=None, inputs=(None, 5, 5, 3), **config):
-    """A batch norm with values in its variables that tell a mistake."""
+def norm_of(group_size=0, layer=GroupedBatchNorm, dtype=None, inputs=(None, 5, 5, 3), **config):
+    """A batch norm whose variables have distinct values, so that no mistake cancels."""
     norm = layer(epsilon=1e-3, dtype=dtype, name="bn", **config)
     norm.build(inputs)
     norm.set_weights([np.float32(v) for v in ([2, 1, 3], [1, 0, -1], [4, 5, 6], [1, 2, 3])])
     if layer is GroupedBatchNorm:
-        norm.images = images
+        norm.group_size = group_size
     return norm
 
 
-def kerass():
-    # On Keras 2 the plain one's moving variance is of the unbiased estimate, Keras 3's is not.
+def keras_norm():
+    # Keras 2's fused moving variance uses the unbiased estimate, Keras 3's does not.
     return norm_of(layer=keras.layers.BatchNormalization, **({"fused": False} if KERAS_2 else {}))
 
 
@@ -107,8 +107,8 @@ def pixels(images=8):
     return tf.constant(random.normal(3, 2, (images, 5, 5, 3)).astype(np.float32))
 
 
-def pull(images=8):
-    """What the outputs are weighed by, so that no gradient vanishes."""
+def loss_weights(images=8):
+    """Weights of the outputs in the loss, so that no gradient vanishes."""
     return tf.constant(np.random.default_rng(1).normal(0, 1, (images, 5, 5, 3)).astype(np.float32))
 
 
@@ -119,31 +119,31 @@ def values(norm):
 def forward_and_back(norm, x, weights, replicas=1):
     """(outputs, gradients of x, gamma and beta, statistics) of a weighted sum of the outputs."""
     with (
-        distributed_layers.draw(SEED, tf.constant(0), 8, replicas) as left,
+        distributed_layers.draw(SEED, tf.constant(0), 8, replicas) as recorded,
         tf.GradientTape() as tape,
     ):
         tape.watch(x)
         outputs = norm(x, training=True)
         loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * weights)
-    statistics = [s for _, mean, variance in left for s in (mean, variance)]
+    statistics = [s for _, mean, variance in recorded for s in (mean, variance)]
     return outputs, tape.gradient(loss, [x, *values(norm)]), statistics
 
 
 def moving(norm, statistics):
-    """Its moving statistics after the update of `step.make_step`."""
+    """The moving statistics after the update of `step.make_step`."""
     return [
         variable.numpy() * momentum + statistic.numpy() * (1 - momentum)
-        for (variable, momentum), statistic in zip(moved(norm, 0), statistics)
+        for (variable, momentum), statistic in zip(moving_statistics(norm, 0), statistics)
     ]
 
 
-def assert_close(got, expected):
-    for a, b in zip(got, expected):
+def assert_close(values, expected):
+    for a, b in zip(values, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)  # sums of 200 float32
 
 
 @pytest.mark.parametrize("path", ["fused", "arithmetic"])
-def test_batch_norm_over_the_whole_batch_is_kerass(path, monkeypatch):
+def test_batch_norm_over_the_full_batch_equals_keras(path, monkeypatch):
     """Outputs, gradients and moving statistics; by TensorFlow's kernel and by arithmetic."""
     x, calls = pixels(), []
     kernel = tf.compat.v1.nn.fused_batch_norm
@@ -153,50 +153,50 @@ def test_batch_norm_over_the_whole_batch_is_kerass(path, monkeypatch):
         return kernel(*args, **kwargs)
 
     monkeypatch.setattr(tf.compat.v1.nn, "fused_batch_norm", counted)
-    own = norm_of(inputs=(None, 25, 3) if path == "arithmetic" else (None, 5, 5, 3))
+    norm = norm_of(inputs=(None, 25, 3) if path == "arithmetic" else (None, 5, 5, 3))
     if path == "arithmetic":  # the kernel takes four dimensions
         outputs, gradients, statistics = forward_and_back(
-            own, tf.reshape(x, (8, 25, 3)), tf.reshape(pull(), (8, 25, 3))
+            norm, tf.reshape(x, (8, 25, 3)), tf.reshape(loss_weights(), (8, 25, 3))
         )
         outputs = tf.reshape(outputs, x.shape)
         gradients[0] = tf.reshape(gradients[0], x.shape)
     else:
-        outputs, gradients, statistics = forward_and_back(own, x, pull())
+        outputs, gradients, statistics = forward_and_back(norm, x, loss_weights())
     assert len(calls) == (path == "fused")
-    theirs = kerass()
-    expected, expected_gradients, _ = forward_and_back(theirs, x, pull())
+    reference = keras_norm()
+    expected, expected_gradients, _ = forward_and_back(reference, x, loss_weights())
     assert_close([outputs, *gradients], [expected, *expected_gradients])
-    assert_close(moving(own, statistics), [theirs.moving_mean, theirs.moving_variance])
-    np.testing.assert_array_equal(own.moving_mean, [4, 5, 6])  # its own step is another's
+    assert_close(moving(norm, statistics), [reference.moving_mean, reference.moving_variance])
+    np.testing.assert_array_equal(norm.moving_mean, [4, 5, 6])  # the training step updates them
 
 
 @pytest.mark.parametrize("images", [1, 2, 4])
-def test_groups_smaller_than_a_replicas_images_are_kerass_on_each_group(images):
-    x, weights = pixels(), pull()
-    own = norm_of(images)
-    outputs, gradients, statistics = forward_and_back(own, x, weights)
+def test_batch_norm_over_small_groups_equals_keras_on_each(images):
+    x, weights = pixels(), loss_weights()
+    norm = norm_of(images)
+    outputs, gradients, statistics = forward_and_back(norm, x, weights)
     one_by_one = [
-        forward_and_back(kerass(), x[i : i + images], weights[i : i + images])
+        forward_and_back(keras_norm(), x[i : i + images], weights[i : i + images])
         for i in range(0, 8, images)
     ]
     np.testing.assert_allclose(outputs, np.concatenate([o for o, _, _ in one_by_one]), atol=2e-5)
-    parts = [g for _, g, _ in one_by_one]
+    by_group = [g for _, g, _ in one_by_one]
     assert_close(
         gradients,
-        [np.concatenate([g[0] for g in parts]), *(sum(g[i] for g in parts) for i in (1, 2))],
+        [np.concatenate([g[0] for g in by_group]), *(sum(g[i] for g in by_group) for i in (1, 2))],
     )
-    groups = x.numpy().reshape(-1, images * 25, 3)  # the mean of what the groups have
+    groups = x.numpy().reshape(-1, images * 25, 3)  # the mean over the groups
     assert_close(statistics, [groups.mean((0, 1)), groups.var(1).mean(0)])
 
 
 @pytest.mark.parametrize(("images", "spans"), [(0, True), (8, True), (4, False), (2, False)])
-def test_groups_over_two_replicas_are_those_of_one(images, spans, monkeypatch):
+def test_batch_norm_groups_do_not_depend_on_the_replicas(images, spans, monkeypatch):
     """0 and 8 span both replicas, with an all-reduce in them; 4 and 2 stay within one."""
     strategy = make_strategy("cpu:2")
-    x, weights, calls = pixels(), pull(), []
-    over_replicas = distributed_layers._over_replicas
+    x, weights, calls = pixels(), loss_weights(), []
+    mean_over_group = distributed_layers._mean_over_group
     monkeypatch.setattr(
-        distributed_layers, "_over_replicas", lambda *a: calls.append(a) or over_replicas(*a)
+        distributed_layers, "_mean_over_group", lambda *a: calls.append(a) or mean_over_group(*a)
     )
     with strategy.scope():
         norm = norm_of(images)
@@ -221,44 +221,44 @@ def test_groups_over_two_replicas_are_those_of_one(images, spans, monkeypatch):
     assert_close([*joined, *summed, *means], [expected[0], *expected[1], *expected[2]])
 
 
-def test_four_replicas_in_groups_of_two_have_the_mean_of_their_neighbour(monkeypatch):
-    """More replicas than the tests have devices: what each gives is summed by hand."""
+def test_four_replicas_in_groups_of_two_average_with_their_neighbor(monkeypatch):
+    """More replicas than the tests have devices, so the all-reduce is computed by hand."""
     moments = [tf.constant([[float(r)], [10.0 * r]]) for r in range(4)]
-    given = []
+    inputs = []
 
     class Context:
-        def __init__(self, replica, answer):
-            self.replica_id_in_sync_group, self.answer = replica, answer
+        def __init__(self, replica, total):
+            self.replica_id_in_sync_group, self.total = replica, total
 
         def all_reduce(self, kind, places):
             assert kind == "SUM"
-            given.append(places)
-            return self.answer
+            inputs.append(places)
+            return self.total
 
-    def means(answer):
+    def means(total):
         out = []
         for replica in range(4):
-            context = Context(replica, answer)
+            context = Context(replica, total)
             monkeypatch.setattr(tf.distribute, "get_replica_context", lambda c=context: c)
             out.append(
-                [float(m[0]) for m in distributed_layers._over_replicas(moments[replica], 2, 4)]
+                [float(m[0]) for m in distributed_layers._mean_over_group(moments[replica], 2, 4)]
             )
         return out
 
     means(tf.zeros([2, 2, 1]))
-    assert means(tf.add_n(given[:4])) == [[0.5, 5.0]] * 2 + [[2.5, 25.0]] * 2
+    assert means(tf.add_n(inputs[:4])) == [[0.5, 5.0]] * 2 + [[2.5, 25.0]] * 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("images", [0, 2])
-def test_half_precision_has_float32_statistics(dtype, images):
-    """Of images whose squares float16 cannot hold."""
+def test_half_precision_batch_norm_has_float32_statistics(dtype, images):
+    """With images whose squares overflow float16."""
     policy = "mixed_" + dtype
     x = tf.cast(100 * pixels(), dtype)
-    with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as left:
+    with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as recorded:
         outputs = norm_of(images, dtype=policy)(x, training=True)
     assert outputs.dtype == dtype
-    ((_, mean, variance),) = left
+    ((_, mean, variance),) = recorded
     assert mean.dtype == variance.dtype == tf.float32
     with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as exact:
         expected = norm_of(images)(tf.cast(x, tf.float32), training=True)
@@ -266,17 +266,17 @@ def test_half_precision_has_float32_statistics(dtype, images):
     assert_close([mean, variance / 1e4], [exact[0][1], exact[0][2] / 1e4])
 
 
-def test_a_frozen_batch_norm_normalises_with_what_it_has_and_leaves_nothing():
+def test_a_frozen_batch_norm_uses_its_moving_statistics():
     norm = norm_of()
     norm.trainable = False
     x = pixels()
-    with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as left:
+    with distributed_layers.draw(SEED, tf.constant(0), 8, 1) as recorded:
         outputs = norm(x, training=True)
-    assert not left
+    assert not recorded
     np.testing.assert_array_equal(outputs, norm(x, training=False))
 
 
-def test_a_batch_norm_without_scale_and_offset_is_kerass():
+def test_batch_norm_without_scale_and_offset_equals_keras():
     x = pixels()
     outputs = []
     for layer in (GroupedBatchNorm, keras.layers.BatchNormalization):
@@ -286,16 +286,16 @@ def test_a_batch_norm_without_scale_and_offset_is_kerass():
     np.testing.assert_allclose(*outputs, atol=1e-5)
 
 
-def test_the_momentum_is_the_recipes_or_the_layers_own():
+def test_the_recipes_momentum_overrides_the_layers():
     norm = norm_of(momentum=0.7)
-    assert [share for _, share in moved(norm, 0)] == [0.7, 0.7]
-    assert [share for _, share in moved(norm, 0.9)] == [0.9, 0.9]
+    assert [momentum for _, momentum in moving_statistics(norm, 0)] == [0.7, 0.7]
+    assert [momentum for _, momentum in moving_statistics(norm, 0.9)] == [0.9, 0.9]
 
 
 # --- the clone ---------------------------------------------------------------------------------
 
 
-def test_the_clone_answers_as_the_model_and_shares_nothing(tiny):
+def test_a_clone_predicts_as_the_model_and_shares_no_variables(tiny):
     model = create_model(tiny, classes=3)
     clone = training_clone(model, batch_norm_group_size=4)
     x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
@@ -307,12 +307,12 @@ def test_the_clone_answers_as_the_model_and_shares_nothing(tiny):
     assert not [layer for layer in clone.layers if type(layer) is keras.layers.Dropout]
     norms = [n for n in clone.layers if isinstance(n, keras.layers.BatchNormalization)]
     assert norms
-    assert {(type(n), n.images) for n in norms} == {(GroupedBatchNorm, 4)}
+    assert {(type(n), n.group_size) for n in norms} == {(GroupedBatchNorm, 4)}
 
 
 @pytest.mark.parametrize("freeze", ["none", "batch_norm", "backbone"])
-def test_what_is_frozen_has_no_gradient_and_keeps_its_place(tiny, freeze):
-    """`weights` have the same order, so that a clone's can be averaged and exported."""
+def test_frozen_layers_have_no_trainable_weights_and_keep_the_order(tiny, freeze):
+    """The order of `weights` stays, so that those of a clone can be averaged and exported."""
     model = create_model(tiny, classes=3)
     clone = training_clone(model, freeze=freeze)
     learning = {id(v) for v in clone.trainable_variables}

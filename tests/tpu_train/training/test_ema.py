@@ -8,7 +8,7 @@ from tpu_train.training.distribution import make_strategy
 
 
 def tensorflow_1(series, decay):
-    """The averages that TensorFlow 1's has after each variable took the values of its series."""
+    """TensorFlow 1's averages after each variable has had the values of its series."""
     with tf.Graph().as_default():
         variables = [
             tf.compat.v1.get_variable(f"v{i}", initializer=values[0], use_resource=True)
@@ -27,7 +27,7 @@ def tensorflow_1(series, decay):
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.9999])
-def test_the_average_is_tensorflow_1_s_with_its_ramp(decay):
+def test_the_ema_equals_tensorflow_1_with_its_ramp(decay):
     """0.9 is reached by the ramp at step 80, 0.9999 never in 100 steps."""
     values = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     strategy = tf.distribute.get_strategy()
@@ -39,7 +39,7 @@ def test_the_average_is_tensorflow_1_s_with_its_ramp(decay):
     np.testing.assert_allclose(average.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_batch_norm_statistics_are_averaged_as_tensorflow_1_does_on_every_replica():
+def test_the_ema_of_batch_norm_equals_tensorflow_1_on_every_replica():
     images = np.random.default_rng(0).normal(2, 3, size=(50, 16, 4)).astype(np.float32)
     strategy = make_strategy("cpu:2")
     with strategy.scope():
@@ -57,7 +57,7 @@ def test_batch_norm_statistics_are_averaged_as_tensorflow_1_does_on_every_replic
         strategy.run(lambda s: tf.distribute.get_replica_context().merge_call(move, (s,)), (step,))
 
     series = [[] for _ in weights]
-    single = keras.layers.BatchNormalization()  # its statistics, given to both replicas
+    single = keras.layers.BatchNormalization()  # its statistics are assigned to both replicas
     for step, batch in enumerate(images):
         single(batch, training=True)
         for weight, value, values in zip(weights, single.get_weights(), series):

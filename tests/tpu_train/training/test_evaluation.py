@@ -11,18 +11,20 @@ from tpu_train.training.distribution import make_strategy
 from tpu_train.training.evaluation import make_evaluation
 
 CLASSES = 5
-IMAGES = 23  # divides by nothing
+IMAGES = 23  # divisible by no batch size here
 LABELS = np.arange(IMAGES) % CLASSES
 RECIPE = dataclasses.replace(RECIPES["digits"], image_size_eval=8, batch_size=4)
 
 
-def images(answers):
-    """Images from which :func:`reader` reads these classes."""
-    return np.tile((np.asarray(answers) * 50).astype(np.uint8)[:, None, None, None], (1, 8, 8, 3))
+def images(predictions):
+    """Images for which :func:`reader` predicts these classes."""
+    return np.tile(
+        (np.asarray(predictions) * 50).astype(np.uint8)[:, None, None, None], (1, 8, 8, 3)
+    )
 
 
 def reader(offset=0, calls=None):
-    """A classifier that reads the class from the middle's brightness, and adds `offset`."""
+    """A classifier that predicts the center's brightness / 50 plus `offset`."""
 
     class Reader(keras.layers.Layer):
         def call(self, pixels, training=True):
@@ -35,8 +37,8 @@ def reader(offset=0, calls=None):
     return Reader()
 
 
-def source(answers, labels=LABELS):
-    return from_arrays("read", images(answers), labels, "abcde")
+def source(predictions, labels=LABELS):
+    return from_arrays("read", images(predictions), labels, "abcde")
 
 
 def evaluated(models, data, device="cpu", **changes):
@@ -47,35 +49,35 @@ def evaluated(models, data, device="cpu", **changes):
 @pytest.mark.parametrize("device", ["cpu", "cpu:2"])
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 23, 64])
 def test_every_image_counts_once_whatever_the_batch(batch_size, device):
-    """17 of 23 are right; the padding, copies of the first image, would be right too."""
-    answers = np.where(np.arange(IMAGES) < 17, LABELS, LABELS + 1)
-    found = evaluated({"a": reader()}, source(answers), device, batch_size=batch_size)
-    assert found == {"a": pytest.approx(17 / 23, abs=1e-7)}
+    """17 of 23 are correct; the padding, copies of the first image, would be, too."""
+    predictions = np.where(np.arange(IMAGES) < 17, LABELS, LABELS + 1)
+    accuracies = evaluated({"a": reader()}, source(predictions), device, batch_size=batch_size)
+    assert accuracies == {"a": pytest.approx(17 / 23, abs=1e-7)}
 
 
-def test_all_models_see_the_same_images_and_are_traced_once():
+def test_all_models_get_the_same_batches_and_are_traced_once():
     calls = []
     evaluate = make_evaluation(
         make_strategy("cpu"),
-        {"averaged": reader(calls=calls), "raw": reader(1)},
+        {"ema": reader(calls=calls), "non_ema": reader(1)},
         source(LABELS),
         RECIPE,
     )
-    assert evaluate() == evaluate() == {"averaged": 1.0, "raw": 0.0}
+    assert evaluate() == evaluate() == {"ema": 1.0, "non_ema": 0.0}
     assert calls == [(4, 8, 8, 3)]
 
 
-def test_an_answer_is_right_if_it_is_one_of_several_labels():
+def test_a_prediction_of_any_label_is_correct():
     several = np.stack([LABELS, np.where(LABELS < 2, LABELS + 1, -1)], 1).astype(np.int32)
     data = dataclasses.replace(source(LABELS), labels=several)
-    found = evaluated({"first": reader(), "second": reader(1), "third": reader(2)}, data)
-    assert found["first"] == 1
-    assert found["second"] == pytest.approx((LABELS < 2).mean())
-    assert found["third"] == 0
+    accuracies = evaluated({"first": reader(), "second": reader(1), "third": reader(2)}, data)
+    assert accuracies["first"] == 1
+    assert accuracies["second"] == pytest.approx((LABELS < 2).mean())
+    assert accuracies["third"] == 0
 
 
-def test_it_sees_the_centre_as_the_recipe_says():
-    """Of images of 24 x 16 whose border tells another class."""
+def test_images_are_cropped_as_the_recipe_says():
+    """With 24 x 16 images whose border shows another class."""
     pixels = np.full((IMAGES, 24, 16, 3), 200, np.uint8)
     pixels[:, 8:16, 4:12] = 50  # the middle half of the shorter side
     data = from_arrays("framed", pixels, np.ones(IMAGES, int), "abcde")

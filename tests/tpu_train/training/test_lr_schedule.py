@@ -57,24 +57,26 @@ def official(recipe, step, images, steps):
 
 
 def test_warm_up_is_linear_from_zero_to_the_scaled_peak():
-    got = rates(dataclasses.replace(BASE, learning_rate_schedule="constant"), [0, 250, 500, 30_000])
-    np.testing.assert_allclose(got, [0, 0.128, 0.256, 0.256], rtol=1e-6)
+    rate = rates(
+        dataclasses.replace(BASE, learning_rate_schedule="constant"), [0, 250, 500, 30_000]
+    )
+    np.testing.assert_allclose(rate, [0, 0.128, 0.256, 0.256], rtol=1e-6)
 
 
 def test_exponential_is_a_staircase_counted_from_step_zero():
-    got = rates(
+    rate = rates(
         dataclasses.replace(BASE, learning_rate_schedule="exponential"), [719, 720, 959, 960]
     )
     peak = 0.256
     np.testing.assert_allclose(
-        got, [peak * 0.97**2, peak * 0.97**3, peak * 0.97**3, peak * 0.97**4], rtol=1e-5
+        rate, [peak * 0.97**2, peak * 0.97**3, peak * 0.97**3, peak * 0.97**4], rtol=1e-5
     )
 
 
 def test_cosine_ends_at_zero():
-    got = rates(dataclasses.replace(BASE, learning_rate_schedule="cosine"), [17_500, 35_000])
-    assert got[0] == pytest.approx(0.128, rel=1e-5)
-    assert got[1] == pytest.approx(0, abs=1e-7)
+    rate = rates(dataclasses.replace(BASE, learning_rate_schedule="cosine"), [17_500, 35_000])
+    assert rate[0] == pytest.approx(0.128, rel=1e-5)
+    assert rate[1] == pytest.approx(0, abs=1e-7)
 
 
 def test_no_warm_up_starts_at_the_peak():
@@ -89,48 +91,48 @@ def test_no_warm_up_starts_at_the_peak():
         *("efficientnet-b0-code", "efficientnetv2-m-paper", "efficientnetv2-m-21k-ft1k-paper"),
     ],
 )
-def test_the_rate_is_the_official_schedule_s_over_the_whole_run(name):
+def test_the_rate_equals_the_official_schedule(name):
     recipe, images = RECIPES[name], 1_256_144
     run = make_phases(recipe, images)
     steps = run[-1].end_step
     total_examples = run[-1].first_example + (steps - run[-1].first_step) * run[-1].batch_size
     for phase in run:
         asked = np.linspace(phase.first_step, phase.end_step - 1, 40).astype(int).tolist()
-        got = rates(recipe, asked, phase, images, total_examples)
+        rate = rates(recipe, asked, phase, images, total_examples)
         want = [official(recipe, step, images, steps) for step in asked]
         peak = recipe.learning_rate * recipe.batch_size / 256
-        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * peak)
+        np.testing.assert_allclose(rate, want, rtol=1e-6, atol=1e-6 * peak)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "exponential", "constant"])
 def test_the_same_step_of_a_later_phase_has_the_same_rate(schedule):
-    recipe = dataclasses.replace(BASE, schedule=schedule)
+    recipe = dataclasses.replace(BASE, learning_rate_schedule=schedule)
     later = a_phase(first_step=240, first_example=240 * 4096)
     steps = [240, 241, 479, 480, 719, 720, 2400, 34_999]
     assert rates(recipe, steps, later) == rates(recipe, steps)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "exponential", "constant"])
-def test_with_another_batch_time_goes_by_images_and_the_peak_by_the_batch(schedule):
-    recipe = dataclasses.replace(BASE, schedule=schedule)
+def test_time_counts_images_and_the_peak_scales_with_the_batch(schedule):
+    recipe = dataclasses.replace(BASE, learning_rate_schedule=schedule)
     smaller = a_phase(first_step=400, first_example=400 * 4096, batch_size=1024)
     for images in (400, 450, 501, 800, 20_000):  # times 4096
         step = 400 + (images - 400) * 4
-        (got,) = rates(recipe, [step], smaller)
-        (whole,) = rates(recipe, [images])
-        assert got == pytest.approx(whole / 4, rel=1e-6)
+        (rate,) = rates(recipe, [step], smaller)
+        (full,) = rates(recipe, [images])
+        assert rate == pytest.approx(full / 4, rel=1e-6)
 
 
-def test_a_step_counts_after_a_hundred_thousand_of_them():
+def test_the_cosine_is_exact_after_a_hundred_thousand_steps():
     recipe = dataclasses.replace(BASE, learning_rate_schedule="cosine", warmup_epochs=0)
-    whole = {"examples": EXAMPLES, "total_examples": 200_000 * 4096}
+    full = {"examples": EXAMPLES, "total_examples": 200_000 * 4096}
     phase = a_phase(first_step=100_000, first_example=100_000 * 4096)
-    a, b = rates(recipe, [100_000, 100_010], phase, **whole)
+    a, b = rates(recipe, [100_000, 100_010], phase, **full)
     slope = 0.5 * 0.256 * math.pi / 200_000  # of the cosine, half way
     assert (a - b) / 10 == pytest.approx(slope, rel=0.01)
 
 
-def test_the_staircase_steps_down_at_its_exact_step_after_a_hundred_thousand():
+def test_the_staircase_is_exact_after_a_hundred_thousand_steps():
     recipe = dataclasses.replace(BASE, learning_rate_schedule="exponential")
     phase = a_phase(first_step=100_000, first_example=100_000 * 4096)
     step = 240 * 420

@@ -14,8 +14,8 @@ from tpu_train.training.model_factory import exported_network, training_network
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 40, 40, 3)).astype(np.float32)
 
 
-def foreign(weights, input_tensor, classes, classifier_activation):
-    """Anybody's: keras.applications' arguments, pixels in [-1, 1]."""
+def imported_network(weights, input_tensor, classes, classifier_activation):
+    """A network with keras.applications' arguments, on pixels in [-1, 1]."""
     assert weights is None
     x = keras.layers.Conv2D(4, 3, name="conv")(input_tensor)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -25,14 +25,14 @@ def foreign(weights, input_tensor, classes, classifier_activation):
 
 @pytest.fixture
 def module(monkeypatch):
-    made = types.ModuleType("anybodys_networks")
-    made.foreign = foreign
-    monkeypatch.setitem(sys.modules, "anybodys_networks", made)
-    return "anybodys_networks:foreign"
+    module = types.ModuleType("test_module")
+    module.imported_network = imported_network
+    monkeypatch.setitem(sys.modules, "test_module", module)
+    return "test_module:imported_network"
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_the_exported_network_gives_the_scores_of_the_trained_ones_logits(tiny_recipe, loss):
+def test_the_exported_scores_follow_from_the_trained_logits(tiny_recipe, loss):
     recipe = dataclasses.replace(tiny_recipe, loss=loss, zero_init_classifier=False)
     trained = training_network(recipe, 4)
     assert trained.input_shape == (None, None, None, 3)
@@ -46,8 +46,8 @@ def test_the_exported_network_gives_the_scores_of_the_trained_ones_logits(tiny_r
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_network_has_the_phases_largest_rates(tiny_recipe):
-    """`noise.set_dropout` takes shares of them."""
+def test_the_network_is_built_with_the_largest_rates_of_all_phases(tiny_recipe):
+    """`set_dropout` multiplies them."""
     network = training_network(dataclasses.replace(tiny_recipe, dropout_first=0.6), 4)
     assert network.get_layer("top_dropout").rate == 0.6  # dropout_last is 0.2
     drops = [
@@ -59,30 +59,47 @@ def test_the_network_has_the_phases_largest_rates(tiny_recipe):
     assert max(drops) < 0.3  # drop_path_last is 0.3, reached behind the last block
 
 
-def test_a_zero_head_gives_every_class_the_same(tiny_recipe):
+def test_zero_init_classifier_gives_zero_logits(tiny_recipe):
     assert tiny_recipe.zero_init_classifier
     assert not training_network(tiny_recipe, 4)(PIXELS, training=False).numpy().any()
-    wild = training_network(dataclasses.replace(tiny_recipe, zero_init_classifier=False), 4)
-    assert wild(PIXELS, training=False).numpy().any()
+    random = training_network(dataclasses.replace(tiny_recipe, zero_init_classifier=False), 4)
+    assert random(PIXELS, training=False).numpy().any()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_precision_is_of_the_activations_and_leaves_nothing_behind(tiny_recipe, precision):
+def test_precision_applies_to_activations_not_weights(tiny_recipe, precision):
     network = training_network(dataclasses.replace(tiny_recipe, precision=precision), 4)
     assert network.get_layer("stem_conv").compute_dtype == precision
     assert {w.dtype for w in network.get_weights()} == {np.dtype("float32")}
     assert keras.mixed_precision.global_policy().name == "float32"
 
 
-def test_the_policy_is_put_back_when_a_network_cannot_be_built(tiny_recipe):
+@pytest.fixture
+def caller_policy():
+    """A global dtype policy that is not Keras's default, as a caller may have set it."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield "mixed_float16"
+    keras.mixed_precision.set_global_policy(before)
+
+
+def test_building_a_network_restores_the_callers_dtype_policy(tiny_recipe, caller_policy):
+    recipe = dataclasses.replace(tiny_recipe, precision="bfloat16")
+    network = training_network(recipe, 4)
+    assert keras.mixed_precision.global_policy().name == caller_policy
+    exported_network(recipe, 4, network.get_weights())
+    assert keras.mixed_precision.global_policy().name == caller_policy
+
+
+def test_the_dtype_policy_is_restored_after_an_error(tiny_recipe, caller_policy):
     with pytest.raises(TypeError):
         training_network(
             dataclasses.replace(tiny_recipe, model="builtins:len", precision="bfloat16"), 4
         )
-    assert keras.mixed_precision.global_policy().name == "float32"
+    assert keras.mixed_precision.global_policy().name == caller_policy
 
 
-def test_width_and_depth_make_another_network(tiny_recipe):
+def test_width_and_depth_scale_the_network(tiny_recipe):
     plain = training_network(tiny_recipe, 4)
     wide = training_network(dataclasses.replace(tiny_recipe, width=2), 4)
     deep = training_network(dataclasses.replace(tiny_recipe, depth=2), 4)
@@ -94,7 +111,9 @@ def test_width_and_depth_make_another_network(tiny_recipe):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_anybodys_network_gets_pixels_around_0_and_exports_scores(tiny_recipe, module, precision):
+def test_an_imported_network_gets_pixels_around_0_and_exports_scores(
+    tiny_recipe, module, precision
+):
     recipe = dataclasses.replace(
         tiny_recipe,
         model=module,
@@ -119,16 +138,16 @@ def test_anybodys_network_gets_pixels_around_0_and_exports_scores(tiny_recipe, m
     assert exported.layers[-1].dtype == "float32"
 
 
-def test_weights_say_how_to_normalise_also_in_the_export(tiny_recipe, tiny, tmp_path):
-    body = create_model(
+def test_the_weights_set_the_normalization_of_the_export(tiny_recipe, tiny, tmp_path):
+    backbone = create_model(
         dataclasses.replace(
             tiny,
             normalization=dataclasses.replace(tiny.normalization, mean=(10.0, 20.0, 30.0)),
         ),
         classes=7,
     )
-    body.save(tmp_path / "body.keras")
-    recipe = dataclasses.replace(tiny_recipe, weights=str(tmp_path / "body.keras"))
+    backbone.save(tmp_path / "backbone.keras")
+    recipe = dataclasses.replace(tiny_recipe, weights=str(tmp_path / "backbone.keras"))
     model_factory.check(recipe)
     trained = training_network(recipe, 4)
     for network in (trained, exported_network(recipe, 4, trained.get_weights())):
@@ -144,12 +163,15 @@ def test_weights_say_how_to_normalise_also_in_the_export(tiny_recipe, tiny, tmp_
         ({"model": "efficientnetv2-b9"}, "efficientnetv2-b9"),
         ({"model": "keras.applications:ResNet51"}, "cannot be imported.*ResNet50"),
         ({"model": "nowhere:net"}, "model 'nowhere:net' cannot be imported"),
-        ({"model": "keras.applications:ResNet50", "width": 2}, "width 2 and depth 1 scale this"),
+        (
+            {"model": "keras.applications:ResNet50", "width": 2},
+            "width 2 and depth 1 scale networks",
+        ),
         ({"model": "keras.applications:ResNet50", "weights": "auto"}, "leave --weights out"),
         ({"model": "efficientnetv2-b0", "width": 2, "weights": "auto"}, "has 0 released sets"),
     ],
 )
-def test_what_cannot_be_built_is_told(tiny_recipe, changes, why):
+def test_invalid_models_are_errors(tiny_recipe, changes, why):
     assert "tiny" in VARIANTS
     with pytest.raises(ValueError, match=why):
         model_factory.check(dataclasses.replace(tiny_recipe, **changes))

@@ -5,6 +5,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from keras_effnet.constructors import create_model
 from keras_effnet.variants import Normalization
-from tpu_train.checkpointing.manager import StoppedError
+from tpu_train.checkpointing.preemption import StoppedError
+from tpu_train.training import run as run_module
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.run import train
 
@@ -21,58 +23,50 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 @pytest.fixture
 def run(source, tiny_recipe, tmp_path):
-    def run(device="cpu", workdir="run", *, folder=None, **changes):
-        how = {
-            name: changes.pop(name)
-            for name in ("stop", "overwrite", "save_minutes", "data")
-            if name in changes
-        }
-        data = how.pop("data", source)
+    """run(device, workdir, ...) trains the tiny network, with fields of the recipe replaced."""
+
+    def run(device="cpu", workdir="run", *, folder=None, stop=lambda: "", **changes):
         with open(tmp_path / "log", "w") as stream:
             return train(
                 dataclasses.replace(tiny_recipe, **changes),
-                data,
-                data,
+                source,
+                source,
                 (folder or tmp_path) / workdir,
                 make_strategy(device),
                 stream=stream,
-                **how,
+                stop=stop,
             )
 
     return run
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """(folder, {device: its result, its log}) of whole runs that several tests look at."""
-    return tmp_path_factory.mktemp("whole"), {}
+def finished_runs(tmp_path_factory):
+    """(folder, {device: (result, log)}) of finished runs that several tests share."""
+    return tmp_path_factory.mktemp("finished"), {}
 
 
 @pytest.fixture
-def whole(run, kept, tmp_path):
-    """whole(device): the result of a run that nothing has cut, and what it said."""
-    folder, results = kept
+def finished(run, finished_runs, tmp_path):
+    """finished(device): (result, workdir, log) of an uninterrupted run."""
+    folder, results = finished_runs
 
-    def whole(device="cpu"):
+    def finished(device="cpu"):
+        workdir = device.replace(":", "")
         if device not in results:
-            result = run(device, device.replace(":", ""), folder=folder)
+            result = run(device, workdir, folder=folder)
             results[device] = result, (tmp_path / "log").read_text()
-        return results[device]
+        result, log = results[device]
+        return result, folder / workdir, log
 
-    return whole
+    return finished
 
 
 def weights(result):
     return keras.saving.load_model(result.model_path, compile=False).get_weights()
 
 
-def at_call(number):
-    """A `stop` that says so when it is asked the `number`-th time; the 0th is before step 0."""
-    asked = []
-    return lambda: asked.append(0) or ("enough" if len(asked) > number else "")
-
-
-# Beside what `tiny_recipe` has: 24 steps, the papers' optimizer, averages of the last few weights.
+# In addition to `tiny_recipe`: 24 steps, the papers' optimizer, a short EMA, accumulation.
 EVERYTHING = {
     "phases": 1,
     "epochs": 8,
@@ -86,9 +80,9 @@ EVERYTHING = {
 }
 
 
-def test_one_device_and_two_give_the_same_weights_with_everything_on(run):
-    """RandAugment, mixup, CutMix, dropout, drop path, averages, clipping, batch norm over both
-    devices, weight decay, two parts.
+def test_one_and_two_devices_give_the_same_weights(run):
+    """RandAugment, mixup, CutMix, dropout, drop path, EMA, clipping, batch norm over both devices,
+    weight decay, two gradient-accumulation steps.
     """
     one, two = run("cpu", "one", **EVERYTHING), run("cpu:2", "two", **EVERYTHING)
     for a, b in zip(weights(one), weights(two)):
@@ -98,7 +92,7 @@ def test_one_device_and_two_give_the_same_weights_with_everything_on(run):
         assert a.loss == pytest.approx(b.loss, rel=1e-5)
 
 
-def test_another_seed_gives_another_run(run):
+def test_another_seed_gives_other_weights(run):
     one, other = (
         run(workdir=str(seed), seed=seed, phases=1, epochs=1, zero_init_classifier=False)
         for seed in (0, 1)
@@ -107,79 +101,125 @@ def test_another_seed_gives_another_run(run):
     assert one.phases[0].loss != other.phases[0].loss
 
 
-@pytest.mark.parametrize(("device", "calls"), [("cpu", 1), ("cpu", 2), ("cpu:2", 3)])
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    run, whole, kept, tmp_path, device, calls
-):
-    """Stopped in the first phase, at its end, and in the second."""
-    uncut, _ = whole(device)
-    with pytest.raises(StoppedError, match="The same command goes on"):
-        run(device, "cut", stop=at_call(calls))
-    assert not (tmp_path / "cut" / "model.keras").exists()
-    rest = run(device, "cut")
-    assert f"going on after step {3 * calls}" in (tmp_path / "log").read_text()
-    for a, b in zip(weights(rest), weights(uncut)):
+@pytest.mark.parametrize("device", ["cpu", "cpu:2"])
+def test_a_stopped_run_resumes_to_the_same_weights(run, finished, tmp_path, stop_at, device):
+    """Stopped in the first phase and in the second."""
+    expected, folder, _ = finished(device)
+    for step, call in ((3, 1), (9, 1)):
+        with pytest.raises(StoppedError, match=f"after step {step} .*The same command resumes"):
+            run(device, "stopped", stop=stop_at(call))
+    stopped = tmp_path / "stopped"
+    assert not (stopped / "model.keras").exists()
+    resumed = run(device, "stopped")
+    assert "resuming after step 9" in (tmp_path / "log").read_text()
+    for a, b in zip(weights(resumed), weights(expected)):
         np.testing.assert_array_equal(a, b)
-    assert [dataclasses.replace(p, seconds=0) for p in rest.phases] == [
-        dataclasses.replace(p, seconds=0) for p in uncut.phases
+    assert [dataclasses.replace(p, seconds=0) for p in resumed.phases] == [
+        dataclasses.replace(p, seconds=0) for p in expected.phases
     ]
-    cut, folder = tmp_path / "cut", kept[0] / device.replace(":", "")
     steps = [
         [
             (r["step"], r["loss"])
             for r in map(json.loads, (f / "metrics.jsonl").read_text().splitlines())
             if "loss" in r
         ]
-        for f in (cut, folder)
+        for f in (stopped, folder)
     ]
     assert steps[0] == steps[1]
-    assert sorted(os.listdir(cut)) == sorted(os.listdir(folder))
+    assert sorted(os.listdir(stopped)) == sorted(os.listdir(folder))
 
 
-def test_a_run_begins_with_the_weights_of_another_and_normalises_as_they_need(run, tmp_path, tiny):
-    """Of other classes: the body is kept, the head is new."""
+def test_pretrained_weights_and_their_normalization_are_used(run, tmp_path, tiny):
+    """With other classes: the backbone is kept, the classifier is new."""
     half = Normalization((127.5,) * 3, (127.5,) * 3)
-    body = create_model(dataclasses.replace(tiny, normalization=half), classes=7)
-    body.save(tmp_path / "body.keras")
-    body_alone = {"learning_rate": 1e-9, "weight_decay": 0, "phases": 1, "epochs": 1}
-    result = run(weights=str(tmp_path / "body.keras"), **body_alone)
+    backbone = create_model(dataclasses.replace(tiny, normalization=half), classes=7)
+    backbone.save(tmp_path / "backbone.keras")
+    one_step = {"learning_rate": 1e-9, "weight_decay": 0, "phases": 1, "epochs": 1}
+    result = run(weights=str(tmp_path / "backbone.keras"), **one_step)
     tuned = keras.saving.load_model(result.model_path, compile=False)
     assert tuned.get_layer("normalization").get_config()["mean"] == pytest.approx([127.5] * 3)
-    kernel = body.get_layer("stem_conv").get_weights()[0]
+    kernel = backbone.get_layer("stem_conv").get_weights()[0]
     np.testing.assert_allclose(tuned.get_layer("stem_conv").get_weights()[0], kernel, atol=1e-6)
     assert tuned.output_shape == (None, 4)
 
 
-def test_weights_that_are_not_there_are_told_before_anything_slow(run, tmp_path):
+def test_missing_weights_are_an_error_before_anything_slow(run, tmp_path):
     with pytest.raises(ValueError, match="no file has that name"):
         run(weights="none.keras")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_gone_on_with_by_another(run):
+def test_a_different_run_is_not_resumed(train_conv, stop_at):
     with pytest.raises(StoppedError):
-        run(stop=at_call(0))
-    with pytest.raises(ValueError, match=r"learning_rate 0\.01, now 0\.02.*--overwrite"):
-        run(learning_rate=0.02)
+        train_conv(stop=stop_at(0))
+    with pytest.raises(ValueError, match=r"learning_rate 1\.0, now 0\.02.*--overwrite"):
+        train_conv(changes={"learning_rate": 0.02})
     with pytest.raises(ValueError, match=r"seed 0, now 1"):
-        run(seed=1)
+        train_conv(changes={"seed": 1})
     with pytest.raises(StoppedError):
-        run(learning_rate=0.02, overwrite=True, stop=at_call(0))
+        train_conv(changes={"learning_rate": 0.02}, overwrite=True, stop=stop_at(0))
 
 
-def test_a_torn_checkpoint_costs_its_steps_and_nothing_else(run, whole, tmp_path):
+def test_a_corrupt_checkpoint_costs_only_its_steps(
+    train_conv, stop_at, log, exported_weights, tmp_path
+):
     with pytest.raises(StoppedError):  # with checkpoints after steps 3 and 6
-        run(workdir="cut", save_minutes=0, stop=at_call(2))
-    newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
-    (newest / "variables.npz").write_bytes(b"torn")
-    rest = run(workdir="cut")
-    assert "going on after step 3" in (tmp_path / "log").read_text()
-    for a, b in zip(weights(rest), weights(whole()[0])):
+        train_conv("stopped", save_minutes=0, stop=stop_at(2))
+    newest = sorted((tmp_path / "stopped" / "checkpoints").iterdir())[-1]
+    (newest / "variables.npz").write_bytes(b"corrupt")
+    resumed = train_conv("stopped")
+    assert "skipping corrupt checkpoint" in log()
+    assert "resuming after step 3" in log()
+    expected = train_conv("uninterrupted")
+    for a, b in zip(exported_weights(resumed), exported_weights(expected)):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_network_learns_what_can_be_learnt(run):
-    noise = (
+@pytest.mark.parametrize("keep", [False, True])
+def test_checkpoints_of_a_finished_run_are_removed_unless_kept(train_conv, tmp_path, keep):
+    train_conv(changes={"phases": 1, "epochs": 1}, keep_checkpoints=keep)
+    assert (tmp_path / "run" / "checkpoints").exists() == keep
+
+
+@pytest.mark.parametrize(("enabled", "line"), [(True, "oneDNN is on"), (False, "oneDNN is off;")])
+def test_the_log_says_whether_onednn_is_used(train_conv, stop_at, log, monkeypatch, enabled, line):
+    monkeypatch.setattr(run_module, "onednn_enabled", lambda: enabled)
+    with pytest.raises(StoppedError):
+        train_conv(stop=stop_at(0))
+    assert line in log()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_nan": "ignore"}, "Unknown on_nan 'ignore': give stop or skip"),
+        ({"eval_epochs": -1}, "eval_epochs must be 0 or more, got -1"),
+        ({"changes": {"model": "nowhere:net"}}, "model 'nowhere:net' cannot be imported"),
+        ({"changes": {"optimizer": "adma"}}, "Did you mean 'adamw'"),
+        ({"changes": {"weights": "none.keras"}}, "belong to networks of this package"),
+    ],
+)
+def test_invalid_input_is_an_error_before_anything_is_written(
+    train_conv, tmp_path, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        train_conv(**options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_balanced_class_weights_are_inverse_to_frequencies():
+    labels = np.array([[0, 1], [0, -1], [0, -1], [2, -1]], np.int32)
+    source = types.SimpleNamespace(labels=labels, classes=("a", "b", "c", "d"))
+    class_weights = run_module._balanced_class_weights(source)
+    assert class_weights.dtype == np.float32
+    # A class without images, here d, counts as one with one image.
+    np.testing.assert_allclose(class_weights, [5 / 12, 5 / 4, 5 / 4, 5 / 4])
+    balanced = types.SimpleNamespace(labels=np.arange(6) % 3, classes=("a", "b", "c"))
+    np.testing.assert_array_equal(run_module._balanced_class_weights(balanced), [1, 1, 1])
+
+
+def test_a_network_learns_the_training_images(run):
+    augmentation = (
         *(
             "randaugment_magnitude_first",
             "randaugment_magnitude_last",
@@ -189,13 +229,14 @@ def test_a_network_learns_what_can_be_learnt(run):
         ),
         *("cutmix_last", "drop_path_first", "drop_path_last"),
     )
-    result = run(epochs=60, phases=1, learning_rate=0.1, ema_decay=0.9, **dict.fromkeys(noise, 0))
+    result = run(
+        epochs=60, phases=1, learning_rate=0.1, ema_decay=0.9, **dict.fromkeys(augmentation, 0)
+    )
     assert result.accuracy >= 0.9
 
 
-def test_a_run_leaves_what_it_promises(whole, kept, source):
-    result, log = whole()
-    folder = kept[0] / "cpu"
+def test_a_run_writes_the_documented_files(finished, source):
+    result, folder, log = finished()
     assert sorted(os.listdir(folder)) == [
         *("curves.png", "labels.txt", "metrics.jsonl", "model.keras", "recipe.json", "tensorboard"),
     ]
@@ -204,23 +245,21 @@ def test_a_run_leaves_what_it_promises(whole, kept, source):
     steps = [r for r in records if "loss" in r]
     assert [r["step"] for r in steps] == [3, 6, 9, 12]  # two phases of 6 steps, 3 a host call
     assert [r["image_size"] for r in records if "seconds" in r] == [32, 40]
-    told = json.loads((folder / "recipe.json").read_text())
-    assert told["recipe"]["model"] == "tiny"
-    assert told["training_images"] == source.examples
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["recipe"]["model"] == "tiny"
+    assert recipe["training_images"] == source.examples
     assert "phase 2/2, 40 px: 6 steps in" in log
 
 
-def test_the_exported_model_loads_without_this_project_and_reaches_the_said_accuracy(
-    whole, tmp_path, source
-):
-    result, _ = whole()
+def test_the_exported_model_has_the_reported_accuracy_with_keras_alone(finished, tmp_path, source):
+    result, _, _ = finished()
     images = np.stack([source.read(i).numpy() for i in range(source.examples)])
-    accuracy = _elsewhere(result, images, source.labels, tmp_path)
+    accuracy = _accuracy_with_keras_alone(result, images, source.labels, tmp_path)
     assert accuracy == pytest.approx(result.accuracy, abs=1e-9)
 
 
-def _elsewhere(result, images, labels, folder):
-    """The accuracy of an exported model in a process that has nothing but Keras."""
+def _accuracy_with_keras_alone(result, images, labels, folder):
+    """The accuracy of an exported model in a process that imports only Keras."""
     np.savez(folder / "images.npz", images=images, labels=labels)
     code = f"""
 import keras, numpy as np, sys, tensorflow as tf
@@ -229,7 +268,7 @@ data = np.load({str(folder / "images.npz")!r})
 pixels = tf.round(tf.image.resize(data["images"], model.input_shape[1:3]))
 scores = model.predict(pixels, verbose=0)
 assert not [m for m in sys.modules if m.split(".")[0] in ("keras_effnet", "tpu_train")]
-assert abs(scores.sum(1) - 1).max() < 1e-5, "softmax inside"
+assert abs(scores.sum(1) - 1).max() < 1e-5, "the model returns probabilities"
 print((scores.argmax(1) == data["labels"]).mean())
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
@@ -239,50 +278,50 @@ print((scores.argmax(1) == data["labels"]).mean())
 
 @pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_half_precision_trains_and_exports_float32(run, precision):
-    """A network of another width and depth, too."""
+    """float16 with another width and depth."""
     scaled = {"width": 1.5, "depth": 2} if precision == "float16" else {}
     result = run(precision=precision, phases=1, epochs=2, **scaled)
     model = keras.saving.load_model(result.model_path, compile=False)
     assert all(w.dtype == np.float32 and np.isfinite(w).all() for w in model.get_weights())
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     if scaled:
-        assert model.get_layer("stem_conv").filters == 16  # 8 * 1.5, in eights
+        assert model.get_layer("stem_conv").filters == 16  # 8 * 1.5, rounded to a multiple of 8
         assert model.get_layer("block2b_add")
 
 
-def test_keras_cv_augments_a_run_and_says_that_it_does_not_repeat(run, tmp_path):
+def test_keras_cv_trains_and_logs_that_it_is_not_reproducible(run, tmp_path):
     pytest.importorskip("keras_cv")
     result = run(augment="keras_cv", phases=1, epochs=2)
     assert np.isfinite(result.phases[0].loss)
-    assert "keras_cv draws its augmentation anew" in (tmp_path / "log").read_text()
+    assert "keras_cv augmentation is not reproducible" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow
-def test_anybodys_network_trains_and_loads_with_keras_alone(run, tmp_path, source):
-    """keras.applications' ResNet50, as in the paper's Table 12; progressively."""
+def test_an_imported_network_trains_and_loads_with_keras_alone(run, tmp_path, source):
+    """keras.applications' ResNet50, as in Table 12 of the paper, with progressive learning."""
     result = run(model="keras.applications:ResNet50", epochs=1, freeze="batch_norm")
     assert [p.image_size for p in result.phases] == [32, 40]
     images = np.stack([source.read(i).numpy() for i in range(source.examples)])
-    accuracy = _elsewhere(result, images, source.labels, tmp_path)
+    accuracy = _accuracy_with_keras_alone(result, images, source.labels, tmp_path)
     assert accuracy == pytest.approx(result.accuracy, abs=1e-9)
 
 
-def test_a_batch_that_does_not_divide_says_which_would(run):
+def test_an_indivisible_batch_size_is_an_error_with_alternatives(run):
     with pytest.raises(ValueError, match=r"batch_size 7 does not divide over 2.*try 4 or 8"):
         run("cpu:2", batch_size=7)
 
 
-def test_a_workdir_with_a_run_in_it_is_not_overwritten_by_accident(run, tmp_path):
+def test_an_existing_run_is_not_overwritten_by_default(run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.keras").write_text("mine")
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="already contains a run"):
         run()
     assert (tmp_path / "run" / "model.keras").read_text() == "mine"
 
 
-def test_a_workdir_that_cannot_be_written_is_refused_before_anything_slow(run, tmp_path):
+def test_an_unwritable_workdir_is_an_error_before_anything_slow(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written to"):
+    with pytest.raises(ValueError, match="is not writable"):
         run(workdir="file/run")
 
 
@@ -317,7 +356,7 @@ def _free_ports(count):
 
 
 @pytest.mark.slow
-def test_two_workers_over_tf_config_give_the_weights_of_one(source, tiny_recipe, tmp_path):
+def test_two_workers_give_the_weights_of_one(source, tiny_recipe, tmp_path):
     images = np.stack([source.read(i).numpy() for i in range(source.examples)])
     data = str(tmp_path / "data.npz")
     np.savez(data, images=images, labels=source.labels)
@@ -333,7 +372,7 @@ def test_two_workers_over_tf_config_give_the_weights_of_one(source, tiny_recipe,
         if config:
             environment["TF_CONFIG"] = json.dumps(config)
         code = code.replace("from tests.conftest import TINY", _tiny_source())
-        # To files: a pipe that nobody reads blocks a worker, and so the other one.
+        # To files: a pipe that is not read blocks a worker, and so the other one.
         with open(tmp_path / f"log{len(started)}", "w") as log:
             started.append(
                 subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=log)
@@ -356,17 +395,17 @@ def test_two_workers_over_tf_config_give_the_weights_of_one(source, tiny_recipe,
             process.kill()
             process.wait()
 
-    got, expected = (
+    values, expected = (
         keras.saving.load_model(tmp_path / w / "model.keras", compile=False).get_weights()
         for w in ("two", "one")
     )
-    for a, b in zip(got, expected):
+    for a, b in zip(values, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def _tiny_source():
-    """The TINY variant as code: a worker is a process of its own, without pytest's conftest."""
+    """The TINY variant as code: a worker is a separate process, without pytest's conftest."""
     text = (ROOT / "tests" / "conftest.py").read_text()
     start = text.index("TINY = Variant(")
-    body = text[start : text.index("\n)\n", start) + 3]
-    return f"from keras_effnet.variants import V2, Normalization, Stage, Variant\n{body}"
+    code = text[start : text.index("\n)\n", start) + 3]
+    return f"from keras_effnet.variants import V2, Normalization, Stage, Variant\n{code}"

@@ -43,7 +43,7 @@ PHASE = Phase(
 
 
 def network(norm=True, dropout=0.5, dtype="float32"):
-    """Every kind of layer that a step minds, in milliseconds; the same weights every time."""
+    """A small model with every kind of layer that matters to a step; always the same weights."""
     keras.utils.set_random_seed(0)
     x = inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Rescaling(1 / 128, offset=-1.0, dtype=dtype)(x)
@@ -60,7 +60,7 @@ def network(norm=True, dropout=0.5, dtype="float32"):
 
 
 def batches(steps=3, mixed=False, seed=0):
-    """Global batches, one after the other, as `training_batches` gives them."""
+    """Global batches, as those of `training_batches`."""
     random = np.random.default_rng(seed)
     data = {
         "image": random.integers(0, 256, (steps, BATCH, SIZE, SIZE, 3)).astype(np.uint8),
@@ -76,18 +76,18 @@ def batches(steps=3, mixed=False, seed=0):
 
 
 @dataclass
-class Ran:
-    """What a few steps leave."""
+class Trainer:
+    """A model that trains step by step."""
 
     net: Any
-    averaged: Any
+    ema_model: Any
     state: Any
     strategy: Any
     run: Any  # (steps) -> float32 [3] sums
     at: int = 0
 
-    def go(self, steps=1):
-        """Runs so many steps more: [loss, correct, gradient norm], summed."""
+    def train(self, steps=1):
+        """Runs `steps` more steps: [loss, correct, gradient norm], summed."""
         first, self.at = self.at, self.at + steps
         return self.run(tf.constant(first, tf.int64), tf.constant(steps, tf.int64)).numpy()
 
@@ -109,19 +109,14 @@ def start(
     class_weights=None,
 ):
     strategy = make_strategy(devices)
-    with strategy.scope():
-        net = distributed_layers.training_clone(
-            model, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
-        )
-        averaged = distributed_layers.training_clone(model)
-        state = step.State.of(net, averaged, recipe)
+    spec, ema_model = step_spec(strategy, model, recipe, phase, rate, class_weights)
     replicas = strategy.num_replicas_in_sync
-    own = phase.batch_size // replicas
-    part = own // phase.accumulation
-    local = {  # a part has its images of all replicas beside each other: data._place
+    images = phase.batch_size // replicas
+    part = images // phase.accumulation
+    local = {  # the rows of rows_of, for every replica
         k: v.reshape(-1, phase.accumulation, replicas, part, *v.shape[2:])
         .swapaxes(1, 2)
-        .reshape(-1, own, *v.shape[2:])
+        .reshape(-1, images, *v.shape[2:])
         for k, v in data.items()
     }
     iterator = iter(
@@ -129,28 +124,41 @@ def start(
             lambda _: tf.data.Dataset.from_tensor_slices(local).repeat()
         )
     )
-    run_steps = step.traced_steps(
-        recipe,
-        phase,
-        CLASSES,
-        strategy,
-        net,
-        state,
-        lambda n: tf.constant(rate) if not callable(rate) else rate(n),
-        iterator,
-        class_weights,
+    run_steps = step.trace_steps(spec, iterator)
+    return Trainer(
+        spec.model, ema_model, spec.state, strategy, lambda first, n: run_steps(iterator, first, n)
     )
-    return Ran(net, averaged, state, strategy, lambda first, n: run_steps(iterator, first, n))
+
+
+def step_spec(strategy, model, recipe, phase, rate=0.1, class_weights=None):
+    """(The spec of a step that trains a clone of `model`, the clone with its EMA weights)."""
+    with strategy.scope():
+        net = distributed_layers.training_clone(
+            model, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
+        )
+        ema_net = distributed_layers.training_clone(model)
+        state = step.TrainState.create(net, ema_net, recipe)
+    spec = step.StepSpec(
+        recipe=recipe,
+        phase=phase,
+        classes=CLASSES,
+        strategy=strategy,
+        model=net,
+        state=state,
+        learning_rate=rate if callable(rate) else lambda n: tf.constant(rate),
+        class_weights=class_weights,
+    )
+    return spec, ema_net
 
 
 def gradients(model, images, labels, weight=1.0):
-    """Those of the mean cross entropy, by Keras alone, in the order of its variables."""
+    """Gradients of the mean cross entropy by Keras alone, in the order of its variables."""
     with tf.GradientTape() as tape:
         logits = model(tf.cast(images, tf.float32), training=False)
         losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         loss = weight * tf.reduce_mean(losses)
-    found = tape.gradient(loss, [_variable(v) for v in model.trainable_variables])
-    return [g.numpy() for g in found]
+    expected_gradients = tape.gradient(loss, [_variable(v) for v in model.trainable_variables])
+    return [g.numpy() for g in expected_gradients]
 
 
 def _variable(v):
@@ -172,19 +180,19 @@ LOGITS = np.random.default_rng(0).normal(0, 3, (4, CLASSES)).astype(np.float32)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_losses_are_kerass(smoothing):
+def test_losses_equal_keras(smoothing):
     hot = tf.one_hot(LABELS, CLASSES)
     for kind, theirs, times in (
         ("softmax", keras.losses.categorical_crossentropy, 1),
         ("sigmoid", keras.losses.binary_crossentropy, CLASSES),  # Keras's is the classes' mean
     ):
         soft = soft_targets(tf.constant(LABELS, tf.int32), CLASSES, smoothing=smoothing, loss=kind)
-        own = step._losses(kind, soft, tf.constant(LOGITS), None)
+        losses = step._losses(kind, soft, tf.constant(LOGITS), None)
         expected = theirs(hot, tf.constant(LOGITS), from_logits=True, label_smoothing=smoothing)
-        np.testing.assert_allclose(own, times * expected, rtol=1e-5)
+        np.testing.assert_allclose(losses, times * expected, rtol=1e-5)
 
 
-def test_a_class_weight_multiplies_the_classs_part():
+def test_a_class_weight_multiplies_the_loss_of_its_class():
     weights = np.array([0.5, 2.0, 3.0], np.float32)
     hot, logits = tf.one_hot(LABELS, CLASSES), tf.constant(LOGITS)
     plain = step._losses("softmax", hot, logits, None)
@@ -209,7 +217,7 @@ def test_a_class_weight_multiplies_the_classs_part():
         )
 
 
-def test_an_answer_is_correct_if_it_is_one_of_the_labels():
+def test_a_prediction_of_any_label_is_correct():
     logits = tf.one_hot([2, 0, 1], CLASSES)
     assert step._correct({"label": tf.constant([2, 1, 1])}, logits) == 2
     assert step._correct({"label": tf.constant([[0, 2], [1, -1], [1, 0]])}, logits) == 2
@@ -221,108 +229,113 @@ def test_an_answer_is_correct_if_it_is_one_of_the_labels():
 
 
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
-def test_a_step_is_the_gradient_of_the_global_batchs_mean_loss(devices):
+def test_a_step_follows_the_gradient_of_the_global_mean_loss(devices):
     model, data = network(norm=False, dropout=0), batches(1)
-    ran = start(model, data, devices=devices)
+    trainer = start(model, data, devices=devices)
     images, labels = data["image"][0], data["label"][0]
-    found = gradients(model, images, labels)
+    expected_gradients = gradients(model, images, labels)
     before = [v.numpy() for v in map(_variable, model.trainable_variables)]
-    loss, correct, norm = ran.go()
-    after = [v.numpy() for v in map(_variable, ran.net.trainable_variables)]
-    for a, b, g in zip(after, before, found):
+    loss, correct, norm = trainer.train()
+    after = [v.numpy() for v in map(_variable, trainer.net.trainable_variables)]
+    for a, b, g in zip(after, before, expected_gradients):
         np.testing.assert_allclose(a, b - 0.1 * g, rtol=1e-5, atol=1e-6)
     logits = model(images.astype("f4"), training=False).numpy()
     expected = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     assert loss == pytest.approx(float(np.mean(expected)), rel=1e-5)
     assert correct == (logits.argmax(1) == labels).sum()
-    assert norm == pytest.approx(norm_of(found), rel=1e-5)
+    assert norm == pytest.approx(norm_of(expected_gradients), rel=1e-5)
 
 
-def test_batch_norms_statistics_move_as_kerass_and_with_the_recipes_momentum():
+def test_moving_statistics_equal_keras_with_the_recipes_momentum():
     model, data = network(dropout=0), batches(1)
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())
     twin(data["image"][0].astype("f4"), training=True)
     mean, variance = twin.get_layer("bn").get_weights()[2:]
     count = BATCH * (SIZE - 2) ** 2
-    if keras.__version__.startswith("2."):  # whose kernel gives the unbiased estimate
+    if keras.__version__.startswith("2."):  # whose kernel returns the unbiased estimate
         variance = 0.8 + (variance - 0.8) * (count - 1) / count
     for devices in ("cpu", "cpu:2"):
-        ran = start(model, data, devices=devices)
-        ran.go()
-        for own, theirs in zip(ran.named("bn")[2:], (mean, variance)):
-            np.testing.assert_allclose(own, theirs, rtol=1e-5, atol=1e-6)
+        trainer = start(model, data, devices=devices)
+        trainer.train()
+        for value, reference in zip(trainer.named("bn")[2:], (mean, variance)):
+            np.testing.assert_allclose(value, reference, rtol=1e-5, atol=1e-6)
     faster = start(model, data, dataclasses.replace(RECIPE, batch_norm_momentum=0.5))
-    faster.go()
+    faster.train()
     np.testing.assert_allclose(faster.named("bn")[2], mean / 0.2 * 0.5, rtol=1e-5)
 
 
-def test_averages_are_of_all_weights_with_the_official_ramp():
-    ran = start(network(), batches())
-    expected = ran.averaged.get_weights()
+def test_the_ema_covers_all_weights_with_the_official_ramp():
+    trainer = start(network(), batches())
+    expected = trainer.ema_model.get_weights()
     for n in range(3):
-        ran.go()
+        trainer.train()
         decay = min(RECIPE.ema_decay, (1 + n) / (10 + n))
-        expected = [decay * a + (1 - decay) * w for a, w in zip(expected, ran.weights())]
-    for a, b in zip(ran.averaged.get_weights(), expected):
+        expected = [decay * a + (1 - decay) * w for a, w in zip(expected, trainer.weights())]
+    for a, b in zip(trainer.ema_model.get_weights(), expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     start_mean = network().get_layer("bn").get_weights()[2]
-    assert not np.allclose(ran.averaged.get_layer("bn").get_weights()[2], start_mean)
+    assert not np.allclose(trainer.ema_model.get_layer("bn").get_weights()[2], start_mean)
 
 
-def test_the_gradient_is_clipped_after_the_sum_over_replicas():
-    """Clipped before it, each replica's half would get the same length: another direction."""
+def test_the_gradient_is_clipped_after_the_all_reduce():
+    """Clipping each replica's half first would change the direction of the sum."""
     model, data = network(norm=False, dropout=0), batches(1)
-    data["image"][0, :4] //= 8  # so that the halves' gradients differ in length, too
-    halves = [
+    data["image"][0, :4] //= 8  # so that the norms of both replicas' gradients differ
+    per_replica = [
         gradients(model, data["image"][0, i : i + 4], data["label"][0, i : i + 4], 0.5)
         for i in (0, 4)
     ]
-    whole = [a + b for a, b in zip(*halves)]
-    most = 0.5 * min(map(norm_of, (*halves, whole)))  # so that everything is clipped
-    after = [g * most / norm_of(whole) for g in whole]
+    total = [a + b for a, b in zip(*per_replica)]
+    most = 0.5 * min(map(norm_of, (*per_replica, total)))  # so that everything is clipped
+    after = [g * most / norm_of(total) for g in total]
     before = [
-        sum(g * most / 2 / norm_of(half) for g, half in zip(pair, halves)) for pair in zip(*halves)
+        sum(g * most / 2 / norm_of(half) for g, half in zip(pair, per_replica))
+        for pair in zip(*per_replica)
     ]
     recipe = dataclasses.replace(RECIPE, clip_norm=float(most))
-    ran = start(model, data, recipe, devices="cpu:2")
+    trainer = start(model, data, recipe, devices="cpu:2")
     old = [v.numpy() for v in map(_variable, model.trainable_variables)]
-    assert ran.go()[2] == pytest.approx(norm_of(whole), rel=1e-5)  # told as it was
+    assert trainer.train()[2] == pytest.approx(
+        norm_of(total), rel=1e-5
+    )  # as it was before clipping
     moves = [
-        (a - v.numpy()) / 0.1 for a, v in zip(old, map(_variable, ran.net.trainable_variables))
+        (a - v.numpy()) / 0.1 for a, v in zip(old, map(_variable, trainer.net.trainable_variables))
     ]
     assert norm_of([m - a for m, a in zip(moves, after)]) < 1e-4 * most
     assert norm_of([m - b for m, b in zip(moves, before)]) > 0.05 * most
-    for variable in ran.state.weights:
-        np.testing.assert_array_equal(*locals_of(variable, ran.strategy))
+    for variable in trainer.state.weights:
+        np.testing.assert_array_equal(*locals_of(variable, trainer.strategy))
 
 
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
 @pytest.mark.parametrize("kind", ["l2", "decoupled"])
 def test_weight_decay_is_in_the_clipped_gradient_or_beside_it(kind, devices):
-    """Once, on any number of replicas; of kernels alone."""
+    """Once, on any number of replicas, and only for kernels."""
     model, data = network(norm=False, dropout=0), batches(1)
-    found = gradients(model, data["image"][0], data["label"][0])
+    expected_gradients = gradients(model, data["image"][0], data["label"][0])
     variables = list(map(_variable, model.trainable_variables))
     old = [v.numpy() for v in variables]
     decay = [0.5 * v * (v.ndim > 1) for v in old]
-    most = float(norm_of(found)) / 2
+    most = float(norm_of(expected_gradients)) / 2
     recipe = dataclasses.replace(RECIPE, weight_decay=0.5, weight_decay_mode=kind, clip_norm=most)
-    ran = start(model, data, recipe, devices=devices)
-    ran.go()
+    trainer = start(model, data, recipe, devices=devices)
+    trainer.train()
     if kind == "l2":
-        whole = [g + d for g, d in zip(found, decay)]
-        moves = [w * most / norm_of(whole) for w in whole]
+        total = [g + d for g, d in zip(expected_gradients, decay)]
+        moves = [w * most / norm_of(total) for w in total]
     else:
-        moves = [g * most / norm_of(found) + d for g, d in zip(found, decay)]
-    for v, a, m in zip(map(_variable, ran.net.trainable_variables), old, moves):
+        moves = [
+            g * most / norm_of(expected_gradients) + d for g, d in zip(expected_gradients, decay)
+        ]
+    for v, a, m in zip(map(_variable, trainer.net.trainable_variables), old, moves):
         np.testing.assert_allclose(v.numpy(), a - 0.1 * m, rtol=1e-5, atol=1e-6)
 
 
 def test_class_weights_reach_the_loss():
     model, data = network(norm=False, dropout=0), batches(1)
     weights = np.array([3.0, 0.5, 1.0], np.float32)
-    loss = start(model, data, class_weights=weights).go()[0]
+    loss = start(model, data, class_weights=weights).train()[0]
     logits = model(data["image"][0].astype("f4"), training=False)
     labels = data["label"][0]
     expected = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
@@ -330,14 +343,14 @@ def test_class_weights_reach_the_loss():
 
 
 @pytest.mark.parametrize("freeze", ["batch_norm", "backbone"])
-def test_what_is_frozen_stays_and_its_averages_with_it(freeze):
+def test_frozen_weights_and_their_ema_do_not_change(freeze):
     recipe = dataclasses.replace(
         RECIPE, freeze=freeze, optimizer="adamw", weight_decay=0.1, weight_decay_mode="decoupled"
     )
     model = network()
-    ran = start(model, batches(), recipe)
-    ran.go(3)
-    for layer, average in zip(ran.net.layers, ran.averaged.layers):
+    trainer = start(model, batches(), recipe)
+    trainer.train(3)
+    for layer, average in zip(trainer.net.layers, trainer.ema_model.layers):
         if not layer.weights:
             continue
         before = model.get_layer(layer.name).get_weights()
@@ -347,57 +360,57 @@ def test_what_is_frozen_stays_and_its_averages_with_it(freeze):
             assert np.allclose(was, mean, rtol=1e-6) == stays, layer.name
 
 
-# --- parts -------------------------------------------------------------------------------------
+# --- gradient accumulation ---------------------------------------------------------------------
 
-PARTS = {
-    "groups divide a part": {"batch_norm_group_size": 2},
+CASES = {
+    "groups divide an accumulation step": {"batch_norm_group_size": 2},
     "freeze": {"freeze": "batch_norm"},
     "no batch norm": {},
 }
 
 
-@pytest.mark.parametrize("why", PARTS)
-def test_a_batch_in_parts_gives_the_losses_and_weights_of_the_whole(why):
+@pytest.mark.parametrize("why", CASES)
+def test_accumulation_gives_the_same_losses_and_weights(why):
     """With mixing, dropout, clipping and weight decay; on one device and on two."""
     recipe = dataclasses.replace(
-        RECIPE, optimizer="rmsprop", clip_norm=1.0, weight_decay=1e-3, **PARTS[why]
+        RECIPE, optimizer="rmsprop", clip_norm=1.0, weight_decay=1e-3, **CASES[why]
     )
     model, data = network(norm=why != "no batch norm"), batches(4, mixed=True)
     reached = {}
-    for parts, devices in ((1, "cpu"), (2, "cpu"), (4, "cpu"), (2, "cpu:2")):
-        phase = dataclasses.replace(PHASE, accumulation=parts)
-        ran = start(model, data, recipe, phase, devices=devices, rate=0.01)
-        reached[parts, devices] = [ran.go() for _ in range(4)], ran.weights()
-    figures, weights = reached.pop((1, "cpu"))
+    for accumulation, devices in ((1, "cpu"), (2, "cpu"), (4, "cpu"), (2, "cpu:2")):
+        phase = dataclasses.replace(PHASE, accumulation=accumulation)
+        trainer = start(model, data, recipe, phase, devices=devices, rate=0.01)
+        reached[accumulation, devices] = [trainer.train() for _ in range(4)], trainer.weights()
+    metrics, weights = reached.pop((1, "cpu"))
     assert not np.allclose(weights[0], model.get_weights()[0], rtol=1e-3)
-    for other_figures, other in reached.values():
-        np.testing.assert_allclose(other_figures, figures, rtol=1e-5)
+    for other_metrics, other in reached.values():
+        np.testing.assert_allclose(other_metrics, metrics, rtol=1e-5)
         for a, b in zip(other, weights):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_batch_norm_over_the_whole_batch_sees_the_parts():
-    """Which is why equal losses need groups: the check above can tell."""
+def test_batch_norm_without_groups_depends_on_accumulation():
+    """So the test above needs groups to get equal losses."""
     model, data = network(), batches(1)
-    whole = start(model, data).go()[0]
-    halves = start(model, data, phase=dataclasses.replace(PHASE, accumulation=2)).go()[0]
-    assert abs(whole - halves) > 1e-4
+    total = start(model, data).train()[0]
+    per_replica = start(model, data, phase=dataclasses.replace(PHASE, accumulation=2)).train()[0]
+    assert abs(total - per_replica) > 1e-4
 
 
-def test_the_parts_are_computed_one_after_the_other():
-    """Or they would need the memory of the whole: each waits for the gradients before it."""
+def test_accumulation_steps_run_one_after_the_other():
+    """In parallel they would need the memory of the full batch."""
     phase = dataclasses.replace(PHASE, accumulation=2)
     graph = replica_graph(network(), RECIPE, phase)
     convolutions = [op for op in graph.get_operations() if op.type == "Conv2D"]
     assert len(convolutions) == 2
     backward = {op.name for op in graph.get_operations() if op.type == "Conv2DBackpropFilter"}
-    seen, left = set(), [convolutions[1]]
-    while left:
-        op = left.pop()
-        if op.name not in seen:
-            seen.add(op.name)
-            left += [t.op for t in op.inputs] + list(op.control_inputs)
-    assert len(backward & seen) == 1
+    visited, queue = set(), [convolutions[1]]
+    while queue:
+        op = queue.pop()
+        if op.name not in visited:
+            visited.add(op.name)
+            queue += [t.op for t in op.inputs] + list(op.control_inputs)
+    assert len(backward & visited) == 1
 
 
 # --- float16 -----------------------------------------------------------------------------------
@@ -406,7 +419,7 @@ HALF = dataclasses.replace(RECIPE, precision="float16")
 
 
 def linear(images):
-    """A float16 network whose gradient is as large as its images, and batches of them."""
+    """A float16 model whose gradient is proportional to its images, and batches of images."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.Flatten(dtype="mixed_float16")(inputs)
@@ -419,25 +432,29 @@ def linear(images):
     return keras.Model(inputs, x), data
 
 
-def test_an_overflow_on_one_replica_skips_the_step_on_both():
-    """At 200 a pixel the scaled gradient is more than float16's 65504, at 1 it is not."""
+def test_an_overflow_on_one_replica_skips_the_step_on_all():
+    """With pixels of 200 the scaled gradient exceeds float16's maximum of 65504."""
     model, data = linear([[1] * 8, [1] * 4 + [200] * 4, [1] * 8])
-    ran = start(model, data, HALF, devices="cpu:2", rate=1e-3)
-    everything = (*ran.state.weights, *ran.state.averages, *ran.state.optimizer.slots)
-    assert np.isfinite(ran.go()[2])
-    assert ran.state.loss_scale.numpy() == 2.0**15
-    assert ran.state.good_steps.numpy() == 1
-    before = [locals_of(v, ran.strategy) for v in everything]
-    loss, _, norm = ran.go()
+    trainer = start(model, data, HALF, devices="cpu:2", rate=1e-3)
+    everything = (
+        *trainer.state.weights,
+        *trainer.state.ema_weights,
+        *trainer.state.optimizer.slots,
+    )
+    assert np.isfinite(trainer.train()[2])
+    assert trainer.state.loss_scale.numpy() == 2.0**15
+    assert trainer.state.good_steps.numpy() == 1
+    before = [locals_of(v, trainer.strategy) for v in everything]
+    loss, _, norm = trainer.train()
     assert np.isfinite(loss)
     assert not np.isfinite(norm)
     for variable, old in zip(everything, before):
-        np.testing.assert_array_equal(locals_of(variable, ran.strategy), old)
-    assert locals_of(ran.state.loss_scale, ran.strategy) == [2.0**14] * 2
-    assert locals_of(ran.state.good_steps, ran.strategy) == [0] * 2
-    ran.go()
-    for variable, old in zip(ran.state.weights, before):
-        new = locals_of(variable, ran.strategy)
+        np.testing.assert_array_equal(locals_of(variable, trainer.strategy), old)
+    assert locals_of(trainer.state.loss_scale, trainer.strategy) == [2.0**14] * 2
+    assert locals_of(trainer.state.good_steps, trainer.strategy) == [0] * 2
+    trainer.train()
+    for variable, old in zip(trainer.state.weights, before):
+        new = locals_of(variable, trainer.strategy)
         np.testing.assert_array_equal(*new)
         assert not np.array_equal(new[0], old[0])
 
@@ -445,32 +462,32 @@ def test_an_overflow_on_one_replica_skips_the_step_on_both():
 def test_the_loss_scale_grows_after_enough_good_steps(monkeypatch):
     monkeypatch.setattr(step, "_GROWTH_STEPS", 3)
     model, data = linear([[1] * 8])
-    ran = start(model, data, HALF, rate=1e-3)
+    trainer = start(model, data, HALF, rate=1e-3)
     scales = []
     for _ in range(4):
-        ran.go()
-        scales.append((ran.state.loss_scale.numpy(), ran.state.good_steps.numpy()))
+        trainer.train()
+        scales.append((trainer.state.loss_scale.numpy(), trainer.state.good_steps.numpy()))
     assert scales == [(2.0**15, 1), (2.0**15, 2), (2.0**16, 0), (2.0**16, 1)]
 
 
 def test_the_loss_scale_does_not_fall_below_one():
     model, data = linear([[200] * 8])
-    ran = start(model, data, HALF, rate=1e-3)
-    ran.state.loss_scale.assign(1.0)
-    ran.net.get_layer("head").set_weights([np.full((108, 3), np.nan, "f4"), np.zeros(3, "f4")])
-    ran.go()
-    assert ran.state.loss_scale.numpy() == 1.0
+    trainer = start(model, data, HALF, rate=1e-3)
+    trainer.state.loss_scale.assign(1.0)
+    trainer.net.get_layer("head").set_weights([np.full((108, 3), np.nan, "f4"), np.zeros(3, "f4")])
+    trainer.train()
+    assert trainer.state.loss_scale.numpy() == 1.0
 
 
-def test_the_scaled_float16_step_is_about_the_float32_step():
+def test_a_float16_step_is_close_to_a_float32_step():
     full, data = network(dropout=0), batches(1)
     half = network(dropout=0, dtype="mixed_float16")
     half.set_weights(full.get_weights())
     moves = []
     for model, recipe in ((full, RECIPE), (half, HALF)):
-        ran = start(model, data, recipe)
-        ran.go()
-        moves.append(np.concatenate([w.ravel() for w in ran.weights()]))
+        trainer = start(model, data, recipe)
+        trainer.train()
+        moves.append(np.concatenate([w.ravel() for w in trainer.weights()]))
     before = np.concatenate([w.ravel() for w in full.get_weights()])
     assert norm_of([moves[0] - moves[1]]) < 0.02 * norm_of([moves[0] - before])
 
@@ -479,7 +496,7 @@ def test_the_scaled_float16_step_is_about_the_float32_step():
 
 
 def test_a_phase_is_traced_once(monkeypatch):
-    """Whatever the number of steps a call."""
+    """For any number of steps per call."""
     calls, make_step = [], step.make_step
 
     def make(*args):
@@ -487,23 +504,17 @@ def test_a_phase_is_traced_once(monkeypatch):
         return lambda *inputs: calls.append(1) or replica_step(*inputs)
 
     monkeypatch.setattr(step, "make_step", make)
-    ran = start(network(), batches(), rate=lambda n: 0.1 / tf.cast(n + 1, tf.float32))
+    trainer = start(network(), batches(), rate=lambda n: 0.1 / tf.cast(n + 1, tf.float32))
     for steps in (1, 3, 2):
-        assert np.isfinite(ran.go(steps)).all()
+        assert np.isfinite(trainer.train(steps)).all()
     assert len(calls) == 1
 
 
 def replica_graph(model, recipe, phase):
-    """The graph of one replica's step, of batches whose number of images is not said."""
+    """The graph of one replica's step on batches of unknown size."""
     strategy = make_strategy("cpu")
-    with strategy.scope():
-        net = distributed_layers.training_clone(
-            model, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
-        )
-        state = step.State.of(net, distributed_layers.training_clone(model), recipe)
-    replica_step = tf.autograph.experimental.do_not_convert(
-        step.make_step(recipe, phase, CLASSES, strategy, net, state, lambda n: 0.1)
-    )
+    spec, _ = step_spec(strategy, model, recipe, phase)
+    replica_step = tf.autograph.experimental.do_not_convert(step.make_step(spec))
 
     @tf.function
     def once(batch):
@@ -524,8 +535,8 @@ def replica_graph(model, recipe, phase):
     ],
     ids=str,
 )
-def test_every_shape_of_a_step_is_static_though_the_batchs_is_not(changes):
-    """As a TPU wants them; several workers' iterators forget the batch's size."""
+def test_all_shapes_of_a_step_are_static(changes):
+    """As TPUs require; the iterators of several workers lose the static batch size."""
     recipe = dataclasses.replace(RECIPE, **changes)
     graph = replica_graph(network(), recipe, dataclasses.replace(PHASE, accumulation=2))
     unknown = [
@@ -538,7 +549,7 @@ def test_every_shape_of_a_step_is_static_though_the_batchs_is_not(changes):
 
 
 def _reserved(tensor):
-    """What the kernel of batch norm keeps for its gradient on some GPUs, and its gradient."""
+    """The output of the batch-norm kernel that is reserved for GPUs, and its gradient."""
     if tensor.op.type == "ZerosLike":
         tensor = tensor.op.inputs[0]
     return tensor.op.type == "FusedBatchNormV3" and tensor is tensor.op.outputs[5]

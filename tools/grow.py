@@ -13,12 +13,13 @@ The script compares both networks' logits before the noise and writes the noisy 
 trained for an epoch or less, with the classifier that it has, and without RandAugment if its
 weights do not know it: so little time is too short to learn that, too:
 
-    python benchmarks/grow.py --from=small.keras --model=efficientnet-b3 --out=grown.keras
-    effnet-train --recipe=photos --model=efficientnet-b3 --weights=grown.keras --zero_init_classifier=false \
-        --data=cifar10 --phases=1 --image_size_first=64 --image_size_last=64 --image_size_eval=64 \
-        --augment=none --mixup_last=0 --random_crop_min_area=0.6 --dropout_first=0.1 --dropout_last=0.1 \
-        --drop_path_first=0 --drop_path_last=0 --batch_size=64 --learning_rate=0.001 \
-        --warmup_epochs=0.1 --ema_decay=0.995 --epochs=1 --workdir=b3
+    python tools/grow.py --from=small.keras --model=efficientnet-b3 --out=grown.keras
+    effnet-train --recipe=photos --model=efficientnet-b3 --weights=grown.keras \
+        --zero_init_classifier=false --data=cifar10 --phases=1 --image_size_first=64 \
+        --image_size_last=64 --image_size_eval=64 --augment=none --mixup_last=0 \
+        --random_crop_min_area=0.6 --dropout_first=0.1 --dropout_last=0.1 --drop_path_first=0 \
+        --drop_path_last=0 --batch_size=64 --learning_rate=0.001 --warmup_epochs=0.1 \
+        --ema_decay=0.995 --epochs=1 --workdir=b3
 
 `--from` is a `.keras` file of a whole network of either family, keras.applications' or ours, and
 tells its variant by its layers.

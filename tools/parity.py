@@ -1,6 +1,6 @@
 """The parity table: every source and variant, converted and held against the source's own network.
 
-Networks get random, disturbed weights (benchmarks/foreign.py), are saved as their projects save
+Networks get random, disturbed weights (tools/foreign.py), are saved as their projects save
 them, converted by ``keras_effnet.porting.port``, and both networks see the same images:
 
 - keras.applications, timm, torchvision: the largest difference after every block, as a share of the
@@ -12,8 +12,8 @@ them, converted by ``keras_effnet.porting.port``, and both networks see the same
 
 Writes docs/results/parity.md, after every row; about 45 minutes on two cores, and 14 GB for L2:
 
-    python benchmarks/parity.py --out=docs/results/parity.md
-    python benchmarks/parity.py --only='timm:*lite*'
+    python tools/parity.py --out=docs/results/parity.md
+    python tools/parity.py --only='timm:*lite*'
 """
 
 import argparse
@@ -42,7 +42,7 @@ from keras_effnet.pretrained.tf_checkpoint import NAMES
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import foreign  # noqa: E402
+from tools import foreign  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "tf_checkpoint_variables.txt"
 # timm defines more networks without weights; these it has weights for.
@@ -243,7 +243,7 @@ def _provenance(image_size):
         f"{time.strftime('%Y-%m-%d')}, on top of commit {commit}, {os.cpu_count()} CPU cores,",
         f"{versions}.",
         "",
-        f"    python benchmarks/parity.py --image-size={image_size} --out=docs/results/parity.md",
+        f"    python tools/parity.py --image-size={image_size} --out=docs/results/parity.md",
     ]
 
 

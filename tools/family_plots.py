@@ -4,7 +4,7 @@ scaling.png: parameters and multiply-adds against phi, the compound scaling rule
 published B0 to B8 as points. pareto.png: published top-1 (ImageNet-1k alone) against parameters and
 multiply-adds for V1, V2 and Lite. Takes two seconds, trains and builds nothing:
 
-    python benchmarks/family_plots.py
+    python tools/family_plots.py
 """
 
 import argparse

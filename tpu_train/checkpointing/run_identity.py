@@ -1,0 +1,74 @@
+"""What makes two trainings the same run: recipe, data and software versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def run_identity(recipe, training, evaluation) -> dict:
+    """What must be equal for a run to resume: all recipe fields, the classes and the labels."""
+    labels = hashlib.sha256(training.labels.tobytes() + evaluation.labels.tobytes()).hexdigest()
+    return {
+        **dataclasses.asdict(recipe),
+        "classes": list(training.classes),
+        "training_images": training.examples,
+        "labels_sha256": labels,
+    }
+
+
+def check_same_run(saved: Mapping, current: Mapping, folder: str) -> None:
+    """Raises ``ValueError`` with every value in which a checkpoint's run differs."""
+    differences = [
+        f"{key} {saved.get(key)!r}, now {value!r}"
+        for key, value in json.loads(json.dumps(current)).items()
+        if saved.get(key) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} belongs to a different run ({'; '.join(differences)}): resume with the same "
+            "flags and data, choose another workdir, or give --overwrite to start from scratch"
+        )
+
+
+def software_versions() -> dict[str, str]:
+    """The versions and settings on which the bits of a training depend."""
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "oneDNN": "on" if onednn_enabled() else "off",
+    }
+
+
+def log_version_changes(saved: Mapping[str, str], log: Callable[[str], object]) -> None:
+    """Logs one line for every version that differs from the checkpoint's."""
+    for name, version in software_versions().items():
+        if saved.get(name) != version:
+            log(
+                f"the checkpoint was written with {name} {saved.get(name)}, this process has "
+                f"{version}: the results will not be bit-identical"
+            )
+
+
+def onednn_enabled() -> bool:
+    """Whether this process's TensorFlow computes with oneDNN, as decided when it was imported.
+
+    Without ``TF_ENABLE_ONEDNN_OPTS``, that depends on the processor. The results of both differ in
+    the last bits.
+    """
+    try:
+        from tensorflow.python.util import _pywrap_util_port  # no public function tells
+
+        return bool(_pywrap_util_port.IsMklEnabled())
+    except (ImportError, AttributeError):
+        return os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"

@@ -1,0 +1,161 @@
+"""Recovery from training failures: NaN losses, exhausted memory, lost workers, corrupt images.
+
+A NaN loss and exhausted accelerator memory both leave the variables partly updated. The run
+therefore restores the latest checkpoint. After a NaN loss it skips the steps that caused it
+(``--on_nan=skip``) or ends with advice (``--on_nan=stop``). After an out-of-memory error it
+computes each batch in twice as many gradient-accumulation steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from tpu_train.input_pipeline.batches import images_of_steps
+from tpu_train.input_pipeline.image_source import corrupt, error_line
+from tpu_train.recipes.phases import Phase, batch_size_error
+from tpu_train.training.distribution import worker_count
+from tpu_train.training.run_context import RunContext, TrainingHistory
+
+ON_NAN = ("stop", "skip")
+MAX_ROLLBACKS = 10  # with --on_nan=skip; a run that needs more has another problem
+LOST_WORKER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.InternalError,
+    tf.errors.DeadlineExceededError,
+)
+_READ_AHEAD = 64  # steps
+
+
+class TrainingError(RuntimeError):
+    """The run cannot continue; the message says what to change."""
+
+
+class LossNotFiniteError(RuntimeError):
+    """The loss, the gradient or the weights became NaN or Inf in steps [first_step, end_step)."""
+
+    def __init__(self, first_step: int, end_step: int, message: str):
+        super().__init__(message)
+        self.first_step, self.end_step = first_step, end_step
+
+
+RECOVERABLE = (LossNotFiniteError, tf.errors.ResourceExhaustedError)
+
+
+def recover(
+    run: RunContext, phase: Phase, history: TrainingHistory, error: Exception
+) -> tuple[int, TrainingHistory]:
+    """Restores the latest checkpoint after a ``RECOVERABLE`` error; (its step, its history).
+
+    Raises :class:`TrainingError` if the run cannot recover, or must not (``--on_nan=stop``).
+    """
+    if isinstance(error, LossNotFiniteError):
+        return _skip_steps(run, history, error)
+    return _accumulate_more(run, phase, history, error)
+
+
+def check_finite(run: RunContext, phase: Phase, first_step: int, end_step: int, sums) -> None:
+    """Raises :class:`LossNotFiniteError` if steps [first_step, end_step) gave a NaN or Inf.
+
+    `sums` are loss, correct predictions and gradient norm, summed over the steps. float16 tolerates
+    an infinite gradient: its loss scale is then reduced and the update skipped.
+    """
+    loss, _, norm = sums / (end_step - first_step)
+    gradient_may_overflow = run.state.loss_scale is not None
+    if math.isfinite(loss) and (gradient_may_overflow or math.isfinite(norm)):
+        return
+    problem = f"The loss is {loss} and the gradient norm {norm} at step {end_step - 1}"
+    raise LossNotFiniteError(first_step, end_step, nan_advice(run, phase, problem))
+
+
+def nan_advice(run: RunContext, phase: Phase, problem: str) -> str:
+    """The problem, where it occurred, and which flags to change."""
+    return (
+        f"{problem} (phase {phase.number}, {phase.image_size} px): lower --learning_rate (now "
+        f"{run.recipe.learning_rate}), set --clip_norm=1, lengthen --warmup_epochs, or give "
+        "--on_nan=skip. The last checkpoint is kept"
+    )
+
+
+def lost_worker(error: tf.errors.OpError, folder: str) -> TrainingError:
+    """The error to raise when a collective operation failed because a worker is gone."""
+    # TensorFlow aborts what waits for a missing worker: at once if its process has ended, after
+    # 10 s without a heartbeat if it hangs.
+    reasons = [line for line in error.message.splitlines() if "aborted by" in line]
+    reason = reasons[0].strip() if reasons else error_line(error)
+    return TrainingError(
+        f"Another worker is gone ({reason}): see that worker's output for the reason. Restart all "
+        f"workers with the same command; the checkpoints are in {folder}"
+    )
+
+
+def failed_steps(
+    run: RunContext, phase: Phase, first_step: int, end_step: int, error: tf.errors.OpError
+) -> TrainingError:
+    """The error to raise when an operation of these steps failed; names undecodable images."""
+    read = min(end_step + _READ_AHEAD, phase.end_step)  # images are read before their steps run
+    images = images_of_steps(run.training, run.recipe, phase, first_step, read)
+    bad = [f"{run.training.where(i)} ({why})" for i, why in corrupt(run.training, images)]
+    if not bad:
+        return TrainingError(f"A step at or after {first_step} failed: {error_line(error)}")
+    return TrainingError(
+        f"{len(bad)} images at or after step {first_step} cannot be decoded: "
+        f"{', '.join(bad[:5])}. The last checkpoint is kept. `effnet-train prepare --check "
+        "--data=...` lists all such records of shards; prepare the shards again without them"
+    )
+
+
+def _skip_steps(run, history, error):
+    """Rolls back and skips the steps of a NaN loss, unless the user wants to stop there."""
+    if run.on_nan == "stop":
+        raise TrainingError(str(error)) from error
+    steps = f"{error.first_step}-{error.end_step - 1}"
+    if len(history.skipped_steps) >= MAX_ROLLBACKS:
+        raise TrainingError(
+            f"The loss is NaN or Inf in steps {steps}, after {MAX_ROLLBACKS} times that steps were "
+            f"skipped for it. {error}"
+        ) from error
+    skipped = [*history.skipped_steps, [error.first_step, error.end_step]]
+    step, history = _roll_back(run, skipped)
+    run.metrics.log(
+        f"loss is NaN or Inf in steps {steps}: skipping them and resuming after step {step}"
+    )
+    return step, history
+
+
+def _accumulate_more(run, phase, history, error):
+    """Rolls back and doubles the gradient-accumulation steps, if the batch can be divided."""
+    accumulation = 2 * phase.accumulation
+    smaller = dataclasses.replace(phase, accumulation=accumulation)
+    indivisible = batch_size_error(run.recipe, smaller, run.strategy.num_replicas_in_sync)
+    # With several workers, the others would wait forever for the one that has rolled back.
+    if indivisible or worker_count(run.strategy) > 1:
+        raise TrainingError(
+            f"Out of memory in phase {phase.number} at {phase.image_size} px with a batch of "
+            f"{phase.batch_size}: lower --batch_size, or set --gradient_accumulation_first and "
+            "--gradient_accumulation_last. The last checkpoint is kept"
+        ) from error
+    step, history = _roll_back(run, history.skipped_steps)
+    history.accumulation = accumulation
+    run.metrics.log(
+        f"out of memory at {phase.image_size} px with a batch of {phase.batch_size}: using "
+        f"{accumulation} gradient-accumulation steps from now on, resuming after step {step}"
+    )
+    return step, history
+
+
+def _roll_back(run, skipped_steps):
+    """Restores the latest checkpoint; `skipped_steps`, which may be newer, stay skipped."""
+    restored = run.checkpoints.restore_latest(run.state.variables, run.metrics.log)
+    if restored is None:
+        raise TrainingError(
+            f"{run.checkpoints.folder} has no checkpoint to roll back to: the disk may be full"
+        )
+    run.metrics.roll_back(restored.step)
+    history = TrainingHistory.from_json(restored.extra_state)
+    history.skipped_steps += [r for r in skipped_steps if r not in history.skipped_steps]
+    return restored.step, history
