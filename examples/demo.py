@@ -6,14 +6,13 @@ one folder of images a class. Leaves the model, the int8 file, a report and two 
 """
 
 import argparse
-import os
 import pathlib
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
+
+from keras_effnet.native_logs import filter_native_logs
 
 CALIBRATION_IMAGES = 256
 PICTURED = 12
@@ -21,6 +20,8 @@ PICTURED = 12
 
 def main(argv=None):
     """Runs it all; returns the exit status."""
+    if argv is None:  # run as a program
+        filter_native_logs()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", default="digits", help="'digits', a folder of class folders, .npz"
