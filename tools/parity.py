@@ -10,7 +10,7 @@ converted by ``keras_effnet.porting.port``. Both networks then run on the same i
 - TensorFlow: checkpoints are written in the official names, with EMA weights, slots and steps;
   every weight of the converted model is compared.
 
-Writes docs/results/parity.md after every row. Takes about 45 minutes on two cores, and 14 GB for L2:
+Writes docs/results/parity.md after every row. Takes 45 minutes on two cores, and 14 GB for L2:
 
     python tools/parity.py --out=docs/results/parity.md
     python tools/parity.py --only='timm:*lite*'
@@ -219,7 +219,7 @@ def table(rows, image_size):
             f"Largest difference of the outputs: **{worst:.1e}**.",
             f"Compared: {_COMPARED[source]}.",
             "",
-            "| source's network | variant | arrays mapped | after any block | block | output |",
+            "| network in the source | variant | arrays mapped | after any block | block | output |",
             "|---|---|---|---|---|---|",
         ]
         for row in sorted(mine, key=lambda r: list(SOURCES[source].variants).index(r.name)):
