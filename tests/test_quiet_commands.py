@@ -94,6 +94,21 @@ def test_a_training_prints_only_its_progress_on_stderr(photos, tmp_path):
     assert [line for line in result.stderr.splitlines() if not progress.match(line)] == []
 
 
+def test_the_converters_hidden_log_has_pythons_stderr_too():
+    pytest.importorskip("ai_edge_quantizer")
+    code = (
+        "import os, sys\n"
+        "from keras_effnet.native_logs import filter_native_logs\n"
+        "from tflite.litert import native_log_hidden\n"
+        "filter_native_logs()\n"
+        "with native_log_hidden():\n"
+        "    os.write(2, b'native\\n')\n"
+        "    print('python', file=sys.stderr)\n"
+        "print('after', file=sys.stderr)\n"
+    )
+    assert run(code).stderr == "after\n"
+
+
 @pytest.mark.parametrize("package", ["keras_effnet", "tpu_train", "tflite"])
 def test_help_and_bad_flags_do_not_import_tensorflow(package):
     if package == "tflite":

@@ -219,7 +219,8 @@ def table(rows, image_size):
             f"Largest difference of the outputs: **{worst:.1e}**.",
             f"Compared: {_COMPARED[source]}.",
             "",
-            "| network in the source | variant | arrays mapped | after any block | block | output |",
+            "| network in the source | variant | arrays mapped "
+            "| after any block | block | output |",
             "|---|---|---|---|---|---|",
         ]
         for row in sorted(mine, key=lambda r: list(SOURCES[source].variants).index(r.name)):
