@@ -1,7 +1,8 @@
-"""How long V1-B0 with 1,000 classes takes to int8, from Keras, at 224 px with 512 images.
+"""Time of converting V1-B0 (1,000 classes, 224 px) from Keras to int8 with 512 images.
 
-Random weights: they take as long as any. The images are crops of a folder's photos, every second
-one flipped, as many times over as it takes. Prints every step with the seconds so far:
+The weights are random; that does not change the time. The images are crops of a folder's photos,
+every second one flipped; photos are reused until there are enough. Prints every step with the
+seconds since the start:
 
     taskset -c 0,1 python benchmarks/conversion.py --data=photos/
 """
@@ -24,16 +25,16 @@ SIZE, MARGIN = 224, 32
 def crops(photos, count, seed=0):
     """uint8 (count, 224, 224, 3) of photos (n, 256, 256, 3)."""
     rng = np.random.default_rng(seed)
-    found = []
+    images = []
     for index in range(count):
         top, left = rng.integers(0, MARGIN, 2)
         crop = photos[index % len(photos)][top : top + SIZE, left : left + SIZE]
-        found.append(crop[:, ::-1] if index % 2 else crop)
-    return np.stack(found)
+        images.append(crop[:, ::-1] if index % 2 else crop)
+    return np.stack(images)
 
 
 def main():
-    """Converts once."""
+    """Converts once and prints the times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder of photos")
     parser.add_argument("--images", type=int, default=512)
@@ -43,11 +44,11 @@ def main():
     model = keras_effnet.create_model("efficientnet-b0", weights=None)
     began = time.monotonic()
 
-    def say(line):
+    def log(line):
         print(f"{time.monotonic() - began:4.0f} s  {line}", flush=True)
 
-    made = tflite.convert(model, calibration=images, log=say)
-    say(f"float / int8: {len(made.float32_model) / len(made.tflite_model):.2f}")
+    conversion = tflite.convert(model, calibration=images, log=log)
+    log(f"float / int8: {len(conversion.float32_model) / len(conversion.tflite_model):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""One device, two devices and two processes over TF_CONFIG: how far are their weights apart?
+"""Differences of the weights after training on one device, two devices and two processes.
 
-Twenty steps of the trainer itself (`tpu_train.training.run`), in two phases of two sizes, with all that a
-recipe can switch on: RandAugment, random crops, mixup, CutMix, dropout, stochastic depth, averages,
-clipping, weight decay, batch norm over all replicas, batches computed in two parts. The devices are
-virtual, the processes real. Prints a line a way and optimizer, in about five minutes on two cores:
+Runs twenty steps of the trainer (`tpu_train.training.run`) in two phases with two image sizes and
+every feature of a recipe on: RandAugment, random crops, mixup, CutMix, dropout, stochastic depth,
+EMA, gradient clipping, weight decay, batch norm over all replicas, two gradient-accumulation steps.
+The two devices are virtual; the two processes communicate through TF_CONFIG. Prints one row per
+configuration and optimizer, in about five minutes on two cores:
 
     python benchmarks/equality.py
     python benchmarks/equality.py --optimizers=rmsprop --ways=devices --width=1 --depth=1
@@ -65,14 +66,14 @@ def recipe_of(optimizer, width, depth):
         weight_decay=1e-5 if optimizer == "rmsprop" else 0.05,
         clip_norm=1.0,
         ema_decay=0.98,
-        batch_norm_group_size=0,  # all that are computed at once, over the replicas
+        batch_norm_group_size=0,  # the whole accumulation step, over all replicas
         precision="float32",
         steps_per_loop=5,
     )
 
 
 def run(recipe, device, workdir):
-    """Trains for STEPS steps; what is left is their checkpoint."""
+    """Trains for STEPS steps, which leaves a checkpoint in `workdir`."""
     from tpu_train.training.distribution import make_strategy
 
     strategy = make_strategy(device)  # before any other TensorFlow call
@@ -84,12 +85,12 @@ def run(recipe, device, workdir):
 
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (64, 48, 64, 3)).astype(np.uint8)
-    source = from_arrays("noise", images, np.arange(64) % 10, "abcdefghij")
-    asked = []
+    source = from_arrays("random", images, np.arange(64) % 10, "abcdefghij")
+    calls = []
 
     def stop():
-        asked.append(0)
-        return f"{STEPS} steps" if len(asked) == CALLS else ""
+        calls.append(0)
+        return f"{STEPS} steps" if len(calls) == CALLS else ""
 
     try:
         train(recipe, source, source, workdir, strategy, stop=stop)
@@ -99,8 +100,9 @@ def run(recipe, device, workdir):
 
 
 def differences(recipe, folders):
-    """{"weights", "averages", "slots"} -> the largest difference between two runs' variables; and
-    the largest way that a weight has gone since the start ("moved").
+    """The largest difference between two runs' "weights", "ema" weights and optimizer "slots".
+
+    "moved" is the largest change of a weight since the start.
     """
     import keras
     import numpy as np
@@ -110,21 +112,21 @@ def differences(recipe, folders):
 
     keras.utils.set_random_seed(recipe.seed)  # as train() does
     first = model_factory.training_network(recipe, 10).get_weights()
-    found = [storage.latest(os.path.join(f, "checkpoints")) for f in folders]
-    steps = [c.step for c in found]
+    checkpoints = [storage.latest(os.path.join(f, "checkpoints")) for f in folders]
+    steps = [c.step for c in checkpoints]
     if steps != [STEPS, STEPS]:
         raise RuntimeError(f"the runs were saved after {steps} steps, not {STEPS}")
-    one, other = (c.values for c in found)
+    one, other = (c.values for c in checkpoints)
 
-    def apart(a, b):
+    def difference(a, b):
         return max(float(np.abs(x - y).max()) for x, y in zip(a, b))
 
     n = len(first)
     return {
-        "weights": apart(one[:n], other[:n]),
-        "averages": apart(one[n : 2 * n], other[n : 2 * n]),
-        "slots": apart(one[2 * n :], other[2 * n :]),
-        "moved": apart(first, one[:n]),
+        "weights": difference(one[:n], other[:n]),
+        "ema": difference(one[n : 2 * n], other[n : 2 * n]),
+        "slots": difference(one[2 * n :], other[2 * n :]),
+        "moved": difference(first, one[:n]),
     }
 
 
@@ -137,7 +139,7 @@ def _start(options, optimizer, device, workdir, log, config=None):
         *(sys.executable, __file__, f"--one={device}", f"--workdir={workdir}"),
         *(f"--optimizers={optimizer}", f"--width={options.width}", f"--depth={options.depth}"),
     ]
-    # To files: a pipe that nobody reads blocks a worker, and so the other one.
+    # Log to files: a full pipe would block one worker, and so the other one.
     with open(log, "w") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=file), log
 
@@ -183,8 +185,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--optimizers", default="rmsprop,adamw")
     parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--width", type=float, default=0.25, help="of EfficientNetV2-B0")
-    parser.add_argument("--depth", type=float, default=0.3, help="of EfficientNetV2-B0")
+    parser.add_argument(
+        "--width", type=float, default=0.25, help="multiplier for EfficientNetV2-B0"
+    )
+    parser.add_argument("--depth", type=float, default=0.3, help="multiplier for EfficientNetV2-B0")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the device of a single run
     parser.add_argument("--workdir", help=argparse.SUPPRESS)
@@ -196,11 +200,11 @@ def main(argv=None):
             options.workdir,
         )
         return
-    found = {}
+    results = {}
     for optimizer in options.optimizers.split(","):
         with tempfile.TemporaryDirectory() as folder:
             one = _run_way(options, optimizer, "one", folder)
-            found[optimizer] = {
+            results[optimizer] = {
                 way: differences(
                     recipe_of(optimizer, options.width, options.depth),
                     [one, _run_way(options, optimizer, way, folder)],
@@ -208,14 +212,14 @@ def main(argv=None):
                 for way in options.ways.split(",")
             }
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(results))
         return
-    print("| optimizer | 1 device and | weights | their averages | slots | weights moved by |")
+    print("| optimizer | 1 device and | weights | EMA weights | slots | weights moved by |")
     print("|---|---|---|---|---|---|")
-    for optimizer, ways in found.items():
+    for optimizer, ways in results.items():
         for way, d in ways.items():
-            figures = " | ".join(f"{d[k]:.1e}" for k in ("weights", "averages", "slots", "moved"))
-            print(f"| {optimizer} | {WAYS[way]} | {figures} |")
+            cells = " | ".join(f"{d[k]:.1e}" for k in ("weights", "ema", "slots", "moved"))
+            print(f"| {optimizer} | {WAYS[way]} | {cells} |")
 
 
 if __name__ == "__main__":

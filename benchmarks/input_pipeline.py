@@ -1,19 +1,20 @@
-"""Images a second of one core: from JPEG files to augmented 224-pixel batches, ours and others'.
+"""Throughput of input pipelines on one core, from JPEG files to augmented 224-pixel batches.
 
 Every pipeline reads the same files, crops at random (5 to 100 % of the area), resizes to 224,
-flips, and applies RandAugment with 2 operations of magnitude 10, to uint8 batches of 20:
+flips, and applies RandAugment with 2 operations of magnitude 10. The result is uint8 batches of 20:
 
-- ours: what `effnet-train` trains from;
-- official: google/automl efficientnetv2's steps (preprocessing.py), the whole image decoded, with
-  official_randaugment.py. Needs TensorFlow 2.15 with tensorflow-addons (`--legacy-python`);
+- ours: the input pipeline of `effnet-train`;
+- official: the steps of google/automl efficientnetv2 (preprocessing.py), which decodes the whole
+  image, with official_randaugment.py. Needs TensorFlow 2.15 with tensorflow-addons
+  (`--legacy-python`);
 - keras_cv: its RandomCropAndResize, RandomFlip and RandAugment;
 - torchvision: Pillow, RandomResizedCrop, RandomHorizontalFlip, RandAugment.
 
-Each runs in a process of its own with one thread; all are pinned to the same core and take turns,
-so that what disturbs one disturbs all. Counted is the process's own processor time, which other
-programs on the machine disturb less than the clock; a round is 400 images. A second
-table has the time of each operation alone, ours and the official one. Prints what is in
-docs/results/input-pipeline.md, in about ten minutes:
+Each runs in a separate process with one thread. All are pinned to the same core and take turns, so
+that other programs slow all of them alike. The measure is the process's processor time, which other
+programs affect less than wall-clock time; a round is 400 images. A second table compares the time
+of each operation, ours and the official one. Prints the tables of docs/results/input-pipeline.md,
+in about ten minutes:
 
     python benchmarks/input_pipeline.py --photos=photos --legacy-python=.venv-legacy/bin/python
 """
@@ -28,7 +29,7 @@ import subprocess
 import sys
 import time
 
-# Batches of a round. The untimed ones are those that were made while others had their turn.
+# Batches per round. The untimed ones were prefetched during the turns of others.
 _UNTIMED, _TIMED = 10, 20
 SIZE, BATCH, LAYERS, MAGNITUDE, AREA = 224, 20, 2, 10, (0.05, 1.0)
 CONTENDERS = ("ours", "official", "keras_cv", "torchvision")
@@ -233,11 +234,11 @@ def _operations_of(contender):
     }
 
 
-# The processes: a worker runs what it is asked for, a line at a time.
+# The worker processes: each measures one task per input line.
 
 
 def work(contender, files):
-    """Answers a line of JSON, an ``operation`` or a ``policy``, with the time of a round of it."""
+    """Reads JSON lines with an ``operation`` or a ``policy``; prints the time of one round."""
     if contender != "torchvision":
         import tensorflow as tf
 
@@ -249,15 +250,15 @@ def work(contender, files):
         "keras_cv": keras_cv,
         "torchvision": torchvision,
     }
-    answers, ready = os.fdopen(os.dup(1), "w"), {}
-    os.dup2(2, 1)  # what libraries print is no answer
+    results, ready = os.fdopen(os.dup(1), "w"), {}
+    os.dup2(2, 1)  # keeps the output of libraries apart from the results
     for line in sys.stdin:
-        asked = json.loads(line)
+        task = json.loads(line)
         if line not in ready:
-            if "operation" in asked:
-                ready[line] = operation_of(contender, asked["operation"], files)
+            if "operation" in task:
+                ready[line] = operation_of(contender, task["operation"], files)
             else:
-                ready[line] = pipelines[contender](files, asked["policy"])
+                ready[line] = pipelines[contender](files, task["policy"])
         for _ in range(_UNTIMED):
             next(ready[line])
         began = time.process_time(), time.perf_counter()
@@ -265,11 +266,11 @@ def work(contender, files):
             next(ready[line])
         seconds = time.process_time() - began[0], time.perf_counter() - began[1]
         images = _TIMED * BATCH
-        print(json.dumps([s / images for s in seconds]), file=answers, flush=True)
+        print(json.dumps([s / images for s in seconds]), file=results, flush=True)
 
 
 class Workers:
-    """The contenders' processes, all on one core, each waiting for its turn."""
+    """The contenders' processes, all on one core; each waits for its turn."""
 
     def __init__(self, contenders, pythons, photos, core):
         self.processes = {}
@@ -289,15 +290,15 @@ class Workers:
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
             )
 
-    def ask(self, name, **asked):
-        """(processor seconds, seconds by the clock) an image, of one round."""
+    def measure(self, name, **task):
+        """(processor seconds, wall-clock seconds) per image of one round."""
         process = self.processes[name]
-        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
-        answer = process.stdout.readline()
-        if not answer:
+        result = process.stdout.readline()
+        if not result:
             raise RuntimeError(f"the process of {name} ended with status {process.wait()}")
-        return json.loads(answer)
+        return json.loads(result)
 
     def close(self):
         """Ends the processes."""
@@ -306,13 +307,13 @@ class Workers:
             process.wait()
 
 
-def compare(workers, names, rounds, questions):
-    """{name: [(processor seconds, seconds) an image of each round, of each question]}, in turns."""
-    times = {name: [[] for _ in questions] for name in names}
+def compare(workers, names, rounds, tasks):
+    """{name: [[(processor seconds, seconds) per image, ...] of each task]}, alternating."""
+    times = {name: [[] for _ in tasks] for name in names}
     for i in range(rounds):
         for name in list(names) if i % 2 else reversed(list(names)):
-            for question, own in zip(questions, times[name]):
-                own.append(workers.ask(name, **question))
+            for task, seconds in zip(tasks, times[name]):
+                seconds.append(workers.measure(name, **task))
     return times
 
 
@@ -322,10 +323,10 @@ def _median(times, which=0):
 
 def _print_pipelines(workers, names, rounds):
     times = compare(workers, names, rounds, [{"policy": True}, {"policy": False}])
-    full, bare = ({name: own[i] for name, own in times.items()} for i in (0, 1))
+    full, bare = ({name: seconds[i] for name, seconds in times.items()} for i in (0, 1))
     print(
-        "| pipeline | images/s | lowest and highest round | by the clock | ms an image "
-        "| of it RandAugment | ours is faster |"
+        "| pipeline | images/s | lowest and highest round | by wall clock "
+        "| ms per image | of which RandAugment | speed-up of ours |"
     )
     print("|---|---|---|---|---|---|---|")
     mine = _median(full["ours"])
@@ -338,8 +339,8 @@ def _print_pipelines(workers, names, rounds):
             f"{1000 * (took - without):.2f} | {took / mine:.2f} times |",
             flush=True,
         )
-    best = min((_median(own) for name, own in full.items() if name != "ours"), default=mine)
-    print(f"\nOurs over the best of the others: {best / mine:.2f} (asked: 1.5).")
+    fastest = min((_median(t) for name, t in full.items() if name != "ours"), default=mine)
+    print(f"\nOurs compared with the fastest of the others: {fastest / mine:.2f} (target: 1.5).")
 
 
 def _print_operations(workers, names, rounds):
@@ -381,11 +382,11 @@ def _commit():
 def main(argv=None):
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--photos", required=True, help="a folder of JPEG files, 200 of them say")
-    parser.add_argument("--legacy-python", help="of an environment with tensorflow-addons")
+    parser.add_argument("--photos", required=True, help="folder of JPEG files, e.g. 200")
+    parser.add_argument("--legacy-python", help="Python of an environment with tensorflow-addons")
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS, choices=CONTENDERS)
-    parser.add_argument("--rounds", type=int, default=7, help="of each")
-    parser.add_argument("--core", type=int, default=0, help="that all run on, in turns")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds per pipeline")
+    parser.add_argument("--core", type=int, default=0, help="core that all processes share")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     files = files_of(options.photos)

@@ -1,12 +1,12 @@
-"""A training run that is killed (kill -9) again and again, against one that is not: the same bits?
+"""Compares the bits of a training that is killed (kill -9) many times with an uninterrupted one.
 
-Trains a narrow EfficientNetV2-B0 with everything on (RandAugment, mixup, CutMix, dropout, drop
-path, clipping, accumulation, averaged weights) on random images, five phases of five sizes, with a
-checkpoint after every host call. Kills it at random moments: while it starts, in its steps, while
-it saves, while it changes phases; starts it again with the same command; and when it is through,
-compares every variable of its last checkpoint (weights, averages, optimizer slots) and of the
-exported model with those of a run that nobody killed. Prints the tables of docs/results/resume.md
-and ends with status 1 if a bit differs:
+Trains a narrow EfficientNetV2-B0 with every feature on (RandAugment, mixup, CutMix, dropout, drop
+path, gradient clipping, gradient accumulation, EMA) on random images, in five phases with five
+image sizes and a checkpoint after every host call. Kills it at random moments (at start-up, during
+steps, while saving, between phases) and restarts it with the same command. When it has finished,
+compares every variable of its last checkpoint (weights, EMA weights, optimizer slots) and of the
+exported model with those of an uninterrupted run. Prints the tables of docs/results/resume.md; the
+exit status is 1 if a bit differs:
 
     python benchmarks/kill9.py
     python benchmarks/kill9.py --kills=4 --devices=cpu:2
@@ -60,12 +60,12 @@ FLAGS = {
     "save_minutes": 0,
     "keep_checkpoints": True,
 }
-MOMENTS = ("start", "steps", "steps", "save", "save", "phase")  # in turns, shuffled
-_MOST_SECONDS = 3600  # for a process to come to its moment, on a machine that does much else
+MOMENTS = ("start", "steps", "steps", "save", "save", "phase")  # each round is shuffled
+_MOST_SECONDS = 3600  # for a process to reach its moment, on a busy machine
 
 
 def write_data(path, images=96, seed=0):
-    """Random images of four classes, which their colour tells, as an .npz file for ``--data``."""
+    """Writes random images of four classes, distinguished by colour, as .npz for ``--data``."""
     import numpy as np
 
     labels = np.arange(images) % 4
@@ -75,7 +75,7 @@ def write_data(path, images=96, seed=0):
 
 
 class Training:
-    """A process that trains, and what it says."""
+    """A training process and the lines of its stderr."""
 
     def __init__(self, flags, workdir, *, environment=None):
         command = [sys.executable, "-m", "tpu_train.cli.train", f"--workdir={workdir}"]
@@ -104,20 +104,20 @@ class Training:
             self._lines.put(line.rstrip())
         self._lines.put(None)
 
-    def until(self, what):
-        """Waits for a line that has `what` in it; False if the process ends before."""
+    def until(self, text):
+        """Waits for a line that contains `text`; False if the process ends before."""
         end = time.monotonic() + _MOST_SECONDS
         while True:
             line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
             if line is None:
-                self._lines.put(None)  # for whoever asks again
+                self._lines.put(None)  # for the next call
                 return False
             self.said.append(line)
-            if what in line:
+            if text in line:
                 return True
 
     def until_saving(self, count):
-        """Waits until it writes its `count`-th checkpoint from now; False if it ends before."""
+        """Waits for the `count`-th checkpoint from now; False if the process ends before."""
         before = set(checkpoint_steps(self.workdir))
         while self.process.poll() is None:
             written = len(set(checkpoint_steps(self.workdir)) - before)
@@ -127,7 +127,7 @@ class Training:
         return False
 
     def partial(self):
-        """The name of a checkpoint that it is writing, or ""; not one that a kill left there."""
+        """The checkpoint that this process is writing, or ""; ignores those of killed processes."""
         with contextlib.suppress(FileNotFoundError):
             folder = self.workdir / "checkpoints"
             for name in os.listdir(folder):
@@ -136,14 +136,14 @@ class Training:
         return ""
 
     def kill(self):
-        """SIGKILL; False if it had ended by itself."""
+        """Sends SIGKILL; False if the process had already ended."""
         alive = self.process.poll() is None
         self.process.kill()
         self.wait()
         return alive
 
     def wait(self):
-        """Its exit status."""
+        """Waits for the end; returns the exit status."""
         status = self.process.wait(_MOST_SECONDS)
         while self.until("\0"):
             pass
@@ -153,9 +153,9 @@ class Training:
 
 
 def kill_once(flags, workdir, moment, dice, *, environment=None):
-    """Starts the run in `workdir` and kills it at a random time in the `moment` of that name.
+    """Starts the run in `workdir` and kills it at a random time within the given `moment`.
 
-    Gives a row of the table, or None if the run was through before.
+    Returns a row of the table, or None if the run finished before.
     """
     training = Training(flags, workdir, environment=environment)
     if moment == "start":
@@ -169,7 +169,7 @@ def kill_once(flags, workdir, moment, dice, *, environment=None):
             training.until("evaluation accuracy")  # it is over
             time.sleep(dice.uniform(0, 6))  # saving, tracing the next
         else:
-            training.until_saving(2)  # the first host calls are done
+            training.until_saving(2)  # after the first host calls
             time.sleep(dice.uniform(0, 2))
     if not training.kill():
         if training.process.returncode:
@@ -181,18 +181,18 @@ def kill_once(flags, workdir, moment, dice, *, environment=None):
         "moment": moment,
         "from step": int(resumed[0].split()[3].rstrip(",")) if resumed else 0,
         "phase": phases[-1].removeprefix("phase ") if phases else "-",
-        "half-written": training.partial(),
+        "incomplete": training.partial(),
         "newest": max(checkpoint_steps(workdir), default=0),
     }
 
 
 def checkpoint_steps(workdir):
-    """The steps of the checkpoints in a workdir, whole or torn."""
+    """The steps of the checkpoints in a work directory, valid or corrupt."""
     return [int(p.name.split("-")[1]) for p in pathlib.Path(workdir).glob("checkpoints/step-*")]
 
 
 def finish(flags, workdir, *, environment=None):
-    """Starts the run in `workdir` and lets it end."""
+    """Starts the run in `workdir` and waits until it finishes."""
     training = Training(flags, workdir, environment=environment)
     if training.wait():
         raise SystemExit("\n".join(training.said[-20:]))
@@ -205,26 +205,26 @@ def digests(workdir):
     from tpu_train.checkpointing import storage
 
     newest = storage.latest(str(pathlib.Path(workdir) / "checkpoints"))
-    found = {
+    digest = {
         f"{i} {name}": _sha256(value)
         for i, (name, value) in enumerate(zip(newest.names, newest.values))
     }
     model = keras.saving.load_model(pathlib.Path(workdir) / "model.keras", compile=False)
-    found.update({f"model {i}": _sha256(w) for i, w in enumerate(model.get_weights())})
-    return {"step": str(newest.step), **found}
+    digest.update({f"model {i}": _sha256(w) for i, w in enumerate(model.get_weights())})
+    return {"step": str(newest.step), **digest}
 
 
 def _sha256(value):
     return hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).hexdigest()
 
 
-def of_all(found):
-    """One SHA-256 of all of :func:`digests`."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+def combined_digest(digest):
+    """One SHA-256 of all entries of :func:`digests`."""
+    return hashlib.sha256(json.dumps(digest, sort_keys=True).encode()).hexdigest()
 
 
 def main():
-    """Runs it all for every device; the exit status says whether all bits are equal."""
+    """Compares the runs on every device; returns 0 if all bits are equal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--devices", default="cpu,cpu:2")
@@ -243,18 +243,20 @@ def main():
 
 
 def compare(flags, folder, options):
-    """Prints one device's tables: every kill, and what came of them. Whether all bits are equal."""
+    """Prints one device's table of kills and its result; returns whether all bits are equal."""
     began = time.monotonic()
     dice = random.Random(f"{options.seed} {flags['device']}")
-    finish(flags, folder / "whole")
-    want = digests(folder / "whole")
-    print(f"\n--device={flags['device']}: not killed, {len(want) - 1} variables at step", end=" ")
-    print(f"{want['step']}, SHA-256 of all {of_all(want)}\n", flush=True)
-    print("| kill | run | moment | went on from step | in phase | newest whole | half-written |")
+    finish(flags, folder / "uninterrupted")
+    want = digests(folder / "uninterrupted")
+    print(
+        f"\n--device={flags['device']}: uninterrupted, {len(want) - 1} variables at step", end=" "
+    )
+    print(f"{want['step']}, SHA-256 of all {combined_digest(want)}\n", flush=True)
+    print("| kill | run | moment | resumed from step | in phase | newest complete | incomplete |")
     print("|---|---|---|---|---|---|---|")
-    ended, kills, moments = [], 0, []
-    while kills < options.kills or (folder / f"run{len(ended)}").exists():
-        workdir = folder / f"run{len(ended)}"
+    finished, kills, moments = [], 0, []
+    while kills < options.kills or (folder / f"run{len(finished)}").exists():
+        workdir = folder / f"run{len(finished)}"
         if kills == options.kills:
             finish(flags, workdir)
             row = None
@@ -262,20 +264,20 @@ def compare(flags, folder, options):
             moments = moments or dice.sample(MOMENTS, len(MOMENTS))
             row = kill_once(flags, workdir, moments.pop(), dice)
         if row is None:
-            ended.append(digests(workdir))
+            finished.append(digests(workdir))
             continue
         kills += 1
         print(
-            f"| {kills} | {len(ended) + 1} | {row['moment']} | {row['from step']} "
-            f"| {row['phase']} | {row['newest']} | {row['half-written'] or '-'} |",
+            f"| {kills} | {len(finished) + 1} | {row['moment']} | {row['from step']} "
+            f"| {row['phase']} | {row['newest']} | {row['incomplete'] or '-'} |",
             flush=True,
         )
-    differ = [sorted(k for k in want if got.get(k) != want[k]) for got in ended]
-    print(
-        f"\n{kills} kills, {len(ended)} runs came to their end, {time.monotonic() - began:.0f} s:"
-    )
-    for got, names in zip(ended, differ):
-        print(f"SHA-256 of all {of_all(got)}, {len(names)} of {len(want)} differ", *names[:5])
+    differ = [sorted(k for k in want if got.get(k) != want[k]) for got in finished]
+    print(f"\n{kills} kills, {len(finished)} runs finished, {time.monotonic() - began:.0f} s:")
+    for got, names in zip(finished, differ):
+        print(
+            f"SHA-256 of all {combined_digest(got)}, {len(names)} of {len(want)} differ", *names[:5]
+        )
     return not any(differ)
 
 

@@ -1,8 +1,8 @@
-"""RandAugment made of what the official EfficientNet code makes it of, to be timed beside ours.
+"""RandAugment with the operations of the official EfficientNet code, as a baseline for timing.
 
-Written anew from what google/automl efficientnetv2/autoaugment.py does, with the same kinds of
-TensorFlow operations: a condition an operation, channel by channel, `tf.where`, histograms of fixed
-width, and warps by tensorflow-addons of an image with a fourth channel. Its outputs equal the
+An independent implementation of google/automl efficientnetv2/autoaugment.py with the same kinds of
+TensorFlow operations: one condition per operation, channel by channel, `tf.where`, histograms of
+fixed width, and warps by tensorflow-addons of an image with a fourth channel. Its outputs equal the
 official ones in tests/golden (Sharpness on a processor with oneDNN's kernels). TensorFlow 2.15.
 """
 
@@ -11,9 +11,9 @@ import tensorflow_addons as tfa
 
 
 def randaugment(image, layers, arguments):
-    """The image after `layers` operations; each of the 16 has a condition, as officially.
+    """The image after `layers` operations; each of the 16 has a condition, as in the original.
 
-    `arguments` has the argument of each operation at the magnitude that is asked for.
+    `arguments` maps each operation to its argument at the selected magnitude.
     """
     operations = make_operations()
     for _ in range(layers):
@@ -32,7 +32,7 @@ def randaugment(image, layers, arguments):
 
 
 def make_operations():
-    """{name: (uint8 image, argument) -> image}, with what the official ones are made of."""
+    """{name: (uint8 image, argument) -> image}, built as in the official code."""
 
     def by_channel(function):
         return lambda image, _: tf.stack([function(image[..., c]) for c in range(3)], 2)

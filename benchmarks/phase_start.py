@@ -1,9 +1,9 @@
-"""What starting a training phase costs: tracing the step, the first step, and a later one.
+"""Time to start a training phase: tracing the step, the first step and a later step.
 
-The trainer's own step (`tpu_train.training.step`) on random images, one phase, one CPU device. Measured as
-the trainer runs it (TensorFlow's graph rewriting off on a CPU) and with the rewriting left on, each
-in fresh processes, in turns. Prints the table of docs/results/phase-start.md, in about four minutes
-on two cores:
+Runs the trainer's step (`tpu_train.training.step`) on random images, one phase on one CPU device:
+as trained (TensorFlow's graph rewriting is off on a CPU) and with rewriting on, alternating, each
+in a new process. Prints the table of docs/results/phase-start.md, in about four minutes on two
+cores:
 
     python benchmarks/phase_start.py
     python benchmarks/phase_start.py --model=efficientnetv2-s --image_size=64 --runs=1
@@ -27,8 +27,9 @@ LATER = (1, 5, 10)  # steps a host call
 
 
 def measure(model, batch_size, image_size, *, rewriting):
-    """Seconds of tracing, of the first step and of a later step (median of the calls' means), and
-    the processor's seconds of the first two.
+    """Seconds of tracing, of the first step and of a later step (median of the calls' means).
+
+    Also the processor seconds of the first two.
     """
     import numpy as np
     import tensorflow as tf
@@ -44,7 +45,7 @@ def measure(model, batch_size, image_size, *, rewriting):
 
     images = np.random.default_rng(0).integers(0, 256, (4 * batch_size, 32, 32, 3))
     source = from_arrays(
-        "noise", images.astype(np.uint8), np.arange(len(images)) % 10, [str(i) for i in range(10)]
+        "random", images.astype(np.uint8), np.arange(len(images)) % 10, [str(i) for i in range(10)]
     )
     recipe = dataclasses.replace(
         RECIPES["digits"],
@@ -60,11 +61,11 @@ def measure(model, batch_size, image_size, *, rewriting):
     strategy = make_strategy("cpu")
     network = model_factory.training_network(recipe, len(source.classes))
     with strategy.scope():
-        net, averaged = (
+        net, ema_net = (
             distributed_layers.training_clone(network),
             distributed_layers.training_clone(network),
         )
-        state = TrainState.create(net, averaged, recipe)
+        state = TrainState.create(net, ema_net, recipe)
     distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
     batches = iter(
         strategy.distribute_datasets_from_function(
@@ -126,7 +127,7 @@ def main(argv=None):
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument(
-        "--runs", type=int, default=3, help="fresh processes each; the median counts"
+        "--runs", type=int, default=3, help="processes per configuration; the median is printed"
     )
     parser.add_argument("--one", choices=["as trained", "rewriting on"], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)

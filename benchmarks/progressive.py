@@ -1,11 +1,11 @@
-"""Does progressive learning pay? CIFAR-10 from scratch: fixed, random and progressive image sizes.
+"""Progressive learning on CIFAR-10 from scratch: fixed, random and progressive image sizes.
 
-The shape of EfficientNetV2's Table 13 (arXiv 2104.00298, section 6.3), with the recipes
-`cifar10-fixed`, `cifar10-random`, `cifar10-progressive` (sizes grow, regularisation does not) and
-`cifar10-adaptive` (both grow), on 200 training images of each class. Evaluated every four epochs on
-a part of the test set, and in the end on all of it. Started again after it was cut it goes on, run
-by run and step by step. Writes the table and the picture of docs/results/progressive.md; three
-hours on one core:
+The setup of EfficientNetV2's Table 13 (arXiv 2104.00298, section 6.3), with the recipes
+`cifar10-fixed`, `cifar10-random`, `cifar10-progressive` (only the image size grows) and
+`cifar10-adaptive` (image size and regularisation grow), on 200 training images per class. Evaluates
+every four epochs on part of the test set, and finally on all of it. After an interruption the same
+command resumes. Writes the table and the plot of docs/results/progressive.md; takes three hours on
+one core:
 
     python benchmarks/progressive.py --data=cifar10 --out=progressive-out
     python benchmarks/progressive.py --out=progressive-out --report
@@ -40,13 +40,13 @@ def main():
     """Trains what is missing, then reports."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="folder of CIFAR-10's TFRecord shards")
-    parser.add_argument("--out", required=True, help="a folder for the runs")
+    parser.add_argument("--out", required=True, help="folder for the runs")
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--test_images", type=int, default=2_000, help="for the curves")
+    parser.add_argument("--test_images", type=int, default=2_000, help="test images for the curves")
     parser.add_argument("--picture", default="docs/images/progressive.png")
     parser.add_argument("--curves", default="docs/results/progressive.csv")
-    parser.add_argument("--report", action="store_true", help="of the runs that are there")
+    parser.add_argument("--report", action="store_true", help="only report the finished runs")
     options = parser.parse_args()
     out = pathlib.Path(options.out)
     if not options.report:
@@ -102,8 +102,8 @@ def _images(folder):
 
     sources = []
     for source, most in zip(open_data(folder, holdout=0.1, seed=0), (IMAGES_A_CLASS, None)):
-        own = [np.flatnonzero(source.labels == c)[:most] for c in range(len(source.classes))]
-        take = np.sort(np.concatenate(own))
+        by_class = [np.flatnonzero(source.labels == c)[:most] for c in range(len(source.classes))]
+        take = np.sort(np.concatenate(by_class))
         pixels = []
         for i in take:  # decoded once: 32 pixels a side, 30 MB
             stored = source.read(i)
@@ -116,7 +116,7 @@ def _images(folder):
 
 
 def _curve(workdir):
-    """[(training seconds, accuracy of the averaged weights in %), ...] of a run, by step."""
+    """[(training seconds, accuracy of the EMA weights in %), ...] of a run, by step."""
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     by_step = {r["step"]: r for r in records if "evaluation_accuracy_ema" in r}
     return [
@@ -125,7 +125,7 @@ def _curve(workdir):
 
 
 def report(out, picture, curves_path):
-    """Prints the table, draws the curves, and writes them down."""
+    """Prints the table, plots the curves and writes them as CSV."""
     runs, tests = {}, {}  # {arm: {seed: curve}}, {arm: [accuracy in %, ...]}
     for workdir in sorted(out.glob("*-?")):
         if (workdir / "test.json").exists():
@@ -134,7 +134,7 @@ def report(out, picture, curves_path):
             accuracy = json.loads((workdir / "test.json").read_text())["accuracy"]
             tests.setdefault(arm, []).append(100 * accuracy)
     if "fixed" not in runs:
-        print("no run of the fixed size is done yet")
+        print("no run with the fixed size has finished yet")
         return
     runs = {arm: runs[arm] for arm in ARMS if arm in runs}
     with open(curves_path, "w") as file:
@@ -164,7 +164,7 @@ def report(out, picture, curves_path):
 
 
 def _time_to(curve, accuracy):
-    """Seconds until a curve first has that accuracy, or None."""
+    """Seconds until a curve first reaches the accuracy, or None."""
     return next((t for t, a in curve if a >= accuracy), None)
 
 
@@ -184,8 +184,8 @@ def _draw(runs, picture):
                 alpha=0.8,
                 label=TITLES[arm] if i == 0 else None,
             )
-    axes.set_xlabel("training time, of the fixed size's run of that seed")
-    axes.set_ylabel("accuracy of the averaged weights, %")
+    axes.set_xlabel("training time, relative to the fixed size with the same seed")
+    axes.set_ylabel("accuracy of the EMA weights, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(picture, dpi=120)

@@ -1,13 +1,12 @@
-"""What starting costs: importing the package, and building each variant beside keras.applications'
-builder.
+"""Time to import the package, and to build each variant compared with keras.applications.
 
-Imports are timed in fresh processes, `import keras` and `import keras_effnet` in turns. Builds are
-timed in one process, ours and theirs in turns (the order changes every round), random weights,
-1000 classes; what is compared is medians of processor time, which other programs on the machine
-disturb less than the wall clock. Targets: the package costs at most 0.1 s more than Keras alone
-and imports no TensorFlow; no variant takes longer than keras.applications' builder takes for it, XL
-no longer than V2-L's times 100 / 79 blocks. Prints the tables of docs/results/start-up.md, in about
-ten minutes on two cores:
+Imports are timed in new processes, alternating between the statements. Builds are timed in one
+process, alternating between our builder and theirs (the order changes every round), with random
+weights and 1000 classes. The medians of processor time are compared, which other programs affect
+less than wall-clock time. Targets: the package adds at most 0.1 s to Keras and does not import
+TensorFlow; no variant takes longer than with keras.applications; XL takes no longer than their V2-L
+multiplied by 100 / 79 blocks. Prints the tables of docs/results/start-up.md, in about ten minutes
+on two cores:
 
     python benchmarks/start_up.py
     python benchmarks/start_up.py --models efficientnet-b0 efficientnetv2-s --rounds=9
@@ -34,7 +33,7 @@ SHARED = {
 }
 XL, ITS_REFERENCE = "efficientnetv2-xl", "efficientnetv2-l"
 
-_IMPORTS = {  # what is done before, and what is timed
+_IMPORTS = {  # statement: (untimed setup, timed code)
     "import keras": ("", "import keras"),
     "import keras_effnet, keras": ("", "import keras_effnet, keras"),
     "import keras_effnet": ("", "import keras_effnet"),
@@ -51,8 +50,8 @@ print(*seconds, "tensorflow" in sys.modules, "keras" in sys.modules)
 
 
 def time_imports(rounds):
-    """{statement: (median wall seconds, median processor seconds, TensorFlow loaded, Keras
-    loaded)}, in turns.
+    """{statement: (median wall seconds, median processor seconds, whether TensorFlow is loaded,
+    whether Keras is loaded)}, alternating.
     """
     times = {statement: [] for statement in _IMPORTS}
     for _ in range(rounds + 1):  # the first fills the disk cache and is not counted
@@ -77,8 +76,8 @@ def time_imports(rounds):
 
 
 def time_builds(builders, rounds):
-    """{name: (median processor seconds, median wall seconds)} of functions that build a model, in
-    turns.
+    """{name: (median processor seconds, median wall seconds)} of functions that build a model,
+    alternating.
     """
     import keras
 
@@ -129,7 +128,7 @@ def _print_imports(rounds):
 
 
 def _print_builds(names, rounds):
-    print("| variant | blocks | ours, s | theirs, s | ours / theirs | the same by wall clock |")
+    print("| variant | blocks | ours, s | theirs, s | ours / theirs | ratio by wall clock |")
     print("|---|---|---|---|---|---|")
     for name in names:
         if name in SHARED or name == XL:
@@ -148,10 +147,8 @@ def main(argv=None):
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(keras_effnet.VARIANTS))
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="builds of each, after one for nothing"
-    )
-    parser.add_argument("--imports", type=int, default=9, help="processes a statement; 0 for none")
+    parser.add_argument("--rounds", type=int, default=5, help="builds of each, after one warm-up")
+    parser.add_argument("--imports", type=int, default=9, help="processes per statement; 0: skip")
     options = parser.parse_args(argv)
     if options.imports:
         _print_imports(options.imports)

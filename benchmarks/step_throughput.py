@@ -1,18 +1,17 @@
-"""Training steps a second on a CPU: the trainer's, keras.applications' under `fit`, timm's.
+"""Training throughput on a CPU: the trainer's step, keras.applications under `fit`, and timm.
 
-Every contender is a process of its own on the same cores, with the same network, batch, precision
-(float32) and number of threads, fed one batch over and over from memory. They take turns of a few
-steps, so that other programs on the machine slow all of them alike; the first turns are not
-counted. Prints the tables of docs/results/step-throughput.md, in about ten minutes on two cores:
+Every contender is a separate process on the same cores, with the same network, batch, precision
+(float32) and number of threads, and reads one batch repeatedly from memory. They take turns of a
+few steps, so that other programs slow all of them alike; the first turns are not counted. Prints
+the tables of docs/results/step-throughput.md, in about ten minutes on two cores:
 
     python benchmarks/step_throughput.py
     python benchmarks/step_throughput.py --models efficientnet-b0 --contenders ours keras --rounds=5
 
-All train with RMSProp, label smoothing, dropout and stochastic depth. Ours does what the trainer
-does: also L2, averages of all weights and statistics, the gradient's norm and the count of
-correct answers. Keras's `fit` runs with and without its averages (of trained weights), and without
-metrics. timm's step is its train.py's, with its RMSpropTF and the averages that it has there; its
-images are normalised already.
+All train with RMSProp, label smoothing, dropout and stochastic depth. Ours is the trainer's step,
+with L2, EMA of all weights and statistics, the gradient norm and the accuracy. Keras's `fit` runs
+with and without its EMA (of trainable weights), and without metrics. timm's step is that of its
+train.py, with its RMSpropTF and EMA; its images are already normalized.
 """
 
 import argparse
@@ -73,8 +72,8 @@ def ours(model, batch_size, steps, threads, turn):
         net = distributed_layers.training_clone(
             network, batch_norm_group_size=recipe.batch_norm_group_size
         )
-        averaged = distributed_layers.training_clone(network)
-        state = TrainState.create(net, averaged, recipe)
+        ema_net = distributed_layers.training_clone(network)
+        state = TrainState.create(net, ema_net, recipe)
     distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
     images, labels = random_batch(batch_size)
     batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
@@ -173,9 +172,7 @@ ONEDNN = {
 
 
 def serve(options):
-    """Runs one contender; does a turn for every line that comes in, and answers with its seconds:
-    of the clock, and of the processors.
-    """
+    """Runs one contender: one turn per input line; prints its wall-clock and processor seconds."""
     os.sched_setaffinity(0, options.cores)  # before anything counts the cores
     began = None
 
@@ -194,7 +191,7 @@ def serve(options):
 
 
 def compare(model, options):
-    """{contender: [(seconds, processor seconds) of a step, ...]}, one a round."""
+    """{contender: [(seconds, processor seconds) per step, ...]}, one entry per round."""
     flags = [f"--batch_size={options.batch_size}", f"--steps={options.steps}"]
     flags += ["--models", model, "--cores", *map(str, options.cores)]
     environment = {
@@ -231,18 +228,18 @@ def compare(model, options):
 def table(model, times, batch_size):
     """The Markdown table of one network."""
     first = next(iter(times))
-    own = [batch_size / wall for wall, _ in times[first]]
+    reference = [batch_size / wall for wall, _ in times[first]]
     lines = [
         f"| {model} | images/s | lowest to highest | {first} / this | in the same rounds "
-        "| processor s a step |",
+        "| processor s per step |",
         "|---|---|---|---|---|---|",
     ]
     for name, steps in times.items():
         speeds = [batch_size / wall for wall, _ in steps]
-        ratios = sorted(mine / its for mine, its in zip(own, speeds))
+        ratios = sorted(mine / its for mine, its in zip(reference, speeds))
         lines.append(
             f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} to {max(speeds):.1f} "
-            f"| {statistics.median(own) / statistics.median(speeds):.2f} "
+            f"| {statistics.median(reference) / statistics.median(speeds):.2f} "
             f"| {ratios[0]:.2f} to {ratios[-1]:.2f} "
             f"| {statistics.median(cpu for _, cpu in steps):.2f} |"
         )
@@ -250,13 +247,13 @@ def table(model, times, batch_size):
 
 
 def main(argv=None):
-    """Prints a table a network, or with --one serves as a contender."""
+    """Prints one table per network; with --one, runs as a contender."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(KERAS), choices=list(KERAS))
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=15, help="that count")
-    parser.add_argument("--steps", type=int, default=3, help="of a contender's turn")
+    parser.add_argument("--rounds", type=int, default=15, help="counted rounds")
+    parser.add_argument("--steps", type=int, default=3, help="steps per turn")
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--one", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)

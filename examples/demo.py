@@ -11,12 +11,12 @@ import pathlib
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the command lines set it
 
 import numpy as np
 
 from keras_effnet.arguments import ArgumentParser
+from keras_effnet.native_logs import filter_native_logs
 
 CALIBRATION_IMAGES = 256
 PREVIEW_IMAGES = 12
@@ -24,6 +24,8 @@ PREVIEW_IMAGES = 12
 
 def main(argv=None):
     """Runs the demo; returns the exit status."""
+    if argv is None:  # run as a program
+        filter_native_logs()
     parser = ArgumentParser(prog="demo", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", default="digits", help="digits, a folder of class folders, or .npz"

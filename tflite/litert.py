@@ -184,7 +184,9 @@ def native_log_hidden():
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
-            yield
+            # Python's stream may write to another descriptor (keras_effnet.native_logs).
+            with os.fdopen(os.dup(2), "w") as text, contextlib.redirect_stderr(text):
+                yield
         except BaseException:
             log.seek(0)
             os.write(stderr, log.read())

@@ -1,8 +1,8 @@
-"""Makes docs/images/scaling.png and docs/images/pareto.png out of the package's own tables.
+"""Plots docs/images/scaling.png and docs/images/pareto.png from the package's tables.
 
-scaling.png: parameters and multiply-adds against phi, the compound scaling rule as a line and the
-published B0 to B8 as points. pareto.png: published top-1 (ImageNet-1k alone) against parameters and
-multiply-adds for V1, V2 and Lite. Takes two seconds, trains and builds nothing:
+scaling.png: parameters and multiply-adds against phi, with the compound scaling rule as a line and
+the published B0 to B8 as points. pareto.png: published top-1 (ImageNet-1k only) against parameters
+and multiply-adds for V1, V2 and Lite. Takes two seconds; builds and trains nothing:
 
     python tools/family_plots.py
 """
@@ -37,13 +37,13 @@ STYLE = {
     "axes.axisbelow": True,
     "figure.facecolor": "white",
 }
-# Readable also where red and green look alike, and in grey.
+# Distinguishable with colour blindness and in grey.
 _FAMILIES = {  # family: legend, colour, marker
     "v1": ("EfficientNet", "#0072b2", "o"),
     "lite": ("EfficientNet-Lite", "#7f7f7f", "s"),
     "v2": ("EfficientNetV2", "#d55e00", "D"),
 }
-# Where a label stands from its point, in points: (right, up). Named ones are where lines cross.
+# Offset of a label from its point, in points: (right, up). Single networks are where lines cross.
 _ABOVE, _LEFT, _RIGHT, _UP_LEFT, _DOWN_RIGHT = (0, 6), (-8, 0), (8, 0), (-5, 4), (5, -5)
 _LABELS = {
     "parameters": {
@@ -75,7 +75,7 @@ _LABELS = {
 
 
 def plot_scaling():
-    """A figure: parameters and multiply-adds against phi, the rule as a line, the published
+    """Figure of parameters and multiply-adds against phi: the rule as a line, the published
     networks as points.
     """
     members = family("efficientnet-b0")
@@ -125,7 +125,7 @@ def plot_scaling():
 
 
 def plot_pareto():
-    """A figure: published top-1 against parameters and multiply-adds, one line a family."""
+    """Figure of published top-1 against parameters and multiply-adds, one line per family."""
     panels = (("parameters", 1e6, "parameters, millions"), ("macs", 1e9, "multiply-adds, billions"))
     figure, axes = plt.subplots(1, 2, figsize=(10, 5.8), sharey=True)
     for axis, (what, unit, title) in zip(axes, panels):
@@ -178,17 +178,17 @@ def _plain_ticks(axis, values):
 
 
 def main(argv=None):
-    """Writes both pictures."""
+    """Writes both plots."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     docs = pathlib.Path(__file__).resolve().parents[1] / "docs"
-    parser.add_argument("--out", type=pathlib.Path, default=docs / "images", help="a folder")
+    parser.add_argument("--out", type=pathlib.Path, default=docs / "images", help="output folder")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
         for name, plot in (("scaling", plot_scaling), ("pareto", plot_pareto)):
             figure = plot()
             path = options.out / f"{name}.png"
-            figure.savefig(path, dpi=160, metadata={"Software": None})  # the same bytes every time
+            figure.savefig(path, dpi=160, metadata={"Software": None})  # reproducible bytes
             plt.close(figure)
             print(path)
 

@@ -1,8 +1,7 @@
-"""Files as other projects write them, with random weights: what conversions are tried on where the
-released files cannot be had.
+"""Files in other projects' formats with random weights, to test conversions without the releases.
 
-Weights are random but tame: every batch norm first measures an image and is then disturbed, so that
-answers are of order one at every depth and depend on every weight.
+The weights are random but well scaled: every batch norm first measures images and is then
+perturbed, so that activations are of order one at every depth and depend on every weight.
 """
 
 import importlib.util
@@ -34,8 +33,8 @@ def import_torch_projects():
             torch.ops.load_library(str(library))
     except OSError:
         # Their shapes are registered on import, and that takes operators of the same names.
-        said = (folder / "_meta_registrations.py").read_text(encoding="utf-8")
-        names = set(re.findall(r'\("(?:torchvision::)?([a-z]\w*)"\)', said))
+        source = (folder / "_meta_registrations.py").read_text(encoding="utf-8")
+        names = set(re.findall(r'\("(?:torchvision::)?([a-z]\w*)"\)', source))
         for name in sorted(name for name in names if not hasattr(torch.ops.torchvision, name)):
             _DECLARED.append(torch.library.Library("torchvision", "FRAGMENT"))
             _DECLARED[-1].define(f"{name}(Tensor ignored) -> Tensor")

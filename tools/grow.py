@@ -1,17 +1,18 @@
-"""A trained network made wider and deeper without a change of its answers: B1 to B3 out of a B0.
+"""Makes a trained network wider and deeper without changing its outputs: B1 to B3 from a B0.
 
-Net2Net (Chen et al. 2015, arXiv 1511.05641), for networks that nobody has the hours to train from
-scratch. Stage by stage beside each other, the two variants' plans say what is added:
+Net2Net (Chen et al. 2015, arXiv 1511.05641), for networks that would take too long to train from
+scratch. Comparing the two variants' plans stage by stage gives what is added:
 
-- a channel more is a copy of one of the old channels, drawn by the seed, and whoever reads it
-  divides its kernel by the number of copies. A little noise on the copies' kernels lets them part
-  in training;
-- a block more begins as the identity: the scale and shift of its last batch norm are 0. The rest is
-  a copy of the block before it, or random where that one is its stage's first and has other shapes.
+- An additional channel is a copy of an existing one, selected by the seed; every layer that reads
+  it divides its kernel by the number of copies. A little noise on the copies' kernels lets them
+  diverge in training.
+- An additional block starts as the identity: the scale and shift of its last batch norm are 0. Its
+  other weights are copied from the block before it, or random if that is the first of its stage and
+  has other shapes.
 
-The script compares both networks' logits before the noise and writes the noisy one, which is then
-trained for an epoch or less, with the classifier that it has, and without RandAugment if its
-weights do not know it: so little time is too short to learn that, too:
+The script compares the logits of both networks before the noise and writes the noisy one, which is
+then trained for an epoch or less, with its existing classifier, and without RandAugment unless it
+was trained with it, because the time is too short to learn it:
 
     python tools/grow.py --from=small.keras --model=efficientnet-b3 --out=grown.keras
     effnet-train --recipe=photos --model=efficientnet-b3 --weights=grown.keras \
@@ -21,8 +22,8 @@ weights do not know it: so little time is too short to learn that, too:
         --drop_path_last=0 --batch_size=64 --learning_rate=0.001 --warmup_epochs=0.1 \
         --ema_decay=0.995 --epochs=1 --workdir=b3
 
-`--from` is a `.keras` file of a whole network of either family, keras.applications' or ours, and
-tells its variant by its layers.
+`--from` is a `.keras` file of a complete network of either family, from keras.applications or from
+this package. Its variant is recognized by its layers.
 """
 
 import argparse
@@ -36,44 +37,48 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by about 1e-6
-_TELLING = ("stem_conv", "top_conv", "_project_conv", "_se_reduce")  # their filters are a variant's
+_TELLING = (
+    "stem_conv",
+    "top_conv",
+    "_project_conv",
+    "_se_reduce",
+)  # their filters identify a variant
 
 
 def grow(stored, small, large, fresh, *, seed=0, noise=0.0):
-    """{layer name: arrays} for the plan `large` that answer as `stored`, a trained network's of the
-    plan `small`.
+    """{layer name: arrays} for the plan `large`, with the same outputs as `stored` for `small`.
 
-    `fresh` are the large network's random weights, for the blocks that have nothing to copy.
-    `noise` is the deviation of the copies' kernels, as a share of the kernel's own; with any, the
-    answers change a little. Raises ``ValueError`` where `large` is not `small` with more channels
-    and more blocks.
+    `stored` are a trained network's arrays of the plan `small`; `fresh` are the large network's
+    random weights, for blocks that have nothing to copy. `noise` is the standard deviation of the
+    noise on copied kernels, relative to the kernel's; it changes the outputs a little. Raises
+    ``ValueError`` if `large` is not `small` with more channels and more blocks.
     """
     _check_alike(small, large)
     grown = dict(fresh)
-    walk = _Walk(stored, grown, large.depthwise_name, np.random.default_rng(seed), noise)
-    stream = walk.conv_bn("stem", "stem", np.arange(3), large.stem_filters)
+    grower = _Grower(stored, grown, large.depthwise_name, np.random.default_rng(seed), noise)
+    stream = grower.conv_bn("stem", "stem", np.arange(3), large.stem_filters)
     for old_stage, new_stage in zip(_stages(small), _stages(large)):
-        out = walk.wider(old_stage[0].out_filters, new_stage[0].out_filters)
+        out = grower.wider(old_stage[0].out_filters, new_stage[0].out_filters)
         for old, new in itertools.zip_longest(old_stage, new_stage):
             if old is not None:
-                walk.block(old, new, stream, out)
+                grower.block(old, new, stream, out)
             else:
                 if old_stage[-1].residual:  # else it has other shapes, and nothing to copy
-                    walk.block(old_stage[-1], new, stream, out)
+                    grower.block(old_stage[-1], new, stream, out)
                 gamma, beta, *statistics = grown[f"{new.name}_project_bn"]
                 grown[f"{new.name}_project_bn"] = [0 * gamma, 0 * beta, *statistics]
             stream = out
-    head = walk.conv_bn("top", "top", stream, large.head_filters)
+    head = grower.conv_bn("top", "top", stream, large.head_filters)
     kernel, bias = stored["predictions"]
     grown["predictions"] = [kernel[head] / _copies(head)[:, None], bias]
     return grown
 
 
-class _Walk:
-    """Puts the small network's layers into `grown`, as the large network has them.
+class _Grower:
+    """Copies the small network's layers into `grown`, in the large network's shapes.
 
-    A space of channels is an array that says of each which of the small network's channels it is a
-    copy of. The first ones are the small network's own, in order.
+    A channel space is an array: for each channel, the small network's channel it is a copy of. It
+    starts with the small network's channels, in order.
     """
 
     def __init__(self, stored, grown, depthwise_name, rng, noise):
@@ -81,7 +86,7 @@ class _Walk:
         self.rng, self.noise = rng, noise
 
     def wider(self, old, new):
-        """A space of `new` channels made of `old` ones."""
+        """A space of `new` channels that copy `old` ones."""
         if new < old:
             raise ValueError(f"{old} channels cannot become {new}: a network can only grow")
         more = self.rng.choice(old, new - old, replace=new - old > old)
@@ -122,7 +127,7 @@ class _Walk:
         self.batch_norm(f"{old.name}_project_bn", f"{new.name}_project_bn", out)
 
     def parted(self, kernel, space, axis):
-        """The kernel with noise on the channels that are copies: alike, they would learn alike."""
+        """The kernel with noise on the copied channels, which would otherwise train identically."""
         copies = np.arange(len(space)) > space.max()
         noise = self.rng.standard_normal(kernel.shape, dtype="float32")
         noise *= np.float32(self.noise) * kernel.std()
@@ -130,12 +135,12 @@ class _Walk:
 
 
 def _copies(space):
-    """Of each channel of a space: how many there are of the channel that it is a copy of."""
+    """For each channel of a space, the number of copies of its original channel."""
     return np.bincount(space)[space].astype("float32")
 
 
 def _stages(plan):
-    """A plan's blocks in lists, one a stage."""
+    """A plan's blocks, one list per stage."""
     by_stage = itertools.groupby(plan.blocks, lambda b: re.match(r"block\d+", b.name)[0])
     return [list(blocks) for _, blocks in by_stage]
 
@@ -164,7 +169,7 @@ def _check_alike(small, large):
 
 
 def find_plan(stored):
-    """The plan of the variant that {layer name: arrays} are of; raises ``ValueError`` for none."""
+    """The plan of the variant that has these {layer name: arrays}; ``ValueError`` if none has."""
     from keras_effnet import list_models, plan
 
     filters = {name: arrays[0].shape[-1] for name, arrays in stored.items()}
@@ -176,12 +181,12 @@ def find_plan(stored):
                 wanted[f"{b.name}_se_reduce"] = b.se_filters
         if wanted == {n: f for n, f in filters.items() if n.endswith(_TELLING)}:
             return candidate
-    raise ValueError("no variant has its layers: a whole network of B0's kind is expected")
+    raise ValueError("no variant has these layers; give a complete EfficientNet V1 or V2 model")
 
 
 def difference(one, other, image_size):
-    """The largest difference of two networks' answers to eight images, as a share of the largest
-    answer.
+    """The largest difference of two networks' outputs for eight images, relative to the largest
+    output.
     """
     images = np.random.default_rng(0).uniform(0, 255, (8, image_size, image_size, 3))
     mine, others = (np.asarray(m(images.astype("float32"), training=False)) for m in (one, other))
@@ -192,10 +197,12 @@ def main(argv=None):
     """Grows, checks and writes a network."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--from", dest="source", required=True, help="a trained .keras file")
-    parser.add_argument("--model", required=True, help="the variant to be, e.g. efficientnet-b3")
-    parser.add_argument("--out", required=True, help="a .keras file to write: it ends in logits")
+    parser.add_argument("--model", required=True, help="variant to grow to, e.g. efficientnet-b3")
+    parser.add_argument("--out", required=True, help=".keras file to write; it outputs logits")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", type=float, default=0.05, help="share of a kernel's deviation")
+    parser.add_argument(
+        "--noise", type=float, default=0.05, help="relative to a kernel's standard deviation"
+    )
     options = parser.parse_args(argv)
 
     import keras
@@ -222,8 +229,8 @@ def main(argv=None):
         print(f"{small.name} -> {large.name}, noise {noise}: logits differ by {off:.1e}")
         if not noise and off > TOLERANCE:
             raise SystemExit(
-                f"{off:.1e} is more than {TOLERANCE}: is {options.source} one of {small.name}'s "
-                "normalisation and epsilon?"
+                f"{off:.1e} is more than {TOLERANCE}: does {options.source} have {small.name}'s "
+                "normalization and epsilon?"
             )
     network.save(options.out)
 

@@ -1,16 +1,16 @@
-"""The parity table: every source and variant, converted and held against the source's own network.
+"""Parity table: every source and variant, converted and compared with the source's network.
 
-Networks get random, disturbed weights (tools/foreign.py), are saved as their projects save
-them, converted by ``keras_effnet.porting.port``, and both networks see the same images:
+Networks get random, perturbed weights (tools/foreign.py), are saved in their project's format and
+converted by ``keras_effnet.porting.port``. Both networks then run on the same images:
 
-- keras.applications, timm, torchvision: the largest difference after every block, as a share of the
-  largest value there, and that of the logits.
-- qubvel, leondgarse: their files are written from a network of ours, in their names; what is
-  compared is the answers before and after.
-- TensorFlow: checkpoints are written in the official names, with averages, slots and steps; what is
-  compared is every weight, after the way into the model.
+- keras.applications, timm, torchvision: the largest difference after every block, relative to the
+  largest value there, and the difference of the logits.
+- qubvel, leondgarse: the files are written from one of our networks, in their names; the outputs
+  before and after are compared.
+- TensorFlow: checkpoints are written in the official names, with EMA weights, slots and steps;
+  every weight of the converted model is compared.
 
-Writes docs/results/parity.md, after every row; about 45 minutes on two cores, and 14 GB for L2:
+Writes docs/results/parity.md after every row. Takes 45 minutes on two cores, and 14 GB for L2:
 
     python tools/parity.py --out=docs/results/parity.md
     python tools/parity.py --only='timm:*lite*'
@@ -45,13 +45,13 @@ sys.path.insert(0, str(ROOT))
 from tools import foreign  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden" / "tf_checkpoint_variables.txt"
-# timm defines more networks without weights; these it has weights for.
+# timm has weights for these networks; it defines more.
 _NATIVE = (*(f"efficientnet_b{i}" for i in range(6)), "efficientnet_lite0")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     source: str
     name: str  # the source's
@@ -60,20 +60,20 @@ class Row:
     total: int
     blocks: float  # the largest relative difference at any place; NaN where only one is compared
     place: str
-    answer: float  # of the logits, the probabilities or the weights
+    output: float  # of the logits, the probabilities or the weights
     seconds: float
 
 
 def cases():
-    """[(source, its name of a network)], small networks first."""
-    found = []
+    """[(source, the source's network name)], small networks first."""
+    sized = []
     for source, row in SOURCES.items():
         for name, variant in row.variants.items():
             native = source == "timm" and not name.startswith("tf_")
             if native and name not in _NATIVE:
                 continue
-            found.append((cost(variant.name).parameters, source, name))
-    return [(source, name) for _, source, name in sorted(found, key=lambda case: case[0])]
+            sized.append((cost(variant.name).parameters, source, name))
+    return [(source, name) for _, source, name in sorted(sized, key=lambda case: case[0])]
 
 
 def measure(source, name, *, image_size=64):
@@ -116,7 +116,7 @@ def _of_legacy(source, name, image_size, folder):
     after, report = port(path, name, source=source, image_size=image_size)
     images = foreign.random_images(image_size)
     want, have = (np.array(model(images)) for model in (before, after))
-    return replace(_row(report, source, name), answer=_relative(have, want))
+    return replace(_row(report, source, name), output=_relative(have, want))
 
 
 def _of_checkpoint(source, name, image_size, folder):
@@ -127,7 +127,7 @@ def _of_checkpoint(source, name, image_size, folder):
     model, report = port(prefix, name, source=source, image_size=image_size)
     have = [w for p in parts(resolved, NAMES) for w in model.get_layer(p.layer).get_weights()]
     worst = max(_relative(a, values[v]) for a, v in zip(have, _variables(resolved)))
-    return replace(_row(report, source, name), answer=worst)
+    return replace(_row(report, source, name), output=worst)
 
 
 _MEASURES = {
@@ -177,21 +177,21 @@ def _row(report, source, name):
         total=report.total,
         blocks=worst.relative if worst else float("nan"),
         place=worst.place if worst else "",
-        answer=logits[0] if logits else float("nan"),
+        output=logits[0] if logits else float("nan"),
         seconds=0.0,
     )
 
 
-_COMPARED = {  # what "answer" is, and how the file was made
+_COMPARED = {  # which output is compared, and how the file was written
     "keras-applications": "logits. Files: legacy `.h5` of its layout",
-    "qubvel": "probabilities before and after. Files: whole `.h5` models, names by our own table",
-    "leondgarse": "probabilities before and after. Files: `.h5`, names by our own table",
+    "qubvel": "probabilities before and after. Files: whole `.h5` models, names by our table",
+    "leondgarse": "probabilities before and after. Files: `.h5`, names by our table",
     "tensorflow": (
-        "weights. Checkpoints: the official lists of variables for efficientnet-b0, b2,\n"
+        "weights. Checkpoints: the official variables of efficientnet-b0, b2,\n"
         "efficientnetv2-b0, s, xl (tests/golden); the others by the same scheme"
     ),
-    "timm": "logits. Files: its own networks' state dicts as `.safetensors`",
-    "torchvision": "logits. Files: its own networks' state dicts as `.safetensors`",
+    "timm": "logits. Files: state dicts of the source's networks as `.safetensors`",
+    "torchvision": "logits. Files: state dicts of the source's networks as `.safetensors`",
 }
 
 
@@ -200,10 +200,10 @@ def table(rows, image_size):
     lines = [
         "# Parity with the sources",
         "",
-        "What `keras_effnet.porting` makes of every source's files, held against the source's own",
-        "network: the largest difference after any block as a share of the largest value there,",
-        f"and that of the answer, for two random images of {image_size} px. All weights are random",
-        "and disturbed, also the batch norms' statistics.",
+        "Every source's files, converted by `keras_effnet.porting` and compared with the source's",
+        "network: the largest difference after any block, relative to the largest value there, and",
+        f"the difference of the output, for two random images of {image_size} px. All weights are",
+        "random and perturbed, including the batch-norm statistics.",
         "",
         *_provenance(image_size),
         "",
@@ -212,21 +212,22 @@ def table(rows, image_size):
         mine = [row for row in rows if row.source == source]
         if not mine:
             continue
-        worst = max(row.answer for row in mine)
+        worst = max(row.output for row in mine)
         lines += [
             f"## {source}",
             "",
-            f"Largest difference of the answers: **{worst:.1e}**.",
-            f"Answers: {_COMPARED[source]}.",
+            f"Largest difference of the outputs: **{worst:.1e}**.",
+            f"Compared: {_COMPARED[source]}.",
             "",
-            "| network there | here | weights mapped | after any block | where | answer |",
+            "| network in the source | variant | arrays mapped "
+            "| after any block | block | output |",
             "|---|---|---|---|---|---|",
         ]
         for row in sorted(mine, key=lambda r: list(SOURCES[source].variants).index(r.name)):
             blocks = "-" if np.isnan(row.blocks) else f"{row.blocks:.1e}"
             lines.append(
                 f"| {row.name} | {row.variant} | {row.mapped} of {row.total} | {blocks} | "
-                f"{row.place or '-'} | {row.answer:.1e} |"
+                f"{row.place or '-'} | {row.output:.1e} |"
             )
         lines.append("")
     return "\n".join(lines)
@@ -248,11 +249,11 @@ def _provenance(image_size):
 
 
 def main(argv=None):
-    """Measures every case and writes the page; returns the exit status."""
+    """Measures every case and writes the table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", help="the page to write; default: the terminal")
+    parser.add_argument("--out", help="Markdown file to write (default: stdout)")
     parser.add_argument("--only", default="*", help="shell pattern of source:network")
-    parser.add_argument("--image-size", type=int, default=64, help="pixels a side")
+    parser.add_argument("--image-size", type=int, default=64, help="image side in pixels")
     options = parser.parse_args(argv)
     import keras
 
@@ -263,7 +264,7 @@ def main(argv=None):
         r = rows[-1]
         print(
             f"{i}/{len(chosen)} {source}:{name} {r.mapped}/{r.total} weights, blocks "
-            f"{r.blocks:.1e} {r.place}, answer {r.answer:.1e}, {r.seconds:.0f} s",
+            f"{r.blocks:.1e} {r.place}, output {r.output:.1e}, {r.seconds:.0f} s",
             flush=True,
         )
         keras.backend.clear_session()

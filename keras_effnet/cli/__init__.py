@@ -4,6 +4,7 @@ import sys
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.cli import cost, explain, port, predict, tables
+from keras_effnet.native_logs import filter_native_logs
 
 # command -> (what it is for, its arguments, what it does)
 _COMMANDS = {
@@ -44,6 +45,8 @@ _COMMANDS = {
 
 def main(argv=None):
     """Runs one command; returns the exit status."""
+    if argv is None:  # run as a program
+        filter_native_logs()
     parser = ArgumentParser(
         prog="effnet",
         description="EfficientNet V1, V2 and Lite: what there is, and what it is made of.",

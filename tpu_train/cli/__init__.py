@@ -9,17 +9,22 @@ import os
 import sys
 from collections.abc import Sequence
 
+from keras_effnet.native_logs import filter_native_logs
+
 COMMANDS = ("prepare", "preview", "plan", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command named by the first argument; returns the exit status."""
+    if argv is None:  # run as a program
+        filter_native_logs()
     # TensorFlow reads it when it is imported. Its default on x86 is oneDNN only for processors
     # with AVX-512 VNNI; on others a training step is almost three times faster with it
     # (docs/results/step-throughput.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
+    # Imported when needed: each command imports only its own flags.
     if command == "prepare":
         from tpu_train.cli.prepare import main as run
     elif command == "preview":

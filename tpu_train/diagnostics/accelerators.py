@@ -70,7 +70,7 @@ def check_gpu(env: Environment) -> Iterator[Finding]:
                 PROBLEM,
                 "gpu",
                 "--device=gpu, but no NVIDIA GPU was found",
-                why="nvidia-smi lists none, and /dev/nvidia0 does not exist: the driver is "
+                why="nvidia-smi reports none, and /dev/nvidia0 does not exist: the driver is "
                 "missing, or the container was started without GPUs",
                 fix="docker run --gpus=all ...\n# on Colab: Runtime > Change runtime type > GPU",
             )
@@ -192,7 +192,7 @@ def _local_tpu(env, sign):
             NOTE,
             "tpu",
             f"tensorflow-tpu {build.version} ({sign})",
-            why=f"Keras lists {known_issues.TPU_VERSION} as the last version that supports TPUs "
+            why=f"Keras names {known_issues.TPU_VERSION} as the last version that supports TPUs "
             "(requirements-tensorflow-tpu.txt), and the instructions for 2.18 stopped working in "
             f"June 2025 ({known_issues.TPU_RECIPE_2_18}). If no TPU is found:",
             fix=install_tpu_build(env),

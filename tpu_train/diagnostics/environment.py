@@ -141,7 +141,7 @@ def cluster(tf_config: str) -> tuple[list[str], str]:
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f"TF_CONFIG: {address!r} is not an address like 10.0.0.1:2222")
         if addresses.count(address) > 1:
-            raise ValueError(f"TF_CONFIG lists {address} twice; addresses must be unique")
+            raise ValueError(f"TF_CONFIG contains {address} twice; addresses must be unique")
     task = config.get("task")
     if not isinstance(task, dict):
         raise ValueError("TF_CONFIG has no task, which says which worker this is")
@@ -256,7 +256,8 @@ def _import(workdir):
             text=True,
             errors="replace",
             timeout=IMPORT_TIMEOUT,
-            env={**os.environ, "KERAS_BACKEND": "tensorflow"},  # others have a separate check
+            # Another Keras backend has a separate check; a check reads the native log.
+            env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "0"},
         )
     except subprocess.TimeoutExpired:
         return Imported(

@@ -12,7 +12,7 @@ GIB = 2**30
 class Finding:
     """The result of one check, with a fix where something is wrong."""
 
-    level: str  # "ok", "note" (works, but worth knowing) or "problem"
+    level: str  # "ok", "note" (works, but may need attention) or "problem"
     check: str
     message: str
     why: str = ""

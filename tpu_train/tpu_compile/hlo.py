@@ -51,7 +51,7 @@ def _arrays(shape: str) -> Iterator[tuple[int, bool]]:
     for kind, sizes, order, tile, attributes in _ARRAY.findall(shape):
         sizes = [int(n) for n in sizes.split(",") if n]
         tile = [int(n) for n in tile.split(",") if n]
-        # The layout lists dimensions from minor (contiguous) to major, a tile from major to minor.
+        # The layout orders dimensions from minor (contiguous) to major, a tile from major to minor.
         for dimension, unit in zip((int(n) for n in order.split(",") if n), reversed(tile)):
             sizes[dimension] = -(-sizes[dimension] // unit) * unit
         yield _BYTES[kind] * math.prod(sizes), "S(" not in attributes

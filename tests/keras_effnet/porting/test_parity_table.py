@@ -20,7 +20,7 @@ SMALLEST = {
 
 
 def _published():
-    """{(source, network there): its other cells}."""
+    """{(source, network in the source): the other cells}."""
     rows, source = {}, None
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
@@ -36,10 +36,10 @@ def test_every_network_of_every_source_is_in_the_published_table():
 
 
 def test_the_published_differences_are_within_the_bound():
-    for case, (_, mapped, blocks, _, answer) in _published().items():
+    for case, (_, mapped, blocks, _, output) in _published().items():
         have, want = re.fullmatch(r"(\d+) of (\d+)", mapped).groups()
         assert have == want, case
-        assert float(answer) <= BOUND, case
+        assert float(output) <= BOUND, case
         assert blocks == "-" or float(blocks) <= BOUND, case
 
 
@@ -51,6 +51,6 @@ def test_the_command_measures_every_source(keras, source, request):
         request.getfixturevalue("torch_projects")
     row = parity.measure(source, SMALLEST[source])
     assert row.mapped == row.total > 200
-    assert row.answer <= BOUND
+    assert row.output <= BOUND
     assert not row.blocks > BOUND  # NaN where no network of theirs runs
     assert f"| {row.name} | {row.variant} |" in parity.table([row], 64)
