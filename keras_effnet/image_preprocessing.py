@@ -4,10 +4,12 @@ A :class:`Preprocessing` is data of the weights (:mod:`keras_effnet.pretrained.r
 its own in the name of one layer without effect, so that every file of it remembers.
 """
 
+from __future__ import annotations
+
+import io
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import Optional
 
 import numpy as np
 
@@ -25,7 +27,7 @@ class Preprocessing:
     """
 
     image_size: int  # pixels a side
-    crop: Optional[float]  # share of the shorter side, from the centre; None: the whole, stretched
+    crop: float | None  # share of the shorter side, from the centre; None: the whole, stretched
     interpolation: str  # "bilinear" | "bicubic"
 
     def __post_init__(self):
@@ -99,30 +101,40 @@ def _layers(model):
             yield from _layers(layer)
 
 
-def load_image(path):
-    """The image of a JPEG, PNG, BMP, GIF or WebP file: uint8 (height, width, 3), RGB.
+def load_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """The image in a JPEG, PNG, BMP, GIF or WebP file: uint8 (height, width, 3), RGB.
 
-    EXIF rotation is ignored, as in the official training and evaluation. Raises ``ValueError`` for
-    a file that is no image, is truncated, or has more than 8 bits a channel.
+    Raises ``ValueError`` as :func:`decode_image` does, and for a path that does not exist.
 
     >>> load_image("photo.jpg")
     Traceback (most recent call last):
-    ValueError: photo.jpg is not there: give the path of an image file
+    ValueError: photo.jpg does not exist: give the path of an image file
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"{os.fspath(path)} does not exist: give the path of an image file")
+    return decode_image(path)
+
+
+def decode_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
+    """The pixels of an encoded image, given as a path or as bytes: uint8 (height, width, 3), RGB.
+
+    EXIF rotation is ignored, as in the official training and evaluation. Raises ``ValueError`` for
+    data that is not an image, is truncated, has more than 8 bits a channel, or is so large that
+    Pillow refuses it as a decompression bomb.
     """
     from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow
 
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise ValueError(f"{path} is not there: give the path of an image file")
+    encoded = isinstance(source, bytes)
+    name = f"image of {len(source):,} bytes" if encoded else os.fspath(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(source) if encoded else name) as image:
             if image.mode[0] in "IF":
-                raise ValueError(f"{path} has {image.mode} pixels, more than 8 bits: convert it")
+                raise ValueError(f"{name} has {image.mode} pixels, more than 8 bits: convert it")
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image that can be read") from error
+        raise ValueError(f"{name} is not an image that can be read") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be decoded: {error}") from error
+        raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
 def preprocess(image, input_spec):

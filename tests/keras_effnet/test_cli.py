@@ -98,7 +98,7 @@ def test_predict_names_the_classes_and_says_how_the_image_was_prepared(trained, 
         ({"--model": "efficientnet-b00"}, "Did you mean 'efficientnet-b0'"),
         ({"--weights": "imagenet"}, "drop one"),
         ({"--labels": "none.txt"}, "none.txt"),
-        ({"image": "none.png"}, "none.png is not there"),
+        ({"image": "none.png"}, "none.png does not exist"),
         ({"--model": "x.png"}, "no .keras file"),
     ],
 )
