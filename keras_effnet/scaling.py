@@ -15,7 +15,7 @@ from typing import Optional
 
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
-from keras_effnet.variants import VARIANTS, Variant, find_variant
+from keras_effnet.variants import VARIANTS, Evaluation, Variant, find_variant
 
 # All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).
 SIZE_STEP = 4
@@ -124,6 +124,7 @@ def scale(
         depth=round(v.depth * depth, 4),
         image_size=int(image_size),
         top1=None,
+        evaluation=Evaluation(None, "bilinear"),  # nothing was published for it
     )
 
 

@@ -56,10 +56,11 @@ LEONDGARSE = Names(
 # fmt: on
 
 _V1 = tuple(f"efficientnet-b{i}" for i in range(8))
+_V2 = ("b0", "b1", "b2", "b3", "s", "m", "l", "xl")
 QUBVEL_VARIANTS = {name: VARIANTS[name] for name in (*_V1, "efficientnet-l2")}
 LEONDGARSE_VARIANTS = {
     name: VARIANTS[name]
-    for name in (*_V1, "efficientnet-l2", *(n for n in VARIANTS if n.startswith("efficientnetv2")))
+    for name in (*_V1, "efficientnet-l2", *(f"efficientnetv2-{size}" for size in _V2))
 }
 
 

@@ -91,34 +91,49 @@ _COUNTER = "num_batches_tracked"  # of every batch norm; says nothing about an a
 _IMAGENET = VARIANTS["efficientnet-b0"].normalization
 HALF = Normalization((127.5,) * 3, (127.5,) * 3)  # mean 0.5 and std 0.5 of pixels in [0, 1]
 
-
-# Whose pixels go to [-1, 1] with timm's default weights; everybody else's are normalised as
-# ImageNet's. A config.json beside a file knows better, and `port` takes the caller's word.
-_TF_HALF = (
-    *("efficientnet-b8", "efficientnetv2-b3", "efficientnetv2-s", "efficientnetv2-m"),
-    *("efficientnetv2-l", "efficientnetv2-xl", "efficientnet-lite0", "efficientnet-lite1"),
-    *("efficientnet-lite2", "efficientnet-lite3", "efficientnet-lite4"),
+# timm has most networks twice: tf_* with Google's weights, epsilon and padding, and natively with
+# PyTorch's. The normalization is that of timm's default weights; a config.json beside the file or
+# the caller of `port` may state another. None: timm does not have the network.
+# fmt: off
+_TIMM = (
+    # ours                  tf_*       native
+    ("efficientnet-b0",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b1",    _IMAGENET, HALF),
+    ("efficientnet-b2",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b3",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b4",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b5",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b6",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b7",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b8",    HALF,      _IMAGENET),
+    ("efficientnet-l2",    _IMAGENET, _IMAGENET),
+    ("efficientnet-lite0", HALF,      _IMAGENET),
+    ("efficientnet-lite1", HALF,      _IMAGENET),
+    ("efficientnet-lite2", HALF,      _IMAGENET),
+    ("efficientnet-lite3", HALF,      _IMAGENET),
+    ("efficientnet-lite4", HALF,      _IMAGENET),
+    ("efficientnetv2-b0",  _IMAGENET, None),
+    ("efficientnetv2-b1",  _IMAGENET, None),
+    ("efficientnetv2-b2",  _IMAGENET, None),
+    ("efficientnetv2-b3",  HALF,      None),
+    ("efficientnetv2-s",   HALF,      _IMAGENET),
+    ("efficientnetv2-m",   HALF,      _IMAGENET),
+    ("efficientnetv2-l",   HALF,      _IMAGENET),
+    ("efficientnetv2-xl",  HALF,      _IMAGENET),
 )
-_NATIVE_HALF = ("efficientnet-b1",)
-_TF_ONLY = ("efficientnetv2-b0", "efficientnetv2-b1", "efficientnetv2-b2", "efficientnetv2-b3")
-
-# timm's name -> our variant. tf_*: Google's weights, epsilon and padding; the others: PyTorch's.
+# fmt: on
+# timm's name -> our variant
 TIMM_VARIANTS = {
     **{
-        "tf_" + name.replace("-", "_"): replace(
-            variant, normalization=HALF if name in _TF_HALF else _IMAGENET
-        )
-        for name, variant in VARIANTS.items()
+        "tf_" + name.replace("-", "_"): replace(VARIANTS[name], normalization=normalization)
+        for name, normalization, _ in _TIMM
     },
     **{
         name.replace("-", "_"): replace(
-            variant,
-            bn_epsilon=1e-5,
-            padding="symmetric",
-            normalization=HALF if name in _NATIVE_HALF else _IMAGENET,
+            VARIANTS[name], bn_epsilon=1e-5, padding="symmetric", normalization=normalization
         )
-        for name, variant in VARIANTS.items()
-        if name not in _TF_ONLY
+        for name, _, normalization in _TIMM
+        if normalization is not None
     },
 }
 

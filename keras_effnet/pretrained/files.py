@@ -23,7 +23,7 @@ from keras_effnet.image_preprocessing import Preprocessing, parse
 from keras_effnet.labels import label_map
 from keras_effnet.model_cost import cost
 from keras_effnet.pretrained import download
-from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, best_set, list_weights
+from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, best_weights, list_weights
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import Normalization
 
@@ -53,7 +53,7 @@ def find(variant, weights):
     weights = os.fspath(weights)
     sets = list_weights(variant)
     if weights == "auto" and sets:
-        row = best_set(variant)
+        row = best_weights(variant)
         _LOG.info("%s: weights='auto' takes %r", variant, row.name)
         return row
     if weights in sets:

@@ -50,7 +50,18 @@ _VARIABLES = {
     "dense":       ("kernel", "bias"),
 }
 # fmt: on
-CHECKPOINT_VARIANTS = dict(VARIANTS)  # the networks of our table are Google's
+# The networks that Google released checkpoints or code of.
+CHECKPOINT_VARIANTS = {
+    name: VARIANTS[name]
+    for name in (
+        *(
+            f"efficientnet-{size}"
+            for size in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8")
+        ),
+        *(f"efficientnet-{size}" for size in ("l2", "lite0", "lite1", "lite2", "lite3", "lite4")),
+        *(f"efficientnetv2-{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l", "xl")),
+    )
+}
 
 _AVERAGE = "/ExponentialMovingAverage"
 # What a training keeps beside the weights: steps, and the optimisers' slots.

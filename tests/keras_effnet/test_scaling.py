@@ -2,8 +2,10 @@ import dataclasses
 
 import pytest
 
+from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
+from keras_effnet.pretrained.registry import default_preprocessing
 from keras_effnet.scaling import (
     PAPER,
     PUBLISHED_PHI,
@@ -35,7 +37,9 @@ def test_the_published_v1_networks_are_b0_scaled_by_hand(name):
 def test_phi_0_is_the_base_under_another_name():
     base = VARIANTS["efficientnetv2-b0"]
     same = scale(base, 0)
-    assert dataclasses.replace(same, name=base.name, top1=base.top1) == base
+    published = {"name": base.name, "top1": base.top1, "evaluation": base.evaluation}
+    assert dataclasses.replace(same, **published) == base
+    assert default_preprocessing(same) == Preprocessing(224, None, "bilinear")
 
 
 def test_phi_multiplies_what_the_base_has():

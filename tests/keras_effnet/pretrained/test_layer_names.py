@@ -3,7 +3,7 @@ own code says the same."""
 
 import dataclasses
 import doctest
-import importlib
+import importlib.util
 import pathlib
 
 import numpy as np
@@ -175,3 +175,23 @@ def test_variants_differ_from_ours_in_data_alone():
             ours = VARIANTS[variant.name]
             same = {name: getattr(ours, name) for name in free}
             assert dataclasses.replace(variant, **same) == ours
+
+
+@pytest.mark.parametrize(
+    ("module", "tables"),
+    [
+        ("porting.pytorch", ["TIMM_VARIANTS", "TORCHVISION_VARIANTS"]),
+        ("porting.keras_h5", ["QUBVEL_VARIANTS", "LEONDGARSE_VARIANTS"]),
+        ("porting.keras_applications", ["APPLICATIONS_VARIANTS"]),
+        ("pretrained.tf_checkpoint", ["CHECKPOINT_VARIANTS"]),
+    ],
+)
+def test_a_new_variant_claims_nothing_about_other_projects(module, tables, monkeypatch):
+    new = dataclasses.replace(VARIANTS["efficientnetv2-b3"], name="efficientnetv2-b10")
+    monkeypatch.setitem(VARIANTS, new.name, new)
+    spec = importlib.util.find_spec(f"keras_effnet.{module}")
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    loaded = importlib.import_module(f"keras_effnet.{module}")
+    for table in tables:
+        assert getattr(fresh, table) == getattr(loaded, table), table

@@ -1,10 +1,12 @@
+import dataclasses
 import importlib
 
 import pytest
 
+from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.pretrained.registry import (
     PRETRAINED_WEIGHTS,
-    best_set,
+    best_weights,
     default_preprocessing,
     list_weights,
 )
@@ -99,14 +101,25 @@ def test_preprocessing_belongs_to_the_set_and_not_to_the_network():
     ],
 )
 def test_auto_is_the_set_with_the_best_published_accuracy(variant, name):
-    assert best_set(variant).name == name
+    assert best_weights(variant).name == name
 
 
 def test_a_variant_of_ones_own_has_no_released_weights():
     assert list_weights("mine") == []
-    assert best_set("mine") is None
+    assert best_weights("mine") is None
 
 
-def test_without_weights_a_published_network_expects_its_published_evaluation(tiny):
+def test_without_weights_images_are_prepared_as_the_variant_states(tiny):
     assert default_preprocessing(VARIANTS["efficientnet-b3"]).crop == 0.9036
-    assert default_preprocessing(tiny).crop is None
+    assert default_preprocessing(tiny) == Preprocessing(32, None, "bilinear")
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2-b10", "anything"])
+def test_the_evaluation_crop_does_not_depend_on_the_name(name, monkeypatch):
+    for row, expected in (
+        ("efficientnetv2-b3", Preprocessing(300, 0.9036, "bicubic")),
+        ("efficientnetv2-s", Preprocessing(384, None, "bilinear")),
+    ):
+        variant = dataclasses.replace(VARIANTS[row], name=name)
+        monkeypatch.setitem(VARIANTS, name, variant)
+        assert default_preprocessing(variant) == expected, row
