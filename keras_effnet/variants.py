@@ -93,11 +93,11 @@ LITE = Family("lite", "relu6", 0.99, 0.9, True, "dwconv")
 _IMAGENET = Normalization(
     (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 )  # torch's mean and std, times 255
-_CENTRE_128 = Normalization((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
-_CENTRE_127 = Normalization((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+_C128 = Normalization((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
+_C127 = Normalization((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 _CROP = Evaluation(32, "bicubic")
-_STRETCH = Evaluation(None, "bilinear")
+_WHOLE = Evaluation(None, "bilinear")
 
 # fmt: off
 _V1 = (  #   op       k  s  e    c   n  se
@@ -154,34 +154,34 @@ _V2_XL = (
     Stage("mbconv",   3, 1, 6,  640,  8, 0.25),
 )
 
-# top-1: for V1 the "AutoAugment" row of the official README (B8 and L2: nothing published without extra
-# data or AdvProp); for Lite its README's float32 column; for V2 google/automl's README, ImageNet-1k only
-# (XL was released with ImageNet-21k pretraining only). Evaluation: the official scripts.
+# Columns: name, family, stages, stem filters, width, depth, image size, dropout rate, top-1,
+# normalization, evaluation. top-1 is for V1 the "AutoAugment" row of the official README (B8 and
+# L2: nothing published without extra data or AdvProp), for Lite its README's float32 column, for V2
+# google/automl's README, ImageNet-1k only (XL was released with ImageNet-21k pretraining only).
 VARIANTS = {v.name: v for v in (
-    #        name                 family stages    stem width depth size dropout top1  normalization evaluation
-    Variant("efficientnet-b0",    V1,    _V1,      32,  1.0,  1.0,  224, 0.2,   77.1, _IMAGENET,   _CROP),
-    Variant("efficientnet-b1",    V1,    _V1,      32,  1.0,  1.1,  240, 0.2,   79.1, _IMAGENET,   _CROP),
-    Variant("efficientnet-b2",    V1,    _V1,      32,  1.1,  1.2,  260, 0.3,   80.1, _IMAGENET,   _CROP),
-    Variant("efficientnet-b3",    V1,    _V1,      32,  1.2,  1.4,  300, 0.3,   81.6, _IMAGENET,   _CROP),
-    Variant("efficientnet-b4",    V1,    _V1,      32,  1.4,  1.8,  380, 0.4,   82.9, _IMAGENET,   _CROP),
-    Variant("efficientnet-b5",    V1,    _V1,      32,  1.6,  2.2,  456, 0.4,   83.6, _IMAGENET,   _CROP),
-    Variant("efficientnet-b6",    V1,    _V1,      32,  1.8,  2.6,  528, 0.5,   84.0, _IMAGENET,   _CROP),
-    Variant("efficientnet-b7",    V1,    _V1,      32,  2.0,  3.1,  600, 0.5,   84.3, _IMAGENET,   _CROP),
-    Variant("efficientnet-b8",    V1,    _V1,      32,  2.2,  3.6,  672, 0.5,   None, _IMAGENET,   _CROP),
-    Variant("efficientnet-l2",    V1,    _V1,      32,  4.3,  5.3,  800, 0.5,   None, _IMAGENET,   _CROP),
-    Variant("efficientnet-lite0", LITE,  _LITE,    32,  1.0,  1.0,  224, 0.2,   75.1, _CENTRE_127, _CROP),
-    Variant("efficientnet-lite1", LITE,  _LITE,    32,  1.0,  1.1,  240, 0.2,   76.7, _CENTRE_127, _CROP),
-    Variant("efficientnet-lite2", LITE,  _LITE,    32,  1.1,  1.2,  260, 0.3,   77.6, _CENTRE_127, _CROP),
-    Variant("efficientnet-lite3", LITE,  _LITE,    32,  1.2,  1.4,  280, 0.3,   79.8, _CENTRE_127, _CROP),
-    Variant("efficientnet-lite4", LITE,  _LITE,    32,  1.4,  1.8,  300, 0.3,   81.5, _CENTRE_127, _CROP),
-    Variant("efficientnetv2-b0",  V2,    _V2_BASE, 32,  1.0,  1.0,  224, 0.2,   78.7, _IMAGENET,   _CROP),
-    Variant("efficientnetv2-b1",  V2,    _V2_BASE, 32,  1.0,  1.1,  240, 0.2,   79.8, _IMAGENET,   _CROP),
-    Variant("efficientnetv2-b2",  V2,    _V2_BASE, 32,  1.1,  1.2,  260, 0.3,   80.5, _IMAGENET,   _CROP),
-    Variant("efficientnetv2-b3",  V2,    _V2_BASE, 32,  1.2,  1.4,  300, 0.3,   82.1, _IMAGENET,   _CROP),
-    Variant("efficientnetv2-s",   V2,    _V2_S,    24,  1.0,  1.0,  384, 0.2,   83.9, _CENTRE_128, _STRETCH),
-    Variant("efficientnetv2-m",   V2,    _V2_M,    24,  1.0,  1.0,  480, 0.3,   85.2, _CENTRE_128, _STRETCH),
-    Variant("efficientnetv2-l",   V2,    _V2_L,    32,  1.0,  1.0,  480, 0.4,   85.7, _CENTRE_128, _STRETCH),
-    Variant("efficientnetv2-xl",  V2,    _V2_XL,   32,  1.0,  1.0,  512, 0.4,   None, _CENTRE_128, _STRETCH),
+    Variant("efficientnet-b0",    V1,   _V1,      32, 1.0, 1.0, 224, 0.2, 77.1, _IMAGENET, _CROP),
+    Variant("efficientnet-b1",    V1,   _V1,      32, 1.0, 1.1, 240, 0.2, 79.1, _IMAGENET, _CROP),
+    Variant("efficientnet-b2",    V1,   _V1,      32, 1.1, 1.2, 260, 0.3, 80.1, _IMAGENET, _CROP),
+    Variant("efficientnet-b3",    V1,   _V1,      32, 1.2, 1.4, 300, 0.3, 81.6, _IMAGENET, _CROP),
+    Variant("efficientnet-b4",    V1,   _V1,      32, 1.4, 1.8, 380, 0.4, 82.9, _IMAGENET, _CROP),
+    Variant("efficientnet-b5",    V1,   _V1,      32, 1.6, 2.2, 456, 0.4, 83.6, _IMAGENET, _CROP),
+    Variant("efficientnet-b6",    V1,   _V1,      32, 1.8, 2.6, 528, 0.5, 84.0, _IMAGENET, _CROP),
+    Variant("efficientnet-b7",    V1,   _V1,      32, 2.0, 3.1, 600, 0.5, 84.3, _IMAGENET, _CROP),
+    Variant("efficientnet-b8",    V1,   _V1,      32, 2.2, 3.6, 672, 0.5, None, _IMAGENET, _CROP),
+    Variant("efficientnet-l2",    V1,   _V1,      32, 4.3, 5.3, 800, 0.5, None, _IMAGENET, _CROP),
+    Variant("efficientnet-lite0", LITE, _LITE,    32, 1.0, 1.0, 224, 0.2, 75.1, _C127,     _CROP),
+    Variant("efficientnet-lite1", LITE, _LITE,    32, 1.0, 1.1, 240, 0.2, 76.7, _C127,     _CROP),
+    Variant("efficientnet-lite2", LITE, _LITE,    32, 1.1, 1.2, 260, 0.3, 77.6, _C127,     _CROP),
+    Variant("efficientnet-lite3", LITE, _LITE,    32, 1.2, 1.4, 280, 0.3, 79.8, _C127,     _CROP),
+    Variant("efficientnet-lite4", LITE, _LITE,    32, 1.4, 1.8, 300, 0.3, 81.5, _C127,     _CROP),
+    Variant("efficientnetv2-b0",  V2,   _V2_BASE, 32, 1.0, 1.0, 224, 0.2, 78.7, _IMAGENET, _CROP),
+    Variant("efficientnetv2-b1",  V2,   _V2_BASE, 32, 1.0, 1.1, 240, 0.2, 79.8, _IMAGENET, _CROP),
+    Variant("efficientnetv2-b2",  V2,   _V2_BASE, 32, 1.1, 1.2, 260, 0.3, 80.5, _IMAGENET, _CROP),
+    Variant("efficientnetv2-b3",  V2,   _V2_BASE, 32, 1.2, 1.4, 300, 0.3, 82.1, _IMAGENET, _CROP),
+    Variant("efficientnetv2-s",   V2,   _V2_S,    24, 1.0, 1.0, 384, 0.2, 83.9, _C128,     _WHOLE),
+    Variant("efficientnetv2-m",   V2,   _V2_M,    24, 1.0, 1.0, 480, 0.3, 85.2, _C128,     _WHOLE),
+    Variant("efficientnetv2-l",   V2,   _V2_L,    32, 1.0, 1.0, 480, 0.4, 85.7, _C128,     _WHOLE),
+    Variant("efficientnetv2-xl",  V2,   _V2_XL,   32, 1.0, 1.0, 512, 0.4, None, _C128,     _WHOLE),
 )}
 # fmt: on
 

@@ -1,20 +1,24 @@
-"""The networks of timm and torchvision, both ways: their names, and how their variants differ.
+"""Reads and writes state dicts of timm and torchvision; names and differences of their variants.
 
 Names are from timm 1.0.31 (timm/models/{efficientnet,_efficientnet_blocks}.py) and
 torchvision 0.28 (torchvision/models/efficientnet.py).
 """
 
+from __future__ import annotations
+
+import os
 from dataclasses import replace
 
 import numpy as np
 
 from keras_effnet.image_preprocessing import Preprocessing
+from keras_effnet.network_plan import Plan
 from keras_effnet.porting.state_dicts import read_state
-from keras_effnet.pretrained.layer_names import Names, check, parts
+from keras_effnet.pretrained.layer_names import LayerNames, check_names, weighted_layers
 from keras_effnet.variants import VARIANTS, Normalization
 
 # fmt: off
-TIMM = Names(
+TIMM = LayerNames(
     ends={
         "stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2",
         "predictions": "classifier",
@@ -44,7 +48,7 @@ TIMM = Names(
                   "project_bn":                          "bn1"},
     outputs={"stem": "bn1", "top": "bn2"},  # timm's batch norms hold the activation
 )
-TORCHVISION = Names(
+TORCHVISION = LayerNames(
     ends={
         "stem_conv": "features.0.0", "stem_bn": "features.0.1",
         "top_conv": "features.{last}.0", "top_bn": "features.{last}.1",
@@ -76,7 +80,8 @@ TORCHVISION = Names(
     outputs={"stem": "features.0", "top": "features.{last}"},
 )
 
-# Each kind of layer in the order of ours: PyTorch's name, and how its axes become ours.
+# The variables of each kind of layer, in the order of our weights: PyTorch's name, and the
+# permutation of its axes that gives ours.
 _VARIABLES = {
     "conv":        (("weight", (2, 3, 1, 0)),),
     "biased conv": (("weight", (2, 3, 1, 0)), ("bias", (0,))),
@@ -86,7 +91,7 @@ _VARIABLES = {
     "dense":       (("weight", (1, 0)), ("bias", (0,))),
 }
 # fmt: on
-_COUNTER = "num_batches_tracked"  # of every batch norm; says nothing about an answer
+_COUNTER = "num_batches_tracked"  # of every batch norm; does not affect inference
 
 _IMAGENET = VARIANTS["efficientnet-b0"].normalization
 HALF = Normalization((127.5,) * 3, (127.5,) * 3)  # mean 0.5 and std 0.5 of pixels in [0, 1]
@@ -137,11 +142,11 @@ TIMM_VARIANTS = {
     },
 }
 
-# torchvision: PyTorch's padding everywhere, PyTorch's epsilon up to B4; what its weights
-# (IMAGENET1K_V1, and _V2 of B1) expect of an image: resized to so many pixels, then cropped.
+# torchvision uses PyTorch's padding everywhere, and PyTorch's epsilon up to B4. Its weights
+# (IMAGENET1K_V1, and _V2 of B1) expect images resized to `resize` pixels, then cropped to `size`.
 # fmt: off
 _TORCHVISION = (
-    # theirs               ours                epsilon normalisation size resize interpolation
+    # torchvision's        ours                epsilon normalization size resize interpolation
     ("efficientnet_b0",   "efficientnet-b0",   1e-5,   _IMAGENET,    224, 256,   "bicubic"),
     ("efficientnet_b1",   "efficientnet-b1",   1e-5,   _IMAGENET,    240, 255,   "bilinear"),
     ("efficientnet_b2",   "efficientnet-b2",   1e-5,   _IMAGENET,    288, 288,   "bicubic"),
@@ -156,69 +161,70 @@ _TORCHVISION = (
 )
 # fmt: on
 TORCHVISION_VARIANTS = {
-    theirs: replace(
+    name: replace(
         VARIANTS[ours],
         bn_epsilon=epsilon,
         padding="symmetric",
         normalization=normalization,
         image_size=size,
     )
-    for theirs, ours, epsilon, normalization, size, _, _ in _TORCHVISION
+    for name, ours, epsilon, normalization, size, _, _ in _TORCHVISION
 }
 TORCHVISION_PREPROCESSING = {
-    theirs: Preprocessing(size, size / resize, interpolation)
-    for theirs, _, _, _, size, resize, interpolation in _TORCHVISION
+    name: Preprocessing(size, size / resize, interpolation)
+    for name, _, _, _, size, resize, interpolation in _TORCHVISION
 }
 
 
-def read(path, plan, names, *, include_top=True):
-    """{our layer's name: its arrays, in the order of ``layer.weights``} of a state dict in a
-    ``.safetensors`` or ``.pth`` file.
+def read(
+    path: str | os.PathLike[str], plan: Plan, names: LayerNames, *, include_top: bool = True
+) -> dict[str, list[np.ndarray]]:
+    """{our layer's name: arrays, in the order of ``layer.weights``} of a state dict.
 
-    `names` is :data:`TIMM` or :data:`TORCHVISION`. Without `include_top` a classifier in the file
-    is passed over. Raises ``ValueError`` that names every tensor which is missing or left over.
+    `path` is a ``.safetensors`` or ``.pth`` file, `names` :data:`TIMM` or :data:`TORCHVISION`.
+    Without `include_top` a classifier in the file is skipped. Raises ``ValueError`` that names
+    every missing or left-over tensor.
     """
     state = read_state(path)
-    wanted = {
-        f"{part.theirs}.{variable}": (part, axes)
-        for part in parts(plan, names, include_top=include_top)
-        for variable, axes in _VARIABLES[part.kind]
+    expected = {
+        f"{layer.source_name}.{variable}": (layer, axes)
+        for layer in weighted_layers(plan, names, include_top=include_top)
+        for variable, axes in _VARIABLES[layer.kind]
     }
-    passed = names.ends["predictions"] + "." if not include_top else None
+    skipped = None if include_top else names.ends["predictions"] + "."
     extra = [
         name
         for name in state
-        if name not in wanted
+        if name not in expected
         and not name.endswith("." + _COUNTER)
-        and not (passed and name.startswith(passed))
+        and not (skipped and name.startswith(skipped))
     ]
-    check(path, plan, [name for name in wanted if name not in state], extra)
-    stored = {}
-    for name, (part, axes) in wanted.items():
+    check_names(path, plan, [name for name in expected if name not in state], extra)
+    weights = {}
+    for name, (layer, axes) in expected.items():
         if state[name].ndim != len(axes):
             raise ValueError(
-                f"{path}: {name} has shape {state[name].shape}, not {len(axes)} dimensions"
+                f"{path}: {name} has shape {state[name].shape}, expected {len(axes)} dimensions"
             )
-        stored.setdefault(part.layer, []).append(state[name].transpose(axes))
-    return stored
+        weights.setdefault(layer.name, []).append(state[name].transpose(axes))
+    return weights
 
 
-def write(model, path, plan, names):
-    """Writes a Keras model of `plan` as a ``.safetensors`` state dict that timm's or torchvision's
-    ``load_state_dict`` takes (strictly).
+def write(model, path: str | os.PathLike[str], plan: Plan, names: LayerNames) -> None:
+    """Writes a Keras model of `plan` as a ``.safetensors`` state dict of timm or torchvision.
 
-    The caller answers for the plan's epsilon and padding: see ``porting.export``.
+    Their ``load_state_dict`` accepts it strictly. The caller is responsible for the plan's epsilon
+    and padding: see ``porting.export``.
     """
     from safetensors.numpy import save_file
 
     state = {}
     include_top = any(layer.name == "predictions" for layer in model.layers)
-    for part in parts(plan, names, include_top=include_top):
-        for (variable, axes), array in zip(
-            _VARIABLES[part.kind], model.get_layer(part.layer).get_weights()
-        ):
+    for layer in weighted_layers(plan, names, include_top=include_top):
+        arrays = model.get_layer(layer.name).get_weights()
+        for (variable, axes), array in zip(_VARIABLES[layer.kind], arrays):
             array = array.astype("float32").transpose(np.argsort(axes))
-            state[f"{part.theirs}.{variable}"] = np.ascontiguousarray(array)
-        if part.kind == "batch_norm":
-            state[f"{part.theirs}.{_COUNTER}"] = np.zeros((), "int64")
+            state[f"{layer.source_name}.{variable}"] = np.ascontiguousarray(array)
+        if layer.kind == "batch_norm":
+            state[f"{layer.source_name}.{_COUNTER}"] = np.zeros((), "int64")
     save_file(state, path, metadata={"format": "pt"})

@@ -18,7 +18,7 @@ def plots():
 
 
 @pytest.mark.parametrize("name", ["plot_scaling", "plot_pareto"])
-def test_no_label_lies_on_another_or_outside(plots, name):
+def test_labels_do_not_overlap_or_leave_the_picture(plots, name):
     """With each marker as an obstacle of its own size, 6 points."""
     with plots.plt.rc_context(plots.STYLE):
         figure = getattr(plots, name)()
@@ -38,7 +38,7 @@ def test_no_label_lies_on_another_or_outside(plots, name):
         plots.plt.close(figure)
 
 
-def test_every_published_accuracy_is_on_the_picture(plots):
+def test_the_picture_shows_every_published_accuracy(plots):
     figure = plots.plot_pareto()
     for axis in figure.axes:
         assert len(axis.texts) == sum(v.top1 is not None for v in VARIANTS.values())

@@ -7,7 +7,7 @@ import pytest
 
 from keras_effnet.constructors import create_model
 from keras_effnet.network_plan import plan
-from keras_effnet.pretrained import files
+from keras_effnet.pretrained.assign import assign_weights
 from keras_effnet.variants import VARIANTS
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "grow.py"
@@ -45,10 +45,10 @@ def networks(keras, small, large, tame):
     return one, other
 
 
-def test_a_wider_and_deeper_network_gives_the_same_answers(script, networks, small, large, images):
+def test_a_wider_and_deeper_network_gives_equal_outputs(script, networks, small, large, images):
     one, other = networks
     grown = script.grow(_stored(one), plan(small), plan(large), _stored(other))
-    files.assign(other, grown, "grown")
+    assign_weights(other, grown, "grown")
     np.testing.assert_allclose(
         np.asarray(other(images(32), training=False)),
         np.asarray(one(images(32), training=False)),
@@ -57,7 +57,7 @@ def test_a_wider_and_deeper_network_gives_the_same_answers(script, networks, sma
     )
 
 
-def test_an_added_block_is_a_copy_but_for_its_end(script, networks, small):
+def test_an_added_block_is_a_copy_except_its_last_layer(script, networks, small):
     one, _ = networks
     deeper = dataclasses.replace(small, name="deeper", depth=1.4)
     fresh = _stored(_build(deeper))
@@ -77,7 +77,7 @@ def test_an_added_block_is_a_copy_but_for_its_end(script, networks, small):
     assert not grown["block1b_project_bn"][0].any()
 
 
-def test_noise_is_on_the_copies_alone(script, networks, small, large):
+def test_noise_is_added_only_to_copies(script, networks, small, large):
     one, other = networks
     stored = _stored(one)
     exact, noisy, again, other_copies = (

@@ -90,7 +90,7 @@ def _assert_same_layers(ours, theirs, v1):
 
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
 @pytest.mark.parametrize("name", SPEEDS)
-def test_released_files_names_logits_and_features_equal_keras_applications(
+def test_released_files_logits_and_features_match_applications(
     keras, name, zoo, images, tame, release
 ):
     """weights="imagenet" out of files that keras.applications' own network wrote."""
@@ -122,7 +122,7 @@ def test_released_files_names_logits_and_features_equal_keras_applications(
 
 
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
-def test_a_dynamic_network_gives_exactly_the_static_answer(keras, images, tame):
+def test_dynamic_and_static_published_networks_are_equal(keras, images, tame):
     """75 px turns odd on the way down: 75, 38, 19, 10, 5, 3."""
     name = "efficientnet-b0"
     dynamic = create_model(name, input_shape=(None, None, 3), classifier_activation=None)
@@ -133,7 +133,7 @@ def test_a_dynamic_network_gives_exactly_the_static_answer(keras, images, tame):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (45, 67)])
-def test_small_variants_equal_keras_applications_own_builder(
+def test_small_variants_match_keras_applications_builder(
     keras, small, size, images, tame, copy_by_name, by_applications
 ):
     theirs = by_applications(small, (*size, 3), classes=5)
@@ -146,7 +146,7 @@ def test_small_variants_equal_keras_applications_own_builder(
     _close(ours(images(*size)), want, "logits")
 
 
-def test_small_variants_with_128_centred_pixels_equal_theirs(
+def test_small_variants_match_with_pixels_centered_at_128(
     keras, small, images, tame, copy_by_name, by_applications
 ):
     """V2 S, M, L; theirs decides by the name's last part."""
@@ -163,15 +163,15 @@ def test_small_variants_with_128_centred_pixels_equal_theirs(
 
 @pytest.mark.parametrize("name", SHARED)
 def test_signatures_are_keras_applications(keras, name):
-    """Names, order, kinds and defaults; what is ours alone is keyword-only, behind."""
+    """Names, order, kinds and defaults; additional arguments follow and are keyword-only."""
     theirs = inspect.signature(getattr(keras.applications, SHARED[name])).parameters.values()
     ours = list(inspect.signature(getattr(keras_effnet, SHARED[name])).parameters.values())
     shared = [p for p in theirs if p.kind is not p.VAR_KEYWORD]  # Keras 2.15's V1 takes **kwargs
 
-    def said(parameters):
+    def described(parameters):
         return [(p.name, p.kind, p.default) for p in parameters]
 
-    assert said(ours[: len(shared)]) == said(shared)
+    assert described(ours[: len(shared)]) == described(shared)
     rest = ours[len(shared) :]
     if keras.__version__.startswith("2."):  # before `name`
         assert rest.pop(0).name == "name"
@@ -181,7 +181,7 @@ def test_signatures_are_keras_applications(keras, name):
     assert {p.kind for p in rest} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_the_other_variants_have_the_same_signatures():
+def test_other_variants_have_the_same_signatures():
     v1 = inspect.signature(keras_effnet.EfficientNetB0).parameters
     v2 = inspect.signature(keras_effnet.EfficientNetV2B0).parameters
     for function, like, name in (
@@ -195,7 +195,7 @@ def test_the_other_variants_have_the_same_signatures():
         assert have["name"].default == name
 
 
-def test_every_function_is_public_named_and_documented():
+def test_every_constructor_is_public_named_and_documented():
     functions = {**SHARED, "efficientnet-b8": "EfficientNetB8", "efficientnet-l2": "EfficientNetL2"}
     functions |= {f"efficientnet-lite{i}": f"EfficientNetLite{i}" for i in range(5)}
     functions["efficientnetv2-xl"] = "EfficientNetV2XL"
@@ -204,5 +204,5 @@ def test_every_function_is_public_named_and_documented():
         function = getattr(keras_effnet, name)
         assert name in keras_effnet.__all__
         assert function.__name__ == name
-        assert f"{plan(variant).image_size}" in function.__doc__ or "px" not in function.__doc__
+        assert function.__doc__.startswith(f"Builds {variant}, {plan(variant).image_size} px.")
         assert "include_top" in function.__doc__

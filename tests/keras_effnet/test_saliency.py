@@ -35,7 +35,7 @@ def corner_model(keras):
     return model
 
 
-def test_gradients_are_the_slopes(keras):
+def test_gradients_match_finite_differences(keras):
     layers = [keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)]
     model = keras.Sequential(layers)
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def test_gradients_are_the_slopes(keras):
     np.testing.assert_allclose(gradient(model, x, v).ravel(), want, atol=2e-3)
 
 
-def test_over_the_last_map_it_is_the_class_activation_map(model, images):
+def test_grad_cam_of_the_last_map_is_the_class_activation_map(model, images):
     """With average pooling and a dense layer behind it, it has a closed form (section 3.1)."""
     keras_model = type(model)(model.input, model.get_layer("top_activation").output)
     maps = _answers(keras_model, images(64))
@@ -60,7 +60,7 @@ def test_over_the_last_map_it_is_the_class_activation_map(model, images):
             assert np.corrcoef(middle.ravel(), w.ravel())[0, 1] > 0.95
 
 
-def test_maps_lie_between_0_and_1_in_the_images_shape(model, images, keras, tiny):
+def test_heat_maps_have_the_images_shape_and_range_0_to_1(model, images, keras, tiny):
     wide = create_model(tiny, classes=3, input_shape=(None, None, 3))
     wide.set_weights(model.get_weights())
     for layer in (None, "block1a_add", "top_conv"):
@@ -70,19 +70,19 @@ def test_maps_lie_between_0_and_1_in_the_images_shape(model, images, keras, tiny
         assert heat.max() == 1
 
 
-def test_a_batch_gives_what_single_images_give(model, images):
+def test_a_batch_gives_the_maps_of_single_images(model, images):
     both = images(64)
     together = grad_cam(model, both, [2, 0])
     for image, heat, index in zip(both, together, (2, 0)):
         np.testing.assert_allclose(grad_cam(model, image, index), heat, atol=1e-4)
 
 
-def test_without_a_class_it_is_the_most_probable_one(model, images):
+def test_the_default_class_is_the_predicted_one(model, images):
     best = _answers(model, images(64)).argmax(-1)
     np.testing.assert_array_equal(grad_cam(model, images(64)), grad_cam(model, images(64), best))
 
 
-def test_the_logit_is_explained_not_the_probability(model, images):
+def test_grad_cam_explains_the_logit(model, images):
     """A probability of 1.0 has no slope left; the evidence is there all the same."""
     want = grad_cam(model, images(64), 1)
     kernel, bias = model.get_layer("predictions").get_weights()
@@ -91,7 +91,7 @@ def test_the_logit_is_explained_not_the_probability(model, images):
     np.testing.assert_allclose(grad_cam(model, images(64), 1), want, atol=1e-4)
 
 
-def test_a_network_within_a_model_is_explained_by_its_last_map(keras, tiny, images):
+def test_grad_cam_of_a_nested_network(keras, tiny, images):
     body = create_model(tiny, include_top=False, input_shape=(32, 32, 3))
     parts = [body, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="d")]
     parts.append(keras.layers.Activation("softmax"))
@@ -107,7 +107,7 @@ def test_a_network_within_a_model_is_explained_by_its_last_map(keras, tiny, imag
         np.testing.assert_allclose(grad_cam(kind, images(32), 1), want, atol=1e-4)
 
 
-def test_occlusion_finds_the_corner_that_matters(corner_model, images):
+def test_occlusion_finds_the_relevant_corner(corner_model, images):
     bright = np.zeros((32, 32, 3), np.uint8)
     bright[:16, :16] = 200
     heat = occlusion(corner_model, bright, 1)
@@ -121,7 +121,7 @@ def test_occlusion_finds_the_corner_that_matters(corner_model, images):
     np.testing.assert_array_equal(both[0], occlusion(corner_model, bright, patch=16, stride=16))
 
 
-def test_an_overlay_is_an_image(images):
+def test_overlay_returns_an_image(images):
     image = images(24, 40)[0]
     heat = np.zeros((24, 40), np.float32)
     heat[:, 20:] = 1
@@ -130,11 +130,11 @@ def test_an_overlay_is_an_image(images):
     saturation = np.ptp(picture.astype(int), axis=-1)
     assert saturation[:, 20:].mean() > 40 > 5 > saturation[:, :20].mean()
     assert not np.array_equal(picture, overlay(image, heat, strength=0.2))
-    with pytest.raises(ValueError, match=r"heat \(40, 24\) does not lie on an image \(24, 40, 3\)"):
+    with pytest.raises(ValueError, match=r"heat \(40, 24\) does not fit an image \(24, 40, 3\)"):
         overlay(image, heat.T)
 
 
-def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
+def test_feature_maps_are_sorted_by_standard_deviation(model, images):
     grid = feature_maps(model, images(64)[0], "block1a_add", count=4)
     assert (grid.shape, grid.dtype) == ((2 * 33 + 1, 2 * 33 + 1, 3), np.uint8)
     assert (grid[0] == 255).all()
@@ -146,7 +146,7 @@ def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda m, x: grad_cam(m, x[:32]), r"image has shape \(32, 64, 3\) .*change_image_size"),
         (lambda m, x: grad_cam(m, x[..., 0]), r"image has shape \(64, 64\)"),
@@ -161,13 +161,13 @@ def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
         (lambda m, x: feature_maps(m, x, "nowhere"), "Unknown layer 'nowhere'"),
     ],
 )
-def test_what_does_not_fit_is_told(model, images, call, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_images_layers_and_classes_are_errors(model, images, call, message):
+    with pytest.raises(ValueError, match=message):
         call(model, images(64)[0])
 
 
-def test_what_is_no_classifier_is_told(keras, tiny, images):
-    with pytest.raises(ValueError, match="it is no classifier"):
+def test_models_that_are_not_classifiers_are_errors(keras, tiny, images):
+    with pytest.raises(ValueError, match="is not a classifier"):
         grad_cam(create_model(tiny, include_top=False), images(32))
     full = create_model(tiny, classes=3, input_shape=(32, 32, 3), name="full")
     around = keras.Sequential([keras.Input((32, 32, 3)), full])
@@ -194,7 +194,7 @@ def explain(model, images, tmp_path):
     return run
 
 
-def test_the_command_draws_image_and_heat(explain, capsys):
+def test_explain_writes_image_and_heat_map(explain, capsys):
     picture = explain("--class=bee")
     assert picture.shape == (448, 896, 3)
     assert "image and grad-cam for bee (0." in capsys.readouterr().out
@@ -203,7 +203,7 @@ def test_the_command_draws_image_and_heat(explain, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--method=gradcam"], "Unknown method 'gradcam'. Did you mean 'grad-cam'"),
         (["--method=occlusion", "--layer=top_conv"], "--layer is grad-cam's"),
@@ -213,14 +213,14 @@ def test_the_command_draws_image_and_heat(explain, capsys):
         (["--out=x.txt"], "is no picture"),
     ],
 )
-def test_flags_that_cannot_work_are_told(explain, flags, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_flags_are_errors(explain, flags, message):
+    with pytest.raises(ValueError, match=message):
         explain(*flags)
 
 
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("reads TFRecord shards")
-def test_covering_what_is_hot_hurts_most(keras, capsys):
+def test_covering_the_hottest_pixels_lowers_the_score_most(keras, capsys):
     """On a trained network: the hottest quarter of the pixels matters more than the coldest."""
     file = SHARED / "models" / "efficientnetv2-b0_cifar10_64.keras"
     shards = sorted(map(str, (SHARED / "data" / "cifar10").glob("validation-*")))

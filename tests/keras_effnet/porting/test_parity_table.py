@@ -31,7 +31,7 @@ def _published():
     return rows
 
 
-def test_every_network_of_every_source_is_in_the_published_table():
+def test_the_published_table_has_every_network():
     assert sorted(_published()) == sorted(parity.cases())
 
 
@@ -46,7 +46,7 @@ def test_the_published_differences_are_within_the_bound():
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 @pytest.mark.parametrize("source", SMALLEST)
-def test_the_command_measures_every_source(keras, source, request):
+def test_the_command_measures_every_project(keras, source, request):
     if source in ("timm", "torchvision"):
         request.getfixturevalue("torch_projects")
     row = parity.measure(source, SMALLEST[source])

@@ -7,8 +7,8 @@ from benchmarks import foreign
 from keras_effnet.cli import main
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import keras_h5
-from keras_effnet.porting.parity_report import Difference, Report
-from keras_effnet.pretrained.layer_names import parts
+from keras_effnet.porting.parity_report import Difference, ParityReport
+from keras_effnet.pretrained.layer_names import weighted_layers
 
 
 def _run(*arguments):
@@ -21,62 +21,66 @@ def qubvel_b0(tmp_path_factory):
     from keras_effnet.constructors import create_model
 
     model = create_model("efficientnet-b0", classes=3, input_shape=(32, 32, 3))
-    found = parts(plan("efficientnet-b0"), keras_h5.QUBVEL)
+    found = weighted_layers(plan("efficientnet-b0"), keras_h5.QUBVEL)
     path = tmp_path_factory.mktemp("qubvel") / "x.h5"
-    foreign.save_h5(path, {p.theirs: model.get_layer(p.layer).get_weights() for p in found})
+    foreign.save_h5(path, {p.source_name: model.get_layer(p.name).get_weights() for p in found})
     return path
 
 
-def test_a_file_is_converted_and_reported(keras, qubvel_b0, tmp_path, capsys):
+def test_port_writes_the_file_and_prints_a_report(keras, qubvel_b0, tmp_path, capsys):
     out = tmp_path / "x.keras"
     options = ["--model=efficientnet-b0", f"--out={out}", "--image-size=32", "--classes=3"]
     assert _run(qubvel_b0, "--from=qubvel", "--normalization=half", *options) == 0
-    said = capsys.readouterr().out
-    assert "qubvel efficientnet-b0 -> efficientnet-b0: 311 of 311 weights mapped" in said
-    assert "normalisation (pixels - [127.5, 127.5, 127.5]) / [127.5, 127.5, 127.5]" in said
-    assert "Answers were not compared: qubvel is not a package that can be run here" in said
-    assert said.endswith(f"{out} written\n")
+    output = capsys.readouterr().out
+    assert "qubvel efficientnet-b0 -> efficientnet-b0: 311 of 311 weights mapped" in output
+    assert "normalization (pixels - [127.5, 127.5, 127.5]) / [127.5, 127.5, 127.5]" in output
+    assert "Outputs were not compared: qubvel is not a package that can be run here" in output
+    assert output.endswith(f"{out} written\n")
     assert [p.name for p in tmp_path.iterdir()] == ["x.keras"]
     model = keras.saving.load_model(out)
     assert model.output_shape == (None, 3)
     assert model.input_shape == (None, 32, 32, 3)
 
 
-def test_errors_are_said_with_status_2_and_nothing_is_written(qubvel_b0, tmp_path, capsys):
+def test_port_errors_exit_2_and_write_nothing(qubvel_b0, tmp_path, capsys):
     out = tmp_path / "x.keras"
 
-    def refused(said, path=qubvel_b0, source="qubvel", model="efficientnet-b0", out=out, more=()):
+    def rejected(
+        message, path=qubvel_b0, source="qubvel", model="efficientnet-b0", out=out, more=()
+    ):
         assert _run(path, f"--from={source}", f"--model={model}", f"--out={out}", *more) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith("effnet: ")
-        assert said in captured.err
+        assert message in captured.err
         assert captured.out == ""
         assert list(tmp_path.iterdir()) == []
 
-    refused("Did you mean 'efficientnet-b0'", model="efficientnet-b0x")
-    refused("missing: block1b_dwconv", model="efficientnet-b1")
-    refused("missing: stack_0", source="leondgarse")
-    refused("has 3 classes, and classes=1000 was asked for", more=["--classes=1000"])
-    refused("does not end in .keras", out=tmp_path / "x.h5")
-    refused("there is no folder", out=tmp_path / "nowhere" / "x.keras")
-    refused("nowhere.h5 is not", path=qubvel_b0.parent / "nowhere.h5")
-    refused("is not a TensorFlow checkpoint", path=qubvel_b0, source="tensorflow")
+    rejected("Did you mean 'efficientnet-b0'", model="efficientnet-b0x")
+    rejected("missing: block1b_dwconv", model="efficientnet-b1")
+    rejected("missing: stack_0", source="leondgarse")
+    rejected("has 3 classes, but classes=1000 was given", more=["--classes=1000"])
+    rejected("does not end in .keras", out=tmp_path / "x.h5")
+    rejected("does not exist", out=tmp_path / "nowhere" / "x.keras")
+    rejected("nowhere.h5 is not", path=qubvel_b0.parent / "nowhere.h5")
+    rejected("is not a TensorFlow checkpoint", path=qubvel_b0, source="tensorflow")
 
 
-def test_answers_that_differ_are_not_written(keras, qubvel_b0, tmp_path, capsys, monkeypatch):
+def test_nothing_is_written_if_outputs_differ(keras, qubvel_b0, tmp_path, capsys, monkeypatch):
     def port(*arguments, **options):
         apart = (Difference("stem", 1.0, 1e-6), Difference("block1a", 2.0, 0.01))
-        return None, Report("timm x", "x", "efficientnet-b0", 1, 1, (), apart, "")
+        return None, ParityReport("timm x", "x", "efficientnet-b0", 1, 1, (), apart, "")
 
     monkeypatch.setattr("keras_effnet.cli.port.port", port)
     out = tmp_path / "x.keras"
     assert _run(qubvel_b0, "--from=timm", "--model=tf_efficientnet_b0", f"--out={out}") == 2
-    said = capsys.readouterr().err
-    assert "The answers differ by 5.00e-03 at block1a, more than 0.001: nothing was written" in said
+    output = capsys.readouterr().err
+    assert (
+        "The outputs differ by 5.00e-03 at block1a, more than 0.001: nothing was written" in output
+    )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arguments_that_make_no_sense_are_refused(capsys):
+def test_inconsistent_arguments_are_errors(capsys):
     for arguments in (
         ["x.h5", "--model=efficientnet-b0", "--out=x.keras"],
         ["x.h5", "--from=nobody", "--model=efficientnet-b0", "--out=x.keras"],
@@ -89,7 +93,7 @@ def test_arguments_that_make_no_sense_are_refused(capsys):
         assert "error: " in capsys.readouterr().err
 
 
-def test_the_way_back_from_the_terminal(keras, torch_projects, tmp_path, capsys):
+def test_port_exports_state_dicts(keras, torch_projects, tmp_path, capsys):
     from safetensors.numpy import load_file
 
     from keras_effnet.constructors import create_model
@@ -103,7 +107,7 @@ def test_the_way_back_from_the_terminal(keras, torch_projects, tmp_path, capsys)
         kernel.transpose(2, 3, 1, 0), model.get_layer("stem_conv").get_weights()[0]
     )
     assert _run(path, "--to=timm", "--model=efficientnet_b0", f"--out={out}") == 2
-    assert "would give other answers there" in capsys.readouterr().err
+    assert "would give other outputs there" in capsys.readouterr().err
     assert _run(path, "--to=timm", "--model=tf_efficientnet_b0", "--out=x.pth") == 2
     assert _run(out, "--to=timm", "--model=tf_efficientnet_b0", f"--out={out}") == 2
     (tmp_path / "half.keras").write_bytes(path.read_bytes()[:5000])
@@ -113,36 +117,7 @@ def test_the_way_back_from_the_terminal(keras, torch_projects, tmp_path, capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.keras", "x.safetensors"]
 
 
-def test_a_report_is_a_table():
-    report = Report(
-        source="timm tf_efficientnet_b0",
-        path="model.safetensors",
-        model="efficientnet-b0",
-        mapped=311,
-        total=311,
-        notes=("batch-norm epsilon 0.001, same padding",),
-        differences=(
-            Difference("stem", 1.5, 3e-7),
-            Difference("block1a", 0.25, 5e-7),
-            Difference("logits", 0.0, 0.0),
-        ),
-        not_compared="",
-    )
-    assert str(report) == (
-        "model.safetensors\n"
-        "timm tf_efficientnet_b0 -> efficientnet-b0: 311 of 311 weights mapped\n"
-        "batch-norm epsilon 0.001, same padding\n"
-        "           largest value  difference   relative\n"
-        "stem                 1.5    3.00e-07   2.00e-07\n"
-        "block1a             0.25    5.00e-07   2.00e-06\n"
-        "logits                 0    0.00e+00   0.00e+00\n"
-        "Largest relative difference: 2.00e-06 (block1a)"
-    )
-
-
-def test_answers_are_not_compared_where_the_package_is_missing(
-    keras, torch_projects, timm_b0, monkeypatch
-):
+def test_outputs_are_not_compared_without_the_package(keras, torch_projects, timm_b0, monkeypatch):
     import sys
 
     from keras_effnet.porting import port
@@ -150,4 +125,4 @@ def test_answers_are_not_compared_where_the_package_is_missing(
     monkeypatch.setitem(sys.modules, "timm", None)
     _, report = port(timm_b0[1], "tf_efficientnet_b0", source="timm", image_size=32)
     assert report.worst is None
-    assert "Answers were not compared: timm cannot be imported" in str(report)
+    assert "Outputs were not compared: timm cannot be imported" in str(report)

@@ -13,7 +13,7 @@ from keras_effnet.pretrained.registry import (
 from keras_effnet.variants import VARIANTS
 
 
-def test_every_keras_file_is_keras_applications_with_its_hash(keras):
+def test_keras_files_and_hashes_are_keras_applications(keras):
     modules = {
         v1: importlib.import_module("keras.src.applications.efficientnet" + ("" if v1 else "_v2"))
         for v1 in (True, False)
@@ -41,7 +41,7 @@ def test_every_keras_file_is_keras_applications_with_its_hash(keras):
         ("noisy-student-475", "l2"),
     ],
 )
-def test_the_published_sets_of_the_first_generation_are_all_here(name, endings):
+def test_all_published_v1_weights_are_listed(name, endings):
     have = [v.split("-")[1] for v, n in PRETRAINED_WEIGHTS if n == name and "v2" not in v]
     assert have == endings.split()
 
@@ -55,7 +55,7 @@ def test_the_published_sets_of_the_first_generation_are_all_here(name, endings):
         ("imagenet21k-ft1k", "b0 b1 b2 b3 s m l xl"),
     ],
 )
-def test_the_published_sets_of_the_second_generation_are_all_here(name, endings):
+def test_all_published_v2_weights_are_listed(name, endings):
     have = [v.split("-")[1] for v, n in PRETRAINED_WEIGHTS if n == name and "v2" in v]
     assert have == endings.split()
 
@@ -72,7 +72,7 @@ def test_every_row_is_complete():
     assert len({row.url for row in PRETRAINED_WEIGHTS.values()}) == len(PRETRAINED_WEIGHTS)
 
 
-def test_preprocessing_belongs_to_the_set_and_not_to_the_network():
+def test_preprocessing_belongs_to_the_weights():
     def of(variant, name):
         row = PRETRAINED_WEIGHTS[variant, name]
         return row.normalization.mean[0], row.preprocessing.crop, row.preprocessing.interpolation
@@ -100,11 +100,11 @@ def test_preprocessing_belongs_to_the_set_and_not_to_the_network():
         ("efficientnetv2-xl", "imagenet21k-ft1k"),
     ],
 )
-def test_auto_is_the_set_with_the_best_published_accuracy(variant, name):
+def test_auto_selects_the_best_published_accuracy(variant, name):
     assert best_weights(variant).name == name
 
 
-def test_a_variant_of_ones_own_has_no_released_weights():
+def test_a_custom_variant_has_no_pretrained_weights():
     assert list_weights("mine") == []
     assert best_weights("mine") is None
 

@@ -10,7 +10,7 @@ from benchmarks import foreign
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import port
 from keras_effnet.pretrained import tf_checkpoint
-from keras_effnet.pretrained.layer_names import parts
+from keras_effnet.pretrained.layer_names import weighted_layers
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "tf_checkpoint_variables.txt"
 OFFICIAL = foreign.read_golden(GOLDEN)
@@ -34,7 +34,11 @@ def _tiny(name):
 
 
 def _in_order(stored, resolved):
-    return [array for part in parts(resolved, tf_checkpoint.NAMES) for array in stored[part.layer]]
+    return [
+        array
+        for layer in weighted_layers(resolved, tf_checkpoint.NAMES)
+        for array in stored[layer.name]
+    ]
 
 
 def _assert_equal(stored, resolved, values):
@@ -44,13 +48,13 @@ def _assert_equal(stored, resolved, values):
         np.testing.assert_array_equal(array, want, err_msg=name)
 
 
-def test_a_released_checkpoint_becomes_our_network(keras, save):
+def test_a_released_checkpoint_is_ported_exactly(keras, save):
     """Real shapes, averages, optimizer slots, the step: every weight of the model, exactly."""
     prefix, values = save(OFFICIAL["efficientnet-b0"])
     model, report = port(prefix, "efficientnet-b0", source="tensorflow", image_size=32)
     assert (report.mapped, report.total) == (311, 311)
     assert "311 of 311 weights mapped" in str(report)
-    assert "Answers were not compared: tensorflow is not a package" in str(report)
+    assert "Outputs were not compared: tensorflow is not a package" in str(report)
     have = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
     _assert_equal(have, B0, values)
 
@@ -62,12 +66,12 @@ def test_every_official_network_is_mapped_one_to_one(save, name):
     _assert_equal(tf_checkpoint.read(prefix, plan(name)), plan(name), values)
 
 
-def test_variables_without_average_are_taken_as_they_are(save):
+def test_variables_without_average_are_read_directly(save):
     prefix, values = save(_tiny("efficientnet-b0"), averages=False)
     _assert_equal(tf_checkpoint.read(prefix, B0), B0, values)
 
 
-def test_averages_are_preferred_one_by_one(tmp_path):
+def test_averages_are_preferred_for_each_variable(tmp_path):
     """The statistics have none in some checkpoints."""
     import tensorflow as tf
 
@@ -91,7 +95,7 @@ def _save(tf, prefix, values):
 
 
 @pytest.mark.parametrize("moved", ["head/dense", "head/"])
-def test_a_second_head_scope_is_the_first(save, moved):
+def test_a_renamed_head_scope_is_accepted(save, moved):
     shapes = {
         name.replace(moved, moved.replace("head", "head_1")): shape
         for name, shape in _tiny("efficientnet-b0").items()
@@ -100,13 +104,13 @@ def test_a_second_head_scope_is_the_first(save, moved):
     _assert_equal(tf_checkpoint.read(prefix, B0), B0, values)
 
 
-def test_any_scope_will_do_and_any_name_of_the_checkpoint(save, tmp_path):
+def test_any_scope_and_any_file_of_the_checkpoint_work(save, tmp_path):
     prefix, values = save(_tiny("efficientnet-b0"), scope="noisy-student")
     for path in (prefix, str(prefix), f"{prefix}.index", tmp_path):
         _assert_equal(tf_checkpoint.read(path, B0), B0, values)
 
 
-def test_slots_of_optimizers_are_passed_over(tmp_path):
+def test_optimizer_slots_are_skipped(tmp_path):
     import tensorflow as tf
 
     values = {f"efficientnet-b0/{n}": np.zeros(2, "float32") for n in OFFICIAL["efficientnet-b0"]}
@@ -117,14 +121,14 @@ def test_slots_of_optimizers_are_passed_over(tmp_path):
     assert not any(array.any() for array in _in_order(tf_checkpoint.read(tmp_path / "x", B0), B0))
 
 
-def test_without_top_the_classifier_is_passed_over(save):
+def test_without_top_the_classifier_is_skipped(save):
     prefix, _ = save(_tiny("efficientnet-b0"))
     stored = tf_checkpoint.read(prefix, B0, include_top=False)
     assert "predictions" not in stored
     assert len(stored["top_bn"]) == 4
 
 
-def test_every_missing_and_left_over_variable_is_named(save):
+def test_missing_and_left_over_variables_are_named(save):
     shapes = _tiny("efficientnet-b0")
     for name in ("blocks_3/se/conv2d/bias", "stem/tpu_batch_normalization/moving_variance"):
         del shapes[name]
@@ -143,13 +147,13 @@ def test_every_missing_and_left_over_variable_is_named(save):
         assert name in message
 
 
-def test_another_variants_checkpoint_is_refused(save):
+def test_another_variants_checkpoint_is_rejected(save):
     prefix, _ = save(_tiny("efficientnet-b2"), scope="efficientnet-b2")
     with pytest.raises(ValueError, match=r"left over: .*blocks_22/conv2d/kernel"):
         tf_checkpoint.read(prefix, B0)
 
 
-def test_files_that_are_no_checkpoint_are_refused(save, tmp_path):
+def test_files_that_are_not_checkpoints_are_rejected(save, tmp_path):
     import tensorflow as tf
 
     prefix, _ = save(_tiny("efficientnet-b0"))
@@ -157,28 +161,28 @@ def test_files_that_are_no_checkpoint_are_refused(save, tmp_path):
     index = tmp_path / "model.ckpt.index"
     whole = data.read_bytes(), index.read_bytes()
 
-    def refused(match, path=prefix):
+    def rejected(match, path=prefix):
         with pytest.raises(ValueError, match=match):
             tf_checkpoint.read(path, B0)
         data.write_bytes(whole[0])
         index.write_bytes(whole[1])
 
     data.write_bytes(whole[0][:1000])
-    refused("is not a whole TensorFlow checkpoint")
+    rejected("is not a complete TensorFlow checkpoint")
     index.write_bytes(whole[1][:1000])
-    refused("is not a whole TensorFlow checkpoint")
+    rejected("is not a complete TensorFlow checkpoint")
     index.write_bytes(b"no checkpoint at all")
-    refused("is not a whole TensorFlow checkpoint")
+    rejected("is not a complete TensorFlow checkpoint")
     bits = bytes(byte ^ 1 for byte in whole[0][400:440])  # a whole variable's; checksums say so
     data.write_bytes(whole[0][:400] + bits + whole[0][440:])
-    refused("is not a whole TensorFlow checkpoint")
+    rejected("is not a complete TensorFlow checkpoint")
     data.unlink()
-    refused("is not a whole TensorFlow checkpoint")
+    rejected("is not a complete TensorFlow checkpoint")
 
     (tmp_path / "other.ckpt.index").write_bytes(whole[1])
-    refused(r"holds 2 checkpoints \(model\.ckpt\.index, other\.ckpt\.index\)", tmp_path)
+    rejected(r"holds 2 checkpoints \(model\.ckpt\.index, other\.ckpt\.index\)", tmp_path)
     (tmp_path / "empty").mkdir()
-    refused("holds no checkpoint", tmp_path / "empty")
-    refused("is not a TensorFlow checkpoint: there is no", tmp_path / "nowhere.ckpt")
+    rejected("holds no checkpoint", tmp_path / "empty")
+    rejected("is not a TensorFlow checkpoint: there is no", tmp_path / "nowhere.ckpt")
     _save(tf, tmp_path / "resnet", {"resnet/conv1/kernel": np.zeros(2, "float32")})
-    refused("is not a checkpoint of Google's EfficientNet code", tmp_path / "resnet")
+    rejected("is not a checkpoint of Google's EfficientNet code", tmp_path / "resnet")
