@@ -111,11 +111,11 @@ def test_constructors_pass_on_every_argument(keras, monkeypatch):
 
     from keras_effnet import constructors
 
-    seen = {}
+    received = {}
 
     def record(model, **arguments):
-        seen.clear()
-        seen.update(arguments, model=model)
+        received.clear()
+        received.update(arguments, model=model)
 
     monkeypatch.setattr(constructors, "create_model", record)
     for function, variant in (
@@ -125,7 +125,7 @@ def test_constructors_pass_on_every_argument(keras, monkeypatch):
     ):
         arguments = {name: object() for name in inspect.signature(function).parameters}
         function(**arguments)
-        assert seen == {**arguments, "model": variant}
+        assert received == {**arguments, "model": variant}
 
 
 def test_importing_the_package_imports_neither_keras_nor_tensorflow(run_python):

@@ -19,7 +19,7 @@ def plots():
 
 @pytest.mark.parametrize("name", ["plot_scaling", "plot_pareto"])
 def test_labels_do_not_overlap_or_leave_the_picture(plots, name):
-    """With each marker as an obstacle of its own size, 6 points."""
+    """Each marker counts as an obstacle of 6 points."""
     with plots.plt.rc_context(plots.STYLE):
         figure = getattr(plots, name)()
         figure.canvas.draw()

@@ -89,8 +89,8 @@ def test_feature_maps_are_the_models_layer_outputs(keras, small, tame, images):
     tame(model)
     maps = features(model, levels=(1, 2, 3))(images(64), training=False)
     for row, have in zip(feature_table(model).levels, maps):
-        part = keras.Model(model.input, model.get_layer(row.layer).output)
-        np.testing.assert_array_equal(_numpy(have), _numpy(part(images(64), training=False)))
+        submodel = keras.Model(model.input, model.get_layer(row.layer).output)
+        np.testing.assert_array_equal(_numpy(have), _numpy(submodel(images(64), training=False)))
         assert tuple(have.shape) == (2, 64 // row.stride, 64 // row.stride, row.channels)
 
 
@@ -123,22 +123,22 @@ def test_a_keras_applications_model_has_the_same_table(keras, small, by_applicat
 
 @pytest.mark.parametrize("kind", ["functional", "sequential", "two deep"])
 def test_features_include_layers_before_a_nested_network(keras, small, images, kind):
-    body = create_model(small, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    backbone = create_model(small, include_top=False, input_shape=(32, 32, 3), pooling="avg")
     shrink = keras.layers.Resizing(32, 32)
-    parts = [shrink, body, keras.layers.Dense(2)]
+    stack = [shrink, backbone, keras.layers.Dense(2)]
     if kind == "sequential":
-        model = keras.Sequential([keras.Input((64, 64, 3)), *parts])
+        model = keras.Sequential([keras.Input((64, 64, 3)), *stack])
     else:
         x = inputs = keras.Input((64, 64, 3))
-        for layer in parts:
+        for layer in stack:
             x = layer(x)
         model = keras.Model(inputs, x)
         if kind == "two deep":
             around = keras.Input((64, 64, 3))
             model = keras.Model(around, model(keras.layers.Rescaling(0.5)(around)))
-    body(keras.Input((32, 32, 3)))  # a later call elsewhere is none of this model's
+    backbone(keras.Input((32, 32, 3)))  # a later call outside this model
     half = 0.5 if kind == "two deep" else 1.0
-    want = features(body, 3)(shrink(half * images(64)), training=False)
+    want = features(backbone, 3)(shrink(half * images(64)), training=False)
     have = features(model, 3)(images(64), training=False)
     np.testing.assert_allclose(_numpy(have), _numpy(want), rtol=1e-5, atol=1e-5)
 

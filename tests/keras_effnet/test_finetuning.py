@@ -12,7 +12,7 @@ from keras_effnet.finetuning import (
 )
 
 
-def _answers(model, images):
+def _outputs(model, images):
     return np.asarray(model(images, training=False))
 
 
@@ -28,14 +28,14 @@ def test_a_new_head_shares_the_backbone(keras, small, tame, images):
     assert new.get_layer("top_dropout").rate == 0.4
     pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
     again = keras.Model(new.input, new.get_layer("avg_pool").output)
-    np.testing.assert_array_equal(_answers(pooled, images(32)), _answers(again, images(32)))
+    np.testing.assert_array_equal(_outputs(pooled, images(32)), _outputs(again, images(32)))
 
 
 def test_a_new_head_first_predicts_equal_scores(keras, tiny, images):
     new = with_new_head(create_model(tiny, input_shape=(32, 32, 3)), 4)
-    np.testing.assert_allclose(_answers(new, images(32)), np.full((2, 4), 0.25))
+    np.testing.assert_allclose(_outputs(new, images(32)), np.full((2, 4), 0.25))
     logits = with_new_head(new, 5, activation=None, dropout_rate=0.1)
-    np.testing.assert_array_equal(_answers(logits, images(32)), np.zeros((2, 5)))
+    np.testing.assert_array_equal(_outputs(logits, images(32)), np.zeros((2, 5)))
     assert logits.get_layer("top_dropout").rate == 0.1
 
 
@@ -50,7 +50,7 @@ def test_a_model_without_top_gets_a_head(keras, tiny, pooling, layer):
 def test_a_new_head_computes_in_float32(keras, tiny, images):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     new = with_new_head(create_model(tiny, input_shape=(32, 32, 3)), 4)
-    assert _answers(new, images(32)).dtype == np.float32
+    assert _outputs(new, images(32)).dtype == np.float32
 
 
 def test_a_new_head_survives_saving(keras, tiny, tmp_path, images):
@@ -58,14 +58,14 @@ def test_a_new_head_survives_saving(keras, tiny, tmp_path, images):
     new.set_weights([w + 0.1 for w in new.get_weights()])
     new.save(tmp_path / "x.keras")
     loaded = keras.saving.load_model(tmp_path / "x.keras", compile=False)
-    np.testing.assert_array_equal(_answers(loaded, images(32)), _answers(new, images(32)))
+    np.testing.assert_array_equal(_outputs(loaded, images(32)), _outputs(new, images(32)))
 
 
 def test_every_layer_is_in_one_group(keras, small):
     model = create_model(small, input_shape=(32, 32, 3))
     groups = layer_groups(model)
     assert list(groups) == ["stem", "block1", "block2", "block3", "top", "head"]
-    assert [layer.name for part in groups.values() for layer in part] == [
+    assert [layer.name for layers in groups.values() for layer in layers] == [
         layer.name for layer in model.layers
     ]
     assert [x.name for x in groups["top"]] == ["top_conv", "top_bn", "top_activation"]

@@ -66,18 +66,18 @@ def test_any_size_and_back(keras, small, images):
 @pytest.mark.parametrize("kind", ["functional", "sequential"])
 def test_models_around_the_network_are_kept(keras, small, images, kind):
     backbone = create_model(small, include_top=False, input_shape=(32, 32, 3), pooling="avg")
-    parts = [keras.layers.Rescaling(0.5), backbone, keras.layers.Dense(2)]
+    stack = [keras.layers.Rescaling(0.5), backbone, keras.layers.Dense(2)]
     if kind == "sequential":
-        model = keras.Sequential([keras.Input((32, 32, 3)), *parts])
+        model = keras.Sequential([keras.Input((32, 32, 3)), *stack])
     else:
         x = inputs = keras.Input((32, 32, 3))
-        for layer in parts:
+        for layer in stack:
             x = layer(x)
         model = keras.Model(inputs, x)
     resized = change_image_size(model, 40)
     assert type(resized) is type(model)
     wider = change_image_size(backbone, 40)
-    want = parts[2](wider(0.5 * images(40), training=False))
+    want = stack[2](wider(0.5 * images(40), training=False))
     np.testing.assert_allclose(_outputs(resized, images(40)), np.asarray(want), atol=1e-5)
 
 

@@ -144,17 +144,17 @@ def test_the_classifier_is_float32_under_mixed_precision(keras, tiny, images, ta
     keras.mixed_precision.set_global_policy(policy)
     mixed = create_model(tiny, classes=3)
     mixed.set_weights(full.get_weights())
-    answer = mixed(x)
-    assert _numbers(answer).dtype == np.float32
+    output = mixed(x)
+    assert _numbers(output).dtype == np.float32
     assert mixed.get_layer("top_conv").compute_dtype == policy.replace("mixed_", "")
     assert mixed.get_layer("normalization").compute_dtype == "float32"
-    np.testing.assert_allclose(_numbers(answer), _numbers(full(x)), atol=0.05)
-    assert np.ptp(_numbers(answer)) > 0
+    np.testing.assert_allclose(_numbers(output), _numbers(full(x)), atol=0.05)
+    assert np.ptp(_numbers(output)) > 0
 
 
 @pytest.mark.parametrize("name", ["backbone", "My-Net.v2", "b", "resnet50"])
 def test_a_model_may_have_any_name(keras, tiny, name):
-    """keras.applications' V2 looks its own blocks up by it: KeyError."""
+    """keras.applications' V2 finds its blocks by the model's name, and raises KeyError."""
     assert create_model(tiny, classes=3, name=name).name == name
 
 
@@ -176,10 +176,10 @@ def test_a_plain_model_is_called_without_a_warning(keras, tiny, images):
 def test_layers_of_equal_shape_start_with_different_weights(keras, tiny):
     deep = dataclasses.replace(tiny, depth=2.0)
     model = create_model(deep, classes=3)
-    for part in ("expand_conv", "dwconv2", "project_conv", "se_reduce", "se_expand"):
-        one, other = (model.get_layer(f"block2{c}_{part}").get_weights()[0] for c in "bc")
+    for suffix in ("expand_conv", "dwconv2", "project_conv", "se_reduce", "se_expand"):
+        one, other = (model.get_layer(f"block2{c}_{suffix}").get_weights()[0] for c in "bc")
         assert one.shape == other.shape
-        assert not np.array_equal(one, other), part
+        assert not np.array_equal(one, other), suffix
 
 
 def test_initial_weights_follow_the_official_distributions(keras, tiny):
@@ -277,7 +277,7 @@ def test_json_restores_the_network(keras, small, images, tame):
 LOAD = """
 import sys
 import numpy as np
-x, want = (np.load(f"{n}.npy") for n in ("images", "answers"))
+x, want = (np.load(f"{n}.npy") for n in ("images", "outputs"))
 import keras
 have = {"keras": keras.models.load_model("mine.keras")(x)}
 if %r:
@@ -285,8 +285,8 @@ if %r:
     exported = tf.saved_model.load("mine")
     have["savedmodel"] = exported.serve(x)
 assert "keras_effnet" not in sys.modules
-for what, answers in have.items():
-    print(what, np.abs(np.array(answers) - want).max())
+for what, outputs in have.items():
+    print(what, np.abs(np.array(outputs) - want).max())
 """
 
 
@@ -295,7 +295,7 @@ def test_saved_files_load_without_this_package(keras, tiny, images, tame, tmp_pa
     tame(model)
     x = images(32)
     np.save(tmp_path / "images.npy", x)
-    np.save(tmp_path / "answers.npy", _numbers(model(x)))
+    np.save(tmp_path / "outputs.npy", _numbers(model(x)))
     model.save(tmp_path / "mine.keras")
     on_tensorflow = _backend(keras) == "tensorflow"
     if on_tensorflow:
@@ -309,7 +309,7 @@ def test_saved_files_load_without_this_package(keras, tiny, images, tame, tmp_pa
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("a SavedModel is TensorFlow's")
 def test_layer_names_after_z_can_be_exported(keras, images, tame, tmp_path):
-    """keras.applications' letters go on with '{', which no TensorFlow scope may hold."""
+    """keras.applications continues with '{', which is invalid in TensorFlow scopes."""
     import tensorflow as tf
 
     xl = VARIANTS["efficientnetv2-xl"]  # its 32 blocks of stage 6, narrow; one of each other stage
@@ -336,7 +336,7 @@ def test_an_xl_keras_file_loads_within_the_recursion_limit(keras, images, tame, 
 
 
 def test_deep_networks_build_within_the_recursion_limit(keras, tiny):
-    """Keras walks a network recursively; through XL's branches that is 1,012 calls deep."""
+    """Keras traverses a network recursively; through XL's branches that is 1,012 calls deep."""
     deep = dataclasses.replace(tiny, stages=(Stage("fused", 3, 1, 1, 8, 60, 0.0),))
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack(0)) + 200)

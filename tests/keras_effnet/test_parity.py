@@ -1,4 +1,4 @@
-"""Our networks and keras.applications', with the same weights: the same answers, under the same
+"""Our networks and keras.applications', with the same weights: equal outputs, under the same
 names, through the same signatures."""
 
 import dataclasses
@@ -149,7 +149,7 @@ def test_small_variants_match_keras_applications_builder(
 def test_small_variants_match_with_pixels_centered_at_128(
     keras, small, images, tame, copy_by_name, by_applications
 ):
-    """V2 S, M, L; theirs decides by the name's last part."""
+    """V2 S, M, L; keras.applications decides by the suffix of the name."""
     if small.family is V1:
         pytest.skip("V1 has one normalisation")
     row = VARIANTS["efficientnetv2-s"].normalization

@@ -41,7 +41,7 @@ def test_gradients_match_finite_differences(keras):
     rng = np.random.default_rng(0)
     x, v = (rng.standard_normal(s).astype("float32") for s in ((2, 4), (2, 3)))
     step = 1e-2 * np.eye(8, dtype="float32").reshape(8, 2, 4)
-    value = lambda x: float((_answers(model, x) * v).sum())  # noqa: E731
+    value = lambda x: float((_outputs(model, x) * v).sum())  # noqa: E731
     want = [(value(x + s) - value(x - s)) / 2e-2 for s in step]
     np.testing.assert_allclose(gradient(model, x, v).ravel(), want, atol=2e-3)
 
@@ -49,7 +49,7 @@ def test_gradients_match_finite_differences(keras):
 def test_grad_cam_of_the_last_map_is_the_class_activation_map(model, images):
     """With average pooling and a dense layer behind it, it has a closed form (section 3.1)."""
     keras_model = type(model)(model.input, model.get_layer("top_activation").output)
-    maps = _answers(keras_model, images(64))
+    maps = _outputs(keras_model, images(64))
     kernel = model.get_layer("predictions").get_weights()[0]
     for index in range(3):
         want = np.maximum(maps @ kernel[:, index], 0)
@@ -78,7 +78,7 @@ def test_a_batch_gives_the_maps_of_single_images(model, images):
 
 
 def test_the_default_class_is_the_predicted_one(model, images):
-    best = _answers(model, images(64)).argmax(-1)
+    best = _outputs(model, images(64)).argmax(-1)
     np.testing.assert_array_equal(grad_cam(model, images(64)), grad_cam(model, images(64), best))
 
 
@@ -87,20 +87,20 @@ def test_grad_cam_explains_the_logit(model, images):
     want = grad_cam(model, images(64), 1)
     kernel, bias = model.get_layer("predictions").get_weights()
     model.get_layer("predictions").set_weights([1000 * kernel, 1000 * bias])
-    assert _answers(model, images(64)).max() == 1.0
+    assert _outputs(model, images(64)).max() == 1.0
     np.testing.assert_allclose(grad_cam(model, images(64), 1), want, atol=1e-4)
 
 
 def test_grad_cam_of_a_nested_network(keras, tiny, images):
-    body = create_model(tiny, include_top=False, input_shape=(32, 32, 3))
-    parts = [body, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="d")]
-    parts.append(keras.layers.Activation("softmax"))
+    backbone = create_model(tiny, include_top=False, input_shape=(32, 32, 3))
+    stack = [backbone, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="d")]
+    stack.append(keras.layers.Activation("softmax"))
     x = inputs = keras.Input((32, 32, 3))
-    for layer in parts:
+    for layer in stack:
         x = layer(x)
     model = keras.Model(inputs, x)
-    row = keras.Sequential([keras.Input((32, 32, 3)), *parts])
-    flat = with_new_head(body, 3)
+    row = keras.Sequential([keras.Input((32, 32, 3)), *stack])
+    flat = with_new_head(backbone, 3)
     flat.get_layer("predictions").set_weights(model.get_layer("d").get_weights())
     want = grad_cam(flat, images(32), 1, "top_activation")
     for kind in (model, row):
@@ -235,7 +235,7 @@ def test_covering_the_hottest_pixels_lowers_the_score_most(keras, capsys):
         pixels = tf.io.decode_jpeg(features["image/encoded"].bytes_list.value[0])
         images.append(tf.image.resize(pixels, (64, 64)).numpy())
     images = np.stack(images)
-    logits = _answers(trained, images)  # this file ends in logits
+    logits = _outputs(trained, images)  # this file ends in logits
     best = logits.argmax(-1)
     fell = {}
     for method in (grad_cam, occlusion):
@@ -245,7 +245,7 @@ def test_covering_the_hottest_pixels_lowers_the_score_most(keras, capsys):
             covered = images.reshape(12, -1, 3).copy()
             for picture, pixels, image in zip(covered, rank, images):
                 picture[pixels] = image.mean((0, 1))
-            now = _answers(trained, covered.reshape(images.shape))
+            now = _outputs(trained, covered.reshape(images.shape))
             rows = np.arange(12)
             fell[method.__name__, end] = float((logits[rows, best] - now[rows, best]).mean())
     with capsys.disabled():
@@ -254,9 +254,9 @@ def test_covering_the_hottest_pixels_lowers_the_score_most(keras, capsys):
         assert fell[method, "hot"] > fell[method, "cold"] + 1
 
 
-def _answers(model, images):
+def _outputs(model, images):
     import keras
 
     ops = getattr(keras, "ops", None)  # Keras 2 has none
-    answers = model(images, training=False)
-    return ops.convert_to_numpy(answers) if ops else np.asarray(answers)
+    outputs = model(images, training=False)
+    return ops.convert_to_numpy(outputs) if ops else np.asarray(outputs)

@@ -29,9 +29,9 @@ def test_the_papers_coefficients_about_double_the_cost():
 @pytest.mark.parametrize("name", V1)
 def test_published_v1_networks_are_b0_scaled_by_dimension(name):
     v = VARIANTS[name]
-    made = scale("efficientnet-b0", width=v.width, depth=v.depth, image_size=v.image_size)
-    assert plan(made).blocks == plan(name).blocks
-    assert cost(made) == cost(name)
+    scaled = scale("efficientnet-b0", width=v.width, depth=v.depth, image_size=v.image_size)
+    assert plan(scaled).blocks == plan(name).blocks
+    assert cost(scaled) == cost(name)
 
 
 def test_phi_0_is_the_base_with_another_name():
@@ -43,7 +43,7 @@ def test_phi_0_is_the_base_with_another_name():
 
 
 def test_phi_multiplies_the_bases_factors():
-    """B3 is wider than B0 already; one more unit goes on from there."""
+    """B3 is already wider than B0; phi scales from there."""
     v = scale("efficientnet-b3", 1)
     assert v.width == pytest.approx(1.2 * 1.1)
     assert v.depth == pytest.approx(1.4 * 1.2)
@@ -134,9 +134,9 @@ def test_a_scaled_b0_is_built_and_called(keras, images, phi):
     v = scale("efficientnet-b0", phi)
     model = create_model(v)
     assert model.count_params() == cost(v).parameters
-    answer = keras.ops.convert_to_numpy(model(images(v.image_size)))
-    assert answer.shape == (2, 1000)
-    assert answer.sum(1) == pytest.approx(1, abs=1e-4)
+    output = keras.ops.convert_to_numpy(model(images(v.image_size)))
+    assert output.shape == (2, 1000)
+    assert output.sum(1) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_family_has_every_published_variant():
@@ -181,7 +181,7 @@ def test_published_phi_is_the_nearest_half_step(base):
     ],
 )
 def test_the_rule_is_close_to_the_published_family(name, tolerance):
-    """B2: 260 px where the rule says 257.6, and 260 halves to odd sizes. B5 and on: less deep."""
+    """B2: 260 px where the rule gives 257.6, and 260 halves to odd sizes. From B5 on: less deep."""
     member = next(m for m in family() if m.published.name == f"efficientnet-{name}")
     for what in ("parameters", "macs"):
         rule, published = (getattr(c, what) for c in (member.rule_cost, member.published_cost))
@@ -202,16 +202,16 @@ def _by_width(variant):
 
 
 def test_search_ranks_variants_by_accuracy():
-    seen = []
+    variants = []
 
     def accuracy(variant):
-        seen.append(variant)
+        variants.append(variant)
         return 70 + variant.width - abs(variant.image_size - 256) / 100
 
     rows = search("efficientnet-b0", accuracy)
     assert [r.accuracy for r in rows] == sorted((r.accuracy for r in rows), reverse=True)
-    assert {v.image_size for v in seen} >= {224, 256}
-    assert all(v.stages == VARIANTS["efficientnet-b0"].stages for v in seen)
+    assert {v.image_size for v in variants} >= {224, 256}
+    assert all(v.stages == VARIANTS["efficientnet-b0"].stages for v in variants)
     for row in rows:
         assert row.coefficients.growth == pytest.approx(2, rel=0.0501)
         assert row.macs == cost(row.variant).macs
@@ -260,7 +260,7 @@ def test_a_grid_without_candidates_is_an_error():
         search("efficientnet-b0", _by_width, grid=([1.0], [1.0], [1.0]))
 
 
-@pytest.mark.parametrize("answer", [None, float("nan"), "0.8"])
-def test_accuracies_must_be_finite_numbers(answer):
+@pytest.mark.parametrize("output", [None, float("nan"), "0.8"])
+def test_accuracies_must_be_finite_numbers(output):
     with pytest.raises(ValueError, match=r"accuracy\(efficientnet-b0-a1"):
-        search("efficientnet-b0", lambda v: answer)
+        search("efficientnet-b0", lambda v: output)

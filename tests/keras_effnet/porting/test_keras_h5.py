@@ -29,7 +29,7 @@ OURS_THERE = {
 
 
 def _numbered(name, names):
-    """{their layer: arrays}: as many as a layer has, each with a number of its own."""
+    """{source layer name: arrays}, each array with different numbers."""
     counts = {"conv": 1, "biased conv": 2, "depthwise": 1, "batch_norm": 4, "dense": 2}
     return {
         layer.source_name: [np.float32([i, j]) for j in range(counts[layer.kind])]

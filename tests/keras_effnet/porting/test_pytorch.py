@@ -1,5 +1,6 @@
-"""timm's and torchvision's networks become ours with the same answers, and go back; files that are
-damaged, of something else, or dangerous are rejected."""
+"""timm's and torchvision's networks are ported with equal outputs, and exported again.
+
+Damaged, foreign or dangerous files are rejected."""
 
 import json
 import os
@@ -50,10 +51,12 @@ def test_outputs_match_the_package(keras, torch_projects, tmp_path, source, name
     assert places[-2:] == ["top", "logits"]
     assert len(places) == len(plan(find_network(PROJECTS[source], name)[1]).blocks) + 3
     assert report.worst.relative <= 1e-4, str(report)
-    assert all(d.scale > 0.05 for d in report.differences)  # else that would say nothing
-    answers = np.array(model(random_images(64)))
-    assert answers.shape == (2, 1000)
-    assert np.abs(answers[0] / answers[1] - 1).max() > 1e-3  # nor if the image did not matter
+    assert all(
+        d.scale > 0.05 for d in report.differences
+    )  # otherwise the comparison would be meaningless
+    outputs = np.array(model(random_images(64)))
+    assert outputs.shape == (2, 1000)
+    assert np.abs(outputs[0] / outputs[1] - 1).max() > 1e-3  # the outputs depend on the image
 
 
 @tensorflow_only
@@ -82,7 +85,7 @@ def test_nested_and_parallel_state_dicts_are_read(torch_projects, timm_b0, tmp_p
             state,
             {"state_dict": state, "epoch": 3},
             {"model": state, "optimizer": {"lr": 0.1}},
-            {"state_dict": other, "state_dict_ema": state},  # the averaged one
+            {"state_dict": other, "state_dict_ema": state},  # EMA weights are preferred
             {"state_dict": {f"module.{name}": t for name, t in state.items()}},
             {name: t.half() if t.ndim == 4 else t for name, t in state.items()},
         )
@@ -102,10 +105,10 @@ def test_half_precision_becomes_float32(torch_projects, timm_b0, tmp_path):
 
     state = timm_b0[0].state_dict()
     for kind in (torch.float16, torch.bfloat16):
-        halves = {n: t.to(kind) if t.is_floating_point() else t for n, t in state.items()}
-        save_file(halves, tmp_path / "x.safetensors")
+        half = {n: t.to(kind) if t.is_floating_point() else t for n, t in state.items()}
+        save_file(half, tmp_path / "x.safetensors")
         stored = read(tmp_path / "x.safetensors", plan("efficientnet-b0"), TIMM)
-        want = halves["conv_stem.weight"].float().permute(2, 3, 1, 0).numpy()
+        want = half["conv_stem.weight"].float().permute(2, 3, 1, 0).numpy()
         np.testing.assert_array_equal(stored["stem_conv"][0], want)
         assert stored["stem_conv"][0].dtype == "float32"
 

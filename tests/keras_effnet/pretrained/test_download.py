@@ -13,8 +13,8 @@ import pytest
 from keras_effnet.pretrained import download
 from keras_effnet.pretrained.download import DownloadError, fetch, intact, unpack
 
-BODY = bytes(range(256)) * 4000  # about 1 MB
-MD5 = hashlib.md5(BODY).hexdigest()
+CONTENT = bytes(range(256)) * 4000  # about 1 MB
+MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -23,7 +23,7 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self):
-        self.body, self.version, self.cut, self.ranges, self.status = BODY, '"1"', [], True, 200
+        self.body, self.version, self.cut, self.ranges, self.status = CONTENT, '"1"', [], True, 200
         self.asked = []
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -66,7 +66,7 @@ def server(monkeypatch):
 
 def test_a_file_is_downloaded_once_and_checked(server, tmp_path):
     path = fetch(f"{server.address}/w.h5", tmp_path / "cache" / "w.h5", md5=MD5)
-    assert path.read_bytes() == BODY
+    assert path.read_bytes() == CONTENT
     assert fetch(f"{server.address}/w.h5", path, md5=MD5) == path
     assert len(server.asked) == 1
     assert sorted(p.name for p in path.parent.iterdir() if ".lock" not in p.name) == ["w.h5"]
@@ -74,7 +74,7 @@ def test_a_file_is_downloaded_once_and_checked(server, tmp_path):
 
 def test_an_interrupted_download_resumes(server, tmp_path):
     server.cut = [300_000, 200_000]
-    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == BODY
+    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == CONTENT
     assert [r for _, r in server.asked] == [None, "bytes=300000-", "bytes=500000-"]
 
 
@@ -85,7 +85,7 @@ def test_a_later_call_resumes_the_download(server, tmp_path):
     ):
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
     assert not (tmp_path / "w").exists()
-    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == BODY
+    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == CONTENT
     assert server.asked[-1][1] == "bytes=300000-"
 
 
@@ -93,10 +93,10 @@ def test_a_changed_file_or_unresumable_download_restarts(server, tmp_path):
     server.cut = [100_000] * download.ATTEMPTS
     with pytest.raises(DownloadError):
         fetch(f"{server.address}/w", tmp_path / "w")
-    server.version, server.body = '"2"', BODY[::-1]
-    assert fetch(f"{server.address}/w", tmp_path / "w").read_bytes() == BODY[::-1]
+    server.version, server.body = '"2"', CONTENT[::-1]
+    assert fetch(f"{server.address}/w", tmp_path / "w").read_bytes() == CONTENT[::-1]
     server.cut, server.ranges = [100_000], False
-    assert fetch(f"{server.address}/v", tmp_path / "v").read_bytes() == BODY[::-1]
+    assert fetch(f"{server.address}/v", tmp_path / "v").read_bytes() == CONTENT[::-1]
 
 
 def test_a_wrong_file_is_rejected_with_both_hashes(server, tmp_path):
@@ -112,7 +112,7 @@ def test_a_modified_cache_file_is_rejected_with_both_hashes(server, tmp_path):
         path = fetch(f"{server.address}/{name}", tmp_path / name, md5=md5)
         path.write_bytes(b"tampered")
         kind = "md5" if md5 else "sha256"
-        hashes = [hashlib.new(kind, data).hexdigest() for data in (b"tampered", BODY)]
+        hashes = [hashlib.new(kind, data).hexdigest() for data in (b"tampered", CONTENT)]
         with pytest.raises(DownloadError, match=f"{hashes[0]}.*{hashes[1]}"):
             fetch(f"{server.address}/{name}", path, md5=md5)
 
@@ -120,7 +120,7 @@ def test_a_modified_cache_file_is_rejected_with_both_hashes(server, tmp_path):
 def test_a_hash_is_recorded_if_none_is_published(server, tmp_path):
     path = fetch(f"{server.address}/w", tmp_path / "w")
     recorded = (tmp_path / "w.sha256").read_text().strip()
-    assert recorded == hashlib.sha256(BODY).hexdigest()
+    assert recorded == hashlib.sha256(CONTENT).hexdigest()
     assert intact(path)
     path.write_bytes(b"x")
     assert not intact(path)
@@ -144,7 +144,7 @@ def test_offline_uses_the_cache_and_requests_nothing(server, tmp_path, monkeypat
     with pytest.raises(DownloadError, match=f"KERAS_EFFNET_OFFLINE is set.*{tmp_path}.*{MD5}"):
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
     assert not server.asked
-    (tmp_path / "w").write_bytes(BODY)
+    (tmp_path / "w").write_bytes(CONTENT)
     assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
 
 
@@ -161,7 +161,7 @@ def test_an_unwritable_cache_is_an_error(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "FileLock", refuse)
     with pytest.raises(DownloadError, match=r"cannot be written to.*KERAS_HOME"):
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
-    (tmp_path / "w").write_bytes(BODY)  # but what is there can be read
+    (tmp_path / "w").write_bytes(CONTENT)  # an existing file can be read
     assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
 
 
@@ -175,7 +175,7 @@ def test_parallel_processes_download_a_file_once(server, tmp_path):
     ]
     assert [p.wait(60) for p in processes] == [0, 0, 0]
     assert len(server.asked) == 1
-    assert (tmp_path / "w").read_bytes() == BODY
+    assert (tmp_path / "w").read_bytes() == CONTENT
 
 
 def _tar(path, *members):
