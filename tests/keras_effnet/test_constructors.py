@@ -95,7 +95,7 @@ def test_classes_are_ignored_without_the_classifier(keras, tiny):
 
 @pytest.mark.parametrize("function", ["EfficientNetB8", "EfficientNetL2", "EfficientNetV2XL"])
 def test_unreleased_weights_name_the_released_ones(no_download, function):
-    """Their default is keras.applications' default, and there is nothing behind it."""
+    """They have keras.applications' default "imagenet", which was never released for them."""
     with pytest.raises(ValueError, match=r"Unknown weights 'imagenet'.*auto.*weights=None"):
         getattr(keras_effnet, function)()
 
@@ -106,7 +106,7 @@ def test_an_unknown_classifier_activation_is_an_error(keras, tiny):
 
 
 def test_constructors_pass_on_every_argument(keras, monkeypatch):
-    """Every argument of both generations reaches create_model under its own name."""
+    """Every argument of V1 and V2 constructors reaches create_model under the same name."""
     import inspect
 
     from keras_effnet import constructors
@@ -140,7 +140,7 @@ def test_importing_the_package_imports_neither_keras_nor_tensorflow(run_python):
 
 
 def test_the_models_name_does_not_select_the_weights(keras, monkeypatch):
-    """keras.applications' V1 asks for `x.h5` when the model is called x."""
+    """keras.applications' V1 downloads `x.h5` for a model named x."""
     asked = []
 
     def fetch(url, path, md5):

@@ -47,7 +47,7 @@ RIGHT = [  # variant, billions as printed, source
     ("efficientnetv2-m", "24.6", TORCHVISION),
     ("efficientnetv2-l", "56.1", TORCHVISION),
 ]
-NOT_RIGHT = [  # and why; the checkable reasons are checked below
+NOT_RIGHT = [  # and the reason; tested below where possible
     ("efficientnet-b1", "0.70", PAPER_V1, "1.2 % above: counts batch norm's scale and shift"),
     ("efficientnet-b4", "4.2", PAPER_V1, "of 364 to 368 px, not of the 380 px it is used at"),
     ("efficientnet-b5", "9.9", PAPER_V1, "no size gives it: 448 px 9.40, 449 px 10.23"),
@@ -62,7 +62,7 @@ NOT_RIGHT = [  # and why; the checkable reasons are checked below
 
 
 def _distance(macs, printed):
-    """How far a count is outside of what rounds to `printed`, as a share of `printed`."""
+    """The distance of a count to the range that rounds to `printed`, relative to `printed`."""
     value = float(printed)
     half = 0.5 * 10 ** -len(printed.partition(".")[2])
     return max(0, abs(macs / 1e9 - value) - half) / value
@@ -89,7 +89,7 @@ def test_every_variant_with_a_published_count_is_tested():
 
 
 def test_the_published_b1_count_includes_batch_norm():
-    """One multiply-add an output of a convolution more. B0 prints the same either way."""
+    """One more multiply-add per convolution output. B0 rounds to the same number."""
     for name, printed in (("efficientnet-b0", "0.39"), ("efficientnet-b1", "0.70")):
         c = cost(name)
         assert _distance(c.macs + c.activation_bytes / 4, printed) == 0

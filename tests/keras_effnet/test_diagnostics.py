@@ -84,7 +84,7 @@ def test_a_half_precision_classifier_is_found(keras, tiny):
         backbone.input, keras.layers.Dense(5, activation="softmax")(backbone.output)
     )
     assert _checks(check_model(theirs)) == ["half-precision-classifier"]
-    assert check_model(create_model(tiny, classes=5)) == []  # ours computes in float32
+    assert check_model(create_model(tiny, classes=5)) == []  # computes in float32
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_labels_do_not_overlap_or_leave_the_picture(plots, name):
         half = 3 * figure.dpi / 72
         for axis in figure.axes:
             labels = [t for t in axis.texts if isinstance(t, Annotation)]
-            boxes = [Text.get_window_extent(t) for t in labels]  # without what it points at
+            boxes = [Text.get_window_extent(t) for t in labels]  # without the arrow
             for i, box in enumerate(boxes):
                 assert axis.get_window_extent().contains(box.x0, box.y0), labels[i].get_text()
                 overlapping = [t.get_text() for t, b in zip(labels, boxes) if b.overlaps(box)]

@@ -9,7 +9,7 @@ from keras_effnet.constructors import create_model
 from keras_effnet.feature_pyramid import feature_table, features
 from keras_effnet.variants import VARIANTS, Stage
 
-# Channels at strides 2, 4, 8, 16, 32: what the official code calls endpoints["reduction_1"] to 5.
+# Channels at strides 2, 4, 8, 16, 32: endpoints["reduction_1"] to 5 of the official code.
 _V1 = {
     "efficientnet-b0": (16, 24, 40, 112, 320),
     "efficientnet-b1": (16, 24, 40, 112, 320),
@@ -96,7 +96,7 @@ def test_feature_maps_are_the_models_layer_outputs(keras, small, tame, images):
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 47)])
 def test_feature_maps_of_any_size(keras, small, images, size):
-    pyramid = features(small, levels=(3, 1))  # in the order that was asked for
+    pyramid = features(small, levels=(3, 1))  # in the given order
     for level, have in zip((3, 1), pyramid(images(*size), training=False)):
         assert tuple(have.shape[1:3]) == tuple(math.ceil(n / 2**level) for n in size)
 

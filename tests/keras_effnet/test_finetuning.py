@@ -23,7 +23,7 @@ def test_a_new_head_shares_the_backbone(keras, small, tame, images):
     assert new.output_shape == (None, 3)
     assert new.name == model.name
     shared = [layer.name for layer in new.layers if layer in model.layers]
-    assert shared == [layer.name for layer in model.layers[:-2]]  # to avg_pool, normalization too
+    assert shared == [layer.name for layer in model.layers[:-2]]  # up to avg_pool
     assert "normalization" in shared
     assert new.get_layer("top_dropout").rate == 0.4
     pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
@@ -129,12 +129,12 @@ def test_each_unfreeze_phase_trains_one_more_group(keras, tiny, images):
 
 
 def _moved_by_training(keras, model, images, steps):
-    """Names of the layers whose weights some steps change."""
+    """Names of the layers whose weights change within some steps."""
     before = {layer.name: layer.get_weights() for layer in model.layers}
     by_jax = keras.__version__[0] != "2" and keras.backend.backend() == "jax"
-    how = {} if by_jax else {"run_eagerly": True}  # TensorFlow would trace for longer than it runs
+    how = {} if by_jax else {"run_eagerly": True}  # tracing takes longer than running
     model.compile("adam", "sparse_categorical_crossentropy", **how)
-    for _ in range(steps):  # at the first, a head of zeros sends nothing back
+    for _ in range(steps):  # in the first, a zero head gives no gradient
         model.train_on_batch(images(32), np.array([0, 1]))
     return {
         layer.name
@@ -150,7 +150,7 @@ def test_layer_rates_decrease_from_head_to_stem(keras, small):
     assert set(rates) == {layer.name for layer in model.layers if layer.weights}
     want = {"predictions": 0, "top_bn": 1, "block3b_bn": 2, "block1a_project_bn": 4, "stem_conv": 5}
     assert {n: rates[n] for n in want} == {n: 1e-3 * 0.5**d for n, d in want.items()}
-    backbone = create_model(small, include_top=False)  # the same rates, whatever will be put on top
+    backbone = create_model(small, include_top=False)  # the same rates without a head
     assert layer_rates(backbone, 1e-3, 0.5)["top_conv"] == rates["top_conv"]
     assert set(layer_rates(model, 0.1, decay=1).values()) == {0.1}
 

@@ -23,7 +23,7 @@ def script():
 
 @pytest.fixture
 def large(small):
-    """Wider at every place, and a block more in every stage."""
+    """Wider in every layer, with one more block in every stage."""
     return dataclasses.replace(small, name="large", width=0.8, depth=1.4)
 
 
@@ -39,7 +39,7 @@ def _stored(model):
 
 @pytest.fixture
 def networks(keras, small, large, tame):
-    """A small network with weights that matter, and a large one without."""
+    """A small network with well-scaled weights, and a large one without."""
     one, other = _build(small), _build(large)
     tame(one)
     return one, other
@@ -70,7 +70,7 @@ def test_an_added_block_is_a_copy_except_its_last_layer(script, networks, small)
     assert not gamma.any()
     assert not beta.any()
     np.testing.assert_array_equal(mean, stored["block3b_project_bn"][2])
-    # the only block of stage 1 takes other channels in, so that the new one has its own kernels
+    # the only block of stage 1 has other input channels, so the new one has different kernels
     np.testing.assert_array_equal(
         grown["block1b_project_conv"][0], fresh["block1b_project_conv"][0]
     )
@@ -89,7 +89,7 @@ def test_noise_is_added_only_to_copies(script, networks, small, large):
     np.testing.assert_array_equal(kernels[1][..., :own], kernels[0][..., :own])
     added = (kernels[1] - kernels[0])[..., own:]
     assert 0.02 < added.std() / kernels[0].std() < 0.1
-    np.testing.assert_array_equal(kernels[2], kernels[1])  # the seed decides
+    np.testing.assert_array_equal(kernels[2], kernels[1])  # depends on the seed
     assert not np.array_equal(kernels[3], kernels[0])
 
 

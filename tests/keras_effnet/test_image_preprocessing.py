@@ -33,7 +33,7 @@ def test_resize_matches_tensorflow_within_one_grey_level(photo, size, interpolat
 
 def test_the_crop_is_the_official_center_crop(photo):
     """decode_and_center_crop of the official code: offset ((height - size) + 1) // 2."""
-    input_spec = Preprocessing(53, 0.875, "bilinear")  # int(0.875 * 61) pixels: nothing to resize
+    input_spec = Preprocessing(53, 0.875, "bilinear")  # int(0.875 * 61) pixels: no resize
     top, left = (90 - 53 + 1) // 2, (61 - 53 + 1) // 2
     np.testing.assert_array_equal(
         preprocess(photo, input_spec), photo[top : top + 53, left : left + 53]

@@ -84,7 +84,7 @@ def test_models_around_the_network_are_kept(keras, small, images, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet-l2", "efficientnetv2-xl"])
 def test_the_deepest_networks_stay_within_the_recursion_limit(keras, name, images):
-    narrow = dataclasses.replace(VARIANTS[name], name="narrow", width=0.1)  # as deep as it is
+    narrow = dataclasses.replace(VARIANTS[name], name="narrow", width=0.1)  # full depth
     model = create_model(narrow, classes=2, input_shape=(32, 32, 3))
     resized = change_image_size(model, 40)
     built = create_model(narrow, classes=2, input_shape=(40, 40, 3))

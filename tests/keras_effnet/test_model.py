@@ -10,7 +10,7 @@ from keras_effnet.constructors import create_model
 from keras_effnet.network_plan import plan
 from keras_effnet.variants import V1, VARIANTS, Stage
 
-# keras.applications has the others: test_parity builds them and counts them too.
+# The others are in keras.applications: test_parity.py builds and counts them.
 OURS_ALONE = [
     "efficientnet-b8",
     "efficientnet-l2",
@@ -110,7 +110,7 @@ def test_integer_pixels_give_the_same_outputs_as_floats(keras, tiny, tame):
 
 
 def test_dynamic_and_static_sizes_give_equal_outputs(keras, small, images, tame):
-    """keras.applications' V1 pads by the size it was built for: wrong where one turns odd."""
+    """keras.applications' V1 pads by its static size, which is wrong for odd sizes."""
     dynamic = create_model(small, classes=3, input_shape=(None, None, 3))
     tame(dynamic)
     for height, width in ((64, 64), (45, 67)):
@@ -167,7 +167,7 @@ def test_a_model_on_an_input_tensor_is_called_without_a_warning(keras, tiny, ima
 
 
 def test_a_plain_model_is_called_without_a_warning(keras, tiny, images):
-    """Keras warns when a model of a list of one input is given one tensor."""
+    """Keras warns if a model with a list of one input is called with a tensor."""
     model = create_model(tiny, classes=3)
     assert model(images(32)).shape == (2, 3)
     assert not isinstance(model.input, list)
@@ -183,7 +183,7 @@ def test_layers_of_equal_shape_start_with_different_weights(keras, tiny):
 
 
 def test_initial_weights_follow_the_official_distributions(keras, tiny):
-    """Normal, not truncated, over fan_out; a depthwise kernel's fan_out is its area alone."""
+    """Normal, not truncated, over fan_out; a depthwise kernel's fan_out is only its area."""
     wide = dataclasses.replace(tiny, width=8.0)
     model = create_model(wide, classes=400)
 
@@ -199,7 +199,7 @@ def test_initial_weights_follow_the_official_distributions(keras, tiny):
         w = kernel(name)
         std = (2.0 / fan_out) ** 0.5
         assert w.std() == pytest.approx(std, rel=0.05), name
-        assert np.abs(w).max() > 2.6 * std, name  # a truncated normal ends at 2.27 of its std
+        assert np.abs(w).max() > 2.6 * std, name  # a truncated normal ends at 2.27 std
     classifier, bias = model.get_layer("predictions").get_weights()
     limit = 400**-0.5  # uniform within 1 / sqrt(classes)
     assert 0.98 * limit < np.abs(classifier).max() <= limit
@@ -214,14 +214,14 @@ def test_initial_weights_follow_the_official_distributions(keras, tiny):
 
 
 def test_stochastic_depth_drops_examples_only_in_training(keras, tiny, tame):
-    """Of block2b, the only residual block: what is dropped leaves the shortcut untouched."""
+    """In block2b, the only residual block, a dropped branch leaves the shortcut unchanged."""
     model = create_model(tiny, classes=3, drop_path_rate=0.9)
     tame(model)
     names = ("block2a_project_bn", "block2b_add")
     inside = keras.Model(model.input, [model.get_layer(n).output for n in names])
     for layer in inside.layers:
         if type(layer).__name__ == "BatchNormalization":
-            layer.trainable = False  # else batch statistics move the shortcut too
+            layer.trainable = False  # otherwise batch statistics would change the shortcut
     x = np.random.default_rng(3).uniform(0, 255, (64, 32, 32, 3)).astype("float32")
     shortcut, out = (_numbers(t) for t in inside(x, training=True))
     dropped = (shortcut == out).all(axis=(1, 2, 3))
@@ -270,7 +270,9 @@ def test_json_restores_the_network(keras, small, images, tame):
     tame(model)
     again = keras.models.model_from_json(model.to_json())
     assert json.loads(again.to_json()) == json.loads(model.to_json())
-    again.set_weights(model.get_weights())  # normalisation has none, and must have come along
+    again.set_weights(
+        model.get_weights()
+    )  # the normalization has no weights, so JSON must contain it
     np.testing.assert_array_equal(_numbers(again(images(64))), _numbers(model(images(64))))
 
 
@@ -312,7 +314,9 @@ def test_layer_names_after_z_can_be_exported(keras, images, tame, tmp_path):
     """keras.applications continues with '{', which is invalid in TensorFlow scopes."""
     import tensorflow as tf
 
-    xl = VARIANTS["efficientnetv2-xl"]  # its 32 blocks of stage 6, narrow; one of each other stage
+    xl = VARIANTS[
+        "efficientnetv2-xl"
+    ]  # narrow, with all 32 blocks of stage 6 and one of each other stage
     stages = [s if s.repeats == 32 else dataclasses.replace(s, repeats=1) for s in xl.stages]
     narrow = dataclasses.replace(xl, width=0.125, stages=tuple(stages))
     model = create_model(narrow, classes=3, input_shape=(32, 32, 3))
@@ -359,6 +363,6 @@ def _backend(keras):
 
 
 def _export(model, path):
-    """Without the listing that Keras prints."""
+    """Without the output that Keras prints."""
     quiet = {"verbose": False} if "verbose" in inspect.signature(model.export).parameters else {}
     model.export(str(path), **quiet)

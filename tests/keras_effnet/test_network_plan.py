@@ -88,7 +88,7 @@ def test_lite_does_not_scale_its_ends():
     p = plan("efficientnet-lite4")
     assert (p.stem_filters, p.head_filters) == (32, 1280)
     assert [b.name for b in p.blocks if _stage(b) in (1, 7)] == ["block1a", "block7a"]
-    assert p.blocks[0].in_filters == 32  # what the stem gives, not round(32 * 1.4)
+    assert p.blocks[0].in_filters == 32  # the stem's filters, not round(32 * 1.4)
 
 
 def test_squeeze_filters_are_relative_to_the_blocks_input():
@@ -113,7 +113,7 @@ def test_block_names_are_unique_sorted_and_valid_scopes():
 
 
 def test_block_names_after_z():
-    """32 repeats: keras.applications' chr(97 + j) leaves the alphabet; no SavedModel exports."""
+    """With 32 repeats keras.applications' chr(97 + j) leaves the alphabet: no SavedModel export."""
     names = [b.name for b in plan("efficientnetv2-xl").blocks if _stage(b) == 6]
     assert len(names) == 32
     assert names[0] == "block6a"

@@ -32,7 +32,7 @@ def test_symmetric_padding_is_a_layer_before_each_strided_convolution(keras, sma
 
 @pytest.mark.parametrize("size", [64, 65, 67])
 def test_output_sizes_equal_same_padding(keras, small, images, tame, size):
-    """At an odd size "same" pads evenly: both are one network there."""
+    """At odd sizes "same" pads symmetrically, so both networks are equal."""
     options = {"include_top": False, "input_shape": (size, size, 3)}
     ours = create_model(dataclasses.replace(small, padding="symmetric"), **options)
     tame(ours)

@@ -21,18 +21,18 @@ SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
 }
 FAST = ("efficientnet-b0", "efficientnetv2-b0")
 SPEEDS = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SHARED]
-ODD = (65, 97)  # keras.applications' V1 is right at odd sizes only when built for them
+ODD = (65, 97)  # keras.applications' V1 is correct at odd sizes only if built for them
 
-# Layers without weights that one side alone has.
+# Layers without weights that only one side has.
 THEIRS_ALONE = re.compile(
-    r"rescaling(_\d+)?"  # ours normalises in one layer
-    r"|normalization(_\d+)?"  # theirs counts up through a session; ours is plain "normalization"
-    r"|stem_conv_pad|block\d[a-z]_dwconv_pad"  # V1 pads by hand
+    r"rescaling(_\d+)?"  # ours has one normalization layer
+    r"|normalization(_\d+)?"  # theirs is numbered within a session
+    r"|stem_conv_pad|block\d[a-z]_dwconv_pad"  # V1 pads in separate layers
 )
 OURS_ALONE = re.compile(
     r"normalization"
-    r"|preprocessing_\w+(\.\w+)*"  # says how images are prepared, and does nothing
-    r"|block1a_drop"  # rate 0: theirs leaves the layer out, and the graph depends on the rate
+    r"|preprocessing_\w+(\.\w+)*"  # stores the preprocessing
+    r"|block1a_drop"  # theirs omits the layer at rate 0
 )
 
 
@@ -79,7 +79,7 @@ def _assert_same_layers(ours, theirs, v1):
             assert [w.shape for w in mine.weights] == [w.shape for w in other.weights], name
         if type(mine).__name__ == "BatchNormalization":
             assert (mine.momentum, mine.epsilon) == (other.momentum, other.epsilon), name
-        if v1 and name.endswith("_drop"):  # V2's are wrong there: see test_plan
+        if v1 and name.endswith("_drop"):  # V2's are wrong there: see test_network_plan.py
             assert mine.rate == pytest.approx(other.rate, abs=1e-12), name
 
     def order(model):
@@ -93,7 +93,7 @@ def _assert_same_layers(ours, theirs, v1):
 def test_released_files_logits_and_features_match_applications(
     keras, name, zoo, images, tame, release
 ):
-    """weights="imagenet" out of files that keras.applications' own network wrote."""
+    """weights="imagenet" with files written by keras.applications' network."""
     theirs = getattr(keras.applications, SHARED[name])(
         weights=None, input_shape=(*ODD, 3), classifier_activation=None
     )
@@ -101,8 +101,8 @@ def test_released_files_logits_and_features_match_applications(
     both = keras.Model(theirs.input, [theirs.get_layer("top_activation").output, theirs.output])
     x = images(*ODD)
     want_features, want_logits = (_numbers(t) for t in both(x))
-    assert 0.05 < np.abs(want_logits).max() < 50  # else 1e-5 says nothing
-    assert np.abs(want_logits[0] - want_logits[1]).max() > 1e-4  # nor if the image did not matter
+    assert 0.05 < np.abs(want_logits).max() < 50  # otherwise 1e-5 would be meaningless
+    assert np.abs(want_logits[0] - want_logits[1]).max() > 1e-4  # the outputs depend on the image
 
     build = getattr(keras_effnet, SHARED[name])
     release(name, theirs, keras.Model(theirs.input, theirs.get_layer("top_activation").output))
@@ -123,7 +123,7 @@ def test_released_files_logits_and_features_match_applications(
 
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
 def test_dynamic_and_static_published_networks_are_equal(keras, images, tame):
-    """75 px turns odd on the way down: 75, 38, 19, 10, 5, 3."""
+    """75 px leads to odd sizes: 75, 38, 19, 10, 5, 3."""
     name = "efficientnet-b0"
     dynamic = create_model(name, input_shape=(None, None, 3), classifier_activation=None)
     static = create_model(name, input_shape=(75, 75, 3), classifier_activation=None)

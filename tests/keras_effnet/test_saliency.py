@@ -18,7 +18,7 @@ SHARED = pathlib.Path(
 
 @pytest.fixture
 def model(keras, tiny, tame):
-    """A classifier of 64 x 64 pixels, its deepest map 16 x 16."""
+    """A classifier of 64 x 64 pixels whose last feature map is 16 x 16."""
     model = create_model(tiny, classes=3, input_shape=(64, 64, 3))
     tame(model)
     return model
@@ -26,7 +26,7 @@ def model(keras, tiny, tame):
 
 @pytest.fixture
 def corner_model(keras):
-    """A classifier whose class 1 is how bright the upper left quarter is, class 0 the opposite."""
+    """A classifier by the brightness of the upper left quarter: bright is class 1, dark class 0."""
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Cropping2D(((0, 16), (0, 16)))(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -47,7 +47,7 @@ def test_gradients_match_finite_differences(keras):
 
 
 def test_grad_cam_of_the_last_map_is_the_class_activation_map(model, images):
-    """With average pooling and a dense layer behind it, it has a closed form (section 3.1)."""
+    """With average pooling and a dense layer it has a closed form (section 3.1)."""
     keras_model = type(model)(model.input, model.get_layer("top_activation").output)
     maps = _outputs(keras_model, images(64))
     kernel = model.get_layer("predictions").get_weights()[0]
@@ -56,7 +56,7 @@ def test_grad_cam_of_the_last_map_is_the_class_activation_map(model, images):
         have = grad_cam(model, images(64), index, "top_activation")
         assert have.shape == (2, 64, 64)
         for h, w in zip(have, want):
-            middle = (h[1::4, 1::4] + h[2::4, 2::4]) / 2  # around each map pixel's centre
+            middle = (h[1::4, 1::4] + h[2::4, 2::4]) / 2  # around the center of each map pixel
             assert np.corrcoef(middle.ravel(), w.ravel())[0, 1] > 0.95
 
 
@@ -83,7 +83,7 @@ def test_the_default_class_is_the_predicted_one(model, images):
 
 
 def test_grad_cam_explains_the_logit(model, images):
-    """A probability of 1.0 has no slope left; the evidence is there all the same."""
+    """The gradient of a probability of 1.0 is 0, but the logit still has evidence."""
     want = grad_cam(model, images(64), 1)
     kernel, bias = model.get_layer("predictions").get_weights()
     model.get_layer("predictions").set_weights([1000 * kernel, 1000 * bias])
@@ -115,7 +115,7 @@ def test_occlusion_finds_the_relevant_corner(corner_model, images):
     assert heat.max() == 1
     assert heat[:16, :16].mean() > 5 * heat[16:, 16:].mean()
     assert heat[24:].max() == 0
-    assert not occlusion(corner_model, bright, 0).any()  # covering it only helps that class
+    assert not occlusion(corner_model, bright, 0).any()  # covering it increases that logit
     both = occlusion(corner_model, np.stack([bright, 255 - bright]), [1, 0], patch=16, stride=16)
     assert both.shape == (2, 32, 32)
     np.testing.assert_array_equal(both[0], occlusion(corner_model, bright, patch=16, stride=16))
@@ -235,7 +235,7 @@ def test_covering_the_hottest_pixels_lowers_the_score_most(keras, capsys):
         pixels = tf.io.decode_jpeg(features["image/encoded"].bytes_list.value[0])
         images.append(tf.image.resize(pixels, (64, 64)).numpy())
     images = np.stack(images)
-    logits = _outputs(trained, images)  # this file ends in logits
+    logits = _outputs(trained, images)  # the model outputs logits
     best = logits.argmax(-1)
     fell = {}
     for method in (grad_cam, occlusion):

@@ -150,7 +150,7 @@ def test_the_family_has_every_published_variant():
 
 @pytest.mark.parametrize("base", PUBLISHED_PHI)
 def test_published_phi_is_the_nearest_half_step(base):
-    """In relative terms. Lite's sizes were held back on purpose, so there the width alone."""
+    """In relative terms. Lite's sizes were limited intentionally, so there only the width."""
     sizes = "lite" not in base
 
     def distance(phi, published):
@@ -161,7 +161,7 @@ def test_published_phi_is_the_nearest_half_step(base):
 
     for name, phi in PUBLISHED_PHI[base].items():
         if "lite1" in name:
-            continue  # width 1.0: the depth says that it is no second Lite0
+            continue  # width 1.0, as Lite0; only the depth differs
         nearest = min((i / 2 for i in range(20)), key=lambda p: distance(p, VARIANTS[name]))
         assert nearest == phi, name
 

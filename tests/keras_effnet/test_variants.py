@@ -18,7 +18,7 @@ def test_rows_state_the_published_scaling(zoo):
 
 
 def test_depth_is_not_width():
-    """Tables that confuse the two go round; B2 does not show it, B3 to B7 do."""
+    """Some published tables confuse the two; it shows in B3 to B7, not in B2."""
     assert [VARIANTS[f"efficientnet-b{i}"].depth for i in range(8)] == [
         1.0, 1.1, 1.2, 1.4, 1.8, 2.2, 2.6, 3.1,
     ]  # fmt: skip
@@ -70,7 +70,7 @@ def test_an_unknown_model_names_the_nearest(typo, nearest):
     with pytest.raises(ValueError, match="Did you mean") as error:
         find_variant(typo)
     assert nearest in str(error.value)
-    assert "efficientnetv2-xl" in str(error.value)  # and all that there are
+    assert "efficientnetv2-xl" in str(error.value)  # the message names all variants
 
 
 def test_a_dissimilar_name_gets_no_suggestion():

@@ -52,5 +52,5 @@ def test_the_command_measures_every_project(keras, source, request):
     row = parity.measure(source, SMALLEST[source])
     assert row.mapped == row.total > 200
     assert row.answer <= BOUND
-    assert not row.blocks > BOUND  # NaN where no network of theirs runs
+    assert not row.blocks > BOUND  # NaN if the project's network cannot be run
     assert f"| {row.name} | {row.variant} |" in parity.table([row], 64)

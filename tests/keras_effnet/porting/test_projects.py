@@ -39,7 +39,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize(("source", "name"), NETWORKS)
 def test_names_epsilon_padding_and_pixels_match_the_package(torch_projects, source, name):
-    """All networks of timm and torchvision, without memory for their weights (L2, XL too)."""
+    """All networks of timm and torchvision, without allocating weights."""
     torch, torchvision, timm = torch_projects
     row = PROJECTS[source]
     variant = row.variants[name]
@@ -77,7 +77,7 @@ def test_names_epsilon_padding_and_pixels_match_the_package(torch_projects, sour
 
 
 def test_importing_the_command_line_imports_no_framework(run_python):
-    """The command line's help must not wait for one."""
+    """Keeps ``--help`` fast."""
     output = run_python(
         "import sys, keras_effnet.cli\n"
         "print([m for m in ('keras', 'tensorflow', 'torch', 'timm') if m in sys.modules])",
@@ -87,7 +87,7 @@ def test_importing_the_command_line_imports_no_framework(run_python):
 
 
 def test_variants_differ_from_ours_only_in_data():
-    """Epsilon, padding, pixels and size; the tables of stages are the papers'."""
+    """Epsilon, padding, normalization and size; the stages are the papers'."""
     free = ("bn_epsilon", "padding", "normalization", "image_size")
     for row in PROJECTS.values():
         for variant in row.variants.values():

@@ -12,7 +12,7 @@ from keras_effnet.pretrained.assign import load_weights
 
 @pytest.fixture
 def theirs(small, by_applications, tame, keras):
-    """A small network of keras.applications' own, with weights."""
+    """A small network built by keras.applications, with weights."""
     model = by_applications(small, (64, 64, 3), classes=5)
     tame(model)
     return model
@@ -57,7 +57,7 @@ def save(write_legacy_h5):
 
 @pytest.fixture
 def rejects(keras):
-    """rejects(model, path, message): loading raises ValueError, and the weights are as before."""
+    """rejects(model, path, message): loading raises ValueError and changes no weight."""
 
     def check(model, path, *message):
         before = model.get_weights()

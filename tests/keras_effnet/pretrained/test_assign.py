@@ -10,7 +10,7 @@ from keras_effnet.pretrained.assign import load_pretrained, load_weights
 
 
 def test_normalization_constants_in_a_file_are_ignored(theirs, ours, tmp_path, write_legacy_h5):
-    """Released V1 files hold the deviation where the variance belongs (tensorflow#49930)."""
+    """Released V1 files hold the standard deviation instead of the variance (tensorflow#49930)."""
     write_legacy_h5(theirs, tmp_path / "x.h5")
     before = ours.get_layer("normalization").get_config()
     load_weights(ours, tmp_path / "x.h5")
@@ -79,7 +79,7 @@ def test_1001_and_21843_classes_are_mapped_to_1000(
     model = create_model(tiny, classifier_activation=None, weights=tmp_path / "x.h5")
     have, want = np.array(model(images(32))), np.array(source(images(32)))
     np.testing.assert_allclose(have[:, ours], want[:, index], atol=1e-5)
-    if stored == 21843:  # teddy bear is not among them, and shall not win
+    if stored == 21843:  # teddy bear is missing, and must not be predicted
         assert (have[:, 850] < np.delete(have, 850, axis=1).min(axis=1)).all()
 
 

@@ -28,12 +28,12 @@ def test_an_unreadable_file_states_nothing(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetV2B0", "EfficientNetV2S"])
 def test_a_saved_keras_applications_model_normalizes_the_same(keras, tmp_path, name):
-    """Their preprocessing is a rescaling, with or without a normalization behind it."""
+    """Its preprocessing is a rescaling, with or without a normalization after it."""
     keras.utils.set_random_seed(0)
     theirs = getattr(keras.applications, name)(
         weights=None, classes=5, input_shape=(32, 32, 3), classifier_activation=None
     )
-    with warnings.catch_warnings():  # Keras 2.15 warns of its own initializers
+    with warnings.catch_warnings():  # Keras 2.15 warns about its initializers
         warnings.simplefilter("ignore")
         theirs.save(tmp_path / "theirs.keras")
     ours = create_model(

@@ -1,5 +1,7 @@
-"""Google's TensorFlow checkpoints: every variable finds its layer, averages first, whatever else a
-training left in them; written here in the official names and TensorFlow's own format."""
+"""Google's TensorFlow checkpoints: every variable is mapped to its layer, averages first.
+
+The checkpoints are written here with the official names, in TensorFlow's format.
+"""
 
 import pathlib
 
@@ -19,7 +21,7 @@ B0 = plan("efficientnet-b0")
 
 @pytest.fixture
 def save(tmp_path):
-    """save(shapes, **options): a checkpoint's prefix, and the values that count in it."""
+    """save(shapes, **options): a checkpoint's prefix, and the expected values."""
 
     def write(shapes, scope="efficientnet-b0", **options):
         prefix = tmp_path / "model.ckpt"
@@ -29,7 +31,7 @@ def save(tmp_path):
 
 
 def _tiny(name):
-    """The official names, each with two values: names are what is tried here."""
+    """The official names, each with two values: only names are tested."""
     return dict.fromkeys(OFFICIAL[name], (2,))
 
 
@@ -61,7 +63,7 @@ def test_a_released_checkpoint_is_ported_exactly(keras, save):
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_every_official_network_is_mapped_one_to_one(save, name):
-    """XL too, whose stage 6 has more blocks than the alphabet letters."""
+    """Includes XL, whose stage 6 has more blocks than the alphabet letters."""
     prefix, values = save(_tiny(name), scope=name)
     _assert_equal(tf_checkpoint.read(prefix, plan(name)), plan(name), values)
 
@@ -72,7 +74,7 @@ def test_variables_without_average_are_read_directly(save):
 
 
 def test_averages_are_preferred_for_each_variable(tmp_path):
-    """The statistics have none in some checkpoints."""
+    """In some checkpoints the statistics have no average."""
     import tensorflow as tf
 
     values, want = {}, {}
@@ -173,7 +175,9 @@ def test_files_that_are_not_checkpoints_are_rejected(save, tmp_path):
     rejected("is not a complete TensorFlow checkpoint")
     index.write_bytes(b"no checkpoint at all")
     rejected("is not a complete TensorFlow checkpoint")
-    bits = bytes(byte ^ 1 for byte in whole[0][400:440])  # a whole variable's; checksums say so
+    bits = bytes(
+        byte ^ 1 for byte in whole[0][400:440]
+    )  # of a complete variable; the checksum detects it
     data.write_bytes(whole[0][:400] + bits + whole[0][440:])
     rejected("is not a complete TensorFlow checkpoint")
     data.unlink()
