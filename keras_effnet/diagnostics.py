@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_effnet.image_preprocessing import parse
+from keras_effnet.image_preprocessing import parse_layer_name
 from keras_effnet.labels import label_map
 
 
@@ -170,7 +170,9 @@ def _batch(model, batch):
 
 
 def _size(model, batch):
-    input_spec = next(filter(None, (parse(layer.name) for layer, _ in _flat_layers(model))), None)
+    input_spec = next(
+        filter(None, (parse_layer_name(layer.name) for layer, _ in _flat_layers(model))), None
+    )
     if input_spec is not None and {batch.shape[1], batch.shape[2]} != {input_spec.image_size}:
         size = input_spec.image_size
         yield Finding(

@@ -71,7 +71,7 @@ def preprocessing(model) -> Preprocessing:
     RGB in [0, 255]; center square of 0.875 of the shorter side; bicubic to 224 x 224 pixels
     """
     for layer in _layers(model):
-        stored = parse(layer.name)
+        stored = parse_layer_name(layer.name)
         if stored is not None:
             size = model.input_shape[1:3] if model.input_shape[-1] in (1, 3) else ()
             sides = {n for n in size if n is not None}
@@ -82,10 +82,10 @@ def preprocessing(model) -> Preprocessing:
     )
 
 
-def parse(layer_name: str) -> Preprocessing | None:
+def parse_layer_name(layer_name: str) -> Preprocessing | None:
     """The :class:`Preprocessing` stored in a layer's name, or None.
 
-    >>> parse(Preprocessing(224, 0.875, "bicubic").layer_name)
+    >>> parse_layer_name(Preprocessing(224, 0.875, "bicubic").layer_name)
     Preprocessing(image_size=224, crop=0.875, interpolation='bicubic')
     """
     match = _LAYER_NAME.fullmatch(layer_name)
@@ -122,6 +122,10 @@ def decode_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     EXIF rotation is ignored, as in the official training and evaluation. Raises ``ValueError`` for
     data that is not an image, is truncated, has more than 8 bits a channel, or is so large that
     Pillow refuses it as a decompression bomb.
+
+    >>> decode_image(b"<html>")
+    Traceback (most recent call last):
+    ValueError: image of 6 bytes is not an image that can be read
     """
     from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow
 

@@ -167,9 +167,7 @@ def _download(url, path, md5):
             _receive(source, part, path.name)
             break
         except urllib.error.HTTPError as error:
-            if (
-                error.code == 416 and resumed
-            ):  # the part is longer than the file: the file has changed
+            if error.code == 416 and resumed:  # the part is longer: the file has changed
                 _forget(part)
                 continue
             raise DownloadError(

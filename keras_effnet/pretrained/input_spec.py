@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from keras_effnet.image_preprocessing import Preprocessing, parse
+from keras_effnet.image_preprocessing import Preprocessing, parse_layer_name
 from keras_effnet.variants import Normalization
 
 ATTRIBUTE = "keras_effnet"  # of an .h5 file written here; its value is format_attribute's text
@@ -71,7 +71,8 @@ def parse_attribute(text: str) -> InputSpec:
     """
     fields = json.loads(text)
     return InputSpec(
-        parse(fields["preprocessing"]), Normalization(tuple(fields["mean"]), tuple(fields["std"]))
+        parse_layer_name(fields["preprocessing"]),
+        Normalization(tuple(fields["mean"]), tuple(fields["std"])),
     )
 
 
@@ -100,7 +101,7 @@ def _of_config(config, constants=(None, None)):
         name = item.get("name") or ""
         if not isinstance(name, str):
             continue
-        preprocessing = parse(name) or preprocessing
+        preprocessing = parse_layer_name(name) or preprocessing
         if is_normalization(name) and "mean" in item:
             normalizations.append((item.get("mean"), item.get("variance")))
         elif name.split("_")[0] == "rescaling" and "scale" in item:
