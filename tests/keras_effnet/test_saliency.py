@@ -206,11 +206,11 @@ def test_explain_writes_image_and_heat_map(explain, capsys):
     ("flags", "message"),
     [
         (["--method=gradcam"], "Unknown method 'gradcam'. Did you mean 'grad-cam'"),
-        (["--method=occlusion", "--layer=top_conv"], "--layer is grad-cam's"),
+        (["--method=occlusion", "--layer=top_conv"], "--layer applies to grad-cam only"),
         (["--class=bees"], "Unknown class 'bees'. Did you mean 'bee'"),
         (["--class=3"], "Unknown class '3'"),
-        (["--out=/nowhere/x.png"], "/nowhere is no folder"),
-        (["--out=x.txt"], "is no picture"),
+        (["--out=/nowhere/x.png"], "/nowhere is not a folder"),
+        (["--out=x.txt"], "is not an image file"),
     ],
 )
 def test_invalid_flags_are_errors(explain, flags, message):

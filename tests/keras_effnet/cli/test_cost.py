@@ -71,5 +71,5 @@ def test_invalid_scalings_are_value_errors(argv, run):
 
 
 def test_the_table_in_the_docs_is_the_printed_one(run):
-    docs = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
+    docs = pathlib.Path(__file__).resolve().parents[3] / "docs" / "scaling.md"
     assert run("scale", "efficientnet-b0") in docs.read_text(encoding="utf-8")
