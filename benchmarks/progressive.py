@@ -120,7 +120,8 @@ def _curve(workdir):
     records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     by_step = {r["step"]: r for r in records if "evaluation_accuracy_ema" in r}
     return [
-        (r["training_seconds"], 100 * r["evaluation_accuracy_ema"]) for _, r in sorted(by_step.items())
+        (r["training_seconds"], 100 * r["evaluation_accuracy_ema"])
+        for _, r in sorted(by_step.items())
     ]
 
 

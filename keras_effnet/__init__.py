@@ -1,12 +1,11 @@
-"""EfficientNet for Keras: V1 (B0-B8, L2), V2 (B0-B3, S, M, L, XL) and Lite0-4, out of one table,
-one plan, one builder.
+"""EfficientNet for Keras: V1 (B0-B8, L2), V2 (B0-B3, S, M, L, XL) and Lite0-4.
 
 >>> import keras_effnet
 >>> model = keras_effnet.EfficientNetV2M(weights=None)
 >>> model.count_params()
 54431388
 
-Importing this package does not import Keras; building the first model does.
+Importing this package does not import Keras; building a model does.
 """
 
 from keras_effnet import porting, saliency
@@ -39,15 +38,21 @@ from keras_effnet.constructors import (
 from keras_effnet.diagnostics import Finding, check_model
 from keras_effnet.feature_pyramid import FeatureTable, Level, feature_table, features
 from keras_effnet.finetuning import (
-    Unfreezing,
+    UnfreezePhase,
     freeze,
     layer_groups,
     layer_rates,
     unfreeze,
-    unfreezing,
+    unfreeze_schedule,
     with_new_head,
 )
-from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
+from keras_effnet.image_preprocessing import (
+    Preprocessing,
+    decode_image,
+    load_image,
+    preprocess,
+    preprocessing,
+)
 from keras_effnet.image_size import change_image_size
 from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
 from keras_effnet.model_cost import Cost, cost
@@ -94,12 +99,13 @@ __all__ = [
     "Plan",
     "Preprocessing",
     "Stage",
-    "Unfreezing",
+    "UnfreezePhase",
     "Variant",
     "change_image_size",
     "check_model",
     "cost",
     "create_model",
+    "decode_image",
     "decode_predictions",
     "feature_table",
     "features",
@@ -118,6 +124,6 @@ __all__ = [
     "saliency",
     "scale",
     "unfreeze",
-    "unfreezing",
+    "unfreeze_schedule",
     "with_new_head",
 ]

@@ -1,105 +1,108 @@
-"""How a network is asked for: one function a variant, with keras.applications' signatures, and
-``create_model``.
+"""Model constructors: one function for each variant, and ``create_model`` for any.
+
+The functions have the signatures of keras.applications.
 """
 
+from __future__ import annotations
+
 import numbers
+import os
 from dataclasses import replace
 
+from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
-from keras_effnet.pretrained import files as weight_files
-from keras_effnet.pretrained.registry import PretrainedWeights, default_preprocessing
+from keras_effnet.pretrained.registry import default_preprocessing
+from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.variants import Variant, find_variant
 
 _ARGUMENTS = """
 
-    Images come in as (batch, height, width, 3), any number type, RGB in [0, 255]; normalisation is
-    in the model. The output is (batch, classes), float32, or feature maps with
-    ``include_top=False``.
+    Input: (batch, height, width, 3) of any number type, RGB in [0, 255]; the model normalizes it.
+    Output: (batch, classes), float32; feature maps with ``include_top=False``.
 
     The first arguments are keras.applications', in its order and with its defaults:
 
     Args:
-        include_top: whether to end in the classifier (average pooling, dropout, dense).
-        weights: None for random weights; a released set (``list_weights(variant)``, e.g.
-            "imagenet"); "auto" for the one with the best published top-1; or the path of a
-            ``.keras``, ``.weights.h5`` or ``.h5`` file. Another class count gets a new classifier
-            (with a warning), 21,843 and 1,001 classes are mapped to 1,000, and the stem is adapted
-            to other channel counts.
-        input_tensor: a Keras tensor to build upon instead of a new input.
+        include_top: whether to add the classifier (average pooling, dropout, dense).
+        weights: None for random weights; a name of ``list_weights(variant)``, e.g. "imagenet";
+            "auto" for the pretrained weights with the best published top-1; or the path of a
+            ``.keras``, ``.weights.h5`` or ``.h5`` file. For another number of classes the
+            classifier is new (with a warning); 21,843 and 1,001 classes are mapped to 1,000; the
+            stem is adapted to other channel counts.
+        input_tensor: a Keras tensor to use as input instead of a new one.
         input_shape: (height, width, channels); height and width may be None, also with the
-            classifier. Default: the size that its weights were evaluated at with it, and any size
-            without.
+            classifier. Default: with the classifier, the size at which the weights were evaluated;
+            without, any size.
         pooling: without the classifier: None for feature maps, "avg" or "max" for vectors.
-        classes: width of the classifier.
+        classes: number of outputs of the classifier.
         classifier_activation: "softmax", None for logits, or any Keras activation.
-        include_preprocessing: whether the model normalises pixels itself, as the weights need it;
-            without it, give what `normalization` of the weights' row would make of them.
-        name: of the model; any.
-        drop_path_rate: stochastic depth's rate at the last block (default: the variant's, 0.2).
+        include_preprocessing: whether the model normalizes pixels, as its weights require. If not,
+            apply the `normalization` of the weights' row yourself.
+        name: of the model.
+        drop_path_rate: stochastic-depth rate at the last block (default: the variant's, 0.2).
         dropout_rate: before the classifier (default: the variant's).
-        preprocessing: a ``Preprocessing``, what ``preprocessing(model)`` shall say of the images
-            (default: what the weights say; then the variant's published evaluation).
+        preprocessing: the ``Preprocessing`` that ``preprocessing(model)`` returns (default: that of
+            the weights, or else the variant's published evaluation).
 
     Returns:
         A functional ``keras.Model`` of stock layers.
 
     Raises:
-        ValueError: an argument that cannot work, or weights that do not fit; says which, and what
-            would.
-        DownloadError: weights that cannot be had, or are not the published ones.
+        ValueError: an invalid argument, or weights that do not fit; says what is accepted.
+        DownloadError: weights that are unavailable, or not the published ones.
     """
 
 
 def create_model(
-    model,
+    model: str | Variant,
     *,
     include_top=True,
-    weights=None,
+    weights: str | os.PathLike[str] | None = None,
     input_tensor=None,
     input_shape=None,
-    pooling=None,
-    classes=1000,
+    pooling: str | None = None,
+    classes: int = 1000,
     classifier_activation="softmax",
     include_preprocessing=True,
-    name=None,
-    drop_path_rate=None,
-    dropout_rate=None,
-    preprocessing=None,
+    name: str | None = None,
+    drop_path_rate: float | None = None,
+    dropout_rate: float | None = None,
+    preprocessing: Preprocessing | None = None,
 ):
-    """Builds any variant: `model` is a name of ``list_models()`` or a ``Variant`` of your own.
+    """A ``keras.Model`` of any variant: a name of ``list_models()`` or a ``Variant`` of your own.
 
-    Everything else is as in ``EfficientNetB0``, but `weights` defaults to None and `name` to the
-    variant's.
+    The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and `name`
+    to the variant's.
 
     >>> create_model("efficientnetv2-b0", classes=10, input_shape=(64, 64, 3)).output_shape
     (None, 10)
     """
     variant = model if isinstance(model, Variant) else find_variant(model)
     resolved = plan(variant, drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
-    source = weight_files.find(variant.name, weights)
-    said = source if isinstance(source, PretrainedWeights) else weight_files.read_input_spec(source)
-    preprocessing = preprocessing or said.preprocessing
+    resolved_weights = resolve_weights(variant.name, weights)
+    input_spec = resolved_weights.input_spec
+    preprocessing = preprocessing or input_spec.preprocessing
     if pooling not in (None, "avg", "max"):
-        raise ValueError(f"pooling {pooling!r} is not known: give None, 'avg' or 'max'")
+        raise ValueError(f"pooling {pooling!r} is unknown: give None, 'avg' or 'max'")
     if include_top and not (_is_count(classes) and classes >= 1):
         raise ValueError(
             f"classes {classes!r} is not a number of classes: give a whole number of at least 1"
         )
 
-    import keras  # here, so that tables and plans are read without waiting for a framework
+    import keras  # here, so that tables and plans are read without loading a framework
 
     from keras_effnet.model import build
 
     channels_last = keras.backend.image_data_format() == "channels_last"
     if input_tensor is None:
         if input_shape is None:
-            said_size = preprocessing.image_size if preprocessing else variant.image_size
-            side = said_size if include_top else None
+            evaluated = preprocessing.image_size if preprocessing else variant.image_size
+            side = evaluated if include_top else None
             input_shape = (side, side, 3) if channels_last else (3, side, side)
         input_tensor = keras.Input(shape=_checked("input_shape", input_shape, channels_last))
     elif input_shape is not None:
         raise ValueError(
-            "input_tensor and input_shape were both given: the tensor has a shape already; drop one"
+            "input_tensor and input_shape were both given: the tensor already has a shape; drop one"
         )
     elif not keras.backend.is_keras_tensor(input_tensor):
         raise ValueError(
@@ -112,13 +115,11 @@ def create_model(
         shape = tuple(input_tensor.shape)[1:]
         height, width = shape[:2] if channels_last else shape[1:]
         preprocessing = default_preprocessing(variant)
-        if height is not None and height == width:  # no weights say otherwise
+        if height is not None and height == width:
             preprocessing = replace(preprocessing, image_size=height)
-    path = source
-    if isinstance(source, PretrainedWeights):
-        path = weight_files.fetch(source, resolved, include_top=include_top)
+    path = resolved_weights.local_file(resolved, include_top=include_top)
     network = build(
-        replace(resolved, normalization=said.normalization or resolved.normalization),
+        replace(resolved, normalization=input_spec.normalization or resolved.normalization),
         include_top=include_top,
         inputs=input_tensor,
         pooling=pooling,
@@ -129,7 +130,9 @@ def create_model(
         name=variant.name if name is None else name,
     )
     if path is not None:
-        weight_files.load(network, path)
+        from keras_effnet.pretrained.assign import load_pretrained
+
+        load_pretrained(network, path)
     return network
 
 
@@ -138,7 +141,7 @@ def _is_count(value):
 
 
 def _checked(what, shape, channels_last):
-    """An image's shape as a tuple, or a ValueError that says what is wrong with it."""
+    """An image's shape as a tuple; ``ValueError`` for an invalid one."""
     if not isinstance(shape, (tuple, list)) or not all(n is None or _is_count(n) for n in shape):
         raise ValueError(
             f"{what} {shape!r} is not a shape: give three whole numbers, e.g. (224, 224, 3)"
@@ -147,25 +150,25 @@ def _checked(what, shape, channels_last):
     if len(shape) != 3:
         raise ValueError(
             f"{what} {shape} has {len(shape)} numbers: give (height, width, channels), "
-            "without the batch"
+            "without the batch size"
         )
     *size, channels = shape if channels_last else (*shape[1:], shape[0])
     if channels is None or channels < 1:
         raise ValueError(
-            f"{what} {shape} has no channel count: Keras is set to channels_"
+            f"{what} {shape} lacks the number of channels: Keras is set to channels_"
             f"{'last' if channels_last else 'first'}, so give e.g. 3 there"
         )
     for side in size:
         if side is not None and side < MIN_IMAGE_SIZE:
             raise ValueError(
-                f"{what} {shape} is too small: the network halves the image five times, "
-                f"so give at least {MIN_IMAGE_SIZE} pixels a side, or enlarge the images"
+                f"{what} {shape} is too small: the network halves the image five times. "
+                f"Give at least {MIN_IMAGE_SIZE} pixels a side, or enlarge the images"
             )
     return shape
 
 
-def _v1(variant, function, default_name=None):
-    """keras.applications' V1 signature, with `include_preprocessing` behind it."""
+def _v1(variant: str, function: str, default_name: str | None = None):
+    """A constructor with keras.applications' V1 signature and `include_preprocessing`."""
 
     def constructor(
         include_top=True,
@@ -201,8 +204,8 @@ def _v1(variant, function, default_name=None):
     return _named(constructor, function, variant)
 
 
-def _v2(variant, function):
-    """keras.applications' V2 signature."""
+def _v2(variant: str, function: str):
+    """A constructor with keras.applications' V2 signature."""
 
     def constructor(
         include_top=True,

@@ -1,36 +1,40 @@
-"""The usual misuses of a classifier, found in a model and one of its batches, and named.
+"""Detects common pitfalls in a model and in one of its batches.
 
-Each check is of something that people lost days to (docs/misuses.md says whom and where).
+docs/common-pitfalls.md lists them, with the discussions in which they were reported.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_effnet.image_preprocessing import parse
+from keras_effnet.image_preprocessing import parse_layer_name
 from keras_effnet.labels import label_map
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is probably not meant, and the way out."""
+    """A probable mistake, and how to fix it."""
 
-    check: str  # a name to filter by, e.g. "scaled-twice"
+    check: str  # the name of the check, e.g. "scaled-twice"
     message: str
 
     def __str__(self):
         return f"{self.check}: {self.message}"
 
 
-def check_model(model, batch=None, *, labels=None, class_names=None):
-    """Looks for the usual misuses of a ``keras.Model``: a list of :class:`Finding`, empty if all
-    seems well. Changes nothing.
+def check_model(
+    model, batch=None, *, labels=None, class_names: Sequence[str] | None = None
+) -> list[Finding]:
+    """Common pitfalls found in a ``keras.Model`` and its data; empty if there are none.
 
     Args:
-        model: a classifier or a headless network, fresh, loaded or being fine-tuned.
-        batch: images (batch, height, width, channels) as the model will be given them.
+        model: a classifier or a network without one; new, loaded or partly frozen.
+        batch: images (batch, height, width, channels) as they will be given to the model.
         labels: their classes, whole numbers (batch,) or one-hot (batch, classes).
-        class_names: what the classes are called, in order.
+        class_names: the names of the classes, in order.
 
     >>> import keras_effnet
     >>> model = keras_effnet.create_model("efficientnetv2-b0", input_shape=(32, 32, 3), classes=2)
@@ -43,50 +47,50 @@ def check_model(model, batch=None, *, labels=None, class_names=None):
     return findings
 
 
-def _walk(model, frozen=False):
-    """Every layer that is no model, and whether it or a model around it is frozen."""
+def _flat_layers(model, frozen=False):
+    """(layer, whether it or a model around it is frozen) for every layer of nested models."""
     for layer in model.layers:
-        still = frozen or not layer.trainable
+        layer_frozen = frozen or not layer.trainable
         if hasattr(layer, "layers"):
-            yield from _walk(layer, still)
+            yield from _flat_layers(layer, layer_frozen)
         else:
-            yield layer, still
+            yield layer, layer_frozen
 
 
 def _kind(layer):
     return type(layer).__name__
 
 
-def _normalises(model):
-    return [
-        layer.name for layer, _ in _walk(model) if _kind(layer) in ("Normalization", "Rescaling")
-    ]
+def _normalization_layers(model):
+    kinds = ("Normalization", "Rescaling")
+    return [layer.name for layer, _ in _flat_layers(model) if _kind(layer) in kinds]
 
 
 def _layers(model):
-    names = _normalises(model)
+    names = _normalization_layers(model)
     if len(names) > 1:
         yield Finding(
             "normalised-twice",
-            f"{model.name} has {len(names)} layers that scale pixels, one after the other: "
-            f"{', '.join(names)}. keras_effnet's models normalise by themselves: leave yours out, "
+            f"{model.name} has {len(names)} layers that scale pixels in sequence: "
+            f"{', '.join(names)}. keras_effnet's models normalize pixels themselves: remove yours, "
             "or build with include_preprocessing=False",
         )
-    frozen = 0
-    loose = []
+    frozen_convolutions = 0
+    training_batch_norms = []
     after_frozen = False
-    for layer, still in _walk(model):
+    for layer, frozen in _flat_layers(model):
         if "Conv2D" in _kind(layer):
-            after_frozen = still
-            frozen += still
-        elif "BatchNormalization" in _kind(layer) and after_frozen and not still:
-            loose.append(layer.name)
-    if loose:
+            after_frozen = frozen
+            frozen_convolutions += frozen
+        elif "BatchNormalization" in _kind(layer) and after_frozen and not frozen:
+            training_batch_norms.append(layer.name)
+    if training_batch_norms:
         yield Finding(
             "batch-norm-trains-while-frozen",
-            f"{frozen} convolutions are frozen and {len(loose)} batch norms behind them train "
-            f"({loose[0]}, ...): their statistics move away from what the frozen weights expect. "
-            "Use keras_effnet.freeze(model, ...), or set their trainable to False too",
+            f"{frozen_convolutions} convolutions are frozen, but {len(training_batch_norms)} batch "
+            f"norms behind them train ({training_batch_norms[0]}, ...): their statistics drift "
+            "from those that the frozen weights expect. Use keras_effnet.freeze(model, ...), or "
+            "set their trainable to False too",
         )
     last = model.layers[-1]
     while hasattr(last, "layers"):
@@ -97,7 +101,7 @@ def _layers(model):
         yield Finding(
             "half-precision-classifier",
             f"{last.name} computes its {activation} in {dtype}, which rounds small "
-            'probabilities to 0 and makes the loss infinite: give that layer dtype="float32"',
+            'probabilities to 0 and can make the loss infinite: set that layer\'s dtype="float32"',
         )
 
 
@@ -108,8 +112,8 @@ def _head(model, labels, class_names):
     if class_names is not None and len(class_names) != classes:
         yield Finding(
             "class-count",
-            f"{model.name} has {classes} classes and there are {len(class_names)} names."
-            + _mapped(classes, len(class_names)),
+            f"{model.name} has {classes} classes, but {len(class_names)} names were given."
+            + _mapping_hint(classes, len(class_names)),
         )
     if labels is None:
         return
@@ -118,26 +122,24 @@ def _head(model, labels, class_names):
         if labels.shape[1] != classes:
             yield Finding(
                 "class-count",
-                f"{model.name} has {classes} classes and the labels {labels.shape[1]}."
-                + _mapped(classes, labels.shape[1]),
+                f"{model.name} has {classes} classes, but the labels have {labels.shape[1]}."
+                + _mapping_hint(classes, labels.shape[1]),
             )
         return
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
         one_based = labels.min() >= 1 and labels.max() == classes
         yield Finding(
             "class-count",
-            f"labels run from {labels.min()} to {labels.max()} and {model.name} has {classes} "
+            f"labels run from {labels.min()} to {labels.max()}, but {model.name} has {classes} "
             f"classes (0 to {classes - 1})."
-            + (" They seem to count from 1: subtract 1." if one_based else "")
-            + _mapped(classes, int(labels.max()) + 1),
+            + (" They seem to start at 1: subtract 1." if one_based else "")
+            + _mapping_hint(classes, int(labels.max()) + 1),
         )
 
 
-def _mapped(classes, wanted):
-    if wanted <= 1000 and label_map(classes) is not None:
-        return (
-            f" Of its {classes:,} classes keras_effnet.label_map({classes}) gives ImageNet's 1,000."
-        )
+def _mapping_hint(classes, given):
+    if given <= 1000 and label_map(classes) is not None:
+        return f" keras_effnet.label_map({classes}) finds ImageNet's 1,000 classes among them."
     return ""
 
 
@@ -149,13 +151,13 @@ def _batch(model, batch):
             "is a batch of 1: image[None]",
         )
         return
-    want = model.input_shape
-    off = [w is not None and w != h for w, h in zip(want[1:], batch.shape[1:])]
-    if any(off):
+    expected = tuple(model.input_shape[1:])
+    if any(e is not None and e != given for e, given in zip(expected, batch.shape[1:])):
         yield Finding(
             "shape",
-            f"the batch is {batch.shape[1:]} and {model.name} takes {tuple(want[1:])}: prepare "
-            "images with keras_effnet.preprocess, or move the model with keras_effnet.change_image_size",
+            f"the batch is {batch.shape[1:]}, but {model.name} takes {expected}: prepare images "
+            "with keras_effnet.preprocess, or change the model with "
+            "keras_effnet.change_image_size",
         )
     yield from _size(model, batch)
     if not np.issubdtype(batch.dtype, np.number):
@@ -168,41 +170,40 @@ def _batch(model, batch):
 
 
 def _size(model, batch):
-    input_spec = next(filter(None, (parse(layer.name) for layer, _ in _walk(model))), None)
+    input_spec = next(
+        filter(None, (parse_layer_name(layer.name) for layer, _ in _flat_layers(model))), None
+    )
     if input_spec is not None and {batch.shape[1], batch.shape[2]} != {input_spec.image_size}:
         size = input_spec.image_size
         yield Finding(
             "evaluation-size",
-            f"the batch is {batch.shape[1]} x {batch.shape[2]} pixels, and {model.name} is meant "
-            f"for {size} x {size}: its accuracy was measured there. Prepare images with "
-            "keras_effnet.preprocess, and move a model of another size with "
-            f"keras_effnet.change_image_size(model, {size})",
+            f"the batch is {batch.shape[1]} x {batch.shape[2]} pixels, but {model.name} was "
+            f"evaluated at {size} x {size}. Prepare images with keras_effnet.preprocess, and "
+            f"change a model of another size with keras_effnet.change_image_size(model, {size})",
         )
 
 
 def _range(model, low, high):
-    normalises = bool(_normalises(model))
-    seen = f"the batch's values run from {low:.3g} to {high:.3g}"
-    if normalises and low >= 0 and high <= 1:
+    normalizes = bool(_normalization_layers(model))
+    values = f"the batch's values run from {low:.3g} to {high:.3g}"
+    if normalizes and low >= 0 and high <= 1:
         yield Finding(
             "scaled-twice",
-            f"{seen}, so they seem divided by 255 already, and {model.name} normalises pixels "
-            "itself: give RGB in [0, 255]",
+            f"{values}, as if divided by 255 already, but {model.name} normalizes pixels itself: "
+            "give RGB in [0, 255]",
         )
-    elif normalises and low < 0:
+    elif normalizes and low < 0:
         yield Finding(
             "scaled-twice",
-            f"{seen}, so they seem normalised already, and {model.name} normalises pixels "
-            "itself: give RGB in [0, 255], or build with include_preprocessing=False",
+            f"{values}, as if normalized already, but {model.name} normalizes pixels itself: give "
+            "RGB in [0, 255], or build with include_preprocessing=False",
         )
     elif high > 255:
-        yield Finding(
-            "range", f"{seen}: give RGB in [0, 255]; images of 16 bits are to be divided by 257"
-        )
-    elif not normalises and high > 20:
+        yield Finding("range", f"{values}: give RGB in [0, 255]; divide images of 16 bits by 257")
+    elif not normalizes and high > 20:
         yield Finding(
             "not-normalised",
-            f"{seen}, which are raw pixels, and {model.name} does not normalise them: build with "
-            "include_preprocessing=True, or subtract the mean and divide by the deviation of its "
-            "weights",
+            f"{values}, as raw pixels do, but {model.name} does not normalize them: build with "
+            "include_preprocessing=True, or subtract the mean and divide by the standard deviation "
+            "that its weights expect",
         )

@@ -1,20 +1,29 @@
-"""Feature maps of several strides: what detectors and segmenters build upon."""
+"""Feature maps at several strides, as backbones of detection and segmentation models use them."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keras_effnet import model_structure
+from keras_effnet.model_structure import (
+    Backbone,
+    find_backbone,
+    last_layer,
+    layers_by_block,
+    stride_of,
+)
 from keras_effnet.network_plan import Plan, plan
 from keras_effnet.variants import Variant
 
 
 @dataclass(frozen=True)
 class Level:
-    """One feature map: what a level gives, and which layer."""
+    """One feature map of a network."""
 
     level: int  # 1 to 5
-    stride: int  # 2**level: image pixels a feature pixel
+    stride: int  # 2**level
     channels: int
-    layer: str  # whose output it is
+    layer: str  # the layer that outputs it
 
     def __str__(self):
         return f"{self.level:>5}{self.stride:>8}{self.channels:>10}  {self.layer}"
@@ -22,7 +31,7 @@ class Level:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """All levels of one network. ``str(table)`` is a table."""
+    """The feature maps of a network at all levels. ``str(table)`` is a table."""
 
     model: str
     levels: tuple[Level, ...]
@@ -32,22 +41,21 @@ class FeatureTable:
         return "\n".join([self.model, head, *map(str, self.levels)])
 
     def __getitem__(self, level):
-        """The :class:`Level` of that number; raises ``ValueError`` for one that is not there."""
+        """The :class:`Level` of that number; raises ``ValueError`` for another number."""
         for row in self.levels:
             if row.level == level:
                 return row
-        there = ", ".join(str(row.level) for row in self.levels)
-        raise ValueError(f"{self.model} has no level {level!r}: it has {there} (stride 2**level)")
+        known = ", ".join(str(row.level) for row in self.levels)
+        raise ValueError(f"{self.model} has no level {level!r}: it has {known} (stride 2**level)")
 
 
-def feature_table(model):
-    """The :class:`FeatureTable` of a model, or of a variant by its name; the latter builds nothing.
+def feature_table(model) -> FeatureTable:
+    """The :class:`FeatureTable` of a model, or of a variant by its name (which builds nothing).
 
-    Level ``i`` is where the network last has stride ``2**i``: the ends of the stages 1, 2, 3, 5 and
-    of the last one in every published variant (official code: ``endpoints["reduction_i"]``). A
-    model is read by its layers' names, so it may come from a file, have another head, or be part of
-    another model. Raises ``ValueError`` for a model that has no EfficientNet in it, or an unknown
-    name.
+    Level ``i`` is the last feature map with stride ``2**i``: in every published variant the outputs
+    of stages 1, 2, 3, 5 and the last (official code: ``endpoints["reduction_i"]``). Layers are
+    found by name, so the model may come from a file, have another head, or be nested in another
+    model. Raises ``ValueError`` for a model without an EfficientNet, or an unknown name.
 
     >>> print(feature_table("efficientnetv2-s"))
     efficientnetv2-s
@@ -60,23 +68,22 @@ def feature_table(model):
     """
     if isinstance(model, (str, Variant, Plan)):
         resolved = model if isinstance(model, Plan) else plan(model)
-        return FeatureTable(resolved.name, _levels(*_ends_of_plan(resolved)))
-    body = model_structure.find_body(model)
-    return FeatureTable(body.model.name, _levels(*_ends_of_model(body)))
+        return FeatureTable(resolved.name, _levels(_outputs_of_plan(resolved)))
+    backbone = find_backbone(model)
+    return FeatureTable(backbone.model.name, _levels(_outputs_of_backbone(backbone)))
 
 
-def features(model, levels=(3, 4, 5), *, input_shape=None, weights=None):
+def features(model, levels: int | Sequence[int] = (3, 4, 5), *, input_shape=None, weights=None):
     """A ``keras.Model`` from images (batch, height, width, 3) in [0, 255] to feature maps.
 
     Level ``i`` is (batch, height / 2**i, width / 2**i, channels), rounded up, in the model's
-    compute type; one level gives one map, several a list in the order of `levels`. `model` is a
-    model, with or without its classifier, new, loaded or with an EfficientNet inside, and the
-    features share its layers and its input; or it is a variant's name, and then `input_shape`
-    (default: any size) and `weights` (default: random) are as in :func:`keras_effnet.create_model`.
-    The sizes of a model that was built for one size are that size's: see
-    :func:`keras_effnet.change_image_size`.
+    compute dtype. One level gives one map, several give a list in the order of `levels`. `model` is
+    a model with or without classifier, possibly nested in another; the features share its layers
+    and input. Or it is a variant's name; then `input_shape` (default: any size) and `weights`
+    (default: random) are as in :func:`keras_effnet.create_model`. A model with a fixed input size
+    keeps it: see :func:`keras_effnet.change_image_size`.
 
-    Raises ``ValueError`` for a level that is not there, or a model with no EfficientNet in it.
+    Raises ``ValueError`` for an unknown level, or a model without an EfficientNet.
 
     >>> import keras
     >>> pyramid = features("efficientnet-b0", levels=(3, 4, 5))
@@ -95,43 +102,47 @@ def features(model, levels=(3, 4, 5), *, input_shape=None, weights=None):
         model = create_model(model, include_top=False, input_shape=input_shape, weights=weights)
     elif input_shape is not None or weights is not None:
         raise ValueError(
-            "input_shape and weights belong to a model that is built here from its name; this one "
-            "is built: change_image_size(model, image_size) changes its size"
+            "input_shape and weights apply to a variant's name, but a model was given: "
+            "change_image_size(model, image_size) changes its size"
         )
-    body = model_structure.find_body(model)
-    outputs = [body.model.get_layer(row.layer).output for row in rows]
-    return model_to(body, outputs[0] if len(outputs) == 1 else outputs, f"{model.name}_features")
+    backbone = find_backbone(model)
+    outputs = [backbone.model.get_layer(row.layer).output for row in rows]
+    name = f"{model.name}_features"
+    return _model_to(backbone, outputs[0] if len(outputs) == 1 else outputs, name)
 
 
-def model_to(body, outputs, name):
+def _model_to(backbone: Backbone, outputs, name):
     """A model from the outermost model's input to tensors within its EfficientNet."""
     import keras
 
-    result = keras.Model(_one_or_all(body.model.inputs), outputs, name=name)
-    for outer, inner in reversed(list(zip(body.path, body.path[1:]))):
-        result = _through(outer, inner, result, name)
+    result = keras.Model(_one_or_all(backbone.model.inputs), outputs, name=name)
+    for outer, inner in reversed(list(zip(backbone.path, backbone.path[1:]))):
+        result = _from_outer_input(outer, inner, result, name)
     return result
 
 
-def _through(outer, inner, part, name):
-    """`part` of the nested model `inner`, from the input of the model `outer` around it."""
+def _from_outer_input(outer, inner, submodel, name):
+    """`submodel` of the nested model `inner`, from the input of the model `outer` around it."""
     import keras
 
     if not getattr(outer, "inputs", None):
         raise ValueError(
-            f"{outer.name} is not a functional model, so what it does before {inner.name} cannot "
-            f"be seen: give model.get_layer({inner.name!r})"
+            f"{outer.name} is not a functional model, so the layers before {inner.name} are "
+            f"unknown: give model.get_layer({inner.name!r})"
         )
-    seen, _ = call_within(outer, inner)
-    return keras.Model(_one_or_all(outer.inputs), part(seen), name=name)
+    layer_input, _ = call_within(outer, inner)
+    return keras.Model(_one_or_all(outer.inputs), submodel(layer_input), name=name)
 
 
 def call_within(model, layer):
-    """The tensors that go into and come out of a layer where a functional model calls it."""
+    """(input tensors, output tensors) of a layer where a functional model calls it.
+
+    Raises ``ValueError`` if the model does not call it.
+    """
     import keras
 
-    # Keras has no public way to ask: a layer knows its calls, and those of other models are among
-    # them; they do not begin at this model's input.
+    # Keras has no public API for this. A layer records all its calls, also those of other models,
+    # which are not connected to this model's input.
     for node in layer._inbound_nodes:
         tensors = _one_or_all(node.input_tensors), _one_or_all(node.output_tensors)
         try:
@@ -149,29 +160,29 @@ def _one_or_all(tensors):
     return tensors[0] if len(tensors) == 1 else list(tensors)
 
 
-def _ends_of_plan(p):
-    """(stride, channels, layer name) at the stem's end and at each block's."""
-    ends = [(2, p.stem_filters, "stem_activation")]
+def _outputs_of_plan(p):
+    """[(stride, channels, layer name)] of the stem and of each block."""
+    outputs = [(2, p.stem_filters, "stem_activation")]
     for block in p.blocks:
         activates = block.op == "fused" and not block.expands
-        part = "add" if block.residual else "project_activation" if activates else "project_bn"
-        ends.append((block.stride, block.out_filters, f"{block.name}_{part}"))
-    return ends, 1
+        suffix = "add" if block.residual else "project_activation" if activates else "project_bn"
+        outputs.append((block.stride, block.out_filters, f"{block.name}_{suffix}"))
+    return outputs
 
 
-def _ends_of_model(body):
-    by_name = {layer.name: layer for layer in body.model.layers}
+def _outputs_of_backbone(backbone):
+    by_name = {layer.name: layer for layer in backbone.model.layers}
     axis = -1 if by_name["stem_conv"].data_format == "channels_last" else 1
-    ends = [(model_structure.stride_of([by_name["stem_conv"]]), by_name["stem_activation"])]
-    for name, layers in model_structure.blocks(body).items():
-        ends.append((model_structure.stride_of(layers), model_structure.last_layer(name, layers)))
-    return [(stride, int(end.output.shape[axis]), end.name) for stride, end in ends], 1
+    outputs = [(stride_of([by_name["stem_conv"]]), by_name["stem_activation"])]
+    for name, layers in layers_by_block(backbone).items():
+        outputs.append((stride_of(layers), last_layer(name, layers)))
+    return [(stride, int(layer.output.shape[axis]), layer.name) for stride, layer in outputs]
 
 
-def _levels(ends, stride):
-    last = {}
-    for shrinks, channels, layer in ends:
-        stride *= shrinks
+def _levels(outputs):
+    last, stride = {}, 1
+    for factor, channels, layer in outputs:
+        stride *= factor
         level = stride.bit_length() - 1
         if stride == 1 << level:
             last[level] = Level(level, stride, channels, layer)

@@ -1,36 +1,38 @@
-"""A trained network for other classes: a new head, what of the body trains, and at which rate."""
+"""Fine-tuning: a new head, which layers of the backbone train, and at which learning rate."""
+
+from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Optional
 
-from keras_effnet import model_structure
+from keras_effnet.model_structure import find_backbone, layers_by_group
 from keras_effnet.suggestions import unknown_name
 
 BATCH_NORM = ("frozen", "train")
 
 
-def with_new_head(model, classes, *, dropout_rate=None, activation="softmax"):
-    """A model from the same images to (batch, classes), float32, on the same body, with a new head.
+def with_new_head(model, classes: int, *, dropout_rate: float | None = None, activation="softmax"):
+    """A model with the same input and backbone and a new head: (batch, classes), float32.
 
-    The layers up to the pooling, preprocessing included, are shared, not copied: training one model
-    trains both. The new head is dropout (`dropout_rate`; default: the model's own, 0.2 for one that
-    has none) and a Dense layer with `activation` that starts at zero, so that it at first says the
-    same to everything and sends nothing wild back into the body (as big_vision's transfer does).
+    The layers up to the pooling, including preprocessing, are shared, not copied: training one
+    model trains both. The new head is dropout (`dropout_rate`; default: the model's, or 0.2 if it
+    has none) and a Dense layer with `activation`. Its weights start at zero, so that the first
+    predictions are equal for all classes and no gradient reaches the backbone (as in big_vision).
     A model without pooling gets average pooling.
 
-    Raises ``ValueError`` for a model that is no EfficientNet itself, or numbers that cannot work.
+    Raises ``ValueError`` for a model that is not itself an EfficientNet, or invalid numbers.
 
     >>> from keras_effnet import create_model
     >>> with_new_head(create_model("efficientnetv2-b0"), 5).output_shape
     (None, 5)
     """
-    body = model_structure.find_body(model)
-    if len(body.path) > 1:
+    backbone = find_backbone(model)
+    if len(backbone.path) > 1:
         raise ValueError(
-            f"the EfficientNet is nested in {model.name}, which has a head of its own: give "
-            f"model.get_layer({body.model.name!r})"
+            f"the EfficientNet is nested in {model.name}, which adds its own head: give "
+            f"model.get_layer({backbone.model.name!r})"
         )
     if isinstance(classes, bool) or not isinstance(classes, numbers.Integral) or classes < 1:
         raise ValueError(f"classes {classes!r} is not a number of classes: give at least 1")
@@ -62,37 +64,37 @@ def with_new_head(model, classes, *, dropout_rate=None, activation="softmax"):
     return keras.Model(model.input, x, name=model.name)
 
 
-def layer_groups(model):
-    """{"stem": layers, "block1": layers, ..., "top": layers, "head": layers}, in the model's order.
+def layer_groups(model) -> dict[str, tuple]:
+    """{"stem": layers, "block1": layers, ..., "top": layers, "head": layers}, in order.
 
-    "stem" has the preprocessing too, "top" is the last convolution, "head" is pooling, dropout and
+    "stem" includes the preprocessing, "top" is the last convolution, "head" is pooling, dropout and
     classifier. Layers of a model around the EfficientNet belong to the stem or to the head.
 
     >>> from keras_effnet import create_model
     >>> list(layer_groups(create_model("efficientnetv2-b0")))
     ['stem', 'block1', 'block2', 'block3', 'block4', 'block5', 'block6', 'top', 'head']
     """
-    return model_structure.groups(model)
+    return layers_by_group(model)
 
 
-def freeze(model, up_to="top", *, batch_norm="frozen"):
-    """Stops training from the images up to and with the group `up_to`; the rest trains. Changes the
-    model in place and returns the names of the frozen groups.
+def freeze(model, up_to: str = "top", *, batch_norm: str = "frozen") -> tuple[str, ...]:
+    """Freezes the groups from the input up to and including `up_to`; returns their names.
 
-    `up_to` is a name of :func:`layer_groups`; "top" leaves the head alone. It says how the whole
-    model is afterwards, whatever was frozen before. **Compile after it**: Keras reads what trains
-    when a model is compiled, and an optimizer knows the variables that it was built with.
+    Changes the model in place: the other groups train, whatever was frozen before. `up_to` is a
+    name of :func:`layer_groups`; "top" lets only the head train. **Compile the model afterwards**:
+    Keras reads ``trainable`` when a model is compiled, and an optimizer keeps the variables that
+    it was built with.
 
-    Batch norm in the frozen part always keeps its statistics, in training too (so Keras does when
-    ``trainable`` is False): they belong to the weights, and a small batch of new images would
-    overwrite what a million images told. `batch_norm` says what it does in the part that trains:
+    In the frozen groups batch norm uses its stored statistics, also in training (Keras does this if
+    ``trainable`` is False): a small batch of new images would overwrite the statistics of a million
+    images. `batch_norm` states what it does in the groups that train:
 
-    - "frozen" (default): the same. The convolutions around it adapt. For few images, small batches.
-    - "train": its statistics and scales follow the new images. For many images in large batches,
-      of another kind than the body has seen.
+    - "frozen" (default): the same; the convolutions adapt. For few images or small batches.
+    - "train": statistics and scales follow the new images. For many images in large batches that
+      differ from the pretraining images.
 
-    Layers in the head are none of this policy's business. Dropout and stochastic depth go on in the
-    frozen part when the model trains; build with ``drop_path_rate=0`` if they shall not.
+    The policy does not apply to layers of the head. Dropout and stochastic depth stay active in
+    frozen groups during training; build with ``drop_path_rate=0`` to disable stochastic depth.
 
     Raises ``ValueError`` for an unknown group, with the nearest names, or an unknown policy.
 
@@ -100,16 +102,17 @@ def freeze(model, up_to="top", *, batch_norm="frozen"):
     >>> freeze(create_model("efficientnetv2-b0"), up_to="block2")
     ('stem', 'block1', 'block2')
     """
-    groups = model_structure.groups(model)
+    groups = layers_by_group(model)
     names = list(groups)
     if up_to not in groups:
         raise ValueError(unknown_name("group", up_to, names))
-    _apply(model, groups, frozen=names[: names.index(up_to) + 1], batch_norm=batch_norm)
-    return tuple(names[: names.index(up_to) + 1])
+    frozen = tuple(names[: names.index(up_to) + 1])
+    _set_trainable(model, groups, frozen=frozen, batch_norm=batch_norm)
+    return frozen
 
 
-def unfreeze(model, *, batch_norm="frozen"):
-    """Lets every group train, in place; batch norm as :func:`freeze` says. Compile after it.
+def unfreeze(model, *, batch_norm: str = "frozen") -> None:
+    """Lets every group train, in place; `batch_norm` as in :func:`freeze`. Compile afterwards.
 
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0")
@@ -118,14 +121,14 @@ def unfreeze(model, *, batch_norm="frozen"):
     >>> all(layer.trainable for layer in model.layers)
     True
     """
-    _apply(model, model_structure.groups(model), frozen=(), batch_norm=batch_norm)
+    _set_trainable(model, layers_by_group(model), frozen=(), batch_norm=batch_norm)
 
 
-def _apply(model, groups, *, frozen, batch_norm):
+def _set_trainable(model, groups, *, frozen, batch_norm):
     if batch_norm not in BATCH_NORM:
         raise ValueError(unknown_name("batch_norm", batch_norm, BATCH_NORM))
-    for outer in model_structure.find_body(model).path:
-        outer.trainable = True  # or nothing within it would train; may or may not reach its layers
+    for outer in find_backbone(model).path:
+        outer.trainable = True  # a frozen outer model would freeze all; may or may not propagate
     for name, layers in groups.items():
         for layer in layers:
             keeps_statistics = batch_norm == "frozen" and name != "head" and _is_batch_norm(layer)
@@ -136,13 +139,13 @@ def _is_batch_norm(layer):
     return type(layer).__name__ == "BatchNormalization"
 
 
-def layer_rates(model, rate, decay=0.8):
-    """{layer name: learning rate} of every layer with weights: the head's `rate`, times `decay` for
-    each group before it.
+def layer_rates(model, rate: float, decay: float = 0.8) -> dict[str, float]:
+    """{layer name: learning rate} for every layer with weights.
 
-    Early layers are general and need little change (ULMFiT, arXiv 1801.06146; `decay` 0.65 to 0.9
-    in ConvNeXt and BEiT). Stock optimizers have one rate; with a loop of your own, take one
-    optimizer a rate (scaling gradients does nothing under Adam)::
+    The head has `rate`; each group before it has the rate of the next group times `decay`. Early
+    layers are general and need little change (ULMFiT, arXiv 1801.06146; ConvNeXt and BEiT use
+    `decay` 0.65 to 0.9). Stock optimizers have one rate, so a custom training loop uses one
+    optimizer for each rate (scaling gradients has no effect under Adam)::
 
         rates = layer_rates(model, 1e-3)
         optimizers = {rate: keras.optimizers.Adam(rate) for rate in set(rates.values())}
@@ -152,7 +155,7 @@ def layer_rates(model, rate, decay=0.8):
             variables = [v for layer in layers for v in layer.trainable_variables]
             optimizer.apply_gradients([(gradients[id(v)], v) for v in variables])
 
-    Raises ``ValueError`` for a rate that is not positive or a decay outside of (0, 1].
+    Raises ``ValueError`` for a rate that is not positive, or a decay outside (0, 1].
 
     >>> from keras_effnet import create_model
     >>> rates = layer_rates(create_model("efficientnetv2-b0"), 1e-3, decay=0.5)
@@ -160,10 +163,10 @@ def layer_rates(model, rate, decay=0.8):
     (0.001, 0.0005, 0.00025)
     """
     if not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"rate {rate!r} is no learning rate: give a positive number, e.g. 1e-3")
+        raise ValueError(f"rate {rate!r} is not a learning rate: give a positive number, e.g. 1e-3")
     if not 0 < decay <= 1:
         raise ValueError(f"decay {decay!r} is out of range: give one in (0, 1]")
-    groups = model_structure.groups(model)
+    groups = layers_by_group(model)
     if "head" not in groups:
         groups["head"] = ()
     return {
@@ -175,34 +178,35 @@ def layer_rates(model, rate, decay=0.8):
 
 
 @dataclass(frozen=True)
-class Unfreezing:
+class UnfreezePhase:
     """Epochs [first_epoch, end_epoch) in which the groups after `freeze_up_to` train."""
 
     first_epoch: int
     end_epoch: int
-    freeze_up_to: Optional[str]  # None: everything trains
+    freeze_up_to: str | None  # None: everything trains
     trains: tuple[str, ...]
 
 
-def unfreezing(groups, epochs, *, epochs_each=1):
-    """Gradual unfreezing: a tuple of :class:`Unfreezing`, a group more every `epochs_each`.
+def unfreeze_schedule(
+    groups: Iterable[str], epochs: int, *, epochs_each: int = 1
+) -> tuple[UnfreezePhase, ...]:
+    """Gradual unfreezing: one :class:`UnfreezePhase` every `epochs_each`, each with one more group.
 
-    `groups` are the names in a model's order (``layer_groups(model)`` will do). The head trains
-    first, then with it the group before, ... until `epochs` are over; the last step takes what is
-    left (ULMFiT, arXiv 1801.06146). Pure: nothing is changed. Each step needs a compile of its own,
-    with which Keras takes note of what trains (a callback that changes ``trainable`` within one
-    ``fit`` changes nothing on TensorFlow, where the step is traced already, and breaks the JAX
-    trainer)::
+    `groups` are the names in the model's order, e.g. ``layer_groups(model)``. The head trains
+    first, then also the group before it, and so on until `epochs` have passed; the last phase takes
+    the remaining epochs (ULMFiT, arXiv 1801.06146). Changes nothing: each phase needs its own
+    compile, at which Keras reads ``trainable`` (changing it in a callback during ``fit`` has no
+    effect on TensorFlow, where the step is already traced, and breaks the JAX trainer)::
 
-        for step in unfreezing(layer_groups(model), epochs=10):
-            freeze(model, step.freeze_up_to) if step.freeze_up_to else unfreeze(model)
+        for phase in unfreeze_schedule(layer_groups(model), epochs=10):
+            freeze(model, phase.freeze_up_to) if phase.freeze_up_to else unfreeze(model)
             model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
-            model.fit(images, labels, initial_epoch=step.first_epoch, epochs=step.end_epoch)
+            model.fit(images, labels, initial_epoch=phase.first_epoch, epochs=phase.end_epoch)
 
     Raises ``ValueError`` for numbers of epochs below 1, or no groups.
 
-    >>> for step in unfreezing(["stem", "block1", "head"], epochs=6, epochs_each=2):
-    ...     print(step.first_epoch, step.end_epoch, step.freeze_up_to, *step.trains)
+    >>> for phase in unfreeze_schedule(["stem", "block1", "head"], epochs=6, epochs_each=2):
+    ...     print(phase.first_epoch, phase.end_epoch, phase.freeze_up_to, *phase.trains)
     0 2 block1 head
     2 4 stem block1 head
     4 6 None stem block1 head
@@ -212,19 +216,17 @@ def unfreezing(groups, epochs, *, epochs_each=1):
         raise ValueError("there are no groups: give layer_groups(model)")
     for what, value in (("epochs", epochs), ("epochs_each", epochs_each)):
         if value < 1 or value != int(value):
-            raise ValueError(f"{what} {value!r} cannot work: give a whole number of at least 1")
-    steps = []
-    for i, first in enumerate(range(0, epochs, epochs_each)):
-        if i == len(names):
-            break
+            raise ValueError(f"{what} {value!r} is invalid: give a whole number of at least 1")
+    phases = []
+    for i, first in enumerate(range(0, epochs, epochs_each)[: len(names)]):
         last = i == len(names) - 1
-        kept = len(names) - 1 - i
-        steps.append(
-            Unfreezing(
+        frozen = len(names) - 1 - i
+        phases.append(
+            UnfreezePhase(
                 first_epoch=first,
                 end_epoch=epochs if last else min(first + epochs_each, epochs),
-                freeze_up_to=names[kept - 1] if kept else None,
-                trains=tuple(names[kept:]),
+                freeze_up_to=names[frozen - 1] if frozen else None,
+                trains=tuple(names[frozen:]),
             )
         )
-    return tuple(steps)
+    return tuple(phases)

@@ -1,13 +1,15 @@
-"""Gradients of a model: the one file here that knows backends; Keras has no function for them."""
+"""Gradients of a model on every Keras backend; Keras itself has no function for them."""
+
+from __future__ import annotations
 
 import numpy as np
 
 
-def gradient(model, inputs, direction):
-    """The gradient of ``sum(direction * model(inputs))`` in inference, NumPy, of `inputs`' shape.
+def gradient(model, inputs: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """The gradient of ``sum(direction * model(inputs))`` in inference, in the shape of `inputs`.
 
-    `inputs` and `direction` are float arrays of the shapes that go into and come out of `model`.
-    Raises ``ValueError`` on a backend without gradients.
+    `inputs` and `direction` are float arrays in the shapes of the model's input and output. Raises
+    ``ValueError`` on a backend without gradients.
 
     >>> import keras
     >>> double = keras.Sequential([keras.layers.Rescaling(2.0)])
@@ -20,7 +22,7 @@ def gradient(model, inputs, direction):
     if backend not in _GRADIENTS:
         raise ValueError(
             f"Keras's {backend} backend has no gradients: set KERAS_BACKEND to "
-            f"{' or '.join(_GRADIENTS)}, or take a method that needs none"
+            f"{' or '.join(_GRADIENTS)}, or use a method without gradients"
         )
     return _GRADIENTS[backend](model, np.asarray(inputs), np.asarray(direction))
 

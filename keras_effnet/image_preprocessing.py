@@ -1,7 +1,7 @@
-"""What a network expects of an image, and an image made so: decode, crop, resize. No Keras here.
+"""Decodes, crops and resizes images as a network's weights require. No Keras here.
 
-A :class:`Preprocessing` is data of the weights (:mod:`keras_effnet.pretrained.registry`); a model carries
-its own in the name of one layer without effect, so that every file of it remembers.
+A :class:`Preprocessing` belongs to the weights (:mod:`keras_effnet.pretrained.registry`). A model
+stores it in the name of an identity layer, so that every file of the model keeps it.
 """
 
 from __future__ import annotations
@@ -15,79 +15,80 @@ import numpy as np
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
-# The layer that carries a input_spec: its name is all that it has.
-CARRIER = re.compile(r"preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
+# The name of the identity layer that stores a Preprocessing.
+_LAYER_NAME = re.compile(r"preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an image of any size to the pixels that a network was trained to see.
+    """How to crop and resize an image of any size.
 
-    The pixels stay RGB in [0, 255]: the network normalises them itself.
+    Pixels stay RGB in [0, 255]: the network normalizes them.
     """
 
     image_size: int  # pixels a side
-    crop: float | None  # share of the shorter side, from the centre; None: the whole, stretched
+    crop: float | None  # centered, relative to the shorter side; None: no crop, stretched
     interpolation: str  # "bilinear" | "bicubic"
 
     def __post_init__(self):
         if self.image_size < 1:
             raise ValueError(f"image_size {self.image_size} is too small: give at least 1 pixel")
         if self.crop is not None and not 0 < self.crop <= 1:
-            raise ValueError(f"crop {self.crop} is no share: give one in (0, 1], or None for none")
+            raise ValueError(
+                f"crop {self.crop} is out of range: give one in (0, 1], or None for no crop"
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
-                f"interpolation {self.interpolation!r} is not known: give 'bilinear' or 'bicubic'"
+                f"interpolation {self.interpolation!r} is unknown: give 'bilinear' or 'bicubic'"
             )
 
-    def __str__(self):
-        part = (
+    def __str__(self) -> str:
+        region = (
             "the whole image, stretched"
             if self.crop is None
-            else f"centre square of {self.crop:.3g} of the shorter side"
+            else f"center square of {self.crop:.3g} of the shorter side"
         )
         return (
-            f"RGB in [0, 255]; {part}; {self.interpolation} to "
+            f"RGB in [0, 255]; {region}; {self.interpolation} to "
             f"{self.image_size} x {self.image_size} pixels"
         )
 
     @property
-    def layer_name(self):
-        """The name of the layer that carries this through a file."""
+    def layer_name(self) -> str:
+        """The name of the layer that stores this in a file."""
         crop = "whole" if self.crop is None else f"crop{self.crop:.4f}"
         return f"preprocessing_{self.image_size}px_{crop}_{self.interpolation}"
 
 
-def preprocessing(model):
-    """The :class:`Preprocessing` of a ``keras.Model`` built or loaded here, also inside another.
+def preprocessing(model) -> Preprocessing:
+    """The :class:`Preprocessing` stored in a ``keras.Model``, or in a model nested in it.
 
-    The size is the model's input size where it has one. Raises ``ValueError`` for a model that does
-    not carry it (built by others).
+    Its size is the model's input size, if that is fixed. Raises ``ValueError`` for a model without
+    it, i.e. one that was not built by keras_effnet.
 
     >>> from keras_effnet import create_model
     >>> print(preprocessing(create_model("efficientnetv2-b0")))
-    RGB in [0, 255]; centre square of 0.875 of the shorter side; bicubic to 224 x 224 pixels
+    RGB in [0, 255]; center square of 0.875 of the shorter side; bicubic to 224 x 224 pixels
     """
     for layer in _layers(model):
-        input_spec = parse(layer.name)
-        if input_spec is not None:
-            side = model.input_shape[1:3] if model.input_shape[-1] in (1, 3) else ()
-            sides = {n for n in side if n is not None}
-            return replace(input_spec, image_size=sides.pop()) if len(sides) == 1 else input_spec
+        stored = parse_layer_name(layer.name)
+        if stored is not None:
+            size = model.input_shape[1:3] if model.input_shape[-1] in (1, 3) else ()
+            sides = {n for n in size if n is not None}
+            return replace(stored, image_size=sides.pop()) if len(sides) == 1 else stored
     raise ValueError(
-        f"{model.name} does not say how its images are to be prepared: it was not built by "
-        "keras_effnet.create_model. Say it with keras_effnet.Preprocessing(image_size, crop, "
-        "interpolation)"
+        f"{model.name} does not state its preprocessing: it was not built by "
+        "keras_effnet.create_model. Use keras_effnet.Preprocessing(image_size, crop, interpolation)"
     )
 
 
-def parse(layer_name):
-    """The :class:`Preprocessing` that a layer's name carries, or None.
+def parse_layer_name(layer_name: str) -> Preprocessing | None:
+    """The :class:`Preprocessing` stored in a layer's name, or None.
 
-    >>> parse(Preprocessing(224, 0.875, "bicubic").layer_name)
+    >>> parse_layer_name(Preprocessing(224, 0.875, "bicubic").layer_name)
     Preprocessing(image_size=224, crop=0.875, interpolation='bicubic')
     """
-    match = CARRIER.fullmatch(layer_name)
+    match = _LAYER_NAME.fullmatch(layer_name)
     if not match:
         return None
     size, _, crop, interpolation = match.groups()
@@ -121,6 +122,10 @@ def decode_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     EXIF rotation is ignored, as in the official training and evaluation. Raises ``ValueError`` for
     data that is not an image, is truncated, has more than 8 bits a channel, or is so large that
     Pillow refuses it as a decompression bomb.
+
+    >>> decode_image(b"<html>")
+    Traceback (most recent call last):
+    ValueError: image of 6 bytes is not an image that can be read
     """
     from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow
 
@@ -137,12 +142,12 @@ def decode_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
-def preprocess(image, input_spec):
-    """uint8 (size, size, channels) of an image, uint8 (height, width, channels) in [0, 255].
+def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The cropped and resized image: uint8 (size, size, channels) in [0, 255].
 
-    As the official evaluation: a centre square of ``int(crop * shorter side)`` pixels, then a
-    resize without antialiasing (google/automl efficientnetv2/preprocess_legacy.py). Raises
-    ``ValueError`` for another shape or type.
+    `image` is uint8 (height, width, channels). As in the official evaluation, crops a center square
+    of ``int(crop * shorter side)`` pixels, then resizes without antialiasing (google/automl
+    efficientnetv2/preprocess_legacy.py). Raises ``ValueError`` for another shape or dtype.
 
     >>> image = np.zeros((60, 80, 3), np.uint8)
     >>> preprocess(image, Preprocessing(32, 0.875, "bicubic")).shape
@@ -151,21 +156,24 @@ def preprocess(image, input_spec):
     image = np.asarray(image)
     if image.ndim != 3 or image.dtype != np.uint8:
         raise ValueError(
-            f"an image is {image.dtype} {image.shape}: give uint8 (height, width, channels)"
+            f"the image is {image.dtype} {image.shape}: give uint8 (height, width, channels)"
         )
-    if input_spec.crop is not None:
+    if preprocessing.crop is not None:
         height, width = image.shape[:2]
-        side = max(1, int(input_spec.crop * min(height, width)))
+        side = max(1, int(preprocessing.crop * min(height, width)))
         top, left = (height - side + 1) // 2, (width - side + 1) // 2
         image = image[top : top + side, left : left + side]
-    return resize(image, input_spec.image_size, input_spec.image_size, input_spec.interpolation)
+    size = preprocessing.image_size
+    return resize(image, size, size, preprocessing.interpolation)
 
 
-def resize(image, height, width, interpolation="bilinear"):
-    """uint8 (height, width, channels) of an image, uint8 (h, w, channels).
+def resize(
+    image: np.ndarray, height: int, width: int, interpolation: str = "bilinear"
+) -> np.ndarray:
+    """The resized image: uint8 (height, width, channels).
 
-    ``tf.image.resize``'s rule without antialias: half-pixel centres; bicubic is Keys' kernel with
-    a = -0.5, its weights renormalised at the border.
+    `image` is uint8 (h, w, channels). Follows ``tf.image.resize`` without antialiasing: half-pixel
+    centers; bicubic is Keys' kernel with a = -0.5, with weights renormalized at the border.
 
     >>> resize(np.array([[[0], [100]]], np.uint8), 1, 4)[0, :, 0].tolist()
     [0, 25, 75, 100]
@@ -175,22 +183,22 @@ def resize(image, height, width, interpolation="bilinear"):
         if image.shape[axis] != size:
             taps = _taps(image.shape[axis], size, interpolation)
             shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-            out = sum(out.take(at, axis) * share.reshape(shape) for at, share in taps)
+            out = sum(out.take(at, axis) * weight.reshape(shape) for at, weight in taps)
     return out if out is image else np.rint(np.clip(out, 0, 255)).astype(np.uint8)
 
 
-def _taps(have, size, interpolation):
-    """[(index, weight), ...] of the pixels that make up each of `size` out of `have`."""
-    at = (np.arange(size) + 0.5) * (have / size) - 0.5
+def _taps(source, size, interpolation):
+    """[(indices, weights), ...]: the source pixels of each of `size` pixels, of `source`."""
+    at = (np.arange(size) + 0.5) * (source / size) - 0.5
     low = np.floor(at).astype(np.int64)
     rest = at - low
     if interpolation == "bilinear":
         taps = [(low, 1 - rest), (low + 1, rest)]
-        return [(np.clip(i, 0, have - 1), w.astype(np.float32)) for i, w in taps]
+        return [(np.clip(i, 0, source - 1), w.astype(np.float32)) for i, w in taps]
     taps = [(low + k, _cubic(np.abs(rest - k))) for k in (-1, 0, 1, 2)]
-    inside = [(i, np.where((i >= 0) & (i < have), w, 0.0)) for i, w in taps]
+    inside = [(i, np.where((i >= 0) & (i < source), w, 0.0)) for i, w in taps]
     total = sum(w for _, w in inside)
-    return [(np.clip(i, 0, have - 1), (w / total).astype(np.float32)) for i, w in inside]
+    return [(np.clip(i, 0, source - 1), (w / total).astype(np.float32)) for i, w in inside]
 
 
 def _cubic(x, a=-0.5):

@@ -1,34 +1,36 @@
-"""The same weights at another image size, exactly."""
+"""A model with the same weights at another image size."""
+
+from __future__ import annotations
 
 import numbers
 
-from keras_effnet import model_structure
+from keras_effnet.model_structure import find_backbone
 from keras_effnet.network_plan import MIN_IMAGE_SIZE
 
 
-def change_image_size(model, image_size):
+def change_image_size(model, image_size: int | tuple[int, int] | None):
     """A new model with the same layers and equal weights for images of another size.
 
-    `image_size` is pixels a side, (height, width), or None for any size. A network of convolutions
-    has the same weights at every size, so this is exact: the answers are those of a model built at
-    that size with these weights. Evaluating some 15 to 30 % larger than the training crops often
-    gives a better accuracy for nothing (FixRes, arXiv 1906.06423). Names, dropout rates,
-    preprocessing, new heads and what is frozen stay; nothing is shared; compile it before you train
-    it. Also works on a functional or sequential model with an EfficientNet nested in it.
+    `image_size` is pixels a side, (height, width), or None for any size. A convolutional network
+    has the same weights at every size, so this is exact: the outputs are those of a model built at
+    that size with these weights. Evaluating at a size 15 to 30 % larger than the training crops
+    often increases accuracy without training (FixRes, arXiv 1906.06423). Names, dropout rates,
+    preprocessing, new heads and frozen layers are kept; nothing is shared; compile the new model
+    before training. Also works on a functional or sequential model with a nested EfficientNet.
 
-    Raises ``ValueError`` for a size below 32 pixels, a model without an EfficientNet, with several
-    inputs, or that is neither functional nor sequential.
+    Raises ``ValueError`` for a size below 32 pixels, and for a model without an EfficientNet, with
+    several inputs, or that is neither functional nor sequential.
 
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0", input_shape=(64, 64, 3))
     >>> change_image_size(model, 96).input_shape
     (None, 96, 96, 3)
     """
-    body = model_structure.find_body(model)
-    stem = next(layer for layer in body.model.layers if layer.name == "stem_conv")
-    moved = _at_size(model, _checked(image_size), stem.data_format == "channels_last")
-    moved.set_weights(model.get_weights())
-    return moved
+    backbone = find_backbone(model).model
+    stem = next(layer for layer in backbone.layers if layer.name == "stem_conv")
+    resized = _at_size(model, _checked(image_size), stem.data_format == "channels_last")
+    resized.set_weights(model.get_weights())
+    return resized
 
 
 def _checked(image_size):
@@ -42,7 +44,7 @@ def _checked(image_size):
     )
     if len(size) != 2 or not whole:
         raise ValueError(
-            f"image_size {image_size!r} cannot work: give pixels a side, at least "
+            f"image_size {image_size!r} is invalid: give pixels a side, at least "
             f"{MIN_IMAGE_SIZE}, a pair (height, width), or None for any size"
         )
     return tuple(int(n) for n in size)
@@ -54,8 +56,9 @@ def _at_size(model, size, channels_last):
     inputs = getattr(model, "inputs", None) or ()
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise ValueError(
-            f"{model.name} is no functional or sequential model with images as its one input (it "
-            f"has {len(inputs)} inputs): transplant the EfficientNet in it and build anew around it"
+            f"{model.name} is not a functional or sequential model with images as its only input "
+            f"(it has {len(inputs)} inputs): change the size of the EfficientNet in it, and "
+            "rebuild the model around that"
         )
     old = inputs[0]
     batch, *shape = old.shape
@@ -65,7 +68,7 @@ def _at_size(model, size, channels_last):
     def copy(layer):
         images = getattr(layer, "inputs", None) or ()
         if hasattr(layer, "layers") and len(images) == 1 and len(images[0].shape) == 4:
-            return _at_size(layer, (None, None), channels_last)  # takes what it is given
+            return _at_size(layer, (None, None), channels_last)  # takes any size
         return layer.__class__.from_config(layer.get_config())
 
     return keras.models.clone_model(model, input_tensors=new, clone_function=copy)

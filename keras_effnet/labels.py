@@ -1,9 +1,10 @@
-"""What the outputs of a classifier are called, and which of 21,843 or 1,001 outputs are ImageNet's
-1,000 classes. No Keras.
-"""
+"""Class names of ImageNet, and its 1,000 classes among 21,843 or 1,001 outputs. No Keras."""
+
+from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,8 +17,8 @@ def _imagenet():
     return tuple(tuple(line.split("\t")) for line in lines)
 
 
-def imagenet_classes():
-    """The names of ImageNet-1k's 1,000 classes, in the classifier's order.
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ImageNet-1k's 1,000 classes, in the order of the classifier's outputs.
 
     >>> imagenet_classes()[207]
     'golden retriever'
@@ -25,12 +26,12 @@ def imagenet_classes():
     return tuple(names for _, _, names in _imagenet())
 
 
-def label_map(classes):
-    """Where a classifier of so many outputs has ImageNet-1k's 1,000 classes: their indices, -1 for
-    a class that it does not know; None where no map is known.
+def label_map(classes: int) -> list[int] | None:
+    """The indices of ImageNet-1k's 1,000 classes among the outputs of a larger classifier.
 
-    1,001 outputs have a background class in front (TensorFlow's convention); 21,843 are
-    ImageNet-21k as Google trained on it, which lacks one class of the 1,000: teddy bear (850).
+    -1 stands for a class that the classifier lacks. None if `classes` is neither 1,001 nor 21,843.
+    1,001 outputs start with a background class (TensorFlow's convention). 21,843 are ImageNet-21k
+    as Google trained on it, which lacks one class of the 1,000: teddy bear (850).
 
     >>> label_map(1001)[:3]
     [1, 2, 3]
@@ -44,11 +45,13 @@ def label_map(classes):
     return None
 
 
-def decode_predictions(scores, top=5, class_names=None):
-    """For each row of scores (n, classes) its `top` best, best first: [(index, name, score), ...].
+def decode_predictions(
+    scores: np.ndarray, top: int = 5, class_names: Sequence[str] | None = None
+) -> list[list[tuple[int, str, float]]]:
+    """[[(index, name, score), ...], ...]: the `top` classes of each row of scores, best first.
 
-    `class_names` default to ImageNet-1k's for 1,000 classes, and to the numbers for other counts.
-    Raises ``ValueError`` when their number is not that of the scores.
+    `scores` is (n, classes). `class_names` default to ImageNet-1k's for 1,000 classes, and to the
+    indices otherwise. Raises ``ValueError`` if their number differs from the number of classes.
 
     >>> decode_predictions([[0.1, 0.7, 0.2]], top=2, class_names=["cat", "dog", "owl"])
     [[(1, 'dog', 0.7), (2, 'owl', 0.2)]]
@@ -61,8 +64,8 @@ def decode_predictions(scores, top=5, class_names=None):
         class_names = imagenet_classes() if classes == 1000 else [str(i) for i in range(classes)]
     if len(class_names) != classes:
         raise ValueError(
-            f"{len(class_names)} class names for {classes} classes: give one name a class, in the "
-            "order of training (labels.txt beside a model trained here)"
+            f"{len(class_names)} class names for {classes} classes: give one name for each class, "
+            "in the order of training (labels.txt beside a model trained here)"
         )
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return [[(int(i), class_names[i], float(row[i])) for i in b] for row, b in zip(scores, best)]

@@ -1,19 +1,19 @@
-"""Plan -> keras.Model: walks the plan, layer by layer, with stock layers only. Nothing is derived
-here.
+"""Plan -> keras.Model: follows the plan with stock layers only, and derives nothing.
 
-Layers are named as in keras.applications, which is how people know them and how weights are found.
-Differences on purpose: one ``normalization`` layer with its constants in the configuration (never
-in the weights), ``padding="same"`` instead of a padding computed from the static size (which is
-wrong where a size turns odd; a plan with symmetric padding gets ``_pad`` layers of a fixed width),
-a ``drop`` layer in every residual block and a ``top_dropout`` even at rate 0 (so that the graph
-does not depend on the rates), and a classifier that computes in float32 under every mixed-precision
-policy.
+Layers have the names of keras.applications, by which weights are assigned. Intentional
+differences: one ``normalization`` layer with its constants in the configuration (never in the
+weights); ``padding="same"`` instead of a padding computed from the static size, which is wrong for
+odd sizes (a plan with symmetric padding has ``_pad`` layers of fixed width); a ``drop`` layer in
+every residual block and a ``top_dropout`` even at rate 0, so that the graph does not depend on the
+rates; and a classifier that computes in float32 under every mixed-precision policy.
 """
+
+from __future__ import annotations
 
 import keras
 from keras import layers
 
-# The official initialisers. Configurations, not objects: each layer must draw its own numbers.
+# The official initializers. Configurations, not objects: each layer must draw different numbers.
 _CONV_INIT = {
     "class_name": "VarianceScaling",
     "config": {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"},
@@ -36,11 +36,10 @@ def build(
     preprocessing,
     name,
 ):
-    """A functional ``keras.Model`` of the plan, randomly initialised, from `inputs` (a 4-D Keras
-    tensor of images).
+    """A functional ``keras.Model`` of the plan with random weights.
 
-    The first layer does nothing; its name says how images are prepared (`preprocessing`), so that
-    every file of the model does.
+    `inputs` is a 4-D Keras tensor of images. The first layer is an identity whose name stores
+    `preprocessing` in every file of the model.
     """
     axis = -1 if keras.backend.image_data_format() == "channels_last" else 1
     net = _Layers(plan, axis)
@@ -69,14 +68,12 @@ def build(
             name="predictions",
         )(x)
     sources = keras.utils.get_source_inputs(inputs)
-    # one input stands alone: Keras warns when a model of a list of one is called with a tensor
+    # not a list for one input: Keras would warn when the model is called with a tensor
     return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
 
 
 class _Layers:
-    """The layers of one plan: its activation, batch norm and channel axis, named by whoever
-    calls.
-    """
+    """Creates layers with the plan's activation, batch norm and channel axis."""
 
     def __init__(self, plan, axis):
         self.plan, self.axis = plan, axis
@@ -91,7 +88,7 @@ class _Layers:
         )(x)
 
     def padded(self, x, name, kernel_size, stride):
-        """`x`, and what a convolution of that name shall do about its border."""
+        """(`x`, the ``padding`` of the convolution of that name); `x` is padded if necessary."""
         if stride == 1 or self.plan.padding == "same":  # at stride 1 both are the same
             return x, "same"
         return layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x), "valid"
@@ -143,8 +140,8 @@ class _Layers:
             x = self.activation(x, f"{b.name}_project_activation")
         if b.residual:
             x = layers.Dropout(b.drop_rate, noise_shape=(None, 1, 1, 1), name=f"{b.name}_drop")(x)
-            # the shortcut first: Keras walks a network recursively, first inputs first, and through
-            # the branches L2 and XL are deeper than Python's recursion limit
+            # The shortcut first: Keras traverses a network recursively, first inputs first, and
+            # through the branches L2 and XL exceed Python's recursion limit.
             x = layers.Add(name=f"{b.name}_add")([inputs, x])
         return x
 
@@ -152,7 +149,7 @@ class _Layers:
         shape = (b.expand_filters, 1, 1) if self.axis == 1 else (1, 1, b.expand_filters)
         se = layers.GlobalAveragePooling2D(name=f"{b.name}_se_squeeze")(x)
         se = layers.Reshape(shape, name=f"{b.name}_se_reshape")(se)
-        for filters, activation, part in (
+        for filters, activation, suffix in (
             (b.se_filters, self.plan.activation, "reduce"),
             (b.expand_filters, "sigmoid", "expand"),
         ):
@@ -162,15 +159,13 @@ class _Layers:
                 padding="same",
                 activation=activation,
                 kernel_initializer=_CONV_INIT,
-                name=f"{b.name}_se_{part}",
+                name=f"{b.name}_se_{suffix}",
             )(se)
         return layers.Multiply(name=f"{b.name}_se_excite")([x, se])
 
 
 def _normalization(constants, channels, axis):
-    """The first layer: pixels in [0, 255] to the network's range. Other channel counts take the RGB
-    constants' mean.
-    """
+    """Normalizes pixels in [0, 255]; for other than 3 channels with the RGB constants' mean."""
     mean, std = constants.mean, constants.std
     if channels != 3:
         mean, std = (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels

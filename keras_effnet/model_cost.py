@@ -1,35 +1,40 @@
-"""Parameters, multiply-adds and activation memory of a Plan at an image size. Pure: no Keras, no
-TensorFlow.
-"""
+"""Parameters, multiply-adds and activation memory of a network. No Keras, no TensorFlow."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 from keras_effnet.network_plan import Plan, plan
+from keras_effnet.variants import Variant
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs. Multiply-adds are what the papers call FLOPs."""
+    """The cost of a network. The papers call multiply-adds FLOPs."""
 
     parameters: int  # weights and batch-norm statistics
     trainable: int  # without the batch-norm statistics
-    macs: int  # multiply-adds of the convolutions and the classifier, one image
-    activation_bytes: int  # outputs of every convolution and the classifier, the whole batch
+    macs: int  # multiply-adds of the convolutions and the classifier, for one image
+    activation_bytes: int  # outputs of all convolutions and the classifier, for the batch
     image_size: int
     batch_size: int
 
 
 def cost(
-    model, *, image_size=None, batch_size=1, classes=1000, include_top=True, bytes_per_value=4
-):
-    """The :class:`Cost` of a variant (name, Variant or Plan) at `image_size` pixels a side
-    (default: its evaluation size).
+    model: str | Variant | Plan,
+    *,
+    image_size: int | None = None,
+    batch_size: int = 1,
+    classes: int = 1000,
+    include_top: bool = True,
+    bytes_per_value: int = 4,
+) -> Cost:
+    """The :class:`Cost` of a variant at `image_size` pixels a side (default: its evaluation size).
 
-    `activation_bytes` counts the outputs of all convolutions, the tensors that training must keep
-    at the least (the usual "activations" figure times their size); `bytes_per_value` is 4 for
-    float32, 2 for bfloat16. Batch norm and activation functions are not counted as multiply-adds,
-    as in the papers' tables. Raises ``ValueError`` for an unknown name or a size, batch or class
-    count below 1.
+    `activation_bytes` counts the outputs of all convolutions, the minimum that training must store;
+    `bytes_per_value` is 4 for float32, 2 for bfloat16. As in the papers' tables, batch norm and
+    activation functions are not counted as multiply-adds. Raises ``ValueError`` for an unknown
+    name, or an image size, batch size or number of classes below 1.
 
     >>> cost("efficientnet-b0").parameters
     5330564
@@ -56,9 +61,8 @@ def cost(
             if b.expands:
                 tally.conv(b.in_filters, b.expand_filters, 1, side)
                 tally.batch_norm(b.expand_filters)
-            tally.conv(
-                1, b.expand_filters, area, out_side
-            )  # depthwise: one input channel an output channel
+            # depthwise: one input channel for each output channel
+            tally.conv(1, b.expand_filters, area, out_side)
             tally.batch_norm(b.expand_filters)
             project_area = 1
         if b.se_filters:

@@ -1,89 +1,92 @@
-"""What is where in a model: its EfficientNet, blocks, groups of layers, found by their names.
+"""Finds the EfficientNet in a model, and its blocks and groups of layers, by layer name.
 
-Every EfficientNet that this package or keras.applications builds names its layers alike
-(``stem_conv``, ``block2a_project_bn``, ``top_conv``), and a saved file keeps the names. So nothing
-here asks which variant a model is, or who built it. No Keras here: models are only looked at.
+Every EfficientNet built by this package or by keras.applications uses the same layer names
+(``stem_conv``, ``block2a_project_bn``, ``top_conv``), and saved files keep them. So this works
+whatever the variant and wherever the model comes from. No Keras here: models are only read.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _BLOCK = re.compile(r"block(\d+)([a-z]+)_")
 
 
 @dataclass(frozen=True)
-class Body:
-    """An EfficientNet within a model: `path` leads from the model to it, both included."""
+class Backbone:
+    """An EfficientNet in a model: `path` leads from the model to it, both included."""
 
     path: tuple
 
     @property
     def model(self):
-        """The functional model whose own layers are the EfficientNet's."""
+        """The functional model that directly contains the EfficientNet's layers."""
         return self.path[-1]
 
 
-def find_body(model):
-    """The :class:`Body` of a model: itself, or a model nested in it.
+def find_backbone(model) -> Backbone:
+    """The :class:`Backbone` of a model: the model itself, or a model nested in it.
 
-    Raises ``ValueError`` for what is no model, has no EfficientNet in it, or has several.
+    Raises ``ValueError`` for an object that is not a model, or has no or several EfficientNets.
     """
     if not hasattr(model, "layers"):
         raise ValueError(
             f"{model!r} is a {type(model).__name__}, not a keras.Model: build one with "
             "create_model(name), or load one"
         )
-    found = list(_bodies((model,)))
-    if len(found) == 1:
-        return found[0]
+    backbones = list(_backbones((model,)))
+    if len(backbones) == 1:
+        return backbones[0]
     name = getattr(model, "name", model)
-    if not found:
+    if not backbones:
         raise ValueError(
-            f"{name} is no EfficientNet and has none in it: no layers named stem_conv and "
+            f"{name} contains no EfficientNet: it has no layers named stem_conv and "
             "block1a_project_bn. Build one with create_model(name), or load a file of one"
         )
-    inside = ", ".join(repr(b.model.name) for b in found)
+    names = ", ".join(repr(b.model.name) for b in backbones)
     raise ValueError(
-        f"{name} has {len(found)} EfficientNets in it ({inside}): give one of them, e.g. "
-        f"model.get_layer({found[0].model.name!r})"
+        f"{name} contains {len(backbones)} EfficientNets ({names}): give one of them, e.g. "
+        f"model.get_layer({backbones[0].model.name!r})"
     )
 
 
-def _bodies(path):
+def _backbones(path) -> Iterator[Backbone]:
     layers = path[-1].layers
     names = {layer.name for layer in layers}
     if "stem_conv" in names and any(_BLOCK.match(name) for name in names):
-        yield Body(path)
+        yield Backbone(path)
         return
     for layer in layers:
         if hasattr(layer, "layers"):
-            yield from _bodies((*path, layer))
+            yield from _backbones((*path, layer))
 
 
-def blocks(body):
-    """{"block1a": [its layers], ...} of a body, in the network's order."""
-    found = {}
-    for layer in body.model.layers:
+def layers_by_block(backbone: Backbone) -> dict[str, list]:
+    """{"block1a": its layers, ...} of a backbone, in the network's order."""
+    blocks = {}
+    for layer in backbone.model.layers:
         match = _BLOCK.match(layer.name)
         if match:
             stage, letters = match.groups()
-            found.setdefault((int(stage), len(letters), letters), []).append(layer)
+            blocks.setdefault((int(stage), len(letters), letters), []).append(layer)
     return {
-        f"block{stage}{letters}": found[stage, n, letters] for stage, n, letters in sorted(found)
+        f"block{stage}{letters}": blocks[stage, n, letters] for stage, n, letters in sorted(blocks)
     }
 
 
-def last_layer(block, layers):
-    """The layer that a block's output comes from."""
-    own = {layer.name: layer for layer in layers}
-    for part in ("add", "project_activation", "project_bn"):
-        if f"{block}_{part}" in own:
-            return own[f"{block}_{part}"]
-    raise ValueError(f"{block} has no end that is known: its layers are {', '.join(own)}")
+def last_layer(block: str, layers: Sequence):
+    """The layer, of those of a block, that computes the block's output."""
+    by_name = {layer.name: layer for layer in layers}
+    for suffix in ("add", "project_activation", "project_bn"):
+        if f"{block}_{suffix}" in by_name:
+            return by_name[f"{block}_{suffix}"]
+    raise ValueError(f"{block} has no known output layer: its layers are {', '.join(by_name)}")
 
 
-def stride_of(layers):
-    """By how much some layers in a row shrink an image."""
+def stride_of(layers: Sequence) -> int:
+    """The total stride of consecutive layers."""
     stride = 1
     for layer in layers:
         if hasattr(layer, "strides"):
@@ -91,32 +94,32 @@ def stride_of(layers):
     return stride
 
 
-def groups(model):
-    """{"stem": layers, "block1": ..., "top": ..., "head": ...} of a model, in its order.
+def layers_by_group(model) -> dict[str, tuple]:
+    """{"stem": layers, "block1": layers, ..., "top": layers, "head": layers}, in order.
 
-    "stem" has whatever comes before it too, "top" is the last convolution, "head" what follows.
-    Layers of a model that the EfficientNet is nested in belong to the stem or to the head.
+    "stem" includes everything before it, "top" is the last convolution, "head" everything after.
+    Layers of a model around the EfficientNet belong to the stem or to the head.
     """
-    body = find_body(model)
+    backbone = find_backbone(model)
     before, after = [], []
-    for outer, inner in zip(body.path, body.path[1:]):
-        at = next(i for i, layer in enumerate(outer.layers) if layer is inner)
-        before += outer.layers[:at]
-        after = outer.layers[at + 1 :] + after
+    for outer, inner in zip(backbone.path, backbone.path[1:]):
+        index = next(i for i, layer in enumerate(outer.layers) if layer is inner)
+        before += outer.layers[:index]
+        after = outer.layers[index + 1 :] + after
     stages, top, head, stem = {}, [], [], []
-    seen_stem = False
-    for layer in body.model.layers:
+    after_stem_conv = False
+    for layer in backbone.model.layers:
         match = _BLOCK.match(layer.name)
         if match:
             stages.setdefault(int(match.group(1)), []).append(layer)
         elif layer.name in ("top_conv", "top_bn", "top_activation"):
             top.append(layer)
-        elif layer.name.startswith("stem_") or not seen_stem:
-            seen_stem = seen_stem or layer.name == "stem_conv"
+        elif layer.name.startswith("stem_") or not after_stem_conv:
+            after_stem_conv = after_stem_conv or layer.name == "stem_conv"
             stem.append(layer)
         else:
             head.append(layer)
-    ordered = {"stem": before + stem}
-    ordered.update((f"block{number}", stages[number]) for number in sorted(stages))
-    ordered.update((n, part) for n, part in (("top", top), ("head", head + after)) if part)
-    return {name: tuple(layers) for name, layers in ordered.items()}
+    groups = {"stem": before + stem}
+    groups.update((f"block{number}", stages[number]) for number in sorted(stages))
+    groups.update((n, layers) for n, layers in (("top", top), ("head", head + after)) if layers)
+    return {name: tuple(layers) for name, layers in groups.items()}

@@ -1,9 +1,10 @@
-"""Variant -> Plan: every block that will exist, every number resolved. Pure: no Keras, no
-TensorFlow.
+"""Variant -> Plan: every block of the network, with all numbers resolved. No Keras, no TensorFlow.
 
-The builder (:mod:`keras_effnet.model`) and the cost count (:mod:`keras_effnet.model_cost`) only walk the
-plan, so that what is printed here is what is built.
+The builder (:mod:`keras_effnet.model`) and the cost (:mod:`keras_effnet.model_cost`) only follow
+the plan: the printed plan is what is built.
 """
+
+from __future__ import annotations
 
 import math
 import numbers
@@ -11,17 +12,15 @@ from dataclasses import dataclass
 
 from keras_effnet.variants import Normalization, Variant, find_variant
 
-# Below it the last stages have less than one pixel; keras.applications' limit too.
+# Below this the last stages have less than one pixel; also keras.applications' limit.
 MIN_IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Block:
-    """One (Fused-)MBConv block. Filter counts are final; a count of 0 means that the layer does not
-    exist.
-    """
+    """One (Fused-)MBConv block, with final filter counts; a count of 0 means no such layer."""
 
-    name: str  # "block2a": stage and letter, the prefix of its layers' names
+    name: str  # "block2a": stage and letter; the prefix of its layers' names
     op: str  # "mbconv" | "fused"
     kernel_size: int
     stride: int
@@ -29,18 +28,18 @@ class Block:
     expand_filters: int  # between expansion and projection; in_filters for an expand ratio of 1
     out_filters: int
     se_filters: int
-    drop_rate: float  # stochastic depth: how probably an example skips the branch in training
+    drop_rate: float  # stochastic depth: probability that training skips the residual branch
     residual: bool
 
     @property
-    def expands(self):
+    def expands(self) -> bool:
         """Whether the block begins with an expansion convolution."""
         return self.expand_filters != self.in_filters
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A network, fully resolved. ``str(plan)`` is the table of its blocks."""
+    """A fully resolved network. ``str(plan)`` is the table of its blocks."""
 
     name: str
     image_size: int
@@ -52,10 +51,10 @@ class Plan:
     depthwise_name: str
     bn_momentum: float
     bn_epsilon: float
-    padding: str  # "same" | "symmetric"; the two differ in strided convolutions alone
+    padding: str  # "same" | "symmetric"; they differ only in strided convolutions
     normalization: Normalization
 
-    def __str__(self):
+    def __str__(self) -> str:
         """The blocks as an aligned table."""
         lines = [
             f"{self.name}: {len(self.blocks)} blocks, {self.image_size} px, {self.activation}, "
@@ -79,13 +78,18 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(variant, *, drop_path_rate=None, dropout_rate=None):
-    """The :class:`Plan` of a variant (a :class:`Variant` or its name), every number resolved.
+def plan(
+    variant: str | Variant,
+    *,
+    drop_path_rate: float | None = None,
+    dropout_rate: float | None = None,
+) -> Plan:
+    """The :class:`Plan` of a :class:`Variant` or of its name.
 
-    `drop_path_rate` is the stochastic-depth rate that block ``i`` of ``n`` approaches as ``rate * i
-    / n`` (the official code's rule; ``n`` counts the blocks *after* depth scaling); `dropout_rate`
-    is the one before the classifier. Both default to the variant's. Raises ``ValueError`` for an
-    unknown name or a rate outside [0, 1).
+    Block ``i`` of ``n`` has the stochastic-depth rate ``drop_path_rate * i / n`` (the official
+    code's rule; ``n`` counts the blocks *after* depth scaling). `dropout_rate` applies before the
+    classifier. Both default to the variant's. Raises ``ValueError`` for an unknown name, or a rate
+    outside [0, 1).
 
     >>> plan("efficientnet-b3").blocks[-1].name
     'block7b'
@@ -134,11 +138,11 @@ def plan(variant, *, drop_path_rate=None, dropout_rate=None):
     )
 
 
-def scale_filters(filters, variant):
+def scale_filters(filters: int, variant: Variant) -> int:
     """Filters times the variant's width, rounded to a multiple of 8 by its family's rule.
 
-    V1 goes up a step where rounding lost more than 10 %; V2 does not. It matters for B3 alone: 16 *
-    1.2 is 24 in V1 and 16 in V2.
+    V1 rounds up where rounding to the nearest would lose more than 10 %; V2 does not. Of the
+    published variants only B3 shows it: 16 * 1.2 is 24 in V1 and 16 in V2.
     """
     scaled = filters * variant.width
     rounded = max(8, int(scaled + 4) // 8 * 8)
@@ -151,15 +155,16 @@ def _scale_repeats(i, v):
 
 
 def _letter(j):
-    """A ... z, then za, zb ...: keras.applications' letters, but still sorted and valid in a
-    TensorFlow scope past z.
+    """Letters a ... z as in keras.applications, then za, zb ...
+
+    The names stay sorted and valid in TensorFlow scopes.
     """
     return "z" * (j // 26) + chr(97 + j % 26)
 
 
 def _padding(padding):
     if padding not in ("same", "symmetric"):
-        raise ValueError(f"padding {padding!r} is not known: give 'same' or 'symmetric'")
+        raise ValueError(f"padding {padding!r} is unknown: give 'same' or 'symmetric'")
     return padding
 
 

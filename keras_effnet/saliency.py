@@ -1,40 +1,41 @@
-"""Look inside: where in an image a classifier's answer comes from, and what its layers see.
+"""Saliency maps (Grad-CAM, occlusion) of a classifier, and pictures of its feature maps.
 
-:func:`grad_cam` asks the network by its gradients, :func:`occlusion` by covering the image piece
-by piece; where the two agree one can begin to believe them. Both explain the logit of one class,
-not its probability: through a softmax, evidence against the other classes would look like evidence
-for it.
+:func:`grad_cam` uses gradients, :func:`occlusion` covers the image patch by patch; maps on which
+both agree are more reliable. Both explain the logit of one class, not its probability: through a
+softmax, evidence against other classes would appear as evidence for it.
 """
+
+from __future__ import annotations
 
 import math
 import numbers
 
 import numpy as np
 
-from keras_effnet import model_structure
 from keras_effnet.feature_pyramid import call_within, feature_table
 from keras_effnet.gradients import gradient
+from keras_effnet.model_structure import find_backbone
 from keras_effnet.suggestions import unknown_name
 
-# Heat from cold to hot: dark blue, violet, red, orange, light yellow ("inferno", thinned out).
-_COLOURS = np.array(
+# The color map "inferno", at 6 points from 0 to 1.
+_COLORS = np.array(
     [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]]
 )
 
 
-def grad_cam(model, image, class_index=None, layer=None):
-    """Heat maps (height, width) in [0, 1], float32, of where the evidence for a class is.
+def grad_cam(model, image, class_index=None, layer: str | None = None) -> np.ndarray:
+    """Heat maps (height, width) in [0, 1], float32: where the evidence for a class is (Grad-CAM).
 
-    `image` is RGB in [0, 255], (height, width, 3), or a batch of such, which gives a batch of maps
-    and costs less than one call each. `class_index` is a number, one an image, or None for the
-    class that the model finds most probable. `layer` names the feature map that is weighted by the
-    gradient; None takes the last of at least 4 x 4 pixels. A late layer has seen most but is coarse
-    (stride 32), an early one is fine but noisy; places are right to about a quarter of the stride,
-    as strided convolutions look to the lower right. The hottest place is 1; a map without any
-    evidence for the class is 0 everywhere. Costs one pass forwards and half a one backwards.
+    `image` is RGB in [0, 255], (height, width, 3), or a batch of images, which gives a batch of
+    maps. `class_index` is one class for all images, one for each, or None for the class with the
+    highest score. `layer` names the feature map that is weighted by the gradient; None selects the
+    last one of at least 4 x 4 pixels. A late layer has more context but is coarse (stride 32), an
+    early one is fine but noisy. Positions are accurate to about a quarter of the stride, since
+    strided convolutions are shifted to the lower right. The maximum is 1; a map without evidence
+    for the class is 0 everywhere. Costs one forward pass and about half a backward pass.
 
-    Grad-CAM (Selvaraju et al., arXiv 1610.02391); needs a backend with gradients. Raises
-    ``ValueError`` for an image that does not fit, a class or layer that is not there.
+    Selvaraju et al., arXiv 1610.02391. Requires a backend with gradients. Raises ``ValueError`` for
+    an image that does not fit, or an unknown class or layer.
 
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0", input_shape=(64, 64, 3))
@@ -44,29 +45,31 @@ def grad_cam(model, image, class_index=None, layer=None):
     images, single = _batch(model, image)
     import keras
 
-    target = _map_of(model, layer, images.shape)
+    target = _feature_map_of(model, layer, images.shape)
     logits = _logits(model)
     front = keras.Model(model.inputs[0], [target, logits])
     maps, scores = (_numpy(y).astype("float32") for y in front(images, training=False))
     chosen = _classes(scores, class_index)
     direction = np.eye(scores.shape[-1], dtype="float32")[chosen]
-    slopes = gradient(keras.Model(target, logits), maps, direction)
+    gradients = gradient(keras.Model(target, logits), maps, direction)
     if _channels_first(model):
-        maps, slopes = (a.transpose(0, 2, 3, 1) for a in (maps, slopes))
+        maps, gradients = (a.transpose(0, 2, 3, 1) for a in (maps, gradients))
         images = images.transpose(0, 2, 3, 1)
-    heat = np.maximum((maps * slopes.mean((1, 2), keepdims=True)).sum(-1), 0)
+    heat = np.maximum((maps * gradients.mean((1, 2), keepdims=True)).sum(-1), 0)
     heat = np.stack([_enlarged(h, *images.shape[1:3]) for h in heat])
     return heat[0] if single else heat
 
 
-def occlusion(model, image, class_index=None, *, patch=None, stride=None):
-    """Heat maps (height, width) in [0, 1], float32: how much a logit falls where it is covered.
+def occlusion(
+    model, image, class_index=None, *, patch: int | None = None, stride: int | None = None
+) -> np.ndarray:
+    """Heat maps (height, width) in [0, 1], float32: how much a logit drops when a pixel is covered.
 
-    Arguments and range as in :func:`grad_cam`; no gradients and no layer, so it works with any
-    classifier and can judge other methods. A square of `patch` pixels (default: a quarter of the
-    shorter side) in the image's mean colour moves by `stride` (default: a quarter of the patch). A
-    pixel's heat is the mean over the patches that covered it. Costs a forward pass a position:
-    169 with the defaults, whatever the size.
+    Arguments and range as in :func:`grad_cam`. It uses neither gradients nor a layer, so it works
+    with any classifier and can validate other methods. A square of `patch` pixels (default: a
+    quarter of the shorter side) in the image's mean color moves by `stride` (default: a quarter of
+    the patch). A pixel's value is the mean over the patches that cover it. Costs one forward pass
+    for each position: 169 with the defaults, at any image size.
 
     Zeiler and Fergus (arXiv 1311.2901), section 4.2. Raises ``ValueError`` as :func:`grad_cam`.
 
@@ -97,24 +100,25 @@ def occlusion(model, image, class_index=None, *, patch=None, stride=None):
     chosen = _classes(scores, class_index)
     heats = []
     for picture, score, c in zip(pixels, scores, chosen):
-        total, times = np.zeros((2, height, width), "float32")
+        total, covers = np.zeros((2, height, width), "float32")
         for i in range(0, len(corners), 32):
-            part = corners[i : i + 32]
-            covered = np.repeat(picture[None], 32, 0)  # always 32: one shape to compile for
-            for copy, (y, x) in zip(covered, part):
+            batch = corners[i : i + 32]
+            covered = np.repeat(picture[None], 32, 0)  # always 32: compiles one shape
+            for copy, (y, x) in zip(covered, batch):
                 copy[y : y + patch, x : x + patch] = picture.mean((0, 1))
-            fallen = _numpy(logits(covered.transpose(from_last), training=False))[:, c]
-            for (y, x), now in zip(part, fallen):
-                total[y : y + patch, x : x + patch] += score[c] - now
-                times[y : y + patch, x : x + patch] += 1
-        heats.append(_scaled(np.maximum(total / times, 0)))
+            lower = _numpy(logits(covered.transpose(from_last), training=False))[:, c]
+            for (y, x), value in zip(batch, lower):
+                total[y : y + patch, x : x + patch] += score[c] - value
+                covers[y : y + patch, x : x + patch] += 1
+        heats.append(_scaled(np.maximum(total / covers, 0)))
     return heats[0] if single else np.stack(heats)
 
 
-def overlay(image, heat, strength=0.6):
-    """uint8 (height, width, 3): an image, RGB in [0, 255], grey where cold and coloured where hot.
+def overlay(image, heat, strength: float = 0.6) -> np.ndarray:
+    """uint8 (height, width, 3): an image in grey with a heat map in color on top.
 
-    `heat` is (height, width) in [0, 1]; `strength` is the colour's share where it is hottest.
+    `image` is RGB in [0, 255], `heat` (height, width) in [0, 1]; `strength` is the opacity of the
+    color where the heat is 1.
 
     >>> overlay(np.zeros((8, 8, 3), np.uint8), np.ones((8, 8))).shape
     (8, 8, 3)
@@ -122,22 +126,24 @@ def overlay(image, heat, strength=0.6):
     image, heat = np.asarray(image), np.asarray(heat, "float32")
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or heat.shape != image.shape[:2]:
         raise ValueError(
-            f"heat {heat.shape} does not lie on an image {image.shape}: give (height, width) and "
+            f"heat {heat.shape} does not fit an image {image.shape}: give (height, width) and "
             "(height, width, 3) of the same size"
         )
     grey = image.astype("float32").mean(-1, keepdims=True)
-    share = strength * (0.35 + 0.65 * heat[..., None])
-    return np.rint(np.clip((1 - share) * grey + share * _coloured(heat), 0, 255)).astype(np.uint8)
+    opacity = strength * (0.35 + 0.65 * heat[..., None])
+    return np.rint(np.clip((1 - opacity) * grey + opacity * _colored(heat), 0, 255)).astype(
+        np.uint8
+    )
 
 
-def feature_maps(model, image, layer, *, count=64):
-    """uint8 (rows, columns, 3): what a layer makes of one image, its liveliest channels as a grid.
+def feature_maps(model, image, layer: str, *, count: int = 64) -> np.ndarray:
+    """uint8 (rows, columns, 3): a grid of the channels of a layer's feature map for one image.
 
-    `image` is RGB in [0, 255], (height, width, 3); `layer` a name (``feature_table(model)`` has the
-    ends of the stages). The `count` channels whose values differ most within the image, each from
-    its own least (dark) to its own greatest (bright) value, the liveliest first.
+    `image` is RGB in [0, 255], (height, width, 3); `layer` is a name (``feature_table(model)`` has
+    the last layers of the stages). Shows the `count` channels with the largest standard deviation
+    within the image, in that order, each scaled from its minimum (dark) to its maximum (bright).
 
-    Raises ``ValueError`` for an image that does not fit or a layer without a map.
+    Raises ``ValueError`` for an image that does not fit, or a layer without a feature map.
 
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0", input_shape=(64, 64, 3))
@@ -146,11 +152,11 @@ def feature_maps(model, image, layer, *, count=64):
     """
     images, single = _batch(model, image)
     if not single:
-        raise ValueError(f"image has shape {images.shape}: feature maps are of one image at a time")
+        raise ValueError(f"image has shape {images.shape}: give one image (height, width, 3)")
     import keras
 
-    part = keras.Model(model.inputs[0], _map_of(model, layer, images.shape))
-    maps = _numpy(part(images, training=False))[0].astype("float32")
+    front = keras.Model(model.inputs[0], _feature_map_of(model, layer, images.shape))
+    maps = _numpy(front(images, training=False))[0].astype("float32")
     maps = maps if _channels_first(model) else maps.transpose(2, 0, 1)
     order = np.argsort(-maps.std((1, 2)), kind="stable")[: max(1, count)]
     low, high = (f(maps[order], (1, 2), keepdims=True) for f in (np.min, np.max))
@@ -159,16 +165,16 @@ def feature_maps(model, image, layer, *, count=64):
     zoom = max(1, math.ceil(32 / min(maps.shape[1:])))
     maps = maps.repeat(zoom, 1).repeat(zoom, 2)
     columns = math.ceil(len(maps) ** 0.5)
-    high, wide = maps.shape[1] + 1, maps.shape[2] + 1  # a white line between two
+    high, wide = maps.shape[1] + 1, maps.shape[2] + 1  # a white line between maps
     grid = np.full((-(-len(maps) // columns) * high + 1, columns * wide + 1, 3), 255, np.uint8)
     for i, channel in enumerate(maps):
         y, x = i // columns * high + 1, i % columns * wide + 1
-        grid[y : y + high - 1, x : x + wide - 1] = np.rint(_coloured(channel))
+        grid[y : y + high - 1, x : x + wide - 1] = np.rint(_colored(channel))
     return grid
 
 
 def _batch(model, image):
-    """(float32 images as the model takes them, whether it was a single one)."""
+    """(float32 images (batch, ...), whether a single image was given)."""
     images = np.asarray(image)
     single = images.ndim == 3
     images = images[None] if single else images
@@ -176,12 +182,13 @@ def _batch(model, image):
     fits = (
         isinstance(shape, tuple)
         and images.ndim == len(shape) == 4
-        and all(n is None or n == have for n, have in zip(shape[1:], images.shape[1:]))
+        and all(n is None or n == given for n, given in zip(shape[1:], images.shape[1:]))
     )
     if not fits:
         raise ValueError(
-            f"image has shape {np.shape(image)} and {getattr(model, 'name', model)} takes {shape}: "
-            "resize it (keras_effnet.preprocess), or the model (keras_effnet.change_image_size)"
+            f"image has shape {np.shape(image)}, but {getattr(model, 'name', model)} takes "
+            f"{shape}: resize it (keras_effnet.preprocess), or the model "
+            "(keras_effnet.change_image_size)"
         )
     return images.astype("float32"), single
 
@@ -191,8 +198,8 @@ def _channels_first(model):
     return shape[-1] not in (1, 3) and shape[1] in (1, 3)
 
 
-def _map_of(model, name, shape):
-    """The tensor of a layer's feature map, for images of a shape."""
+def _feature_map_of(model, name, shape):
+    """The output tensor of a layer (None: the default), for images of a shape."""
     layers = {layer.name: layer for layer in model.layers}
     name = _default_layer(model, shape) if name is None else name
     if name not in layers:
@@ -200,16 +207,16 @@ def _map_of(model, name, shape):
     _, tensor = call_within(model, layers[name])
     if len(tensor.shape) != 4:
         raise ValueError(
-            f"layer {name!r} gives {tuple(tensor.shape)}, no map (batch, height, width, channels)"
+            f"layer {name!r} outputs {tuple(tensor.shape)}, not (batch, height, width, channels)"
         )
     return tensor
 
 
 def _default_layer(model, shape):
-    """The last feature map, unless it is too coarse to say where."""
-    body = model_structure.find_body(model)
-    if len(body.path) > 1:
-        return body.path[1].name
+    """The last feature map of at least 4 x 4 pixels."""
+    backbone = find_backbone(model)
+    if len(backbone.path) > 1:
+        return backbone.path[1].name
     size = min(shape[2:] if _channels_first(model) else shape[1:3])
     rows = feature_table(model).levels
     if math.ceil(size / rows[-1].stride) >= 4:
@@ -219,7 +226,7 @@ def _default_layer(model, shape):
 
 
 def _logits(model):
-    """The output before a final softmax or sigmoid; the output itself if it has none."""
+    """The model's output without a final softmax or sigmoid."""
     from keras import layers
 
     last = model.layers[-1]
@@ -229,25 +236,25 @@ def _logits(model):
         )
     if len(model.output_shape) != 2:
         raise ValueError(
-            f"{model.name} gives {model.output_shape}, not (batch, classes): it is no classifier"
+            f"{model.name} is not a classifier: its output is {model.output_shape}, "
+            "not (batch, classes)"
         )
-    seen, said = call_within(model, last)
-    squashes = getattr(getattr(last, "activation", None), "__name__", None)
-    if isinstance(last, layers.Softmax) or (
-        isinstance(last, layers.Activation) and squashes in ("softmax", "sigmoid")
-    ):
-        return seen
-    if not isinstance(last, layers.Dense) or squashes not in ("softmax", "sigmoid"):
-        return said
+    last_input, last_output = call_within(model, last)
+    activation = getattr(getattr(last, "activation", None), "__name__", None)
+    is_probability = activation in ("softmax", "sigmoid")
+    if isinstance(last, layers.Softmax) or (isinstance(last, layers.Activation) and is_probability):
+        return last_input
+    if not isinstance(last, layers.Dense) or not is_probability:
+        return last_output
     config = {**last.get_config(), "activation": None, "name": f"{last.name}_logits"}
     linear = layers.Dense.from_config(config)
-    tensor = linear(seen)
+    tensor = linear(last_input)
     linear.set_weights(last.get_weights())
     return tensor
 
 
 def _classes(scores, class_index):
-    """One class an image."""
+    """The class index for each image."""
     if class_index is None:
         return scores.argmax(-1)
     one = isinstance(class_index, numbers.Integral)
@@ -255,7 +262,7 @@ def _classes(scores, class_index):
     if chosen.shape != scores.shape[:1] or chosen.min() < 0 or chosen.max() >= scores.shape[-1]:
         raise ValueError(
             f"class_index {class_index!r} does not fit {len(scores)} images and {scores.shape[-1]} "
-            f"classes: give a number from 0 to {scores.shape[-1] - 1}, one an image, or None"
+            f"classes: give a number from 0 to {scores.shape[-1] - 1}, one for each image, or None"
         )
     return chosen
 
@@ -266,11 +273,11 @@ def _starts(side, patch, stride):
 
 
 def _enlarged(heat, height, width):
-    """Bilinear, half-pixel centres."""
+    """Bilinear interpolation with half-pixel centers."""
     for axis, size in ((0, height), (1, width)):
-        have = np.arange(heat.shape[axis])
-        at = (np.arange(size) + 0.5) * (len(have) / size) - 0.5
-        heat = np.apply_along_axis(lambda line: np.interp(at, have, line), axis, heat)  # noqa: B023
+        source = np.arange(heat.shape[axis])
+        at = (np.arange(size) + 0.5) * (len(source) / size) - 0.5
+        heat = np.apply_along_axis(lambda line: np.interp(at, source, line), axis, heat)  # noqa: B023
     return _scaled(heat)
 
 
@@ -278,9 +285,9 @@ def _scaled(heat):
     return (heat / heat.max() if heat.max() > 0 else heat).astype("float32")
 
 
-def _coloured(heat):
-    at = np.linspace(0, 1, len(_COLOURS))
-    return np.stack([np.interp(heat, at, channel) for channel in _COLOURS.T], -1)
+def _colored(heat):
+    at = np.linspace(0, 1, len(_COLORS))
+    return np.stack([np.interp(heat, at, channel) for channel in _COLORS.T], -1)
 
 
 def _numpy(tensor):

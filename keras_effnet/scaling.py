@@ -1,21 +1,22 @@
-"""Compound scaling (arXiv 1905.11946, section 3.3): any variant, larger or smaller by one number.
-Pure: no Keras, no TensorFlow.
+"""Compound scaling of any variant (arXiv 1905.11946, section 3.3). No Keras, no TensorFlow.
 
-One unit of phi multiplies depth by alpha, width by beta and the image size by gamma, and with alpha
-* beta^2 * gamma^2 near 2 about doubles the multiply-adds. The rule is exact arithmetic, a network
-is not: filters come in eights, repeats are rounded up. So what a variant costs is always counted
-(:func:`keras_effnet.model_cost.cost`), never taken from the rule.
+One unit of phi multiplies depth by alpha, width by beta and the image size by gamma. With alpha *
+beta^2 * gamma^2 near 2 this about doubles the multiply-adds. The rule is exact but networks are
+rounded: filters to multiples of 8, repeats upwards. So the cost of a variant is always counted
+(:func:`keras_effnet.model_cost.cost`), never computed from the rule.
 """
+
+from __future__ import annotations
 
 import itertools
 import math
 import numbers
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Optional
 
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
-from keras_effnet.variants import VARIANTS, Variant, find_variant
+from keras_effnet.variants import VARIANTS, Evaluation, Variant, find_variant
 
 # All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).
 SIZE_STEP = 4
@@ -23,15 +24,15 @@ SIZE_STEP = 4
 
 @dataclass(frozen=True)
 class Coefficients:
-    """By what one unit of phi multiplies a network's dimensions."""
+    """The factors by which one unit of phi multiplies a network's dimensions."""
 
     alpha: float = 1.2  # depth
     beta: float = 1.1  # width
     gamma: float = 1.15  # image size
 
     @property
-    def growth(self):
-        """By what one unit of phi would multiply the multiply-adds if nothing were rounded.
+    def growth(self) -> float:
+        """The factor on the multiply-adds for one unit of phi, without rounding.
 
         >>> round(Coefficients().growth, 2)
         1.92
@@ -39,11 +40,11 @@ class Coefficients:
         return self.alpha * self.beta**2 * self.gamma**2
 
 
-# Found by the paper's grid search on B0 (section 3.3, step 1), and kept for the whole family.
+# The result of the paper's grid search on B0 (section 3.3, step 1), used for the whole family.
 PAPER = Coefficients(alpha=1.2, beta=1.1, gamma=1.15)
 
-# {base: {variant: phi}}. The paper prints no phi. These are the half steps nearest to the published
-# widths and image sizes; the published depths follow them up to B4 and fall behind from B5 on.
+# {base: {variant: phi}}. The paper does not state phi. These are the half steps nearest to the
+# published widths and image sizes; the published depths match them up to B4 and are lower from B5.
 _B1_TO_B3 = (0.5, 1.0, 2.0)
 PUBLISHED_PHI = {
     "efficientnet-b0": {
@@ -58,27 +59,26 @@ PUBLISHED_PHI = {
 
 
 def scale(
-    base,
-    phi=None,
+    base: str | Variant,
+    phi: float | None = None,
     *,
-    width=None,
-    depth=None,
-    image_size=None,
-    coefficients=PAPER,
-    name=None,
-):
-    """A new :class:`Variant`: `base` (a variant or its name) scaled by phi, or dimension by
-    dimension.
+    width: float | None = None,
+    depth: float | None = None,
+    image_size: int | None = None,
+    coefficients: Coefficients = PAPER,
+    name: str | None = None,
+) -> Variant:
+    """A new :class:`Variant`: `base` (a variant or its name) scaled by phi or by dimension.
 
     ``scale(base, phi)`` multiplies the base's depth by ``alpha**phi``, its width by ``beta**phi``
-    and its image size by ``gamma**phi``, the size rounded to the nearest multiple of 4; phi may be
-    any number, also a negative one. ``scale(base, width=1.4, depth=1.8, image_size=380)``
-    multiplies width and depth by those factors and sets the size in pixels, which is how B4 is made
-    of B0; what is left out stays the base's. Width and depth are not rounded here (the plan rounds
-    the filters to eights and the repeats up). Dropout, normalisation and the rest stay the base's:
-    the published family raises dropout by hand. `name` defaults to the base's with the scaling
-    behind it. Raises ``ValueError`` for both or neither way, for a number that is none, and for an
-    image below 32 pixels.
+    and its image size by ``gamma**phi``, rounded to the nearest multiple of 4; phi may be negative.
+    ``scale(base, width=1.4, depth=1.8, image_size=380)`` multiplies width and depth by those
+    factors and sets the size in pixels (this turns B0 into B4); omitted arguments keep the base's
+    values. Width and depth are not rounded here; the plan rounds filters to multiples of 8 and
+    repeats upwards. Dropout and normalization are kept (the published family increases dropout by
+    hand). The evaluation is without crop, since none was published. `name` defaults to the base's
+    with the scaling as suffix. Raises ``ValueError`` if both or neither of phi and dimensions are
+    given, for a value that is not a finite number, and for an image below 32 pixels.
 
     >>> larger = scale("efficientnet-b0", 1)
     >>> larger.name, larger.width, larger.depth, larger.image_size
@@ -114,37 +114,41 @@ def scale(
     if image_size < MIN_IMAGE_SIZE:
         raise ValueError(
             f"{v.name} scaled to {int(image_size)} px is too small: the network halves the image "
-            f"five times, so stay at {MIN_IMAGE_SIZE} pixels or more"
+            f"five times. Use at least {MIN_IMAGE_SIZE} pixels"
         )
     return replace(
         v,
         name=f"{v.name}-{suffix}" if name is None else name,
-        # four digits: a crumb of floating point above 2.0 would be rounded up to a third block
+        # four digits: a rounding error above 2.0 would be rounded up to a third block
         width=round(v.width * width, 4),
         depth=round(v.depth * depth, 4),
         image_size=int(image_size),
         top1=None,
+        evaluation=Evaluation(None, "bilinear"),  # nothing was published for it
     )
 
 
 @dataclass(frozen=True)
 class Member:
-    """One point of a scaled family: what the rule gives, beside what was published for that phi."""
+    """One point of a scaled family: the rule's network, and the one published for that phi."""
 
     phi: float
     rule: Variant
     rule_cost: Cost
-    published: Optional[Variant]
-    published_cost: Optional[Cost]
+    published: Variant | None
+    published_cost: Cost | None
 
 
-def family(base="efficientnet-b0", phis=None, *, coefficients=PAPER):
-    """Parameters and multiply-adds against phi, rule and published network side by side: a tuple of
-    :class:`Member`.
+def family(
+    base: str | Variant = "efficientnet-b0",
+    phis: Iterable[float] | None = None,
+    *,
+    coefficients: Coefficients = PAPER,
+) -> tuple[Member, ...]:
+    """Networks scaled from a base, each with its cost and the published network of that phi.
 
     `phis` defaults to those of the published family (``PUBLISHED_PHI``), or to 0, 1, 2, 3 for a
-    base that none was scaled from. The published coefficients were rounded by hand; docs/scaling.md
-    says where.
+    base without one. The published coefficients were rounded by hand; see docs/scaling.md.
 
     >>> b1 = family("efficientnet-b0", [0.5])[0]
     >>> b1.published.name, b1.rule.image_size, b1.published.image_size
@@ -171,18 +175,16 @@ def family(base="efficientnet-b0", phis=None, *, coefficients=PAPER):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row of a search: three coefficients, the network that they give at phi = 1, and what it
-    is worth.
-    """
+    """One row of a search: three coefficients, their network at phi = 1, and its accuracy."""
 
     coefficients: Coefficients
     variant: Variant
     macs: int
-    growth: float  # real multiply-adds over the base's; `coefficients.growth` is the rule's
-    fits: bool  # whether the real growth too is within the tolerance
-    accuracy: Optional[float]  # None where it was not asked for
+    growth: float  # counted multiply-adds relative to the base; `coefficients.growth` is the rule's
+    fits: bool  # whether the counted growth is also within the tolerance
+    accuracy: float | None  # None if it was not evaluated
 
-    def __str__(self):
+    def __str__(self) -> str:
         """The row as text."""
         c = self.coefficients
         accuracy = "-" if self.accuracy is None else f"{self.accuracy:.4g}"
@@ -197,32 +199,32 @@ _STEPS = tuple(1 + i / 20 for i in range(9))  # 1.00, 1.05 ... 1.40
 
 
 def search(
-    base,
-    accuracy,
+    base: str | Variant,
+    accuracy: Callable[[Variant], float],
     *,
-    grid=(_STEPS, _STEPS, _STEPS),
-    target=2.0,
-    tolerance=0.05,
-    cost_tolerance=0.15,
-    skip_misses=False,
-):
-    """The paper's grid search for (alpha, beta, gamma): a tuple of :class:`Candidate`, best first.
+    grid: Sequence[Sequence[float]] = (_STEPS, _STEPS, _STEPS),
+    target: float = 2.0,
+    tolerance: float = 0.05,
+    cost_tolerance: float = 0.15,
+    skip_misses: bool = False,
+) -> tuple[Candidate, ...]:
+    """The paper's grid search for (alpha, beta, gamma), best :class:`Candidate` first.
 
-    Of the `grid` (values of alpha, of beta, of gamma; 1.00 to 1.40 in steps of 0.05) those are
-    tried whose ``alpha * beta**2 * gamma**2`` is within a share of `tolerance` of `target`.
-    `accuracy` is called with the :class:`Variant` that each gives at phi = 1 and returns a number,
-    more is better: train it, or look it up. It is called once a network: alpha 1.05 and 1.2 round
-    to the same blocks on B0.
+    Evaluates the combinations of `grid` (values of alpha, of beta, of gamma; 1.00 to 1.40 in steps
+    of 0.05) with ``alpha * beta**2 * gamma**2`` within a relative `tolerance` of `target`.
+    `accuracy` maps the :class:`Variant` at phi = 1 to a number, higher is better, e.g. by training
+    it. It is called once for each network: alpha 1.05 and 1.2 round to the same blocks on B0.
 
-    Rounding moves the real cost away from the rule's (repeats are rounded up, so a B0 of alpha 1.05
-    has 7 blocks more). A candidate whose counted multiply-adds grow by more or less than `target`
-    within `cost_tolerance` is kept and marked (``fits`` is False); with `skip_misses` it is not
-    trained, has no accuracy and stands last. Equal accuracies: the cheaper first. Raises
-    ``ValueError`` for a grid without a candidate and for an accuracy that is no number.
+    Rounding moves the counted cost away from the rule's (repeats are rounded up, so B0 with alpha
+    1.05 has 7 additional blocks). A candidate whose counted multiply-adds differ from `target` by
+    more than a relative `cost_tolerance` is marked (``fits`` is False). With `skip_misses` it is
+    not evaluated, has no accuracy and comes last. Of equal accuracies the cheaper comes first.
+    Raises ``ValueError`` for a grid without a candidate, and for an accuracy that is not a finite
+    number.
 
-    >>> def trained(variant):  # stands for a training
+    >>> def train(variant):  # a formula instead of training
     ...     return 75 + variant.width + variant.depth / 2 + variant.image_size / 512
-    >>> rows = search("efficientnet-b0", trained, grid=([1.2], [1.0, 1.1], [1.15, 1.3]))
+    >>> rows = search("efficientnet-b0", train, grid=([1.2], [1.0, 1.1], [1.15, 1.3]))
     >>> for row in rows:
     ...     print(row)
     alpha 1.20 beta 1.10 gamma 1.15: rule 1.92x, real 2.23x (0.86 GMACs), accuracy 77.2
@@ -230,7 +232,7 @@ def search(
     """
     v = base if isinstance(base, Variant) else find_variant(base)
     base_macs = cost(v).macs
-    known, rows = {}, []
+    accuracies, rows = {}, []
     for alpha, beta, gamma in itertools.product(*grid):
         coefficients = Coefficients(alpha, beta, gamma)
         if not _within(coefficients.growth, target, tolerance):
@@ -247,9 +249,9 @@ def search(
         if fits or not skip_misses:
             p = plan(variant)
             network = (p.blocks, p.stem_filters, p.head_filters, p.image_size)
-            if network not in known:
-                known[network] = _checked_accuracy(accuracy(variant), variant)
-            reached = known[network]
+            if network not in accuracies:
+                accuracies[network] = _checked_accuracy(accuracy(variant), variant)
+            reached = accuracies[network]
         rows.append(Candidate(coefficients, variant, macs, macs / base_macs, fits, reached))
     if not rows:
         raise ValueError(
@@ -263,13 +265,15 @@ def _nearest_size(pixels):
     return int(pixels / SIZE_STEP + 0.5) * SIZE_STEP
 
 
-def _within(value, target, share):
-    return abs(value / target - 1) <= share + 1e-9  # the grid's own floating point
+def _within(value, target, tolerance):
+    return abs(value / target - 1) <= tolerance + 1e-9  # floating-point error of the grid
 
 
 def _check_number(what, value, positive=True):
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or (positive and value <= 0):
+    finite = (
+        isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    )
+    if not finite or (positive and value <= 0):
         kind = "a number above 0" if positive else "a finite number"
         raise ValueError(f"{what} {value!r} cannot scale a network: give {kind}")
 

@@ -17,7 +17,7 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> str:
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" with the nearest choices, at most three; "" when none is near.
+    """Hint with the nearest choices, three at most; an empty string if none is near.
 
     >>> did_you_mean("epoch", ["epochs", "seed"])
     " Did you mean 'epochs'?"

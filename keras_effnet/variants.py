@@ -1,25 +1,27 @@
-"""The papers' tables: every EfficientNet that this package builds, one row each. No Keras, no
-TensorFlow.
+"""The papers' tables: every EfficientNet that this package builds, one row each.
 
-A row holds only what the papers and the official code state; whatever follows from it (block
-counts, channel counts, drop rates, layer names) is worked out by :mod:`keras_effnet.network_plan`.
+A row holds only what the papers and the official code state. Everything derived (block counts,
+channel counts, drop rates, layer names) is computed by :mod:`keras_effnet.network_plan`. No Keras,
+no TensorFlow.
 
 Sources: EfficientNet (arXiv 1905.11946, tensorflow/tpu models/official/efficientnet),
 EfficientNet-Lite (models/official/efficientnet/lite), EfficientNetV2 (arXiv 2104.00298,
 google/automl efficientnetv2).
 """
 
+from __future__ import annotations
+
 import fnmatch
 from dataclasses import dataclass, replace
-from typing import Optional
 
 from keras_effnet.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of equal blocks before compound scaling; only its first block has the stride and the
-    channel change.
+    """Consecutive equal blocks before compound scaling.
+
+    Only the first block has the stride and changes the number of channels.
     """
 
     op: str  # "mbconv" | "fused"
@@ -28,36 +30,43 @@ class Stage:
     expand_ratio: int
     filters: int
     repeats: int
-    se_ratio: float  # of the block's *input* filters; 0 for none
+    se_ratio: float  # relative to the block's *input* filters; 0 for no squeeze-and-excitation
 
 
 @dataclass(frozen=True)
 class Family:
-    """What all variants of one generation share."""
+    """The properties that all variants of one generation share."""
 
     name: str
     activation: str
     bn_momentum: float
-    round_limit: (
-        float  # a rounded filter count below this share of the scaled one goes up by 8; 0 for never
-    )
-    fixed_ends: bool  # stem and head filters, first and last stage's repeats are not scaled
+    # rounded filter counts below this share of the scaled count are raised by 8; 0 disables it
+    round_limit: float
+    fixed_ends: bool  # do not scale stem and head filters, nor first and last stage's repeats
     depthwise_name: str  # keras.applications' layer name
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What the network's first layer subtracts and divides by, per RGB channel, for pixels in [0,
-    255].
-    """
+    """Mean and standard deviation per RGB channel, for pixels in [0, 255]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """How the official evaluation crops and resizes an image."""
+
+    # The crop is size / (size + crop_padding) of the shorter side; None: no crop, the image is
+    # stretched to a square.
+    crop_padding: int | None
+    interpolation: str  # "bilinear" | "bicubic"
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One published network: its family, its unscaled stages, and the numbers that scale them."""
+    """One network: its family, its unscaled stages, and the numbers that scale them."""
 
     name: str
     family: Family
@@ -67,12 +76,13 @@ class Variant:
     depth: float
     image_size: int  # pixels a side at evaluation
     dropout_rate: float  # before the classifier
-    top1: Optional[float]  # per cent on ImageNet-1k, trained on ImageNet-1k alone
+    top1: float | None  # per cent on ImageNet-1k, trained on ImageNet-1k alone
     normalization: Normalization
+    evaluation: Evaluation = Evaluation(None, "bilinear")
     head_filters: int = 1280
     drop_path_rate: float = 0.2
     bn_epsilon: float = 1e-3
-    padding: str = "same"  # | "symmetric": as PyTorch pads, kernel_size // 2 on all sides
+    padding: str = "same"  # or "symmetric", as in PyTorch: kernel_size // 2 on all sides
 
 
 #                name    activation  bn     limit  fixed  depthwise
@@ -83,8 +93,11 @@ LITE = Family("lite", "relu6", 0.99, 0.9, True, "dwconv")
 _IMAGENET = Normalization(
     (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 )  # torch's mean and std, times 255
-_CENTRE_128 = Normalization((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
-_CENTRE_127 = Normalization((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+_C128 = Normalization((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
+_C127 = Normalization((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+
+_CROP = Evaluation(32, "bicubic")
+_WHOLE = Evaluation(None, "bilinear")
 
 # fmt: off
 _V1 = (  #   op       k  s  e    c   n  se
@@ -141,40 +154,40 @@ _V2_XL = (
     Stage("mbconv",   3, 1, 6,  640,  8, 0.25),
 )
 
-# top-1: V1 the "AutoAugment" row of the official README (B8 and L2: nothing published without extra
-# data or AdvProp); Lite its README's float32 column; V2 google/automl's README, ImageNet-1k only
-# (XL was released after ImageNet-21k only).
+# Columns: name, family, stages, stem filters, width, depth, image size, dropout rate, top-1,
+# normalization, evaluation. top-1 is for V1 the "AutoAugment" row of the official README (B8 and
+# L2: nothing published without extra data or AdvProp), for Lite its README's float32 column, for V2
+# google/automl's README, ImageNet-1k only (XL was released with ImageNet-21k pretraining only).
 VARIANTS = {v.name: v for v in (
-    #        name                 family stages    stem width depth size dropout top1  normalization
-    Variant("efficientnet-b0",    V1,    _V1,      32,  1.0,  1.0,  224, 0.2,   77.1, _IMAGENET),
-    Variant("efficientnet-b1",    V1,    _V1,      32,  1.0,  1.1,  240, 0.2,   79.1, _IMAGENET),
-    Variant("efficientnet-b2",    V1,    _V1,      32,  1.1,  1.2,  260, 0.3,   80.1, _IMAGENET),
-    Variant("efficientnet-b3",    V1,    _V1,      32,  1.2,  1.4,  300, 0.3,   81.6, _IMAGENET),
-    Variant("efficientnet-b4",    V1,    _V1,      32,  1.4,  1.8,  380, 0.4,   82.9, _IMAGENET),
-    Variant("efficientnet-b5",    V1,    _V1,      32,  1.6,  2.2,  456, 0.4,   83.6, _IMAGENET),
-    Variant("efficientnet-b6",    V1,    _V1,      32,  1.8,  2.6,  528, 0.5,   84.0, _IMAGENET),
-    Variant("efficientnet-b7",    V1,    _V1,      32,  2.0,  3.1,  600, 0.5,   84.3, _IMAGENET),
-    Variant("efficientnet-b8",    V1,    _V1,      32,  2.2,  3.6,  672, 0.5,   None, _IMAGENET),
-    Variant("efficientnet-l2",    V1,    _V1,      32,  4.3,  5.3,  800, 0.5,   None, _IMAGENET),
-    Variant("efficientnet-lite0", LITE,  _LITE,    32,  1.0,  1.0,  224, 0.2,   75.1, _CENTRE_127),
-    Variant("efficientnet-lite1", LITE,  _LITE,    32,  1.0,  1.1,  240, 0.2,   76.7, _CENTRE_127),
-    Variant("efficientnet-lite2", LITE,  _LITE,    32,  1.1,  1.2,  260, 0.3,   77.6, _CENTRE_127),
-    Variant("efficientnet-lite3", LITE,  _LITE,    32,  1.2,  1.4,  280, 0.3,   79.8, _CENTRE_127),
-    Variant("efficientnet-lite4", LITE,  _LITE,    32,  1.4,  1.8,  300, 0.3,   81.5, _CENTRE_127),
-    Variant("efficientnetv2-b0",  V2,    _V2_BASE, 32,  1.0,  1.0,  224, 0.2,   78.7, _IMAGENET),
-    Variant("efficientnetv2-b1",  V2,    _V2_BASE, 32,  1.0,  1.1,  240, 0.2,   79.8, _IMAGENET),
-    Variant("efficientnetv2-b2",  V2,    _V2_BASE, 32,  1.1,  1.2,  260, 0.3,   80.5, _IMAGENET),
-    Variant("efficientnetv2-b3",  V2,    _V2_BASE, 32,  1.2,  1.4,  300, 0.3,   82.1, _IMAGENET),
-    Variant("efficientnetv2-s",   V2,    _V2_S,    24,  1.0,  1.0,  384, 0.2,   83.9, _CENTRE_128),
-    Variant("efficientnetv2-m",   V2,    _V2_M,    24,  1.0,  1.0,  480, 0.3,   85.2, _CENTRE_128),
-    Variant("efficientnetv2-l",   V2,    _V2_L,    32,  1.0,  1.0,  480, 0.4,   85.7, _CENTRE_128),
-    Variant("efficientnetv2-xl",  V2,    _V2_XL,   32,  1.0,  1.0,  512, 0.4,   None, _CENTRE_128),
+    Variant("efficientnet-b0",    V1,   _V1,      32, 1.0, 1.0, 224, 0.2, 77.1, _IMAGENET, _CROP),
+    Variant("efficientnet-b1",    V1,   _V1,      32, 1.0, 1.1, 240, 0.2, 79.1, _IMAGENET, _CROP),
+    Variant("efficientnet-b2",    V1,   _V1,      32, 1.1, 1.2, 260, 0.3, 80.1, _IMAGENET, _CROP),
+    Variant("efficientnet-b3",    V1,   _V1,      32, 1.2, 1.4, 300, 0.3, 81.6, _IMAGENET, _CROP),
+    Variant("efficientnet-b4",    V1,   _V1,      32, 1.4, 1.8, 380, 0.4, 82.9, _IMAGENET, _CROP),
+    Variant("efficientnet-b5",    V1,   _V1,      32, 1.6, 2.2, 456, 0.4, 83.6, _IMAGENET, _CROP),
+    Variant("efficientnet-b6",    V1,   _V1,      32, 1.8, 2.6, 528, 0.5, 84.0, _IMAGENET, _CROP),
+    Variant("efficientnet-b7",    V1,   _V1,      32, 2.0, 3.1, 600, 0.5, 84.3, _IMAGENET, _CROP),
+    Variant("efficientnet-b8",    V1,   _V1,      32, 2.2, 3.6, 672, 0.5, None, _IMAGENET, _CROP),
+    Variant("efficientnet-l2",    V1,   _V1,      32, 4.3, 5.3, 800, 0.5, None, _IMAGENET, _CROP),
+    Variant("efficientnet-lite0", LITE, _LITE,    32, 1.0, 1.0, 224, 0.2, 75.1, _C127,     _CROP),
+    Variant("efficientnet-lite1", LITE, _LITE,    32, 1.0, 1.1, 240, 0.2, 76.7, _C127,     _CROP),
+    Variant("efficientnet-lite2", LITE, _LITE,    32, 1.1, 1.2, 260, 0.3, 77.6, _C127,     _CROP),
+    Variant("efficientnet-lite3", LITE, _LITE,    32, 1.2, 1.4, 280, 0.3, 79.8, _C127,     _CROP),
+    Variant("efficientnet-lite4", LITE, _LITE,    32, 1.4, 1.8, 300, 0.3, 81.5, _C127,     _CROP),
+    Variant("efficientnetv2-b0",  V2,   _V2_BASE, 32, 1.0, 1.0, 224, 0.2, 78.7, _IMAGENET, _CROP),
+    Variant("efficientnetv2-b1",  V2,   _V2_BASE, 32, 1.0, 1.1, 240, 0.2, 79.8, _IMAGENET, _CROP),
+    Variant("efficientnetv2-b2",  V2,   _V2_BASE, 32, 1.1, 1.2, 260, 0.3, 80.5, _IMAGENET, _CROP),
+    Variant("efficientnetv2-b3",  V2,   _V2_BASE, 32, 1.2, 1.4, 300, 0.3, 82.1, _IMAGENET, _CROP),
+    Variant("efficientnetv2-s",   V2,   _V2_S,    24, 1.0, 1.0, 384, 0.2, 83.9, _C128,     _WHOLE),
+    Variant("efficientnetv2-m",   V2,   _V2_M,    24, 1.0, 1.0, 480, 0.3, 85.2, _C128,     _WHOLE),
+    Variant("efficientnetv2-l",   V2,   _V2_L,    32, 1.0, 1.0, 480, 0.4, 85.7, _C128,     _WHOLE),
+    Variant("efficientnetv2-xl",  V2,   _V2_XL,   32, 1.0, 1.0, 512, 0.4, None, _C128,     _WHOLE),
 )}
 # fmt: on
 
 
-def list_models(pattern="*"):
-    """Names of all variants that match a shell pattern, in the table's order.
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the variants that match a shell pattern, in the table's order.
 
     >>> list_models("*v2-b*")
     ['efficientnetv2-b0', 'efficientnetv2-b1', 'efficientnetv2-b2', 'efficientnetv2-b3']
@@ -182,9 +195,10 @@ def list_models(pattern="*"):
     return [name for name in VARIANTS if fnmatch.fnmatchcase(name, pattern)]
 
 
-def find_variant(name):
-    """The :class:`Variant` of that exact name; raises ``ValueError`` with the nearest names
-    otherwise.
+def find_variant(name: str) -> Variant:
+    """The :class:`Variant` of that exact name.
+
+    Raises ``ValueError`` with the nearest names for an unknown one.
     """
     if name in VARIANTS:
         return VARIANTS[name]

@@ -11,9 +11,9 @@ import re
 import numpy as np
 
 from keras_effnet.network_plan import plan
-from keras_effnet.porting import SOURCES
+from keras_effnet.porting import PROJECTS
 from keras_effnet.porting.reference_models import random_images
-from keras_effnet.pretrained.layer_names import parts
+from keras_effnet.pretrained.layer_names import weighted_layers
 from keras_effnet.variants import VARIANTS
 
 
@@ -73,9 +73,9 @@ def torch_network(project, name, *, classes=1000, seed=0):
             norm.bias.uniform_(-0.05, 0.05)
             norm.running_mean += torch.empty_like(power).uniform_(-0.05, 0.05) * power.sqrt()
             norm.running_var.copy_(power * torch.empty_like(power).uniform_(0.5, 1.5))
-        row = SOURCES[project]
+        row = PROJECTS[project]
         resolved = plan(row.variants[name])
-        layers = {part.layer: part.theirs for part in parts(resolved, row.write)}
+        layers = {layer.name: layer.source_name for layer in weighted_layers(resolved, row.write)}
         for block in resolved.blocks:
             if block.residual:
                 network.get_submodule(layers[f"{block.name}_project_bn"]).weight *= _CALM

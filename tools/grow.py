@@ -208,11 +208,12 @@ def main(argv=None):
     import keras
 
     from keras_effnet import create_model, plan
-    from keras_effnet.pretrained import files
+    from keras_effnet.pretrained.assign import assign_weights
+    from keras_effnet.pretrained.files import read_weights
 
     source = keras.saving.load_model(options.source, compile=False)
     source.get_layer("predictions").activation = keras.activations.linear
-    stored = files.read(options.source, source)
+    stored = read_weights(options.source, source.layers)
     small, large = find_plan(stored), plan(options.model)
     keras.utils.set_random_seed(options.seed)
     network = create_model(
@@ -224,7 +225,7 @@ def main(argv=None):
     fresh = {layer.name: layer.get_weights() for layer in network.layers if layer.weights}
     for noise in (0.0, options.noise):
         grown = grow(stored, small, large, fresh, seed=options.seed, noise=noise)
-        files.assign(network, grown, options.source)
+        assign_weights(network, grown, options.source)
         off = difference(source, network, source.input_shape[1])
         print(f"{small.name} -> {large.name}, noise {noise}: logits differ by {off:.1e}")
         if not noise and off > TOLERANCE:

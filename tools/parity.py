@@ -35,8 +35,8 @@ import numpy as np
 
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
-from keras_effnet.porting import SOURCES, keras_h5, port
-from keras_effnet.pretrained.layer_names import parts
+from keras_effnet.porting import PROJECTS, keras_h5, port
+from keras_effnet.pretrained.layer_names import weighted_layers
 from keras_effnet.pretrained.tf_checkpoint import NAMES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -65,9 +65,9 @@ class Row:
 
 
 def cases():
-    """[(source, the source's network name)], small networks first."""
+    """[(project, the project's network name)], small networks first."""
     sized = []
-    for source, row in SOURCES.items():
+    for source, row in PROJECTS.items():
         for name, variant in row.variants.items():
             native = source == "timm" and not name.startswith("tf_")
             if native and name not in _NATIVE:
@@ -110,7 +110,8 @@ def _of_legacy(source, name, image_size, folder):
     names = {"qubvel": keras_h5.QUBVEL, "leondgarse": keras_h5.LEONDGARSE}[source]
     path = folder / "model.h5"
     arrays = {
-        part.theirs: before.get_layer(part.layer).get_weights() for part in parts(plan(name), names)
+        layer.source_name: before.get_layer(layer.name).get_weights()
+        for layer in weighted_layers(plan(name), names)
     }
     foreign.save_h5(path, arrays, whole_model=source == "qubvel")
     after, report = port(path, name, source=source, image_size=image_size)
@@ -125,7 +126,9 @@ def _of_checkpoint(source, name, image_size, folder):
     prefix = folder / "model.ckpt"
     values = foreign.save_checkpoint(prefix, name, shapes, slots=name.endswith("b0"))
     model, report = port(prefix, name, source=source, image_size=image_size)
-    have = [w for p in parts(resolved, NAMES) for w in model.get_layer(p.layer).get_weights()]
+    have = [
+        w for p in weighted_layers(resolved, NAMES) for w in model.get_layer(p.name).get_weights()
+    ]
     worst = max(_relative(a, values[v]) for a, v in zip(have, _variables(resolved)))
     return replace(_row(report, source, name), output=worst)
 
@@ -149,7 +152,9 @@ def _variables(resolved):
         "batch_norm": ("gamma", "beta", "moving_mean", "moving_variance"),
         "dense": ("kernel", "bias"),
     }
-    return [f"{p.theirs}/{end}" for p in parts(resolved, NAMES) for end in ends[p.kind]]
+    return [
+        f"{p.source_name}/{end}" for p in weighted_layers(resolved, NAMES) for end in ends[p.kind]
+    ]
 
 
 def checkpoint_shapes(name):
@@ -158,7 +163,9 @@ def checkpoint_shapes(name):
 
     model = create_model(name, input_shape=(32, 32, 3))
     resolved = plan(name)
-    shapes = [w.shape for p in parts(resolved, NAMES) for w in model.get_layer(p.layer).weights]
+    shapes = [
+        w.shape for p in weighted_layers(resolved, NAMES) for w in model.get_layer(p.name).weights
+    ]
     return {v: tuple(s) for v, s in zip(_variables(resolved), shapes)}
 
 
@@ -208,7 +215,7 @@ def table(rows, image_size):
         *_provenance(image_size),
         "",
     ]
-    for source in SOURCES:
+    for source in PROJECTS:
         mine = [row for row in rows if row.source == source]
         if not mine:
             continue
@@ -223,7 +230,7 @@ def table(rows, image_size):
             "| after any block | block | output |",
             "|---|---|---|---|---|---|",
         ]
-        for row in sorted(mine, key=lambda r: list(SOURCES[source].variants).index(r.name)):
+        for row in sorted(mine, key=lambda r: list(PROJECTS[source].variants).index(r.name)):
             blocks = "-" if np.isnan(row.blocks) else f"{row.blocks:.1e}"
             lines.append(
                 f"| {row.name} | {row.variant} | {row.mapped} of {row.total} | {blocks} | "

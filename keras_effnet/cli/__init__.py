@@ -1,4 +1,4 @@
-"""``effnet``: what there is, what it costs, and what a network says of an image."""
+"""``effnet``: lists models and pretrained weights, computes costs, classifies images."""
 
 import sys
 
@@ -6,37 +6,37 @@ from keras_effnet.arguments import ArgumentParser
 from keras_effnet.cli import cost, explain, port, predict, tables
 from keras_effnet.native_logs import filter_native_logs
 
-# command -> (what it is for, its arguments, what it does)
+# command -> (description, function that adds its arguments, function that runs it)
 _COMMANDS = {
     "models": (
-        "the table of all variants: size, parameters, multiply-adds, published top-1",
+        "list the variants: size, parameters, multiply-adds, published top-1",
         tables.add_pattern,
         tables.models,
     ),
-    "plan": ("every block of one variant, resolved", tables.add_name, tables.blocks),
+    "plan": ("print every block of a variant", tables.add_name, tables.blocks),
     "weights": (
-        "the table of all released weight sets: what they expect, what they scored",
+        "list the pretrained weights: preprocessing, normalization, published top-1",
         tables.add_pattern,
         tables.weights,
     ),
     "cost": (
-        "parameters, multiply-adds and activation memory of one variant",
+        "print parameters, multiply-adds and activation memory of a variant",
         cost.add_cost_arguments,
         cost.run_cost,
     ),
     "scale": (
-        "a variant made larger or smaller by the compound scaling rule",
+        "scale a variant by the compound scaling rule",
         cost.add_scale_arguments,
         cost.run_scale,
     ),
     "port": (
-        "another project's checkpoint as a .keras file of ours, or back",
+        "convert another project's checkpoint to a .keras file, or a .keras file back",
         port.add_arguments,
         port.run,
     ),
-    "predict": ("what a network sees in images", predict.add_arguments, predict.run),
+    "predict": ("classify images", predict.add_arguments, predict.run),
     "explain": (
-        "where in an image a network's answer comes from, as a picture",
+        "show which parts of an image a prediction is based on",
         explain.add_arguments,
         explain.run,
     ),
@@ -49,11 +49,11 @@ def main(argv=None):
         filter_native_logs()
     parser = ArgumentParser(
         prog="effnet",
-        description="EfficientNet V1, V2 and Lite: what there is, and what it is made of.",
+        description="EfficientNet V1, V2 and Lite: models, pretrained weights, costs, predictions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (purpose, add_arguments, _) in _COMMANDS.items():
-        add_arguments(commands.add_parser(name, help=purpose, description=purpose))
+    for name, (description, add_arguments, _) in _COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=description, description=description))
     try:
         options = parser.parse_args(sys.argv[1:] if argv is None else argv)
         _COMMANDS[options.command][2](options)

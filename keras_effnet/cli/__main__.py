@@ -1,4 +1,4 @@
-"""``python -m keras_effnet.cli``: ``effnet`` where scripts are not on the path."""
+"""``python -m keras_effnet.cli``: ``effnet`` if scripts are not on the path."""
 
 import sys
 

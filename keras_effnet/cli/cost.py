@@ -1,27 +1,27 @@
-"""``effnet cost`` and ``effnet scale``: the flags, and the text that they print. Wired up by
-:mod:`keras_effnet.cli`.
-"""
+"""``effnet cost`` and ``effnet scale``: flags and output."""
 
 from keras_effnet.model_cost import cost
 from keras_effnet.scaling import PAPER, Coefficients, family, scale
 
-_PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes a value
+_PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes for each value
 
 
 def add_cost_arguments(parser):
     """The flags of ``effnet cost``."""
     parser.add_argument("model", help="a name of `effnet models`")
-    parser.add_argument("--image_size", type=int, help="pixels a side (default: the model's own)")
-    parser.add_argument("--batch_size", type=int, default=1, help="images, for the activations")
-    parser.add_argument("--classes", type=int, default=1000, help="width of the classifier")
-    parser.add_argument("--no_top", action="store_true", help="without the classifier")
+    parser.add_argument("--image_size", type=int, help="pixels a side (default: the model's)")
     parser.add_argument(
-        "--precision", choices=_PRECISIONS, default="float32", help="of the activations"
+        "--batch_size", type=int, default=1, help="number of images, for the activations"
+    )
+    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
+    parser.add_argument("--no_top", action="store_true", help="omit the classifier")
+    parser.add_argument(
+        "--precision", choices=_PRECISIONS, default="float32", help="data type of the activations"
     )
 
 
 def run_cost(options):
-    """Prints what one network costs."""
+    """Prints the cost of a network."""
     c = cost(
         options.model,
         image_size=options.image_size,
@@ -42,13 +42,13 @@ def run_cost(options):
 
 def add_scale_arguments(parser):
     """The flags of ``effnet scale``."""
-    parser.add_argument("model", help="what to scale: a name of `effnet models`")
+    parser.add_argument("model", help="the variant to scale: a name of `effnet models`")
     parser.add_argument(
         "phi",
         nargs="?",
         type=float,
-        help="the compound coefficient; without it, and without the three factors, the table of "
-        "the whole family, rule beside published",
+        help="the compound coefficient; without it and without dimensions, prints the family, "
+        "rule and published networks side by side",
     )
     parser.add_argument("--width", type=float, help="factor on the filters, instead of phi")
     parser.add_argument("--depth", type=float, help="factor on the repeats, instead of phi")
@@ -58,16 +58,16 @@ def add_scale_arguments(parser):
             f"--{name}",
             type=float,
             default=getattr(PAPER, name),
-            help=f"what one unit of phi multiplies the {dimension} by (default: the paper's "
+            help=f"factor on the {dimension} for one unit of phi (default: the paper's "
             "%(default)s)",
         )
 
 
 def run_scale(options):
-    """Prints one scaled network, or the table of its family."""
+    """Prints a scaled network, or the table of its family."""
     coefficients = Coefficients(options.alpha, options.beta, options.gamma)
-    by_hand = (options.width, options.depth, options.image_size)
-    if options.phi is None and by_hand == (None, None, None):
+    dimensions = (options.width, options.depth, options.image_size)
+    if options.phi is None and dimensions == (None, None, None):
         print(family_table(family(options.model, coefficients=coefficients)))
         return
     v = scale(

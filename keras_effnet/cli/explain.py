@@ -1,10 +1,10 @@
-"""``effnet explain``: a picture of where in an image a network's answer comes from."""
+"""``effnet explain``: a picture of the image regions that a prediction is based on."""
 
 import os
 
 import numpy as np
 
-from keras_effnet.cli.predict import add_model, contract_of, open_model
+from keras_effnet.cli.predict import add_model, open_model, preprocessing_of
 from keras_effnet.image_preprocessing import load_image, preprocess
 from keras_effnet.labels import decode_predictions
 from keras_effnet.suggestions import unknown_name
@@ -16,42 +16,45 @@ def add_arguments(parser):
     """The flags of the command."""
     parser.add_argument("image", help="an image file")
     add_model(parser)
-    parser.add_argument("--out", default="explain.png", help="the picture (default: explain.png)")
+    parser.add_argument("--out", default="explain.png", help="output file (default: explain.png)")
     parser.add_argument(
         "--class",
         dest="class_name",
-        help="what to look for: a class's number or name (default: what the network sees)",
+        help="the class to explain: its index or name (default: the predicted class)",
     )
     parser.add_argument(
         "--method",
         default="grad-cam",
-        help="grad-cam (by gradients) or occlusion (by covering parts: 170 times the work)",
+        help="grad-cam (uses gradients) or occlusion (covers patches; 170 times slower)",
     )
-    parser.add_argument("--layer", help="of grad-cam (default: the last that is fine enough)")
+    parser.add_argument(
+        "--layer", help="layer for grad-cam (default: the last of at least 4 x 4 pixels)"
+    )
     parser.add_argument("--maps", metavar="LAYER", help="show this layer's feature maps instead")
 
 
 def run(options):
-    """Writes the picture and says what is on it; ``ValueError`` for what cannot work."""
+    """Writes the picture and prints a description; ``ValueError`` for invalid options."""
     if options.method not in METHODS:
         raise ValueError(unknown_name("method", options.method, METHODS))
     if options.layer and options.method == "occlusion":
-        raise ValueError("--layer is grad-cam's: occlusion looks at no layer")
+        raise ValueError("--layer applies to grad-cam only: occlusion uses no layer")
     folder = os.path.dirname(options.out) or "."
     if not os.path.isdir(folder):
-        raise ValueError(f"--out={options.out}: {folder} is no folder")
+        raise ValueError(f"--out={options.out}: {folder} is not a folder")
     if not options.out.lower().endswith((".png", ".jpg", ".jpeg")):
-        raise ValueError(f"--out={options.out} is no picture: end it in .png or .jpg")
+        raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
     image = load_image(options.image)  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
-    image = preprocess(image, contract_of(model))
+    image = preprocess(image, preprocessing_of(model))
 
     from PIL import Image
 
     from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
 
     if options.maps:
-        picture, said = feature_maps(model, image, options.maps), f"feature maps of {options.maps}"
+        picture = feature_maps(model, image, options.maps)
+        description = f"feature maps of {options.maps}"
     else:
         scores = np.asarray(model.predict(image[None].astype("float32"), verbose=0))
         ranked = decode_predictions(scores, scores.shape[-1], names)[0]
@@ -62,22 +65,22 @@ def run(options):
         else:
             heat = occlusion(model, image, index)
         picture = np.concatenate([image, overlay(image, heat)], axis=1)
-        said = f"image and {options.method} for {names[index]} ({scores[0, index]:.3f})"
+        description = f"image and {options.method} for {names[index]} ({scores[0, index]:.3f})"
         if not heat.any():
-            said += "; nothing in the image speaks for that class"
-    zoom = max(1, 448 // picture.shape[0])  # a small image is seen in its pixels
+            description += "; no evidence for that class in the image"
+    zoom = max(1, 448 // picture.shape[0])  # enlarges small images
     Image.fromarray(picture.repeat(zoom, 0).repeat(zoom, 1)).save(options.out)
-    print(f"{options.out}: {said}")
+    print(f"{options.out}: {description}")
 
 
 def _class(given, names):
-    """The number of a class given as a number or a name."""
+    """The index of a class given by its index or name."""
     if given in names:
         return names.index(given)
     if given.isdigit() and int(given) < len(names):
         return int(given)
     if len(names) > 50:
         raise ValueError(
-            f"{unknown_name('class', given, names).split(' Known: ')[0]} Or give a number"
+            f"{unknown_name('class', given, names).split(' Known: ')[0]} Or give its index"
         )
     raise ValueError(unknown_name("class", given, names))

@@ -1,4 +1,4 @@
-"""``effnet predict``: the classes that a network sees in images, prepared as its weights need."""
+"""``effnet predict``: classifies images, with the preprocessing that the weights require."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
+from keras_effnet.label_file import read_labels
 from keras_effnet.labels import decode_predictions
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS
@@ -15,21 +16,23 @@ from keras_effnet.variants import VARIANTS
 def add_arguments(parser):
     parser.add_argument("images", nargs="+", help="image files")
     add_model(parser)
-    parser.add_argument("--top", type=_count, default=5, help="how many classes (default: 5)")
+    parser.add_argument(
+        "--top", type=_count, default=5, help="number of classes to print (default: 5)"
+    )
 
 
 def add_model(parser):
-    """The flags that say which network, for every command that runs one."""
+    """Adds the flags that select a network."""
     parser.add_argument(
         "--model", required=True, help="a .keras file, or a name of `effnet models`"
     )
     parser.add_argument(
         "--weights",
-        help="for a name: a set of `effnet weights`, or a file (default: auto, the best published)",
+        help="for a name: a row of `effnet weights`, or a file (default: auto, the best published)",
     )
     parser.add_argument(
         "--labels",
-        help="a file with one class name a line (default: labels.txt beside a .keras file; "
+        help="a file with one class name on each line (default: labels.txt beside a .keras file; "
         "ImageNet's names for 1,000 classes)",
     )
 
@@ -37,12 +40,14 @@ def add_model(parser):
 def run(options):
     images = [load_image(path) for path in options.images]  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
-    input_spec = contract_of(model)
-    print(f"{model.name}: {input_spec}")
-    batch = np.stack([preprocess(image, input_spec) for image in images])
+    prepared_as = preprocessing_of(model)
+    print(f"{model.name}: {prepared_as}")
+    batch = np.stack([preprocess(image, prepared_as) for image in images])
     scores = np.asarray(model.predict(batch, verbose=0), "float32")
     if scores.ndim != 2:
-        raise ValueError(f"{options.model} is no classifier: its output has shape {scores.shape}")
+        raise ValueError(
+            f"{options.model} is not a classifier: its output has shape {scores.shape}"
+        )
     if scores.min() < 0 or scores.max() > 1:  # logits
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
@@ -55,14 +60,14 @@ def run(options):
 def open_model(model, weights=None, labels=None):
     """(keras.Model, class names or None) of a .keras file or a variant's name.
 
-    Raises ``ValueError`` for what is neither, and for weights beside a file that has its own.
+    Raises ``ValueError`` for another `model`, and for `weights` in addition to a file.
     """
     names = None
     if labels is None and os.path.isfile(model):
         beside = pathlib.Path(model).with_name("labels.txt")
         labels = beside if beside.is_file() else None
     if labels is not None:
-        names = pathlib.Path(labels).read_text(encoding="utf-8").splitlines()
+        names = read_labels(labels)
     if model in VARIANTS:
         from keras_effnet.constructors import create_model
 
@@ -71,11 +76,11 @@ def open_model(model, weights=None, labels=None):
         raise ValueError(f"{unknown_name('model', model, VARIANTS)}; and no file has that name")
     if weights is not None:
         raise ValueError(
-            f"--weights={weights} and --model={model}, a file that has its weights: drop one"
+            f"--weights={weights} and --model={model}, a file that already has weights: drop one"
         )
     if not model.endswith(".keras"):
         raise ValueError(
-            f"--model={model} is no .keras file: give one, or --model=NAME --weights={model}"
+            f"--model={model} is not a .keras file: give one, or --model=NAME --weights={model}"
         )
     import keras
 
@@ -85,8 +90,8 @@ def open_model(model, weights=None, labels=None):
         raise ValueError(f"{model} cannot be read as a .keras file: {error}") from error
 
 
-def contract_of(model):
-    """The model's :class:`Preprocessing`; the whole image at its input size if it says none."""
+def preprocessing_of(model) -> Preprocessing:
+    """The model's :class:`Preprocessing`; without one, stretched to its input size."""
     try:
         return preprocessing(model)
     except ValueError:
@@ -99,5 +104,5 @@ def contract_of(model):
 def _count(text):
     count = int(text)
     if count < 1:
-        raise argparse.ArgumentTypeError(f"{count} is too few: give at least 1")
+        raise argparse.ArgumentTypeError(f"{count} is too small: give at least 1")
     return count

@@ -1,4 +1,4 @@
-"""``effnet models``, ``effnet plan`` and ``effnet weights``: the tables on a terminal."""
+"""``effnet models``, ``effnet plan`` and ``effnet weights``: print the tables."""
 
 import fnmatch
 
@@ -9,7 +9,9 @@ from keras_effnet.variants import VARIANTS, list_models
 
 
 def add_pattern(parser):
-    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, e.g. '*v2*'")
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="shell pattern of model names, e.g. '*v2*'"
+    )
 
 
 def add_name(parser):
@@ -33,7 +35,7 @@ def models(options):
             f"{name:<20}{p.image_size:>11}{len(p.blocks):>8}{c.parameters:>13,}"
             f"{c.macs / 1e9:>9.2f}{_score(v.top1):>9}"
         )
-    print("top-1: published, ImageNet-1k only (B8, L2 and XL were released with extra data alone).")
+    print("top-1: published, ImageNet-1k only (B8, L2 and XL were released only with extra data).")
 
 
 def weights(options):
@@ -42,7 +44,7 @@ def weights(options):
     ]
     if not rows:
         raise ValueError(
-            f"No released weights for a model that matches {options.pattern!r}. Known: "
+            f"No pretrained weights for a model that matches {options.pattern!r}. Known: "
             + ", ".join(dict.fromkeys(v for v, _ in PRETRAINED_WEIGHTS))
         )
     print(
@@ -57,8 +59,8 @@ def weights(options):
             f"{p.image_size:>11}{crop:>7}  {p.interpolation:<15}{_rgb(n.mean):<22}{_rgb(n.std)}"
         )
     print(
-        "top-1: published, on ImageNet-1k. Images are RGB in [0, 255]: each model normalises by "
-        "its mean and std itself."
+        "top-1: published, on ImageNet-1k. Images are RGB in [0, 255]: each model normalizes them "
+        "with its mean and std."
     )
 
 

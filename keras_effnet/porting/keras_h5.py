@@ -1,12 +1,18 @@
-"""Keras ``.h5`` files of qubvel/efficientnet and of leondgarse's keras_efficientnet_v2 and kecam.
+"""Reads Keras ``.h5`` files of qubvel/efficientnet, keras_efficientnet_v2 and kecam.
 
-Names from qubvel/efficientnet efficientnet/model.py and leondgarse/keras_efficientnet_v2
-keras_efficientnet_v2/efficientnet_v2.py; the arrays are Keras's, in Keras's order.
+The latter two are leondgarse's. Names are from qubvel/efficientnet efficientnet/model.py and
+leondgarse/keras_efficientnet_v2 keras_efficientnet_v2/efficientnet_v2.py; arrays and their order
+are Keras's.
 """
 
-import types
+from __future__ import annotations
 
-from keras_effnet.pretrained.layer_names import Names, check, parts
+import os
+
+import numpy as np
+
+from keras_effnet.network_plan import Plan
+from keras_effnet.pretrained.layer_names import LayerNames, check_names, weighted_layers
 from keras_effnet.variants import VARIANTS
 
 # fmt: off
@@ -14,7 +20,7 @@ _OURS = {role: role for role in (
     "expand_conv", "expand_bn", "dwconv", "bn", "se_reduce", "se_expand", "project_conv",
     "project_bn",
 )}
-QUBVEL = Names(
+QUBVEL = LayerNames(
     ends={
         "stem_conv": "stem_conv", "stem_bn": "stem_bn", "top_conv": "top_conv", "top_bn": "top_bn",
         "predictions": "probs",
@@ -22,10 +28,10 @@ QUBVEL = Names(
     block="{name}_",
     mbconv=_OURS,
     mbconv_plain=_OURS,
-    fused={},  # V1 alone
+    fused={},  # V1 only
     fused_plain={},
 )
-LEONDGARSE = Names(
+LEONDGARSE = LayerNames(
     ends={
         "stem_conv": "stem_conv", "stem_bn": "stem_bn", "top_conv": "post_conv",
         "top_bn": "post_bn", "predictions": "predictions",
@@ -56,30 +62,33 @@ LEONDGARSE = Names(
 # fmt: on
 
 _V1 = tuple(f"efficientnet-b{i}" for i in range(8))
+_V2 = ("b0", "b1", "b2", "b3", "s", "m", "l", "xl")
 QUBVEL_VARIANTS = {name: VARIANTS[name] for name in (*_V1, "efficientnet-l2")}
 LEONDGARSE_VARIANTS = {
     name: VARIANTS[name]
-    for name in (*_V1, "efficientnet-l2", *(n for n in VARIANTS if n.startswith("efficientnetv2")))
+    for name in (*_V1, "efficientnet-l2", *(f"efficientnetv2-{size}" for size in _V2))
 }
 
 
-def read(path, plan, names, *, include_top=True):
-    """{our layer's name: its arrays, in the order of ``layer.weights``} of an ``.h5`` file, weights
-    alone or a whole model.
+def read(
+    path: str | os.PathLike[str], plan: Plan, names: LayerNames, *, include_top: bool = True
+) -> dict[str, list[np.ndarray]]:
+    """{our layer's name: arrays, in the order of ``layer.weights``} of an ``.h5`` file.
 
-    `names` is :data:`QUBVEL` or :data:`LEONDGARSE`. Without `include_top` a classifier in the file
-    is passed over. Raises ``ValueError`` that names every layer which is missing or left over.
+    The file holds weights or a whole model. `names` is :data:`QUBVEL` or :data:`LEONDGARSE`.
+    Without `include_top` a classifier in the file is skipped. Raises ``ValueError`` that names
+    every missing or left-over layer.
     """
-    from keras_effnet.pretrained import files
+    from keras_effnet.pretrained.files import read_weights
 
-    nothing = types.SimpleNamespace(name=plan.name, layers=[])  # these files name their layers
-    stored = files.read(path, nothing)
-    wanted = {part.theirs: part.layer for part in parts(plan, names, include_top=include_top)}
-    passed = names.ends["predictions"] if not include_top else None
-    check(
+    weights = read_weights(path)
+    layers = weighted_layers(plan, names, include_top=include_top)
+    our_name = {layer.source_name: layer.name for layer in layers}
+    skipped = None if include_top else names.ends["predictions"]
+    check_names(
         path,
         plan,
-        [name for name in wanted if name not in stored],
-        [name for name in stored if name not in wanted and name != passed],
+        [name for name in our_name if name not in weights],
+        [name for name in weights if name not in our_name and name != skipped],
     )
-    return {layer: stored[name] for name, layer in wanted.items()}
+    return {layer: weights[name] for name, layer in our_name.items()}

@@ -1,20 +1,24 @@
-"""The networks of timm and torchvision, both ways: their names, and how their variants differ.
+"""Reads and writes state dicts of timm and torchvision; names and differences of their variants.
 
 Names are from timm 1.0.31 (timm/models/{efficientnet,_efficientnet_blocks}.py) and
 torchvision 0.28 (torchvision/models/efficientnet.py).
 """
 
+from __future__ import annotations
+
+import os
 from dataclasses import replace
 
 import numpy as np
 
 from keras_effnet.image_preprocessing import Preprocessing
+from keras_effnet.network_plan import Plan
 from keras_effnet.porting.state_dicts import read_state
-from keras_effnet.pretrained.layer_names import Names, check, parts
+from keras_effnet.pretrained.layer_names import LayerNames, check_names, weighted_layers
 from keras_effnet.variants import VARIANTS, Normalization
 
 # fmt: off
-TIMM = Names(
+TIMM = LayerNames(
     ends={
         "stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2",
         "predictions": "classifier",
@@ -44,7 +48,7 @@ TIMM = Names(
                   "project_bn":                          "bn1"},
     outputs={"stem": "bn1", "top": "bn2"},  # timm's batch norms hold the activation
 )
-TORCHVISION = Names(
+TORCHVISION = LayerNames(
     ends={
         "stem_conv": "features.0.0", "stem_bn": "features.0.1",
         "top_conv": "features.{last}.0", "top_bn": "features.{last}.1",
@@ -76,7 +80,8 @@ TORCHVISION = Names(
     outputs={"stem": "features.0", "top": "features.{last}"},
 )
 
-# Each kind of layer in the order of ours: PyTorch's name, and how its axes become ours.
+# The variables of each kind of layer, in the order of our weights: PyTorch's name, and the
+# permutation of its axes that gives ours.
 _VARIABLES = {
     "conv":        (("weight", (2, 3, 1, 0)),),
     "biased conv": (("weight", (2, 3, 1, 0)), ("bias", (0,))),
@@ -86,47 +91,62 @@ _VARIABLES = {
     "dense":       (("weight", (1, 0)), ("bias", (0,))),
 }
 # fmt: on
-_COUNTER = "num_batches_tracked"  # of every batch norm; says nothing about an answer
+_COUNTER = "num_batches_tracked"  # of every batch norm; does not affect inference
 
 _IMAGENET = VARIANTS["efficientnet-b0"].normalization
 HALF = Normalization((127.5,) * 3, (127.5,) * 3)  # mean 0.5 and std 0.5 of pixels in [0, 1]
 
-
-# Whose pixels go to [-1, 1] with timm's default weights; everybody else's are normalised as
-# ImageNet's. A config.json beside a file knows better, and `port` takes the caller's word.
-_TF_HALF = (
-    *("efficientnet-b8", "efficientnetv2-b3", "efficientnetv2-s", "efficientnetv2-m"),
-    *("efficientnetv2-l", "efficientnetv2-xl", "efficientnet-lite0", "efficientnet-lite1"),
-    *("efficientnet-lite2", "efficientnet-lite3", "efficientnet-lite4"),
+# timm has most networks twice: tf_* with Google's weights, epsilon and padding, and natively with
+# PyTorch's. The normalization is that of timm's default weights; a config.json beside the file or
+# the caller of `port` may state another. None: timm does not have the network.
+# fmt: off
+_TIMM = (
+    # ours                  tf_*       native
+    ("efficientnet-b0",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b1",    _IMAGENET, HALF),
+    ("efficientnet-b2",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b3",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b4",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b5",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b6",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b7",    _IMAGENET, _IMAGENET),
+    ("efficientnet-b8",    HALF,      _IMAGENET),
+    ("efficientnet-l2",    _IMAGENET, _IMAGENET),
+    ("efficientnet-lite0", HALF,      _IMAGENET),
+    ("efficientnet-lite1", HALF,      _IMAGENET),
+    ("efficientnet-lite2", HALF,      _IMAGENET),
+    ("efficientnet-lite3", HALF,      _IMAGENET),
+    ("efficientnet-lite4", HALF,      _IMAGENET),
+    ("efficientnetv2-b0",  _IMAGENET, None),
+    ("efficientnetv2-b1",  _IMAGENET, None),
+    ("efficientnetv2-b2",  _IMAGENET, None),
+    ("efficientnetv2-b3",  HALF,      None),
+    ("efficientnetv2-s",   HALF,      _IMAGENET),
+    ("efficientnetv2-m",   HALF,      _IMAGENET),
+    ("efficientnetv2-l",   HALF,      _IMAGENET),
+    ("efficientnetv2-xl",  HALF,      _IMAGENET),
 )
-_NATIVE_HALF = ("efficientnet-b1",)
-_TF_ONLY = ("efficientnetv2-b0", "efficientnetv2-b1", "efficientnetv2-b2", "efficientnetv2-b3")
-
-# timm's name -> our variant. tf_*: Google's weights, epsilon and padding; the others: PyTorch's.
+# fmt: on
+# timm's name -> our variant
 TIMM_VARIANTS = {
     **{
-        "tf_" + name.replace("-", "_"): replace(
-            variant, normalization=HALF if name in _TF_HALF else _IMAGENET
-        )
-        for name, variant in VARIANTS.items()
+        "tf_" + name.replace("-", "_"): replace(VARIANTS[name], normalization=normalization)
+        for name, normalization, _ in _TIMM
     },
     **{
         name.replace("-", "_"): replace(
-            variant,
-            bn_epsilon=1e-5,
-            padding="symmetric",
-            normalization=HALF if name in _NATIVE_HALF else _IMAGENET,
+            VARIANTS[name], bn_epsilon=1e-5, padding="symmetric", normalization=normalization
         )
-        for name, variant in VARIANTS.items()
-        if name not in _TF_ONLY
+        for name, _, normalization in _TIMM
+        if normalization is not None
     },
 }
 
-# torchvision: PyTorch's padding everywhere, PyTorch's epsilon up to B4; what its weights
-# (IMAGENET1K_V1, and _V2 of B1) expect of an image: resized to so many pixels, then cropped.
+# torchvision uses PyTorch's padding everywhere, and PyTorch's epsilon up to B4. Its weights
+# (IMAGENET1K_V1, and _V2 of B1) expect images resized to `resize` pixels, then cropped to `size`.
 # fmt: off
 _TORCHVISION = (
-    # theirs               ours                epsilon normalisation size resize interpolation
+    # torchvision's        ours                epsilon normalization size resize interpolation
     ("efficientnet_b0",   "efficientnet-b0",   1e-5,   _IMAGENET,    224, 256,   "bicubic"),
     ("efficientnet_b1",   "efficientnet-b1",   1e-5,   _IMAGENET,    240, 255,   "bilinear"),
     ("efficientnet_b2",   "efficientnet-b2",   1e-5,   _IMAGENET,    288, 288,   "bicubic"),
@@ -141,69 +161,70 @@ _TORCHVISION = (
 )
 # fmt: on
 TORCHVISION_VARIANTS = {
-    theirs: replace(
+    name: replace(
         VARIANTS[ours],
         bn_epsilon=epsilon,
         padding="symmetric",
         normalization=normalization,
         image_size=size,
     )
-    for theirs, ours, epsilon, normalization, size, _, _ in _TORCHVISION
+    for name, ours, epsilon, normalization, size, _, _ in _TORCHVISION
 }
 TORCHVISION_PREPROCESSING = {
-    theirs: Preprocessing(size, size / resize, interpolation)
-    for theirs, _, _, _, size, resize, interpolation in _TORCHVISION
+    name: Preprocessing(size, size / resize, interpolation)
+    for name, _, _, _, size, resize, interpolation in _TORCHVISION
 }
 
 
-def read(path, plan, names, *, include_top=True):
-    """{our layer's name: its arrays, in the order of ``layer.weights``} of a state dict in a
-    ``.safetensors`` or ``.pth`` file.
+def read(
+    path: str | os.PathLike[str], plan: Plan, names: LayerNames, *, include_top: bool = True
+) -> dict[str, list[np.ndarray]]:
+    """{our layer's name: arrays, in the order of ``layer.weights``} of a state dict.
 
-    `names` is :data:`TIMM` or :data:`TORCHVISION`. Without `include_top` a classifier in the file
-    is passed over. Raises ``ValueError`` that names every tensor which is missing or left over.
+    `path` is a ``.safetensors`` or ``.pth`` file, `names` :data:`TIMM` or :data:`TORCHVISION`.
+    Without `include_top` a classifier in the file is skipped. Raises ``ValueError`` that names
+    every missing or left-over tensor.
     """
     state = read_state(path)
-    wanted = {
-        f"{part.theirs}.{variable}": (part, axes)
-        for part in parts(plan, names, include_top=include_top)
-        for variable, axes in _VARIABLES[part.kind]
+    expected = {
+        f"{layer.source_name}.{variable}": (layer, axes)
+        for layer in weighted_layers(plan, names, include_top=include_top)
+        for variable, axes in _VARIABLES[layer.kind]
     }
-    passed = names.ends["predictions"] + "." if not include_top else None
+    skipped = None if include_top else names.ends["predictions"] + "."
     extra = [
         name
         for name in state
-        if name not in wanted
+        if name not in expected
         and not name.endswith("." + _COUNTER)
-        and not (passed and name.startswith(passed))
+        and not (skipped and name.startswith(skipped))
     ]
-    check(path, plan, [name for name in wanted if name not in state], extra)
-    stored = {}
-    for name, (part, axes) in wanted.items():
+    check_names(path, plan, [name for name in expected if name not in state], extra)
+    weights = {}
+    for name, (layer, axes) in expected.items():
         if state[name].ndim != len(axes):
             raise ValueError(
-                f"{path}: {name} has shape {state[name].shape}, not {len(axes)} dimensions"
+                f"{path}: {name} has shape {state[name].shape}, expected {len(axes)} dimensions"
             )
-        stored.setdefault(part.layer, []).append(state[name].transpose(axes))
-    return stored
+        weights.setdefault(layer.name, []).append(state[name].transpose(axes))
+    return weights
 
 
-def write(model, path, plan, names):
-    """Writes a Keras model of `plan` as a ``.safetensors`` state dict that timm's or torchvision's
-    ``load_state_dict`` takes (strictly).
+def write(model, path: str | os.PathLike[str], plan: Plan, names: LayerNames) -> None:
+    """Writes a Keras model of `plan` as a ``.safetensors`` state dict of timm or torchvision.
 
-    The caller answers for the plan's epsilon and padding: see ``porting.export``.
+    Their ``load_state_dict`` accepts it strictly. The caller is responsible for the plan's epsilon
+    and padding: see ``porting.export``.
     """
     from safetensors.numpy import save_file
 
     state = {}
     include_top = any(layer.name == "predictions" for layer in model.layers)
-    for part in parts(plan, names, include_top=include_top):
-        for (variable, axes), array in zip(
-            _VARIABLES[part.kind], model.get_layer(part.layer).get_weights()
-        ):
+    for layer in weighted_layers(plan, names, include_top=include_top):
+        arrays = model.get_layer(layer.name).get_weights()
+        for (variable, axes), array in zip(_VARIABLES[layer.kind], arrays):
             array = array.astype("float32").transpose(np.argsort(axes))
-            state[f"{part.theirs}.{variable}"] = np.ascontiguousarray(array)
-        if part.kind == "batch_norm":
-            state[f"{part.theirs}.{_COUNTER}"] = np.zeros((), "int64")
+            state[f"{layer.source_name}.{variable}"] = np.ascontiguousarray(array)
+        if layer.kind == "batch_norm":
+            state[f"{layer.source_name}.{_COUNTER}"] = np.zeros((), "int64")
     save_file(state, path, metadata={"format": "pt"})

@@ -1,23 +1,44 @@
-"""The source's own network on some images: what our answers are held against.
+"""Runs the original networks of timm, torchvision and keras.applications for comparison.
 
-Every function here returns {place: (batch, height, width, channels) or (batch, classes), float32}
-for the places "stem", each block, "top" and, with a classifier, "logits".
+Every ``*_outputs`` function returns {place: float32 array} for the places "stem", each block, "top"
+and, with a classifier, "logits": (batch, height, width, channels), logits (batch, classes).
 """
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from keras_effnet.network_plan import Plan
+from keras_effnet.porting.keras_applications import APPLICATIONS_FUNCTIONS
 from keras_effnet.porting.pytorch import TIMM, TORCHVISION
 from keras_effnet.porting.state_dicts import read_state
-from keras_effnet.pretrained.layer_names import places
-from keras_effnet.variants import V1
+from keras_effnet.pretrained.layer_names import LayerNames, block_positions
+from keras_effnet.variants import V1, VARIANTS
 
 
 class NotRunnableError(Exception):
-    """The source's network cannot be run here; the message says why."""
+    """The original network cannot be run; the message gives the reason."""
 
 
-def random_images(image_size, count=2):
-    """(count, image_size, image_size, 3), float32 in [0, 255]: blots and noise, always the same."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of another project, and what was read from it."""
+
+    path: str | os.PathLike[str]
+    name: str  # of the network in that project
+    plan: Plan
+    weights: Mapping[str, Sequence[np.ndarray]]  # {our layer's name: arrays}
+
+
+def random_images(image_size: int, count: int = 2) -> np.ndarray:
+    """(count, image_size, image_size, 3), float32 in [0, 255]; the same at every call.
+
+    Coarse squares with fine noise, each image of another brightness.
+    """
     rng = np.random.default_rng(7)
     side = -(-image_size // 8)
     coarse = rng.uniform(0, 255, (count, side, side, 3)).repeat(8, 1).repeat(8, 2)
@@ -26,8 +47,8 @@ def random_images(image_size, count=2):
     return (bright * (coarse + rng.uniform(0, 255, coarse.shape)) / 2).astype("float32")
 
 
-def of_keras(model, plan, images):
-    """What a Keras model with our layers' names makes of (batch, height, width, 3) images."""
+def keras_outputs(model, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of a Keras model with our layer names, for (batch, height, width, 3) images."""
     import keras
 
     layers = {layer.name for layer in model.layers}
@@ -41,46 +62,47 @@ def of_keras(model, plan, images):
         tensors["pooled"] = model.get_layer("avg_pool").output
     channels_first = keras.backend.image_data_format() == "channels_first"
     images = images.transpose(0, 3, 1, 2) if channels_first else images
-    outputs = keras.Model(model.inputs[0], list(tensors.values()))(images, training=False)
-    found = {place: _numbers(value) for place, value in zip(tensors, outputs)}
+    values = keras.Model(model.inputs[0], list(tensors.values()))(images, training=False)
+    outputs = {place: _to_numpy(value) for place, value in zip(tensors, values)}
     if channels_first:
-        found = {p: v.transpose(0, 2, 3, 1) if v.ndim == 4 else v for p, v in found.items()}
-    if "pooled" in found:  # the classifier without its activation
+        outputs = {p: v.transpose(0, 2, 3, 1) if v.ndim == 4 else v for p, v in outputs.items()}
+    if "pooled" in outputs:  # the classifier without its activation
         kernel, bias = model.get_layer("predictions").get_weights()
-        found["logits"] = found.pop("pooled").astype("float32") @ kernel + bias
-    return found
+        outputs["logits"] = outputs.pop("pooled").astype("float32") @ kernel + bias
+    return outputs
 
 
-def of_timm(path, name, plan, images):
-    """The network of that name in timm, with the weights of the file."""
+def timm_outputs(checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of timm's network with the weights of the file."""
     try:
         import timm
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision and torch mismatch
         raise NotRunnableError(f"timm cannot be imported ({error})") from error
 
     def build(classes):
-        return timm.create_model(name, pretrained=False, num_classes=classes)
+        return timm.create_model(checkpoint.name, pretrained=False, num_classes=classes)
 
-    return _of_torch(path, build, TIMM, plan, images)
+    return _torch_outputs(checkpoint, build, TIMM, images)
 
 
-def of_torchvision(path, name, plan, images):
-    """The network of that name in torchvision, with the weights of the file."""
+def torchvision_outputs(checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of torchvision's network with the weights of the file."""
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:
         raise NotRunnableError(f"torchvision cannot be imported ({error})") from error
 
     def build(classes):
-        return torchvision.models.get_model(name, weights=None, num_classes=classes)
+        return torchvision.models.get_model(checkpoint.name, weights=None, num_classes=classes)
 
-    return _of_torch(path, build, TORCHVISION, plan, images)
+    return _torch_outputs(checkpoint, build, TORCHVISION, images)
 
 
-def _of_torch(path, build, names, plan, images):
+def _torch_outputs(checkpoint, build, names: LayerNames, images):
     import torch
 
-    state = {name: torch.from_numpy(array) for name, array in read_state(path).items()}
+    plan = checkpoint.plan
+    state = {name: torch.from_numpy(array) for name, array in read_state(checkpoint.path).items()}
     head = names.ends["predictions"]
     classes = state[f"{head}.weight"].shape[0] if f"{head}.weight" in state else None
     network = build(classes or 1000)
@@ -89,15 +111,16 @@ def _of_torch(path, build, names, plan, images):
     network.load_state_dict(state)
     network.eval()
 
-    stages = [place for _, place in places(plan)]
+    positions = [position for _, position in block_positions(plan)]
     modules = {"stem": names.outputs["stem"]}
-    modules |= {p["name"]: names.block.format(**p).rstrip(".") for p in stages}
-    modules["top"] = names.outputs["top"].format(last=stages[-1]["stage1"] + 1)
-    found = {}
+    modules |= {p["name"]: names.block.format(**p).rstrip(".") for p in positions}
+    modules["top"] = names.outputs["top"].format(last=positions[-1]["stage1"] + 1)
+    outputs = {}
 
     def keep(place):
         def hook(module, inputs, output):
-            found[place] = output.permute(0, 2, 3, 1).numpy().copy()  # some write in place later
+            # a copy: some modules later write in place
+            outputs[place] = output.permute(0, 2, 3, 1).numpy().copy()
 
         return hook
 
@@ -108,20 +131,19 @@ def _of_torch(path, build, names, plan, images):
     with torch.no_grad():
         logits = network(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     if classes is not None:
-        found["logits"] = logits.numpy()
-    return found
+        outputs["logits"] = logits.numpy()
+    return outputs
 
 
-def of_applications(stored, plan, variant, images):
-    """keras.applications' network with {layer name: arrays}."""
+def applications_outputs(checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of keras.applications' network with the weights that were read."""
     import keras
 
-    v1 = variant.family is V1
-    size = variant.name.partition("-")[2].upper()
-    build = getattr(keras.applications, f"EfficientNet{'' if v1 else 'V2'}{size}")
-    head = stored.get("predictions")
+    plan, weights = checkpoint.plan, checkpoint.weights
+    v1 = VARIANTS[plan.name].family is V1
+    head = weights.get("predictions")
     options = {} if v1 else {"include_preprocessing": False}
-    theirs = build(
+    network = getattr(keras.applications, APPLICATIONS_FUNCTIONS[plan.name])(
         weights=None,
         include_top=head is not None,
         classes=1000 if head is None else len(head[1]),
@@ -129,20 +151,20 @@ def of_applications(stored, plan, variant, images):
         input_shape=images.shape[1:],
         **options,
     )
-    for name, arrays in stored.items():
-        theirs.get_layer(name).set_weights(arrays)
+    for name, arrays in weights.items():
+        network.get_layer(name).set_weights(arrays)
     mean, std = (np.array(x) for x in (plan.normalization.mean, plan.normalization.std))
     if not v1:
-        return of_keras(theirs, plan, (images - np.float32(mean)) / np.float32(std))
-    for layer in theirs.layers:  # its pixels are in [0, 1] there
+        return keras_outputs(network, plan, (images - np.float32(mean)) / np.float32(std))
+    for layer in network.layers:  # its Normalization takes pixels in [0, 1]
         if type(layer).__name__ == "Normalization":
             layer.set_weights([mean / 255, (std / 255) ** 2, np.zeros((), "int32")])
             layer.finalize_state()
-    return of_keras(theirs, plan, images)
+    return keras_outputs(network, plan, images)
 
 
-def _numbers(tensor):
+def _to_numpy(tensor):
     import keras
 
-    to_numpy = getattr(getattr(keras, "ops", None), "convert_to_numpy", np.asarray)
-    return to_numpy(tensor)
+    convert = getattr(getattr(keras, "ops", None), "convert_to_numpy", np.asarray)
+    return convert(tensor)

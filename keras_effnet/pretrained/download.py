@@ -1,12 +1,16 @@
-"""Files from the network into Keras's cache: resumed, checked before use, fetched once however many
-processes ask. And archives, unpacked without trust.
+"""Downloads files into Keras's cache, and unpacks archives safely.
+
+Downloads resume after an interruption, are checked before use, and happen once however many
+processes ask for a file.
 
 Environment:
-    KERAS_HOME: where the cache is (``~/.keras`` by default; files go to ``models/`` in it).
-    KERAS_EFFNET_MIRROR: an address that stands for ``https://storage.googleapis.com``.
-    KERAS_EFFNET_OFFLINE: if set (and not "0"), nothing is fetched: what is missing is an error that
-        says which file to put where.
+    KERAS_HOME: the cache (default: ``~/.keras``); files go to its ``models/``.
+    KERAS_EFFNET_MIRROR: an address that replaces ``https://storage.googleapis.com``.
+    KERAS_EFFNET_OFFLINE: if set (and not "0"), nothing is downloaded: a missing file is an error
+        that says where to put it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -17,7 +21,6 @@ import pathlib
 import shutil
 import sys
 import tarfile
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -27,88 +30,87 @@ import zlib
 from filelock import FileLock
 from tqdm import tqdm
 
-ATTEMPTS = 3  # of one download; each goes on where the last was cut
-TIMEOUT = 30  # seconds without a byte
-LOCK_TIMEOUT = 4 * 3600  # seconds to wait for another process that downloads the same file
+from keras_effnet.atomic_write import write_files
+
+ATTEMPTS = 3  # of one download; each resumes where the previous one stopped
+TIMEOUT = 30  # seconds without data
+LOCK_TIMEOUT = 4 * 3600  # seconds to wait for a process that downloads the same file
 _CHUNK = 1 << 20
 
 
 class DownloadError(OSError):
-    """A file that could not be had, or is not what was published."""
+    """A file is unavailable, or is not the published one."""
 
 
-def cache_folder():
-    """The folder of downloaded weights, Keras's own: ``~/.keras/models``."""
+def cache_folder() -> pathlib.Path:
+    """The folder of downloaded weights, the same as Keras's: ``~/.keras/models``."""
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     return pathlib.Path(home) / "models"
 
 
-def fetch(url, path, *, md5=None):
-    """The file of `url` at `path`, downloaded if it is not there, and checked in any case.
+def fetch(url: str, path: str | os.PathLike[str], *, md5: str | None = None) -> pathlib.Path:
+    """The local `path` of `url`, downloaded if it does not exist, and always checked.
 
-    With `md5` the file's must be that. Without, its sha256 is recorded in ``<path>.sha256`` at the
-    first download, and must be that ever after. Raises :class:`DownloadError` when the file cannot
-    be had, naming where to put it by hand, or is another one, naming both hashes.
+    With `md5`, the file must have that hash. Without, the sha256 of the first download is recorded
+    in ``<path>.sha256``, and later uses must match it. Raises :class:`DownloadError` for a file
+    that is unavailable, saying where to put it by hand, and for a wrong file, with both hashes.
     """
     path = pathlib.Path(path)
-    if path.is_file():  # no lock: a cache that cannot be written to is fine to read
+    if path.is_file():  # no lock: a read-only cache can be read
         _check(path, md5, url)
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT)
         with lock:
-            if not path.is_file():  # another process may have fetched it meanwhile
+            if not path.is_file():  # another process may have downloaded it meanwhile
                 _download(url, path, md5)
     except PermissionError as error:
         raise DownloadError(
-            f"{path.parent} cannot be written to ({error}). Set KERAS_HOME to a folder that can be,"
-            f" or put {path.name} of {url} there by hand"
+            f"{path.parent} cannot be written to ({error}). Set KERAS_HOME to a writable folder, "
+            f"or put {path.name} from {url} there by hand"
         ) from error
     _check(path, md5, url)
     return path
 
 
-def record(path):
+def record(path: str | os.PathLike[str]) -> None:
     """Writes a file's sha256 beside it, for :func:`fetch` and :func:`intact` to compare with."""
-    digest = _digest(path, "sha256")
-    temporary = pathlib.Path(f"{path}.sha256.{os.getpid()}")
-    temporary.write_text(digest + "\n")
-    os.replace(temporary, f"{path}.sha256")
+    write_files({f"{os.fspath(path)}.sha256": f"{_digest(path, 'sha256')}\n".encode()})
 
 
-def intact(path):
-    """Whether a file is there, with the sha256 that was recorded for it."""
+def intact(path: pathlib.Path) -> bool:
+    """Whether a file exists and has the sha256 that was recorded for it."""
     recorded = _recorded(path)
     return path.is_file() and recorded is not None and _digest(path, "sha256") == recorded
 
 
-def unpack(archive, folder, *, limit):
-    """Unpacks the plain files of a tar archive into an empty folder, `limit` bytes at the most.
+def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str], *, limit: int) -> None:
+    """Unpacks the plain files of a tar archive into an empty folder, at most `limit` bytes.
 
-    Nothing is trusted: a path that leads out of the folder, a link, a device, or more bytes than
-    the limit (a bomb) raises ``ValueError`` before the first file is written.
+    The archive is untrusted: a path outside the folder, a link, a device, or more bytes than the
+    limit raises ``ValueError`` before the first file is written.
     """
     folder = pathlib.Path(folder).resolve()
     try:
         with tarfile.open(archive) as tar:
             members = []
             total = 0
-            for member in tar:  # reads headers only; a bomb's are small
+            for member in tar:  # reads headers only
                 if member.isdir():
                     continue
                 target = (folder / member.name).resolve()
                 if not member.isfile():
-                    raise ValueError(f"{archive} has {member.name!r}, a link or a device: refused")
+                    raise ValueError(f"{archive} has {member.name!r}, a link or a device")
                 if os.path.isabs(member.name) or folder not in target.parents:
                     raise ValueError(
-                        f"{archive} has {member.name!r}, which leads out of its folder: refused"
+                        f"{archive} has {member.name!r}, which leads out of its folder"
                     )
                 total += member.size
                 if total > limit or len(members) >= 1000:
                     raise ValueError(
-                        f"{archive} unpacks to more than {limit:,} bytes or 1,000 files, which no "
-                        "checkpoint of this network does: refused"
+                        f"{archive} unpacks to more than {limit:,} bytes or 1,000 files, more than "
+                        "a checkpoint of this network"
                     )
                 members.append((member, target))
             for member, target in members:
@@ -117,20 +119,20 @@ def unpack(archive, folder, *, limit):
                     shutil.copyfileobj(source, file, _CHUNK)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ValueError(
-            f"{archive} is not a whole tar archive (truncated, or of another format): {error}"
+            f"{archive} is not a complete tar archive (truncated, or of another format): {error}"
         ) from error
 
 
 def _check(path, md5, url):
-    kind, want = ("md5", md5) if md5 else ("sha256", _recorded(path))
-    if want is None:  # put there by hand, or before hashes were recorded
+    kind, expected = ("md5", md5) if md5 else ("sha256", _recorded(path))
+    if expected is None:  # put there by hand, or before hashes were recorded
         with contextlib.suppress(OSError):
             record(path)
         return
-    have = _digest(path, kind)
-    if have != want:
+    digest = _digest(path, kind)
+    if digest != expected:
         raise DownloadError(
-            f"{path} is not what {url} was: its {kind} is {have}, and {want} was "
+            f"{path} differs from {url}: its {kind} is {digest}, but {expected} was "
             f"{'published' if md5 else 'recorded at the first download'}. Delete it and try again"
         )
 
@@ -151,11 +153,13 @@ def _digest(path, kind):
 
 
 def _download(url, path, md5):
-    """Fills ``<path>.part``, checks it, and renames it to `path`."""
+    """Downloads to ``<path>.part``, which a later call resumes; checks and renames it."""
     source = _mirrored(url)
     by_hand = f"Or put that file at {path} by hand" + (f" (md5 {md5})" if md5 else "")
     if os.environ.get("KERAS_EFFNET_OFFLINE", "0") not in ("", "0"):
-        raise DownloadError(f"{url} is needed and KERAS_EFFNET_OFFLINE is set: unset it. {by_hand}")
+        raise DownloadError(
+            f"{url} is needed, but KERAS_EFFNET_OFFLINE is set: unset it. {by_hand}"
+        )
     part = pathlib.Path(f"{path}.part")
     for attempt in range(ATTEMPTS):
         resumed = part.exists()
@@ -163,28 +167,27 @@ def _download(url, path, md5):
             _receive(source, part, path.name)
             break
         except urllib.error.HTTPError as error:
-            if error.code == 416 and resumed:  # more there than the server has: it has changed
+            if error.code == 416 and resumed:  # the part is longer: the file has changed
                 _forget(part)
                 continue
             raise DownloadError(
-                f"{source} answers {error.code} {error.reason}. {by_hand}"
+                f"{source} returned {error.code} {error.reason}. {by_hand}"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS - 1:
                 raise DownloadError(
-                    f"{source} could not be downloaded: {error}. Try again (it goes on where it "
-                    "was cut), or set KERAS_EFFNET_MIRROR to an address that can be reached. "
-                    + by_hand
+                    f"{source} could not be downloaded: {error}. Try again to resume it, or set "
+                    f"KERAS_EFFNET_MIRROR to a reachable address. {by_hand}"
                 ) from error
             time.sleep(2**attempt)
     if md5:
-        have = _digest(part, "md5")
-        if have != md5:
+        digest = _digest(part, "md5")
+        if digest != md5:
             _forget(part)
             raise DownloadError(
-                f"{source} is not the published file: its md5 is {have}, and {md5} was published. "
-                "It was deleted; try again, or another network (some answer with a page of their "
-                f"own). {by_hand}"
+                f"{source} is not the published file: its md5 is {digest}, but {md5} was "
+                "published. It was deleted; try again, or use another network (some return a login "
+                f"page instead of the file). {by_hand}"
             )
     os.replace(part, path)
     _forget(part)
@@ -193,19 +196,19 @@ def _download(url, path, md5):
 
 
 def _receive(source, part, name):
-    """Appends what is missing to a part; raises OSError when the connection ends too early."""
-    state = pathlib.Path(f"{part}.json")  # which version of the file the part is of
+    """Appends the missing bytes to a part; raises OSError if the connection ends too early."""
+    state = pathlib.Path(f"{part}.json")  # the version of the file that the part belongs to
     request = urllib.request.Request(source)
     start = 0
     if part.exists() and state.exists():
         start = part.stat().st_size
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", json.loads(state.read_text())["version"])
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        start = start if answer.status == 206 else 0  # 200: no resuming here, or another version
-        length = answer.headers.get("Content-Length")
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        start = start if response.status == 206 else 0  # 200: no resume, or another version
+        length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if version and not version.startswith("W/"):
             state.write_text(json.dumps({"version": version}))
         else:
@@ -224,7 +227,7 @@ def _receive(source, part, name):
             ) as bar,
         ):
             received = start
-            while chunk := answer.read(_CHUNK):
+            while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 received += len(chunk)
                 bar.update(len(chunk))
@@ -242,13 +245,3 @@ def _mirrored(url):
     if not mirror:
         return url
     return mirror.rstrip("/") + urllib.parse.urlsplit(url).path
-
-
-@contextlib.contextmanager
-def temporary_beside(path):
-    """A new empty folder on the disk of `path`, gone afterwards: rename out of it what is whole."""
-    folder = tempfile.mkdtemp(prefix=".unpacking-", dir=pathlib.Path(path).parent)
-    try:
-        yield pathlib.Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,14 +1,19 @@
-"""What other projects call the parts of a network: one table a project, written beside ours.
+"""The names that other projects give to the layers of a network.
 
-A plan's weighted layers are its :func:`parts`; :class:`Names` says what a project calls each of
-them. Nothing here reads a file; names only.
+:func:`weighted_layers` lists a plan's layers that have weights, with our name and a project's. A
+project's names are a :class:`LayerNames` table, written beside ours. Nothing here reads a file.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-# Our layers, by kind of block. What does not exist in a block of a plan (squeeze-and-excitation)
-# is left out there.
+from keras_effnet.network_plan import Block, Plan
+
+# Our layers in each kind of block: (role, kind). A block without expansion or
+# squeeze-and-excitation lacks those layers.
 _ROLES = {
     "mbconv": (
         ("expand_conv", "conv"),
@@ -30,92 +35,94 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedLayer:
     """One layer that has weights."""
 
-    layer: str  # its name in our network
+    name: str  # in our network
     kind: str  # "conv" | "biased conv" | "depthwise" | "batch_norm" | "dense"
-    theirs: str  # its name in the other project
+    source_name: str  # in the other project
 
 
 @dataclass(frozen=True)
-class Names:
-    """What a project calls our layers.
+class LayerNames:
+    """A project's names of our layers.
 
-    Names are formatted with ``{stage}`` (from 0), ``{stage1}`` (from 1), ``{position}`` in the
-    stage, ``{index}`` over all blocks (both from 0), ``{name}`` (our block's) and ``{last}`` (the
-    number of stages + 1).
+    Names are templates for ``str.format`` with ``{stage}`` (from 0), ``{stage1}`` (from 1),
+    ``{position}`` in the stage, ``{index}`` over all blocks (both from 0), ``{name}`` (our block's)
+    and ``{last}`` (the number of stages + 1).
     """
 
-    ends: dict  # stem_conv, stem_bn, top_conv, top_bn, predictions -> name
+    ends: Mapping[str, str]  # stem_conv, stem_bn, top_conv, top_bn, predictions -> name
     block: str  # the prefix of a block's names
-    mbconv: dict  # an MBConv block that expands: our role -> name
-    mbconv_plain: dict  # one that does not
-    fused: dict
-    fused_plain: dict
-    # where a forward pass shows what we compare: {"stem": ..., "top": ...}, and blocks at `block`
-    outputs: dict = None
+    mbconv: Mapping[str, str]  # an MBConv block with expansion: our role -> name
+    mbconv_plain: Mapping[str, str]  # an MBConv block without expansion
+    fused: Mapping[str, str]  # the same for Fused-MBConv blocks
+    fused_plain: Mapping[str, str]
+    # modules whose outputs are compared: {"stem": ..., "top": ...}; a block's is `block`
+    outputs: Mapping[str, str] | None = None
 
 
-def parts(plan, names, *, include_top=True):
-    """Every layer of a plan that has weights, in the network's order, as a list of :class:`Part`.
+def weighted_layers(
+    plan: Plan, names: LayerNames, *, include_top: bool = True
+) -> list[WeightedLayer]:
+    """All layers of a plan that have weights, in the network's order.
 
     >>> from keras_effnet.network_plan import plan
     >>> from keras_effnet.porting.pytorch import TIMM
-    >>> parts(plan("efficientnet-b0"), TIMM)[7].theirs
+    >>> weighted_layers(plan("efficientnet-b0"), TIMM)[7].source_name
     'blocks.0.0.bn2'
     """
     last = {"last": _stage(plan.blocks[-1]) + 1}
 
     def end(role, kind):
-        return Part(role, kind, names.ends[role].format(**last))
+        return WeightedLayer(role, kind, names.ends[role].format(**last))
 
-    found = [end("stem_conv", "conv"), end("stem_bn", "batch_norm")]
-    for block, place in places(plan):
+    layers = [end("stem_conv", "conv"), end("stem_bn", "batch_norm")]
+    for block, position in block_positions(plan):
         table = _table(names, block)
         for role, kind in _ROLES[block.op]:
             exists = {"expand": block.expands, "se": block.se_filters}
             if not exists.get(role.split("_")[0], True):
                 continue
-            ours = plan.depthwise_name if role == "dwconv" else role
-            theirs = (names.block + table[role]).format(**place)
-            found.append(Part(f"{block.name}_{ours}", kind, theirs))
-    found += [end("top_conv", "conv"), end("top_bn", "batch_norm")]
+            name = plan.depthwise_name if role == "dwconv" else role
+            source_name = (names.block + table[role]).format(**position)
+            layers.append(WeightedLayer(f"{block.name}_{name}", kind, source_name))
+    layers += [end("top_conv", "conv"), end("top_bn", "batch_norm")]
     if include_top:
-        found.append(end("predictions", "dense"))
-    return found
+        layers.append(end("predictions", "dense"))
+    return layers
 
 
-def places(plan):
-    """(block, its place as a dict for ``str.format``) of every block, in the plan's order.
+def block_positions(plan: Plan) -> Iterator[tuple[Block, dict[str, int | str]]]:
+    """(block, the values of a :class:`LayerNames` template) for every block, in the plan's order.
 
-    The order counts, never the sorted names: past 26 blocks of a stage the letters are za, zb ...
+    The order counts, not the sorted names: after 26 blocks of a stage the letters are za, zb ...
     """
     position = 0
     for index, block in enumerate(plan.blocks):
         stage = _stage(block)
         position = position + 1 if index and _stage(plan.blocks[index - 1]) == stage else 0
-        place = {
-            "stage": stage - 1,
-            "stage1": stage,
-            "position": position,
-            "index": index,
-            "name": block.name,
-        }
-        yield block, place
+        yield (
+            block,
+            {
+                "stage": stage - 1,
+                "stage1": stage,
+                "position": position,
+                "index": index,
+                "name": block.name,
+            },
+        )
 
 
-def check(path, plan, missing, extra):
-    """Raises ``ValueError`` that names every variable which is missing or left over, in the other
-    project's words; returns None if there is none.
-    """
+def check_names(path: str, plan: Plan, missing: Sequence[str], extra: Sequence[str]) -> None:
+    """Raises ``ValueError`` that names all missing and left-over variables of a file, if any."""
     if not missing and not extra:
         return
-    said = [f"{len(missing)} missing: {', '.join(missing)}"] if missing else []
-    said += [f"{len(extra)} left over: {', '.join(extra)}"] if extra else []
+    problems = [f"{len(missing)} missing: {', '.join(missing)}"] if missing else []
+    problems += [f"{len(extra)} left over: {', '.join(extra)}"] if extra else []
     raise ValueError(
-        f"{path} does not hold {plan.name}: {'; '.join(said)}. Another variant, another project, "
-        "or another version of either?"
+        f"{path} does not hold {plan.name}: {'; '.join(problems)}. Is it another variant, another "
+        "project, or another version of either?"
     )
 
 

@@ -1,33 +1,35 @@
-"""Every released weight set, one row each: where its file is, what it expects of an image, what it
-scored. No Keras, no TensorFlow.
+"""Released pretrained weights, one row each: file, preprocessing, normalization, accuracy.
+
+No Keras, no TensorFlow.
 
 Sources: keras/src/applications/efficientnet{,_v2}.py (Keras 3.15: files and md5); the README files
 and evaluation scripts of tensorflow/tpu models/official/efficientnet (V1, Lite) and google/automl
-efficientnetv2 (V2): archives, accuracies, normalisation and evaluation crop. Google publishes no
-hashes for its archives; the first download's sha256 is recorded beside it (:mod:`.download`).
+efficientnetv2 (V2): archives, accuracies, normalization and evaluation crop. Google publishes no
+hashes for its archives; the sha256 of the first download is recorded beside it (:mod:`.download`).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Optional
 
 from keras_effnet.image_preprocessing import Preprocessing
-from keras_effnet.variants import VARIANTS, Normalization
+from keras_effnet.variants import V2, VARIANTS, Normalization, Variant
 
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """One weight set of one variant."""
+    """One released file of pretrained weights of one variant."""
 
     variant: str
     name: str
     url: str  # an .h5 file, or an archive of a TensorFlow checkpoint
-    md5: Optional[str]  # as published
-    notop_url: Optional[str]  # the same without the classifier, where that is a file of its own
-    notop_md5: Optional[str]
+    md5: str | None  # as published
+    notop_url: str | None  # the file without the classifier, if there is one
+    notop_md5: str | None
     classes: int
     preprocessing: Preprocessing
     normalization: Normalization
-    top1: Optional[float]  # per cent on ImageNet-1k at `preprocessing`, as published
+    top1: float | None  # published top-1 in per cent on ImageNet-1k, with `preprocessing`
     source: str  # of the accuracy
     licence: str = "Apache-2.0"
 
@@ -59,8 +61,8 @@ _IMAGENET = (
     ("efficientnetv2-m",  85.3, "a3bf6aa3276309f4fc6a34aa114c95cd", "1b8dc055df72dde80d614482840fe342"),  # noqa: E501
     ("efficientnetv2-l",  85.7, "27e6d408b53c7ebc868fefa357689935", "b0b66b5c863aef5b46e8608fe1711615"),  # noqa: E501
 )
-# Google's archives, V1 and Lite: (set, address, normalisation or None for the variant's, {variant's
-# ending: top-1}), from the READMEs
+# Google's archives, V1 and Lite: (name, address, normalization or None for the variant's,
+# {variant's suffix: top-1}), from the READMEs
 _GOOGLE_V1 = (
     ("baseline", "ckpts/efficientnet-{}.tar.gz", None,
      {"b0": 76.7, "b1": 78.7, "b2": 79.8, "b3": 81.1, "b4": 82.5, "b5": 83.1}),
@@ -75,7 +77,8 @@ _GOOGLE_V1 = (
     ("imagenet", "lite/efficientnet-{}.tar.gz", None,
      {"lite0": 75.1, "lite1": 76.7, "lite2": 77.6, "lite3": 79.8, "lite4": 81.5}),
 )
-# the same, V2: (set, end of the address, classes, normalisation, {variant's ending: top-1})
+# Google's archives, V2: (name, suffix of the address, classes, normalization,
+# {variant's suffix: top-1})
 _GOOGLE_V2 = (
     ("imagenet-official", "", 1000, None,
      {"b0": 78.7, "b1": 79.8, "b2": 80.5, "b3": 82.1, "s": 83.9, "m": 85.2, "l": 85.7}),
@@ -87,22 +90,23 @@ _GOOGLE_V2 = (
 # fmt: on
 
 
-def _published(variant, image_size=None):
-    """How the official code evaluates a variant trained on ImageNet-1k."""
-    size = VARIANTS[variant].image_size if image_size is None else image_size
-    if VARIANTS[variant].family.name == "v2" and variant[-2] != "b":
-        return _v2_official(size)
-    return Preprocessing(size, round(size / (size + 32), 4), "bicubic")
+def default_preprocessing(variant: Variant, image_size: int | None = None) -> Preprocessing:
+    """How to prepare images for a variant whose weights do not state it: its evaluation.
 
+    `image_size` is in pixels a side (default: the variant's).
 
-def _v2_official(size):
-    crop = round(size / (size + 32), 4) if size < 320 else None
-    return Preprocessing(size, crop, "bilinear")
+    >>> default_preprocessing(VARIANTS["efficientnetv2-b0"])
+    Preprocessing(image_size=224, crop=0.875, interpolation='bicubic')
+    """
+    size = variant.image_size if image_size is None else image_size
+    padding, interpolation = variant.evaluation.crop_padding, variant.evaluation.interpolation
+    crop = None if padding is None else round(size / (size + padding), 4)
+    return Preprocessing(size, crop, interpolation)
 
 
 def _rows():
     for variant, top1, md5, notop_md5 in _IMAGENET:
-        v2 = "v2" in variant
+        v2 = VARIANTS[variant].family is V2
         url = (_KERAS_V2 + variant) if v2 else (_KERAS_V1 + variant.replace("-", ""))
         yield PretrainedWeights(
             variant=variant,
@@ -112,15 +116,15 @@ def _rows():
             notop_url=url + "_notop.h5",
             notop_md5=notop_md5,
             classes=1000,
-            preprocessing=_published(variant),
+            preprocessing=default_preprocessing(VARIANTS[variant]),
             normalization=VARIANTS[variant].normalization,
             top1=top1,
             source="keras.io/api/applications",
         )
     for name, address, normalization, scores in _GOOGLE_V1:
-        for ending, top1 in scores.items():
+        for suffix, top1 in scores.items():
             yield _archive(
-                f"efficientnet-{ending}", name, address.format(ending), normalization, top1
+                f"efficientnet-{suffix}", name, address.format(suffix), normalization, top1
             )
     yield _archive(
         "efficientnet-l2",
@@ -128,22 +132,22 @@ def _rows():
         "noisystudent/noisy_student_efficientnet-l2_475.tar.gz",
         None,
         88.2,
-        preprocessing=_published("efficientnet-l2", 475),
+        preprocessing=default_preprocessing(VARIANTS["efficientnet-l2"], 475),
     )
     for name, end, classes, normalization, scores in _GOOGLE_V2:
-        for ending, top1 in scores.items():
-            variant = f"efficientnetv2-{ending}"
-            input_spec = {
-                "imagenet-official": _published(variant),
-                "imagenet21k": _v2_official(224),
+        for suffix, top1 in scores.items():
+            variant = f"efficientnetv2-{suffix}"
+            preprocessing = {
+                "imagenet-official": default_preprocessing(VARIANTS[variant]),
+                "imagenet21k": Preprocessing(224, 0.875, "bilinear"),
                 "imagenet21k-ft1k": Preprocessing(VARIANTS[variant].image_size, None, "bilinear"),
             }[name]
             address = f"v2/{variant}{end}.tgz"
-            yield _archive(variant, name, address, normalization, top1, input_spec, classes)
+            yield _archive(variant, name, address, normalization, top1, preprocessing, classes)
 
 
 def _archive(variant, name, address, normalization, top1, preprocessing=None, classes=1000):
-    v2 = "v2" in variant
+    v2 = VARIANTS[variant].family is V2
     return PretrainedWeights(
         variant=variant,
         name=name,
@@ -152,20 +156,20 @@ def _archive(variant, name, address, normalization, top1, preprocessing=None, cl
         notop_url=None,
         notop_md5=None,
         classes=classes,
-        preprocessing=preprocessing or _published(variant),
+        preprocessing=preprocessing or default_preprocessing(VARIANTS[variant]),
         normalization=normalization or VARIANTS[variant].normalization,
         top1=top1,
         source="google/automl efficientnetv2" if v2 else "tensorflow/tpu efficientnet",
     )
 
 
-# (variant, set) -> row. "imagenet" is keras.applications' set (V1: trained with AutoAugment; V2: on
-# ImageNet-1k alone), and for Lite Google's.
+# (variant, weights) -> row. "imagenet" is keras.applications' file (V1: trained with AutoAugment;
+# V2: on ImageNet-1k only), and Google's for Lite.
 PRETRAINED_WEIGHTS = {(row.variant, row.name): row for row in _rows()}
 
 
-def list_weights(variant):
-    """Names of the released weight sets of a variant, in the table's order.
+def list_weights(variant: str) -> list[str]:
+    """Names of the pretrained weights of a variant, in the table's order.
 
     >>> list_weights("efficientnetv2-xl")
     ['imagenet21k', 'imagenet21k-ft1k']
@@ -173,24 +177,13 @@ def list_weights(variant):
     return [name for owner, name in PRETRAINED_WEIGHTS if owner == variant]
 
 
-def best_set(variant):
-    """What ``weights="auto"`` takes: the row of highest published ImageNet-1k top-1; None without
-    any released set.
+def best_weights(variant: str) -> PretrainedWeights | None:
+    """The row that ``weights="auto"`` selects: the highest published ImageNet-1k top-1.
 
-    >>> best_set("efficientnet-b8").name
+    None for a variant without pretrained weights.
+
+    >>> best_weights("efficientnet-b8").name
     'advprop'
     """
     rows = [row for (owner, _), row in PRETRAINED_WEIGHTS.items() if owner == variant]
     return max(rows, key=lambda row: row.top1 or 0, default=None)
-
-
-def default_preprocessing(variant):
-    """How images of a network are prepared whose weights say nothing of it: the evaluation of its
-    own ``imagenet`` set where it is a published variant; for one of your own, the whole image.
-
-    >>> default_preprocessing(VARIANTS["efficientnetv2-s"]).crop is None
-    True
-    """
-    if VARIANTS.get(variant.name) is variant:
-        return _published(variant.name)
-    return Preprocessing(variant.image_size, None, "bilinear")

@@ -1,5 +1,6 @@
-"""What the tests of the networks share: the facts, the goldens, tame weights, and models that
-keras.applications itself builds. Nothing here imports Keras before a test asks for it."""
+"""Fixtures of the network tests: facts, goldens, well-scaled weights, keras.applications models.
+
+Keras is imported only if a test uses it."""
 
 import dataclasses
 import gc
@@ -10,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 
-# JAX compiles each operation of each shape; the tests ask for the right numbers, not for fast ones.
+# JAX compiles each operation for each shape; the tests need correct numbers, not fast ones.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np
@@ -24,7 +25,7 @@ BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 
 _IMAGENET = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
-# The first stages of the real tables, narrow: what keras.applications' own builders can build too.
+# The first stages of the published tables, narrow; keras.applications' builders can build them.
 SMALL_V1 = Variant(
     name="small-v1-b",
     family=V1,
@@ -67,21 +68,21 @@ def pytest_configure(config):
 
 @pytest.fixture
 def keras(request):
-    """Keras; what a test sets through it does not stay for the next."""
+    """Keras; global settings are restored after the test."""
     keras = importlib.import_module("keras")
     data_format = keras.backend.image_data_format()
     keras.utils.set_random_seed(1)
     yield keras
     keras.mixed_precision.set_global_policy("float32")
     keras.backend.set_image_data_format(data_format)
-    if request.node.get_closest_marker("slow"):  # it takes longer than a small test
+    if request.node.get_closest_marker("slow"):  # takes longer than a small test
         keras.backend.clear_session()
         gc.collect()
 
 
 @pytest.fixture(scope="session")
 def zoo():
-    """{variant: facts} of golden/zoo.json, counted by others' code."""
+    """{variant: facts} of golden/zoo.json, counted with other code."""
     return json.loads((GOLDEN / "zoo.json").read_text())["variants"]
 
 
@@ -117,7 +118,7 @@ def images():
         width = width or height
         coarse = rng.uniform(0, 255, (count, height // 8 + 1, width // 8 + 1, 3))
         coarse = coarse.repeat(8, 1).repeat(8, 2)[:, :height, :width]
-        bright = np.linspace(0.2, 1, count).reshape(-1, 1, 1, 1)  # they shall differ in the answer
+        bright = np.linspace(0.2, 1, count).reshape(-1, 1, 1, 1)  # their outputs must differ
         return (bright * (coarse + rng.uniform(0, 255, coarse.shape)) / 2).astype("float32")
 
     return make
@@ -125,9 +126,10 @@ def images():
 
 @pytest.fixture
 def tame():
-    """tame(model): random weights under which answers are of order one at every depth.
+    """tame(model): random weights with outputs of order one at every depth.
 
-    Batch norm first measures an image, or a deep network's answers would be 1e-5 or 1e7.
+    Batch norm statistics are measured first; otherwise a deep network's outputs would be 1e-5 or
+    1e7.
     """
     return _tame
 
@@ -187,7 +189,7 @@ def copy_by_name():
 
 @pytest.fixture(params=[SMALL_V1, SMALL_V2], ids=["v1", "v2"])
 def small(request):
-    """A three-stage variant of either generation."""
+    """A three-stage variant of V1 or V2."""
     return request.param
 
 
@@ -213,16 +215,16 @@ def _by_applications(variant, input_shape, classes=1000, name=None):
             "se_ratio": s.se_ratio,
         }
         if v1:
-            own = {"repeats": s.repeats, "filters_in": in_filters, "filters_out": s.filters}
-            own["id_skip"] = True
+            specific = {"repeats": s.repeats, "filters_in": in_filters, "filters_out": s.filters}
+            specific["id_skip"] = True
         else:
-            own = {
+            specific = {
                 "num_repeat": s.repeats,
                 "input_filters": in_filters,
                 "output_filters": s.filters,
                 "conv_type": 1 if s.op == "fused" else 0,
             }
-        blocks.append({**shared, **own})
+        blocks.append({**shared, **specific})
         in_filters = s.filters
     build = module.EfficientNet if v1 else module.EfficientNetV2
     return build(

@@ -3,22 +3,22 @@ import pytest
 
 import keras_effnet
 from keras_effnet.constructors import create_model
-from keras_effnet.pretrained import files as weights_module
+from keras_effnet.pretrained import download
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 
 
 @pytest.fixture
 def no_download(monkeypatch):
-    """Whoever asks the network fails: bad input must be told before."""
+    """Downloads fail the test: arguments must be checked before."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("a download was begun")
 
-    monkeypatch.setattr(weights_module.download, "fetch", refuse)
+    monkeypatch.setattr(download, "fetch", refuse)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"classes": 0}, "classes 0 "),
         ({"classes": -3}, "classes -3 "),
@@ -30,8 +30,8 @@ def no_download(monkeypatch):
         ({"input_shape": (64, 31, 3)}, "too small"),
         ({"input_shape": (1, 64, 64, 3)}, "has 4 numbers.*without the batch"),
         ({"input_shape": (64, 64)}, "has 2 numbers"),
-        ({"input_shape": (64, 64, None)}, "no channel count"),
-        ({"input_shape": (64, 64, 0)}, "no channel count"),
+        ({"input_shape": (64, 64, None)}, "lacks the number of channels"),
+        ({"input_shape": (64, 64, 0)}, "lacks the number of channels"),
         ({"input_shape": 64}, "input_shape 64 is not a shape"),
         ({"input_shape": "64"}, "not a shape"),
         ({"input_shape": (64.0, 64, 3)}, "not a shape"),
@@ -41,47 +41,47 @@ def no_download(monkeypatch):
         ({"dropout_rate": "0.2"}, "dropout_rate '0.2' "),
     ],
 )
-def test_bad_arguments_are_told_before_anything_slow(no_download, arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_arguments_are_errors_before_downloading(no_download, arguments, message):
+    with pytest.raises(ValueError, match=message):
         create_model("efficientnetv2-b0", weights="imagenet", **arguments)
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         ("efficientnetb3", "Unknown model 'efficientnetb3'. Did you mean 'efficientnet-b3'"),
         ("resnet50", "Unknown model 'resnet50'. Known: "),
         (7, "Unknown model 7"),
     ],
 )
-def test_an_unknown_model_names_the_nearest(model, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_unknown_model_names_the_nearest(model, message):
+    with pytest.raises(ValueError, match=message):
         create_model(model)
 
 
-def test_tensor_and_shape_together_are_refused(keras, tiny):
+def test_input_tensor_and_shape_together_are_an_error(keras, tiny):
     with pytest.raises(ValueError, match="input_tensor and input_shape were both given"):
         create_model(tiny, input_tensor=keras.Input((64, 64, 3)), input_shape=(64, 64, 3))
 
 
 @pytest.mark.parametrize("shape", [(64, 3), (16, 64, 3), (64, 64, None)])
-def test_a_tensor_that_cannot_work_is_refused(keras, tiny, shape):
+def test_invalid_input_tensors_are_errors(keras, tiny, shape):
     with pytest.raises(ValueError, match="input_tensor of shape"):
         create_model(tiny, input_tensor=keras.Input(shape))
 
 
-def test_an_array_is_no_keras_tensor(keras, tiny):
+def test_an_array_as_input_tensor_is_an_error(keras, tiny):
     with pytest.raises(ValueError, match="ndarray"):
         create_model(tiny, input_tensor=np.zeros((1, 64, 64, 3), "float32"))
 
 
-def test_a_wrong_channel_order_is_told(keras, tiny):
+def test_a_wrong_channel_order_is_an_error(keras, tiny):
     keras.backend.set_image_data_format("channels_first")
     with pytest.raises(ValueError, match="too small"):
         create_model(tiny, input_shape=(64, 64, 3))
 
 
-def test_numpys_whole_numbers_are_numbers(keras, tiny):
+def test_numpy_integers_are_accepted(keras, tiny):
     labels = np.array([0, 1, 2, 2])
     classes = len(np.unique(labels)) * np.int64(1)
     assert create_model(tiny, classes=classes).output_shape == (None, 3)
@@ -89,33 +89,33 @@ def test_numpys_whole_numbers_are_numbers(keras, tiny):
     assert create_model(tiny, classes=2, input_shape=[size, size, 3]).input_shape[1] == 48
 
 
-def test_classes_are_no_matter_without_the_classifier(keras, tiny):
+def test_classes_are_ignored_without_the_classifier(keras, tiny):
     assert create_model(tiny, include_top=False, classes=None).output_shape[-1] == 32
 
 
 @pytest.mark.parametrize("function", ["EfficientNetB8", "EfficientNetL2", "EfficientNetV2XL"])
-def test_a_set_that_was_never_released_names_those_that_were(no_download, function):
-    """Their default is keras.applications' default, and there is nothing behind it."""
+def test_unreleased_weights_name_the_released_ones(no_download, function):
+    """They have keras.applications' default "imagenet", which was never released for them."""
     with pytest.raises(ValueError, match=r"Unknown weights 'imagenet'.*auto.*weights=None"):
         getattr(keras_effnet, function)()
 
 
-def test_an_unknown_classifier_activation_is_refused(keras, tiny):
+def test_an_unknown_classifier_activation_is_an_error(keras, tiny):
     with pytest.raises(ValueError, match="sofmax"):
         create_model(tiny, classifier_activation="sofmax")
 
 
-def test_functions_hand_everything_on(keras, monkeypatch):
-    """Every argument of both generations reaches create_model under its own name."""
+def test_constructors_pass_on_every_argument(keras, monkeypatch):
+    """Every argument of V1 and V2 constructors reaches create_model under the same name."""
     import inspect
 
     from keras_effnet import constructors
 
-    seen = {}
+    received = {}
 
     def record(model, **arguments):
-        seen.clear()
-        seen.update(arguments, model=model)
+        received.clear()
+        received.update(arguments, model=model)
 
     monkeypatch.setattr(constructors, "create_model", record)
     for function, variant in (
@@ -125,7 +125,7 @@ def test_functions_hand_everything_on(keras, monkeypatch):
     ):
         arguments = {name: object() for name in inspect.signature(function).parameters}
         function(**arguments)
-        assert seen == {**arguments, "model": variant}
+        assert received == {**arguments, "model": variant}
 
 
 def test_importing_the_package_imports_neither_keras_nor_tensorflow(run_python):
@@ -139,15 +139,15 @@ def test_importing_the_package_imports_neither_keras_nor_tensorflow(run_python):
     assert out.strip() == "[]"
 
 
-def test_weights_are_found_by_the_variants_name_whatever_the_models_name(keras, monkeypatch):
-    """keras.applications' V1 asks for `x.h5` when the model is called x."""
+def test_the_models_name_does_not_select_the_weights(keras, monkeypatch):
+    """keras.applications' V1 downloads `x.h5` for a model named x."""
     asked = []
 
     def fetch(url, path, md5):
         asked.append((url, path.name, md5))
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(weights_module.download, "fetch", fetch)
+    monkeypatch.setattr(download, "fetch", fetch)
     row = PRETRAINED_WEIGHTS["efficientnet-b0", "imagenet"]
     for top, url, md5 in ((True, row.url, row.md5), (False, row.notop_url, row.notop_md5)):
         with pytest.raises(RuntimeError, match="enough"):

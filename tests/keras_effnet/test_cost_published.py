@@ -47,7 +47,7 @@ RIGHT = [  # variant, billions as printed, source
     ("efficientnetv2-m", "24.6", TORCHVISION),
     ("efficientnetv2-l", "56.1", TORCHVISION),
 ]
-NOT_RIGHT = [  # and why; the checkable reasons are checked below
+NOT_RIGHT = [  # and the reason; tested below where possible
     ("efficientnet-b1", "0.70", PAPER_V1, "1.2 % above: counts batch norm's scale and shift"),
     ("efficientnet-b4", "4.2", PAPER_V1, "of 364 to 368 px, not of the 380 px it is used at"),
     ("efficientnet-b5", "9.9", PAPER_V1, "no size gives it: 448 px 9.40, 449 px 10.23"),
@@ -62,7 +62,7 @@ NOT_RIGHT = [  # and why; the checkable reasons are checked below
 
 
 def _distance(macs, printed):
-    """How far a count is outside of what rounds to `printed`, as a share of `printed`."""
+    """The distance of a count to the range that rounds to `printed`, relative to `printed`."""
     value = float(printed)
     half = 0.5 * 10 ** -len(printed.partition(".")[2])
     return max(0, abs(macs / 1e9 - value) - half) / value
@@ -73,40 +73,40 @@ def test_multiply_adds_are_within_1_per_cent_of_the_published(name, printed, sou
     assert _distance(cost(name).macs, printed) <= 0.01, source
 
 
-def test_a_published_count_of_another_size_is_met_at_that_size():
+def test_published_counts_of_other_sizes_match():
     """torchvision evaluates B2 at 288 px."""
     assert _distance(cost("efficientnet-b2", image_size=288).macs, "1.1") == 0
 
 
 @pytest.mark.parametrize(("name", "printed", "source", "why"), NOT_RIGHT)
-def test_what_is_left_out_really_differs(name, printed, source, why):
+def test_excluded_counts_differ(name, printed, source, why):
     assert _distance(cost(name).macs, printed) > 0.01, why
 
 
-def test_every_variant_has_a_published_count_or_none_exists():
+def test_every_variant_with_a_published_count_is_tested():
     known = {row[0] for row in RIGHT + NOT_RIGHT}
     assert set(VARIANTS) - known == {"efficientnet-b8", "efficientnet-l2"}
 
 
-def test_b1s_published_count_is_that_with_batch_norm():
-    """One multiply-add an output of a convolution more. B0 prints the same either way."""
+def test_the_published_b1_count_includes_batch_norm():
+    """One more multiply-add per convolution output. B0 rounds to the same number."""
     for name, printed in (("efficientnet-b0", "0.39"), ("efficientnet-b1", "0.70")):
         c = cost(name)
         assert _distance(c.macs + c.activation_bytes / 4, printed) == 0
 
 
 @pytest.mark.parametrize("image_size", [364, 365, 366, 368])
-def test_b4s_published_count_is_that_of_the_rules_size(image_size):
+def test_the_published_b4_count_is_at_the_rules_size(image_size):
     """224 * 1.15**3.5 is 365."""
     assert _distance(cost("efficientnet-b4", image_size=image_size).macs, "4.2") == 0
 
 
-def test_b5s_published_count_lies_between_two_sizes():
+def test_the_published_b5_count_is_between_two_sizes():
     assert cost("efficientnet-b5", image_size=448).macs < 9.85e9
     assert cost("efficientnet-b5", image_size=449).macs > 9.95e9
 
 
-def test_the_first_v2_s_was_larger():
+def test_the_papers_v2_s_is_larger():
     """google/automl#999: the last stage went from 272 to 256 filters after the paper."""
     v = VARIANTS["efficientnetv2-s"]
     stages = (*v.stages[:-1], dataclasses.replace(v.stages[-1], filters=272))
@@ -118,7 +118,7 @@ def test_the_first_v2_s_was_larger():
 @pytest.mark.parametrize(
     ("name", "printed"), [row[:2] for row in NOT_RIGHT if row[2] == README_LITE]
 )
-def test_lites_readme_counts_three_more_operations_an_activation(name, printed):
+def test_lite_readme_counts_three_more_ops_per_activation(name, printed):
     """Batch norm in training, not fused: two means, a squared difference (twice), scale and shift:
     six operations, three multiply-adds. Of the profiler's own count these are within 0.3 %."""
     c = cost(name)

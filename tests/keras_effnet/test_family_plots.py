@@ -18,15 +18,15 @@ def plots():
 
 
 @pytest.mark.parametrize("name", ["plot_scaling", "plot_pareto"])
-def test_no_label_lies_on_another_or_outside(plots, name):
-    """With each marker as an obstacle of its own size, 6 points."""
+def test_labels_do_not_overlap_or_leave_the_picture(plots, name):
+    """Each marker counts as an obstacle of 6 points."""
     with plots.plt.rc_context(plots.STYLE):
         figure = getattr(plots, name)()
         figure.canvas.draw()
         half = 3 * figure.dpi / 72
         for axis in figure.axes:
             labels = [t for t in axis.texts if isinstance(t, Annotation)]
-            boxes = [Text.get_window_extent(t) for t in labels]  # without what it points at
+            boxes = [Text.get_window_extent(t) for t in labels]  # without the arrow
             for i, box in enumerate(boxes):
                 assert axis.get_window_extent().contains(box.x0, box.y0), labels[i].get_text()
                 overlapping = [t.get_text() for t, b in zip(labels, boxes) if b.overlaps(box)]
@@ -38,7 +38,7 @@ def test_no_label_lies_on_another_or_outside(plots, name):
         plots.plt.close(figure)
 
 
-def test_every_published_accuracy_is_on_the_picture(plots):
+def test_the_picture_shows_every_published_accuracy(plots):
     figure = plots.plot_pareto()
     for axis in figure.axes:
         assert len(axis.texts) == sum(v.top1 is not None for v in VARIANTS.values())

@@ -9,7 +9,7 @@ from keras_effnet.constructors import create_model
 from keras_effnet.feature_pyramid import feature_table, features
 from keras_effnet.variants import VARIANTS, Stage
 
-# Channels at strides 2, 4, 8, 16, 32: what the official code calls endpoints["reduction_1"] to 5.
+# Channels at strides 2, 4, 8, 16, 32: endpoints["reduction_1"] to 5 of the official code.
 _V1 = {
     "efficientnet-b0": (16, 24, 40, 112, 320),
     "efficientnet-b1": (16, 24, 40, 112, 320),
@@ -44,7 +44,7 @@ def test_every_variant_has_the_official_pyramid(name):
     assert [(row.level, row.stride) for row in rows] == [(i, 2**i) for i in range(1, 6)]
 
 
-def test_the_table_of_a_variant_reads_like_a_table():
+def test_the_feature_table_prints_as_a_table():
     assert str(feature_table("efficientnetv2-s")).splitlines() == [
         "efficientnetv2-s",
         "level  stride  channels  layer",
@@ -59,14 +59,14 @@ def test_the_table_of_a_variant_reads_like_a_table():
 
 @pytest.mark.parametrize("include_top", [True, False])
 @pytest.mark.parametrize("side", [64, None])
-def test_a_built_model_has_its_plans_table(keras, small, include_top, side):
+def test_a_model_has_the_table_of_its_plan(keras, small, include_top, side):
     model = create_model(small, include_top=include_top, input_shape=(side, side, 3))
     assert feature_table(model) == feature_table(small)
 
 
 @pytest.mark.tensorflow_only("a whole network, which JAX compiles operation by operation")
 @pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnetv2-b0"])
-def test_a_real_network_has_its_plans_table(keras, name):
+def test_a_published_network_has_the_table_of_its_plan(keras, name):
     model = create_model(name, input_shape=(64, 64, 3), name="mine")
     assert feature_table(model).model == "mine"
     assert feature_table(model).levels == feature_table(name).levels
@@ -74,7 +74,7 @@ def test_a_real_network_has_its_plans_table(keras, name):
     assert list(model_structure.groups(model)) == ["stem", *stages, "top", "head"]
 
 
-def test_blocks_past_the_letter_z_stay_in_order(keras, tiny):
+def test_blocks_after_z_stay_in_order(keras, tiny):
     stages = (Stage("fused", 3, 1, 1, 8, 28, 0.0), Stage("fused", 3, 2, 2, 8, 2, 0.0))
     deep = dataclasses.replace(tiny, name="deep", stages=stages)
     model = create_model(deep, input_shape=(32, 32, 3))
@@ -84,19 +84,19 @@ def test_blocks_past_the_letter_z_stay_in_order(keras, tiny):
     assert feature_table(model)[1].layer == "block1zb_add"
 
 
-def test_maps_are_the_models_own(keras, small, tame, images):
+def test_feature_maps_are_the_models_layer_outputs(keras, small, tame, images):
     model = create_model(small, classes=3, input_shape=(64, 64, 3))
     tame(model)
     maps = features(model, levels=(1, 2, 3))(images(64), training=False)
     for row, have in zip(feature_table(model).levels, maps):
-        part = keras.Model(model.input, model.get_layer(row.layer).output)
-        np.testing.assert_array_equal(_numpy(have), _numpy(part(images(64), training=False)))
+        submodel = keras.Model(model.input, model.get_layer(row.layer).output)
+        np.testing.assert_array_equal(_numpy(have), _numpy(submodel(images(64), training=False)))
         assert tuple(have.shape) == (2, 64 // row.stride, 64 // row.stride, row.channels)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 47)])
-def test_maps_come_at_any_size(keras, small, images, size):
-    pyramid = features(small, levels=(3, 1))  # in the order that was asked for
+def test_feature_maps_of_any_size(keras, small, images, size):
+    pyramid = features(small, levels=(3, 1))  # in the given order
     for level, have in zip((3, 1), pyramid(images(*size), training=False)):
         assert tuple(have.shape[1:3]) == tuple(math.ceil(n / 2**level) for n in size)
 
@@ -106,7 +106,7 @@ def test_one_level_gives_one_map(keras, small, images):
         assert tuple(features(small, levels)(images(32), training=False).shape[:3]) == (2, 8, 8)
 
 
-def test_a_model_from_a_file_is_read_by_its_layers(keras, small, tmp_path, tame, images):
+def test_a_loaded_model_has_the_same_table(keras, small, tmp_path, tame, images):
     model = create_model(small, classes=3, input_shape=(32, 32, 3), name="anything")
     tame(model)
     model.save(tmp_path / "x.keras")
@@ -116,60 +116,60 @@ def test_a_model_from_a_file_is_read_by_its_layers(keras, small, tmp_path, tame,
     np.testing.assert_array_equal(_numpy(have), _numpy(want))
 
 
-def test_a_model_of_keras_applications_is_read_too(keras, small, by_applications):
+def test_a_keras_applications_model_has_the_same_table(keras, small, by_applications):
     table = feature_table(by_applications(small, (64, 64, 3)))
     assert [r.channels for r in table.levels] == [r.channels for r in feature_table(small).levels]
 
 
 @pytest.mark.parametrize("kind", ["functional", "sequential", "two deep"])
-def test_a_nested_network_sees_what_the_model_around_it_does_first(keras, small, images, kind):
-    body = create_model(small, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+def test_features_include_layers_before_a_nested_network(keras, small, images, kind):
+    backbone = create_model(small, include_top=False, input_shape=(32, 32, 3), pooling="avg")
     shrink = keras.layers.Resizing(32, 32)
-    parts = [shrink, body, keras.layers.Dense(2)]
+    stack = [shrink, backbone, keras.layers.Dense(2)]
     if kind == "sequential":
-        model = keras.Sequential([keras.Input((64, 64, 3)), *parts])
+        model = keras.Sequential([keras.Input((64, 64, 3)), *stack])
     else:
         x = inputs = keras.Input((64, 64, 3))
-        for layer in parts:
+        for layer in stack:
             x = layer(x)
         model = keras.Model(inputs, x)
         if kind == "two deep":
             around = keras.Input((64, 64, 3))
             model = keras.Model(around, model(keras.layers.Rescaling(0.5)(around)))
-    body(keras.Input((32, 32, 3)))  # a later call elsewhere is none of this model's
+    backbone(keras.Input((32, 32, 3)))  # a later call outside this model
     half = 0.5 if kind == "two deep" else 1.0
-    want = features(body, 3)(shrink(half * images(64)), training=False)
+    want = features(backbone, 3)(shrink(half * images(64)), training=False)
     have = features(model, 3)(images(64), training=False)
     np.testing.assert_allclose(_numpy(have), _numpy(want), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"levels": (3, 6)}, "small-v. has no level 6: it has 1, 2, 3"),
         ({"levels": ()}, "levels is empty"),
         ({"levels": ("p3",)}, "no level 'p3'"),
     ],
 )
-def test_a_level_that_is_not_there_is_told(keras, small, arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_unknown_levels_are_errors(keras, small, arguments, message):
+    with pytest.raises(ValueError, match=message):
         features(dataclasses.replace(small, name=small.name[:8]), **arguments)
 
 
-def test_what_is_no_efficientnet_is_told(keras, tiny):
+def test_models_without_one_efficientnet_are_errors(keras, tiny):
     with pytest.raises(ValueError, match=r"Unknown model 'efficientnet-b9'. Did you mean"):
         features("efficientnet-b9")
     with pytest.raises(ValueError, match=r"not a keras\.Model"):
         features(7)
     dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="dense")
-    with pytest.raises(ValueError, match="dense is no EfficientNet and has none in it"):
+    with pytest.raises(ValueError, match="dense contains no EfficientNet"):
         feature_table(dense)
     bodies = [create_model(tiny, name=n, include_top=False, pooling="avg") for n in ("a", "b")]
     inputs = keras.Input((32, 32, 3))
     both = keras.Model(inputs, keras.layers.Add()([b(inputs) for b in bodies]), name="both")
-    with pytest.raises(ValueError, match=r"both has 2 EfficientNets in it \('a', 'b'\)"):
+    with pytest.raises(ValueError, match=r"both contains 2 EfficientNets \('a', 'b'\)"):
         features(both)
-    with pytest.raises(ValueError, match="belong to a model that is built here"):
+    with pytest.raises(ValueError, match="apply to a variant's name"):
         features(bodies[0], 1, input_shape=(64, 64, 3))
 
 

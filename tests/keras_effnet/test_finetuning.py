@@ -7,42 +7,42 @@ from keras_effnet.finetuning import (
     layer_groups,
     layer_rates,
     unfreeze,
-    unfreezing,
+    unfreeze_schedule,
     with_new_head,
 )
 
 
-def _answers(model, images):
+def _outputs(model, images):
     return np.asarray(model(images, training=False))
 
 
-def test_a_new_head_sits_on_the_same_body(keras, small, tame, images):
+def test_a_new_head_shares_the_backbone(keras, small, tame, images):
     model = create_model(small, classes=7, input_shape=(32, 32, 3), dropout_rate=0.4)
     tame(model)
     new = with_new_head(model, 3)
     assert new.output_shape == (None, 3)
     assert new.name == model.name
     shared = [layer.name for layer in new.layers if layer in model.layers]
-    assert shared == [layer.name for layer in model.layers[:-2]]  # to avg_pool, normalization too
+    assert shared == [layer.name for layer in model.layers[:-2]]  # up to avg_pool
     assert "normalization" in shared
     assert new.get_layer("top_dropout").rate == 0.4
     pooled = keras.Model(model.input, model.get_layer("avg_pool").output)
     again = keras.Model(new.input, new.get_layer("avg_pool").output)
-    np.testing.assert_array_equal(_answers(pooled, images(32)), _answers(again, images(32)))
+    np.testing.assert_array_equal(_outputs(pooled, images(32)), _outputs(again, images(32)))
 
 
-def test_a_new_head_first_says_the_same_to_everything(keras, tiny, images):
+def test_a_new_head_first_predicts_equal_scores(keras, tiny, images):
     new = with_new_head(create_model(tiny, input_shape=(32, 32, 3)), 4)
-    np.testing.assert_allclose(_answers(new, images(32)), np.full((2, 4), 0.25))
+    np.testing.assert_allclose(_outputs(new, images(32)), np.full((2, 4), 0.25))
     logits = with_new_head(new, 5, activation=None, dropout_rate=0.1)
-    np.testing.assert_array_equal(_answers(logits, images(32)), np.zeros((2, 5)))
+    np.testing.assert_array_equal(_outputs(logits, images(32)), np.zeros((2, 5)))
     assert logits.get_layer("top_dropout").rate == 0.1
 
 
 @pytest.mark.parametrize(("pooling", "layer"), [(None, "avg_pool"), ("max", "max_pool")])
-def test_a_model_without_top_gets_one(keras, tiny, pooling, layer):
-    body = create_model(tiny, include_top=False, pooling=pooling)
-    new = with_new_head(body, 2)
+def test_a_model_without_top_gets_a_head(keras, tiny, pooling, layer):
+    backbone = create_model(tiny, include_top=False, pooling=pooling)
+    new = with_new_head(backbone, 2)
     assert new.output_shape == (None, 2)
     assert [x.name for x in new.layers][-3:] == [layer, "top_dropout", "predictions"]
 
@@ -50,7 +50,7 @@ def test_a_model_without_top_gets_one(keras, tiny, pooling, layer):
 def test_a_new_head_computes_in_float32(keras, tiny, images):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     new = with_new_head(create_model(tiny, input_shape=(32, 32, 3)), 4)
-    assert _answers(new, images(32)).dtype == np.float32
+    assert _outputs(new, images(32)).dtype == np.float32
 
 
 def test_a_new_head_survives_saving(keras, tiny, tmp_path, images):
@@ -58,14 +58,14 @@ def test_a_new_head_survives_saving(keras, tiny, tmp_path, images):
     new.set_weights([w + 0.1 for w in new.get_weights()])
     new.save(tmp_path / "x.keras")
     loaded = keras.saving.load_model(tmp_path / "x.keras", compile=False)
-    np.testing.assert_array_equal(_answers(loaded, images(32)), _answers(new, images(32)))
+    np.testing.assert_array_equal(_outputs(loaded, images(32)), _outputs(new, images(32)))
 
 
 def test_every_layer_is_in_one_group(keras, small):
     model = create_model(small, input_shape=(32, 32, 3))
     groups = layer_groups(model)
     assert list(groups) == ["stem", "block1", "block2", "block3", "top", "head"]
-    assert [layer.name for part in groups.values() for layer in part] == [
+    assert [layer.name for layers in groups.values() for layer in layers] == [
         layer.name for layer in model.layers
     ]
     assert [x.name for x in groups["top"]] == ["top_conv", "top_bn", "top_activation"]
@@ -73,10 +73,10 @@ def test_every_layer_is_in_one_group(keras, small):
     assert "head" not in layer_groups(create_model(small, include_top=False))
 
 
-def test_layers_around_the_network_have_their_group(keras, tiny):
-    body = create_model(tiny, include_top=False, pooling="avg")
+def test_layers_around_the_network_belong_to_a_group(keras, tiny):
+    backbone = create_model(tiny, include_top=False, pooling="avg")
     model = keras.Sequential(
-        [keras.Input((32, 32, 3)), keras.layers.Rescaling(1.0), body, keras.layers.Dense(2)]
+        [keras.Input((32, 32, 3)), keras.layers.Rescaling(1.0), backbone, keras.layers.Dense(2)]
     )
     groups = layer_groups(model)
     assert list(groups) == ["stem", "block1", "block2", "top", "head"]
@@ -86,7 +86,7 @@ def test_layers_around_the_network_have_their_group(keras, tiny):
     assert len(model.trainable_variables) == 2
 
 
-def test_freezing_says_how_the_whole_model_is(keras, tiny):
+def test_freeze_sets_every_layer_of_the_model(keras, tiny):
     model = create_model(tiny, classes=3)
     every = len(model.trainable_variables)
     assert freeze(model) == ("stem", "block1", "block2", "top")
@@ -103,7 +103,7 @@ def test_freezing_says_how_the_whole_model_is(keras, tiny):
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
-def test_training_moves_what_is_not_frozen_and_nothing_else(keras, tiny, images, batch_norm):
+def test_training_changes_only_unfrozen_layers(keras, tiny, images, batch_norm):
     model = with_new_head(create_model(tiny, input_shape=(32, 32, 3)), 2)
     freeze(model, up_to="block1", batch_norm=batch_norm)
     moved = _moved_by_training(keras, model, images, steps=2)
@@ -117,10 +117,10 @@ def test_training_moves_what_is_not_frozen_and_nothing_else(keras, tiny, images,
                 assert (layer.name in moved) == (batch_norm == "train" or not is_norm), layer.name
 
 
-def test_gradual_unfreezing_trains_one_more_group_at_a_time(keras, tiny, images):
+def test_each_unfreeze_phase_trains_one_more_group(keras, tiny, images):
     model = with_new_head(create_model(tiny, input_shape=(32, 32, 3)), 2)
     groups, moved = layer_groups(model), []
-    for step in unfreezing(groups, epochs=2):
+    for step in unfreeze_schedule(groups, epochs=2):
         freeze(model, step.freeze_up_to)
         moved.append(_moved_by_training(keras, model, images, steps=2))
         trained = {n for n, layers in groups.items() if moved[-1] & {x.name for x in layers}}
@@ -129,12 +129,12 @@ def test_gradual_unfreezing_trains_one_more_group_at_a_time(keras, tiny, images)
 
 
 def _moved_by_training(keras, model, images, steps):
-    """Names of the layers whose weights some steps change."""
+    """Names of the layers whose weights change within some steps."""
     before = {layer.name: layer.get_weights() for layer in model.layers}
     by_jax = keras.__version__[0] != "2" and keras.backend.backend() == "jax"
-    how = {} if by_jax else {"run_eagerly": True}  # TensorFlow would trace for longer than it runs
+    how = {} if by_jax else {"run_eagerly": True}  # tracing takes longer than running
     model.compile("adam", "sparse_categorical_crossentropy", **how)
-    for _ in range(steps):  # at the first, a head of zeros sends nothing back
+    for _ in range(steps):  # in the first, a zero head gives no gradient
         model.train_on_batch(images(32), np.array([0, 1]))
     return {
         layer.name
@@ -144,19 +144,19 @@ def _moved_by_training(keras, model, images, steps):
     }
 
 
-def test_rates_fall_from_the_head_to_the_stem(keras, small):
+def test_layer_rates_decrease_from_head_to_stem(keras, small):
     model = create_model(small, classes=3)
     rates = layer_rates(model, 1e-3, decay=0.5)
     assert set(rates) == {layer.name for layer in model.layers if layer.weights}
     want = {"predictions": 0, "top_bn": 1, "block3b_bn": 2, "block1a_project_bn": 4, "stem_conv": 5}
     assert {n: rates[n] for n in want} == {n: 1e-3 * 0.5**d for n, d in want.items()}
-    body = create_model(small, include_top=False)  # the same rates, whatever will be put on top
-    assert layer_rates(body, 1e-3, 0.5)["top_conv"] == rates["top_conv"]
+    backbone = create_model(small, include_top=False)  # the same rates without a head
+    assert layer_rates(backbone, 1e-3, 0.5)["top_conv"] == rates["top_conv"]
     assert set(layer_rates(model, 0.1, decay=1).values()) == {0.1}
 
 
 @pytest.mark.tensorflow_only("the loop is TensorFlow's")
-def test_one_optimizer_a_rate_trains_each_layer_at_its_own(keras, tiny, images):
+def test_one_optimizer_per_rate_trains_each_layer_at_its_rate(keras, tiny, images):
     import tensorflow as tf
 
     model = create_model(tiny, classes=3, input_shape=(32, 32, 3), drop_path_rate=0)
@@ -177,13 +177,13 @@ def test_one_optimizer_a_rate_trains_each_layer_at_its_own(keras, tiny, images):
             np.testing.assert_allclose(v.numpy(), want, rtol=1e-5, atol=1e-7)
 
 
-def test_gradual_unfreezing_ends_with_the_epochs_or_the_groups():
-    short = unfreezing(["stem", "block1", "block2", "head"], epochs=3, epochs_each=2)
+def test_the_unfreeze_schedule_ends_with_epochs_or_groups():
+    short = unfreeze_schedule(["stem", "block1", "block2", "head"], epochs=3, epochs_each=2)
     assert [(s.first_epoch, s.end_epoch, s.freeze_up_to) for s in short] == [
         (0, 2, "block2"),
         (2, 3, "block1"),
     ]
-    long = unfreezing(["stem", "head"], epochs=10)
+    long = unfreeze_schedule(["stem", "head"], epochs=10)
     assert [(s.first_epoch, s.end_epoch, s.freeze_up_to) for s in long] == [
         (0, 1, "stem"),
         (1, 10, None),
@@ -192,32 +192,32 @@ def test_gradual_unfreezing_ends_with_the_epochs_or_the_groups():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda m: freeze(m, "blok2"), "Unknown group 'blok2'. Did you mean 'block2' or 'block1'"),
         (lambda m: freeze(m, "block9"), "Known: stem, block1, block2, top, head"),
         (lambda m: freeze(m, batch_norm="freeze"), "Unknown batch_norm 'freeze'. Did you mean"),
         (lambda m: unfreeze(m, batch_norm=None), "Unknown batch_norm None"),
-        (lambda m: layer_rates(m, 0), "rate 0 is no learning rate"),
+        (lambda m: layer_rates(m, 0), "rate 0 is not a learning rate"),
         (lambda m: layer_rates(m, 1e-3, decay=0), "decay 0 is out of range"),
-        (lambda m: unfreezing(layer_groups(m), 0), "epochs 0 cannot work"),
-        (lambda m: unfreezing(layer_groups(m), 5, epochs_each=1.5), "epochs_each 1.5"),
-        (lambda m: unfreezing([], 5), "no groups"),
+        (lambda m: unfreeze_schedule(layer_groups(m), 0), "epochs 0 is invalid"),
+        (lambda m: unfreeze_schedule(layer_groups(m), 5, epochs_each=1.5), "epochs_each 1.5"),
+        (lambda m: unfreeze_schedule([], 5), "no groups"),
         (lambda m: with_new_head(m, 0), "classes 0 is not a number of classes"),
         (lambda m: with_new_head(m, True), "classes True"),
         (lambda m: with_new_head(m, 3, dropout_rate=1), "dropout_rate 1 is out of range"),
     ],
 )
-def test_what_cannot_work_is_told_and_changes_nothing(keras, tiny, change, said):
+def test_invalid_arguments_raise_and_change_nothing(keras, tiny, change, message):
     model = create_model(tiny, classes=3)
     every = len(model.trainable_variables)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         change(model)
     assert len(model.trainable_variables) == every
 
 
-def test_a_head_belongs_on_the_network_itself(keras, tiny):
-    body = create_model(tiny, include_top=False, pooling="avg", name="body")
-    model = keras.Sequential([keras.Input((32, 32, 3)), body, keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match=r"give model.get_layer\('body'\)"):
+def test_a_nested_network_cannot_get_a_new_head(keras, tiny):
+    backbone = create_model(tiny, include_top=False, pooling="avg", name="backbone")
+    model = keras.Sequential([keras.Input((32, 32, 3)), backbone, keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"give model.get_layer\('backbone'\)"):
         with_new_head(model, 3)

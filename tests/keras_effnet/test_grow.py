@@ -7,7 +7,7 @@ import pytest
 
 from keras_effnet.constructors import create_model
 from keras_effnet.network_plan import plan
-from keras_effnet.pretrained import files
+from keras_effnet.pretrained.assign import assign_weights
 from keras_effnet.variants import VARIANTS
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "tools" / "grow.py"
@@ -23,7 +23,7 @@ def script():
 
 @pytest.fixture
 def large(small):
-    """Wider at every place, and a block more in every stage."""
+    """Wider in every layer, with one more block in every stage."""
     return dataclasses.replace(small, name="large", width=0.8, depth=1.4)
 
 
@@ -39,16 +39,16 @@ def _stored(model):
 
 @pytest.fixture
 def networks(keras, small, large, tame):
-    """A small network with weights that matter, and a large one without."""
+    """A small network with well-scaled weights, and a large one without."""
     one, other = _build(small), _build(large)
     tame(one)
     return one, other
 
 
-def test_a_wider_and_deeper_network_gives_the_same_answers(script, networks, small, large, images):
+def test_a_wider_and_deeper_network_gives_equal_outputs(script, networks, small, large, images):
     one, other = networks
     grown = script.grow(_stored(one), plan(small), plan(large), _stored(other))
-    files.assign(other, grown, "grown")
+    assign_weights(other, grown, "grown")
     np.testing.assert_allclose(
         np.asarray(other(images(32), training=False)),
         np.asarray(one(images(32), training=False)),
@@ -57,7 +57,7 @@ def test_a_wider_and_deeper_network_gives_the_same_answers(script, networks, sma
     )
 
 
-def test_an_added_block_is_a_copy_but_for_its_end(script, networks, small):
+def test_an_added_block_is_a_copy_except_its_last_layer(script, networks, small):
     one, _ = networks
     deeper = dataclasses.replace(small, name="deeper", depth=1.4)
     fresh = _stored(_build(deeper))
@@ -70,14 +70,14 @@ def test_an_added_block_is_a_copy_but_for_its_end(script, networks, small):
     assert not gamma.any()
     assert not beta.any()
     np.testing.assert_array_equal(mean, stored["block3b_project_bn"][2])
-    # the only block of stage 1 takes other channels in, so that the new one has its own kernels
+    # the only block of stage 1 has other input channels, so the new one has different kernels
     np.testing.assert_array_equal(
         grown["block1b_project_conv"][0], fresh["block1b_project_conv"][0]
     )
     assert not grown["block1b_project_bn"][0].any()
 
 
-def test_noise_is_on_the_copies_alone(script, networks, small, large):
+def test_noise_is_added_only_to_copies(script, networks, small, large):
     one, other = networks
     stored = _stored(one)
     exact, noisy, again, other_copies = (
@@ -89,7 +89,7 @@ def test_noise_is_on_the_copies_alone(script, networks, small, large):
     np.testing.assert_array_equal(kernels[1][..., :own], kernels[0][..., :own])
     added = (kernels[1] - kernels[0])[..., own:]
     assert 0.02 < added.std() / kernels[0].std() < 0.1
-    np.testing.assert_array_equal(kernels[2], kernels[1])  # the seed decides
+    np.testing.assert_array_equal(kernels[2], kernels[1])  # depends on the seed
     assert not np.array_equal(kernels[3], kernels[0])
 
 

@@ -22,7 +22,7 @@ def photo():
 @pytest.mark.tensorflow_only("compares with TensorFlow's resize")
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("size", [(32, 32), (200, 130), (90, 40), (7, 61)])
-def test_resize_is_tensorflows_to_one_grey_level(photo, size, interpolation):
+def test_resize_matches_tensorflow_within_one_grey_level(photo, size, interpolation):
     import tensorflow as tf
 
     want = np.rint(np.clip(tf.image.resize(photo, size, method=interpolation), 0, 255))
@@ -31,16 +31,16 @@ def test_resize_is_tensorflows_to_one_grey_level(photo, size, interpolation):
     assert np.abs(have.astype(int) - want).max() <= 1
 
 
-def test_the_crop_is_the_official_one(photo):
+def test_the_crop_is_the_official_center_crop(photo):
     """decode_and_center_crop of the official code: offset ((height - size) + 1) // 2."""
-    input_spec = Preprocessing(53, 0.875, "bilinear")  # int(0.875 * 61) pixels: nothing to resize
+    input_spec = Preprocessing(53, 0.875, "bilinear")  # int(0.875 * 61) pixels: no resize
     top, left = (90 - 53 + 1) // 2, (61 - 53 + 1) // 2
     np.testing.assert_array_equal(
         preprocess(photo, input_spec), photo[top : top + 53, left : left + 53]
     )
 
 
-def test_without_a_crop_the_whole_image_is_stretched(photo):
+def test_without_crop_the_image_is_stretched(photo):
     input_spec = Preprocessing(40, None, "bicubic")
     np.testing.assert_array_equal(preprocess(photo, input_spec), resize(photo, 40, 40, "bicubic"))
 
@@ -55,9 +55,7 @@ def test_without_a_crop_the_whole_image_is_stretched(photo):
     ],
 )
 @pytest.mark.parametrize("include_preprocessing", [True, False])
-def test_a_model_remembers_it_through_a_file(
-    keras, tiny, input_spec, include_preprocessing, tmp_path
-):
+def test_preprocessing_survives_saving(keras, tiny, input_spec, include_preprocessing, tmp_path):
     model = create_model(
         tiny,
         classes=3,
@@ -67,40 +65,40 @@ def test_a_model_remembers_it_through_a_file(
     )
     model.save(tmp_path / "x.keras")
     loaded = preprocessing(keras.saving.load_model(tmp_path / "x.keras"))
-    for said in (preprocessing(model), loaded):
-        assert said.image_size == input_spec.image_size
-        assert said.interpolation == input_spec.interpolation
-        assert (said.crop is None) == (input_spec.crop is None)
-        assert said.crop is None or abs(said.crop - input_spec.crop) < 1e-4
+    for message in (preprocessing(model), loaded):
+        assert message.image_size == input_spec.image_size
+        assert message.interpolation == input_spec.interpolation
+        assert (message.crop is None) == (input_spec.crop is None)
+        assert message.crop is None or abs(message.crop - input_spec.crop) < 1e-4
 
 
-def test_a_model_of_one_size_says_that_size_and_is_found_inside_another(keras, tiny):
+def test_preprocessing_has_the_input_size_also_when_nested(keras, tiny):
     inner = create_model(tiny, include_top=False, input_shape=(48, 48, 3), pooling="avg")
     inputs = keras.Input((48, 48, 3))
     outer = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
     assert preprocessing(inner).image_size == preprocessing(outer).image_size == 48
 
 
-def test_a_model_of_others_does_not_say(keras):
+def test_other_models_have_no_preprocessing(keras):
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-    with pytest.raises(ValueError, match="does not say how its images are to be prepared"):
+    with pytest.raises(ValueError, match="does not state its preprocessing"):
         preprocessing(model)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((0, None, "bilinear"), "image_size 0"),
         ((224, 1.5, "bilinear"), "crop 1.5"),
         ((224, None, "nearest"), "interpolation 'nearest'"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_preprocessing_is_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
         Preprocessing(*arguments)
 
 
-def test_an_image_of_another_type_is_refused(photo):
+def test_other_image_types_are_errors(photo):
     with pytest.raises(ValueError, match="float32"):
         preprocess(photo.astype(np.float32), Preprocessing(32, None, "bilinear"))
 

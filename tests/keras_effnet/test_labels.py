@@ -4,7 +4,7 @@ import pytest
 from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
 
 
-def test_imagenet_has_a_thousand_classes_in_the_order_of_wordnets_numbers():
+def test_imagenet_classes_are_in_wordnet_order():
     names = imagenet_classes()
     assert len(names) == 1000
     assert [names[i].split(",")[0] for i in (0, 388, 850, 999)] == [
@@ -12,7 +12,7 @@ def test_imagenet_has_a_thousand_classes_in_the_order_of_wordnets_numbers():
     ]  # fmt: skip
 
 
-def test_every_class_but_teddy_bear_has_its_own_place_in_imagenet21k():
+def test_all_classes_but_teddy_bear_are_in_imagenet21k():
     index = label_map(21843)
     assert len(index) == 1000
     known = [i for i in index if i >= 0]
@@ -22,12 +22,12 @@ def test_every_class_but_teddy_bear_has_its_own_place_in_imagenet21k():
     assert index[850] == -1
 
 
-def test_a_background_class_stands_in_front():
+def test_1001_classes_start_with_background():
     assert label_map(1001) == list(range(1, 1001))
     assert label_map(1000) is None
 
 
-def test_predictions_are_named_best_first():
+def test_predictions_are_named_and_sorted():
     scores = np.zeros((2, 1000))
     scores[0, 207], scores[0, 388], scores[1, 0] = 0.7, 0.2, 0.5
     first, second = decode_predictions(scores, top=2)
@@ -36,7 +36,7 @@ def test_predictions_are_named_best_first():
     assert second[0][0] == 0
 
 
-def test_class_names_that_do_not_fit_are_refused():
+def test_wrong_numbers_of_class_names_are_errors():
     with pytest.raises(ValueError, match="2 class names for 3 classes"):
         decode_predictions(np.zeros((1, 3)), class_names=["a", "b"])
     with pytest.raises(ValueError, match="give \\(images, classes\\)"):

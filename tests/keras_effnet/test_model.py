@@ -10,7 +10,7 @@ from keras_effnet.constructors import create_model
 from keras_effnet.network_plan import plan
 from keras_effnet.variants import V1, VARIANTS, Stage
 
-# keras.applications has the others: test_parity builds them and counts them too.
+# The others are in keras.applications: test_parity.py builds and counts them.
 OURS_ALONE = [
     "efficientnet-b8",
     "efficientnet-l2",
@@ -37,7 +37,7 @@ def _trainable(model):
         *[pytest.param(n, marks=pytest.mark.slow) for n in OURS_ALONE],
     ],
 )
-def test_built_parameters_are_exact_to_the_last_digit(keras, name, zoo):
+def test_built_models_have_exactly_the_published_parameters(keras, name, zoo):
     facts = zoo[name]
     model = create_model(name)
     assert model.count_params() == facts["total"]
@@ -49,7 +49,7 @@ def test_built_parameters_are_exact_to_the_last_digit(keras, name, zoo):
 
 
 @pytest.mark.parametrize("rates", [{}, {"drop_path_rate": 0.0, "dropout_rate": 0.0}])
-def test_what_the_plan_says_is_what_is_built(keras, small, rates):
+def test_the_model_follows_its_plan(keras, small, rates):
     p = plan(small, **rates)
     model = create_model(small, classes=3, **rates)
     for b in p.blocks:
@@ -69,16 +69,16 @@ def test_what_the_plan_says_is_what_is_built(keras, small, rates):
             assert (layer.momentum, layer.epsilon) == (p.bn_momentum, p.bn_epsilon)
 
 
-def test_layers_are_stock_layers(keras, small):
+def test_all_layers_are_stock_layers(keras, small):
     for layer in create_model(small, classes=3).layers:
         assert type(layer).__module__.startswith("keras."), layer.name
 
 
-def test_normalisation_is_no_weight(keras, small):
+def test_normalization_constants_are_not_weights(keras, small):
     assert create_model(small, classes=3).get_layer("normalization").weights == []
 
 
-def test_without_preprocessing_the_model_wants_normalised_pixels(keras, small, images, tame):
+def test_a_model_without_preprocessing_takes_normalized_pixels(keras, small, images, tame):
     whole = create_model(small, classes=3, classifier_activation=None)
     bare = create_model(small, classes=3, classifier_activation=None, include_preprocessing=False)
     tame(whole)
@@ -91,14 +91,14 @@ def test_without_preprocessing_the_model_wants_normalised_pixels(keras, small, i
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_other_channel_counts_are_normalised_by_the_mean_of_the_colours(keras, tiny, channels):
+def test_other_channel_counts_use_the_mean_of_the_rgb_constants(keras, tiny, channels):
     model = create_model(tiny, classes=3, input_shape=(32, 32, channels))
     first = keras.Model(model.input, model.get_layer("normalization").output)
     x = np.full((1, 32, 32, channels), 255, "float32")
     np.testing.assert_allclose(_numbers(first(x)), 127 / 128, rtol=1e-6)
 
 
-def test_whole_numbers_give_what_floats_give(keras, tiny, tame):
+def test_integer_pixels_give_the_same_outputs_as_floats(keras, tiny, tame):
     model = create_model(tiny, classes=3)
     tame(model)
     x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype="uint8")
@@ -109,8 +109,8 @@ def test_whole_numbers_give_what_floats_give(keras, tiny, tame):
     np.testing.assert_array_equal(_numbers(integer(x)), want)
 
 
-def test_a_dynamic_size_gives_exactly_the_static_answer(keras, small, images, tame):
-    """keras.applications' V1 pads by the size it was built for: wrong where one turns odd."""
+def test_dynamic_and_static_sizes_give_equal_outputs(keras, small, images, tame):
+    """keras.applications' V1 pads by its static size, which is wrong for odd sizes."""
     dynamic = create_model(small, classes=3, input_shape=(None, None, 3))
     tame(dynamic)
     for height, width in ((64, 64), (45, 67)):
@@ -126,7 +126,7 @@ def test_feature_maps_halve_and_round_up(keras, small, images):
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
-def test_pooling_gives_vectors(keras, tiny, images, tame, pooling):
+def test_pooling_outputs_vectors(keras, tiny, images, tame, pooling):
     maps = create_model(tiny, include_top=False)
     vectors = create_model(tiny, include_top=False, pooling=pooling)
     tame(maps)
@@ -137,28 +137,28 @@ def test_pooling_gives_vectors(keras, tiny, images, tame, pooling):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_the_classifier_answers_in_float32_under_mixed_precision(keras, tiny, images, tame, policy):
+def test_the_classifier_is_float32_under_mixed_precision(keras, tiny, images, tame, policy):
     x = images(32)
     full = create_model(tiny, classes=3)
     tame(full)
     keras.mixed_precision.set_global_policy(policy)
     mixed = create_model(tiny, classes=3)
     mixed.set_weights(full.get_weights())
-    answer = mixed(x)
-    assert _numbers(answer).dtype == np.float32
+    output = mixed(x)
+    assert _numbers(output).dtype == np.float32
     assert mixed.get_layer("top_conv").compute_dtype == policy.replace("mixed_", "")
     assert mixed.get_layer("normalization").compute_dtype == "float32"
-    np.testing.assert_allclose(_numbers(answer), _numbers(full(x)), atol=0.05)
-    assert np.ptp(_numbers(answer)) > 0
+    np.testing.assert_allclose(_numbers(output), _numbers(full(x)), atol=0.05)
+    assert np.ptp(_numbers(output)) > 0
 
 
 @pytest.mark.parametrize("name", ["backbone", "My-Net.v2", "b", "resnet50"])
 def test_a_model_may_have_any_name(keras, tiny, name):
-    """keras.applications' V2 looks its own blocks up by it: KeyError."""
+    """keras.applications' V2 finds its blocks by the model's name, and raises KeyError."""
     assert create_model(tiny, classes=3, name=name).name == name
 
 
-def test_it_builds_upon_a_tensor_and_is_called_without_a_warning(keras, tiny, images):
+def test_a_model_on_an_input_tensor_is_called_without_a_warning(keras, tiny, images):
     image = keras.Input((40, 40, 3))
     model = create_model(tiny, classes=3, input_tensor=keras.layers.ReLU()(image))
     assert model(images(40)).shape == (2, 3)
@@ -167,23 +167,23 @@ def test_it_builds_upon_a_tensor_and_is_called_without_a_warning(keras, tiny, im
 
 
 def test_a_plain_model_is_called_without_a_warning(keras, tiny, images):
-    """Keras warns when a model of a list of one input is given one tensor."""
+    """Keras warns if a model with a list of one input is called with a tensor."""
     model = create_model(tiny, classes=3)
     assert model(images(32)).shape == (2, 3)
     assert not isinstance(model.input, list)
 
 
-def test_layers_of_the_same_shape_begin_with_different_weights(keras, tiny):
+def test_layers_of_equal_shape_start_with_different_weights(keras, tiny):
     deep = dataclasses.replace(tiny, depth=2.0)
     model = create_model(deep, classes=3)
-    for part in ("expand_conv", "dwconv2", "project_conv", "se_reduce", "se_expand"):
-        one, other = (model.get_layer(f"block2{c}_{part}").get_weights()[0] for c in "bc")
+    for suffix in ("expand_conv", "dwconv2", "project_conv", "se_reduce", "se_expand"):
+        one, other = (model.get_layer(f"block2{c}_{suffix}").get_weights()[0] for c in "bc")
         assert one.shape == other.shape
-        assert not np.array_equal(one, other), part
+        assert not np.array_equal(one, other), suffix
 
 
-def test_weights_begin_as_the_official_code_has_them(keras, tiny):
-    """Normal, not truncated, over fan_out; a depthwise kernel's fan_out is its area alone."""
+def test_initial_weights_follow_the_official_distributions(keras, tiny):
+    """Normal, not truncated, over fan_out; a depthwise kernel's fan_out is only its area."""
     wide = dataclasses.replace(tiny, width=8.0)
     model = create_model(wide, classes=400)
 
@@ -199,7 +199,7 @@ def test_weights_begin_as_the_official_code_has_them(keras, tiny):
         w = kernel(name)
         std = (2.0 / fan_out) ** 0.5
         assert w.std() == pytest.approx(std, rel=0.05), name
-        assert np.abs(w).max() > 2.6 * std, name  # a truncated normal ends at 2.27 of its std
+        assert np.abs(w).max() > 2.6 * std, name  # a truncated normal ends at 2.27 std
     classifier, bias = model.get_layer("predictions").get_weights()
     limit = 400**-0.5  # uniform within 1 / sqrt(classes)
     assert 0.98 * limit < np.abs(classifier).max() <= limit
@@ -213,15 +213,15 @@ def test_weights_begin_as_the_official_code_has_them(keras, tiny):
     assert not mean.any()
 
 
-def test_stochastic_depth_drops_whole_examples_in_training_alone(keras, tiny, tame):
-    """Of block2b, the only residual block: what is dropped leaves the shortcut untouched."""
+def test_stochastic_depth_drops_examples_only_in_training(keras, tiny, tame):
+    """In block2b, the only residual block, a dropped branch leaves the shortcut unchanged."""
     model = create_model(tiny, classes=3, drop_path_rate=0.9)
     tame(model)
     names = ("block2a_project_bn", "block2b_add")
     inside = keras.Model(model.input, [model.get_layer(n).output for n in names])
     for layer in inside.layers:
         if type(layer).__name__ == "BatchNormalization":
-            layer.trainable = False  # else batch statistics move the shortcut too
+            layer.trainable = False  # otherwise batch statistics would change the shortcut
     x = np.random.default_rng(3).uniform(0, 255, (64, 32, 32, 3)).astype("float32")
     shortcut, out = (_numbers(t) for t in inside(x, training=True))
     dropped = (shortcut == out).all(axis=(1, 2, 3))
@@ -243,7 +243,7 @@ def test_channels_first_builds_the_same_network(keras, small):
 
 
 @pytest.mark.jax_only("TensorFlow has no channels_first convolutions on a CPU")
-def test_channels_first_answers_as_channels_last(keras, small, images, tame):
+def test_channels_first_gives_the_outputs_of_channels_last(keras, small, images, tame):
     last = create_model(small, classes=3, classifier_activation=None)
     tame(last)
     keras.backend.set_image_data_format("channels_first")
@@ -255,7 +255,7 @@ def test_channels_first_answers_as_channels_last(keras, small, images, tame):
     )
 
 
-def test_a_keras_file_gives_the_same_model_back(keras, small, images, tame, tmp_path):
+def test_a_keras_file_restores_the_model(keras, small, images, tame, tmp_path):
     model = create_model(small, classes=3, name="mine")
     tame(model)
     model.save(tmp_path / "mine.keras")
@@ -265,19 +265,21 @@ def test_a_keras_file_gives_the_same_model_back(keras, small, images, tame, tmp_
     np.testing.assert_array_equal(_numbers(again(images(64))), _numbers(model(images(64))))
 
 
-def test_json_gives_the_same_network_back(keras, small, images, tame):
+def test_json_restores_the_network(keras, small, images, tame):
     model = create_model(small, classes=3)
     tame(model)
     again = keras.models.model_from_json(model.to_json())
     assert json.loads(again.to_json()) == json.loads(model.to_json())
-    again.set_weights(model.get_weights())  # normalisation has none, and must have come along
+    again.set_weights(
+        model.get_weights()
+    )  # the normalization has no weights, so JSON must contain it
     np.testing.assert_array_equal(_numbers(again(images(64))), _numbers(model(images(64))))
 
 
 LOAD = """
 import sys
 import numpy as np
-x, want = (np.load(f"{n}.npy") for n in ("images", "answers"))
+x, want = (np.load(f"{n}.npy") for n in ("images", "outputs"))
 import keras
 have = {"keras": keras.models.load_model("mine.keras")(x)}
 if %r:
@@ -285,19 +287,17 @@ if %r:
     exported = tf.saved_model.load("mine")
     have["savedmodel"] = exported.serve(x)
 assert "keras_effnet" not in sys.modules
-for what, answers in have.items():
-    print(what, np.abs(np.array(answers) - want).max())
+for what, outputs in have.items():
+    print(what, np.abs(np.array(outputs) - want).max())
 """
 
 
-def test_saved_files_load_where_this_package_is_not(
-    keras, tiny, images, tame, tmp_path, run_python
-):
+def test_saved_files_load_without_this_package(keras, tiny, images, tame, tmp_path, run_python):
     model = create_model(tiny, classes=3)
     tame(model)
     x = images(32)
     np.save(tmp_path / "images.npy", x)
-    np.save(tmp_path / "answers.npy", _numbers(model(x)))
+    np.save(tmp_path / "outputs.npy", _numbers(model(x)))
     model.save(tmp_path / "mine.keras")
     on_tensorflow = _backend(keras) == "tensorflow"
     if on_tensorflow:
@@ -310,11 +310,13 @@ def test_saved_files_load_where_this_package_is_not(
 
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("a SavedModel is TensorFlow's")
-def test_xls_names_beyond_z_export(keras, images, tame, tmp_path):
-    """keras.applications' letters go on with '{', which no TensorFlow scope may hold."""
+def test_layer_names_after_z_can_be_exported(keras, images, tame, tmp_path):
+    """keras.applications continues with '{', which is invalid in TensorFlow scopes."""
     import tensorflow as tf
 
-    xl = VARIANTS["efficientnetv2-xl"]  # its 32 blocks of stage 6, narrow; one of each other stage
+    xl = VARIANTS[
+        "efficientnetv2-xl"
+    ]  # narrow, with all 32 blocks of stage 6 and one of each other stage
     stages = [s if s.repeats == 32 else dataclasses.replace(s, repeats=1) for s in xl.stages]
     narrow = dataclasses.replace(xl, width=0.125, stages=tuple(stages))
     model = create_model(narrow, classes=3, input_shape=(32, 32, 3))
@@ -327,8 +329,8 @@ def test_xls_names_beyond_z_export(keras, images, tame, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.tensorflow_only("test_deep_networks_build_within_pythons_recursion_limit covers it")
-def test_xls_keras_file_loads_within_pythons_recursion_limit(keras, images, tame, tmp_path):
+@pytest.mark.tensorflow_only("test_deep_networks_build_within_the_recursion_limit covers it")
+def test_an_xl_keras_file_loads_within_the_recursion_limit(keras, images, tame, tmp_path):
     narrow = dataclasses.replace(VARIANTS["efficientnetv2-xl"], width=0.125)
     model = create_model(narrow, classes=3, input_shape=(32, 32, 3))
     tame(model)
@@ -337,8 +339,8 @@ def test_xls_keras_file_loads_within_pythons_recursion_limit(keras, images, tame
     np.testing.assert_array_equal(_numbers(again(images(32))), _numbers(model(images(32))))
 
 
-def test_deep_networks_build_within_pythons_recursion_limit(keras, tiny):
-    """Keras walks a network recursively; through XL's branches that is 1,012 calls deep."""
+def test_deep_networks_build_within_the_recursion_limit(keras, tiny):
+    """Keras traverses a network recursively; through XL's branches that is 1,012 calls deep."""
     deep = dataclasses.replace(tiny, stages=(Stage("fused", 3, 1, 1, 8, 60, 0.0),))
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack(0)) + 200)
@@ -349,7 +351,7 @@ def test_deep_networks_build_within_pythons_recursion_limit(keras, tiny):
     assert len(model.layers) > 240
 
 
-def test_a_variant_of_ones_own_builds(keras, tiny, images):
+def test_a_custom_variant_builds(keras, tiny, images):
     own = dataclasses.replace(tiny, name="own", family=V1, width=1.5, image_size=48)
     model = create_model(own, classes=2)
     assert model.name == "own"
@@ -361,6 +363,6 @@ def _backend(keras):
 
 
 def _export(model, path):
-    """Without the listing that Keras prints."""
+    """Without the output that Keras prints."""
     quiet = {"verbose": False} if "verbose" in inspect.signature(model.export).parameters else {}
     model.export(str(path), **quiet)

@@ -31,8 +31,8 @@ def test_symmetric_padding_is_a_layer_before_each_strided_convolution(keras, sma
 
 
 @pytest.mark.parametrize("size", [64, 65, 67])
-def test_sizes_are_those_of_same_and_odd_sizes_equal_it(keras, small, images, tame, size):
-    """At an odd size "same" pads evenly: both are one network there."""
+def test_output_sizes_equal_same_padding(keras, small, images, tame, size):
+    """At odd sizes "same" pads symmetrically, so both networks are equal."""
     options = {"include_top": False, "input_shape": (size, size, 3)}
     ours = create_model(dataclasses.replace(small, padding="symmetric"), **options)
     tame(ours)
@@ -46,8 +46,8 @@ def test_sizes_are_those_of_same_and_odd_sizes_equal_it(keras, small, images, ta
         assert np.abs(have - want).max() > 1e-3
 
 
-def test_the_plan_says_it_and_an_unknown_padding_is_refused(small):
+def test_the_plan_states_the_padding(small):
     assert "padding" not in str(plan(small))
     assert "symmetric padding" in str(plan(dataclasses.replace(small, padding="symmetric")))
-    with pytest.raises(ValueError, match="padding 'valid' is not known: give 'same' or 'symm"):
+    with pytest.raises(ValueError, match="padding 'valid' is unknown: give 'same' or 'symm"):
         plan(dataclasses.replace(small, padding="valid"))

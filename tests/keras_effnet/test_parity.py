@@ -1,4 +1,4 @@
-"""Our networks and keras.applications', with the same weights: the same answers, under the same
+"""Our networks and keras.applications', with the same weights: equal outputs, under the same
 names, through the same signatures."""
 
 import dataclasses
@@ -21,18 +21,18 @@ SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
 }
 FAST = ("efficientnet-b0", "efficientnetv2-b0")
 SPEEDS = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SHARED]
-ODD = (65, 97)  # keras.applications' V1 is right at odd sizes only when built for them
+ODD = (65, 97)  # keras.applications' V1 is correct at odd sizes only if built for them
 
-# Layers without weights that one side alone has.
+# Layers without weights that only one side has.
 THEIRS_ALONE = re.compile(
-    r"rescaling(_\d+)?"  # ours normalises in one layer
-    r"|normalization(_\d+)?"  # theirs counts up through a session; ours is plain "normalization"
-    r"|stem_conv_pad|block\d[a-z]_dwconv_pad"  # V1 pads by hand
+    r"rescaling(_\d+)?"  # ours has one normalization layer
+    r"|normalization(_\d+)?"  # theirs is numbered within a session
+    r"|stem_conv_pad|block\d[a-z]_dwconv_pad"  # V1 pads in separate layers
 )
 OURS_ALONE = re.compile(
     r"normalization"
-    r"|preprocessing_\w+(\.\w+)*"  # says how images are prepared, and does nothing
-    r"|block1a_drop"  # rate 0: theirs leaves the layer out, and the graph depends on the rate
+    r"|preprocessing_\w+(\.\w+)*"  # stores the preprocessing
+    r"|block1a_drop"  # theirs omits the layer at rate 0
 )
 
 
@@ -79,7 +79,7 @@ def _assert_same_layers(ours, theirs, v1):
             assert [w.shape for w in mine.weights] == [w.shape for w in other.weights], name
         if type(mine).__name__ == "BatchNormalization":
             assert (mine.momentum, mine.epsilon) == (other.momentum, other.epsilon), name
-        if v1 and name.endswith("_drop"):  # V2's are wrong there: see test_plan
+        if v1 and name.endswith("_drop"):  # V2's are wrong there: see test_network_plan.py
             assert mine.rate == pytest.approx(other.rate, abs=1e-12), name
 
     def order(model):
@@ -90,10 +90,10 @@ def _assert_same_layers(ours, theirs, v1):
 
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
 @pytest.mark.parametrize("name", SPEEDS)
-def test_released_files_names_logits_and_features_equal_keras_applications(
+def test_released_files_logits_and_features_match_applications(
     keras, name, zoo, images, tame, release
 ):
-    """weights="imagenet" out of files that keras.applications' own network wrote."""
+    """weights="imagenet" with files written by keras.applications' network."""
     theirs = getattr(keras.applications, SHARED[name])(
         weights=None, input_shape=(*ODD, 3), classifier_activation=None
     )
@@ -101,8 +101,8 @@ def test_released_files_names_logits_and_features_equal_keras_applications(
     both = keras.Model(theirs.input, [theirs.get_layer("top_activation").output, theirs.output])
     x = images(*ODD)
     want_features, want_logits = (_numbers(t) for t in both(x))
-    assert 0.05 < np.abs(want_logits).max() < 50  # else 1e-5 says nothing
-    assert np.abs(want_logits[0] - want_logits[1]).max() > 1e-4  # nor if the image did not matter
+    assert 0.05 < np.abs(want_logits).max() < 50  # otherwise 1e-5 would be meaningless
+    assert np.abs(want_logits[0] - want_logits[1]).max() > 1e-4  # the outputs depend on the image
 
     build = getattr(keras_effnet, SHARED[name])
     release(name, theirs, keras.Model(theirs.input, theirs.get_layer("top_activation").output))
@@ -122,8 +122,8 @@ def test_released_files_names_logits_and_features_equal_keras_applications(
 
 
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
-def test_a_dynamic_network_gives_exactly_the_static_answer(keras, images, tame):
-    """75 px turns odd on the way down: 75, 38, 19, 10, 5, 3."""
+def test_dynamic_and_static_published_networks_are_equal(keras, images, tame):
+    """75 px leads to odd sizes: 75, 38, 19, 10, 5, 3."""
     name = "efficientnet-b0"
     dynamic = create_model(name, input_shape=(None, None, 3), classifier_activation=None)
     static = create_model(name, input_shape=(75, 75, 3), classifier_activation=None)
@@ -133,7 +133,7 @@ def test_a_dynamic_network_gives_exactly_the_static_answer(keras, images, tame):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (45, 67)])
-def test_small_variants_equal_keras_applications_own_builder(
+def test_small_variants_match_keras_applications_builder(
     keras, small, size, images, tame, copy_by_name, by_applications
 ):
     theirs = by_applications(small, (*size, 3), classes=5)
@@ -146,10 +146,10 @@ def test_small_variants_equal_keras_applications_own_builder(
     _close(ours(images(*size)), want, "logits")
 
 
-def test_small_variants_with_128_centred_pixels_equal_theirs(
+def test_small_variants_match_with_pixels_centered_at_128(
     keras, small, images, tame, copy_by_name, by_applications
 ):
-    """V2 S, M, L; theirs decides by the name's last part."""
+    """V2 S, M, L; keras.applications decides by the suffix of the name."""
     if small.family is V1:
         pytest.skip("V1 has one normalisation")
     row = VARIANTS["efficientnetv2-s"].normalization
@@ -163,15 +163,15 @@ def test_small_variants_with_128_centred_pixels_equal_theirs(
 
 @pytest.mark.parametrize("name", SHARED)
 def test_signatures_are_keras_applications(keras, name):
-    """Names, order, kinds and defaults; what is ours alone is keyword-only, behind."""
+    """Names, order, kinds and defaults; additional arguments follow and are keyword-only."""
     theirs = inspect.signature(getattr(keras.applications, SHARED[name])).parameters.values()
     ours = list(inspect.signature(getattr(keras_effnet, SHARED[name])).parameters.values())
     shared = [p for p in theirs if p.kind is not p.VAR_KEYWORD]  # Keras 2.15's V1 takes **kwargs
 
-    def said(parameters):
+    def described(parameters):
         return [(p.name, p.kind, p.default) for p in parameters]
 
-    assert said(ours[: len(shared)]) == said(shared)
+    assert described(ours[: len(shared)]) == described(shared)
     rest = ours[len(shared) :]
     if keras.__version__.startswith("2."):  # before `name`
         assert rest.pop(0).name == "name"
@@ -181,7 +181,7 @@ def test_signatures_are_keras_applications(keras, name):
     assert {p.kind for p in rest} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_the_other_variants_have_the_same_signatures():
+def test_other_variants_have_the_same_signatures():
     v1 = inspect.signature(keras_effnet.EfficientNetB0).parameters
     v2 = inspect.signature(keras_effnet.EfficientNetV2B0).parameters
     for function, like, name in (
@@ -195,7 +195,7 @@ def test_the_other_variants_have_the_same_signatures():
         assert have["name"].default == name
 
 
-def test_every_function_is_public_named_and_documented():
+def test_every_constructor_is_public_named_and_documented():
     functions = {**SHARED, "efficientnet-b8": "EfficientNetB8", "efficientnet-l2": "EfficientNetL2"}
     functions |= {f"efficientnet-lite{i}": f"EfficientNetLite{i}" for i in range(5)}
     functions["efficientnetv2-xl"] = "EfficientNetV2XL"
@@ -204,5 +204,5 @@ def test_every_function_is_public_named_and_documented():
         function = getattr(keras_effnet, name)
         assert name in keras_effnet.__all__
         assert function.__name__ == name
-        assert f"{plan(variant).image_size}" in function.__doc__ or "px" not in function.__doc__
+        assert function.__doc__.startswith(f"Builds {variant}, {plan(variant).image_size} px.")
         assert "include_top" in function.__doc__

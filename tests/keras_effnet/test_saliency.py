@@ -18,7 +18,7 @@ SHARED = pathlib.Path(
 
 @pytest.fixture
 def model(keras, tiny, tame):
-    """A classifier of 64 x 64 pixels, its deepest map 16 x 16."""
+    """A classifier of 64 x 64 pixels whose last feature map is 16 x 16."""
     model = create_model(tiny, classes=3, input_shape=(64, 64, 3))
     tame(model)
     return model
@@ -26,7 +26,7 @@ def model(keras, tiny, tame):
 
 @pytest.fixture
 def corner_model(keras):
-    """A classifier whose class 1 is how bright the upper left quarter is, class 0 the opposite."""
+    """A classifier by the brightness of the upper left quarter: bright is class 1, dark class 0."""
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Cropping2D(((0, 16), (0, 16)))(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -35,32 +35,32 @@ def corner_model(keras):
     return model
 
 
-def test_gradients_are_the_slopes(keras):
+def test_gradients_match_finite_differences(keras):
     layers = [keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)]
     model = keras.Sequential(layers)
     rng = np.random.default_rng(0)
     x, v = (rng.standard_normal(s).astype("float32") for s in ((2, 4), (2, 3)))
     step = 1e-2 * np.eye(8, dtype="float32").reshape(8, 2, 4)
-    value = lambda x: float((_answers(model, x) * v).sum())  # noqa: E731
+    value = lambda x: float((_outputs(model, x) * v).sum())  # noqa: E731
     want = [(value(x + s) - value(x - s)) / 2e-2 for s in step]
     np.testing.assert_allclose(gradient(model, x, v).ravel(), want, atol=2e-3)
 
 
-def test_over_the_last_map_it_is_the_class_activation_map(model, images):
-    """With average pooling and a dense layer behind it, it has a closed form (section 3.1)."""
+def test_grad_cam_of_the_last_map_is_the_class_activation_map(model, images):
+    """With average pooling and a dense layer it has a closed form (section 3.1)."""
     keras_model = type(model)(model.input, model.get_layer("top_activation").output)
-    maps = _answers(keras_model, images(64))
+    maps = _outputs(keras_model, images(64))
     kernel = model.get_layer("predictions").get_weights()[0]
     for index in range(3):
         want = np.maximum(maps @ kernel[:, index], 0)
         have = grad_cam(model, images(64), index, "top_activation")
         assert have.shape == (2, 64, 64)
         for h, w in zip(have, want):
-            middle = (h[1::4, 1::4] + h[2::4, 2::4]) / 2  # around each map pixel's centre
+            middle = (h[1::4, 1::4] + h[2::4, 2::4]) / 2  # around the center of each map pixel
             assert np.corrcoef(middle.ravel(), w.ravel())[0, 1] > 0.95
 
 
-def test_maps_lie_between_0_and_1_in_the_images_shape(model, images, keras, tiny):
+def test_heat_maps_have_the_images_shape_and_range_0_to_1(model, images, keras, tiny):
     wide = create_model(tiny, classes=3, input_shape=(None, None, 3))
     wide.set_weights(model.get_weights())
     for layer in (None, "block1a_add", "top_conv"):
@@ -70,44 +70,44 @@ def test_maps_lie_between_0_and_1_in_the_images_shape(model, images, keras, tiny
         assert heat.max() == 1
 
 
-def test_a_batch_gives_what_single_images_give(model, images):
+def test_a_batch_gives_the_maps_of_single_images(model, images):
     both = images(64)
     together = grad_cam(model, both, [2, 0])
     for image, heat, index in zip(both, together, (2, 0)):
         np.testing.assert_allclose(grad_cam(model, image, index), heat, atol=1e-4)
 
 
-def test_without_a_class_it_is_the_most_probable_one(model, images):
-    best = _answers(model, images(64)).argmax(-1)
+def test_the_default_class_is_the_predicted_one(model, images):
+    best = _outputs(model, images(64)).argmax(-1)
     np.testing.assert_array_equal(grad_cam(model, images(64)), grad_cam(model, images(64), best))
 
 
-def test_the_logit_is_explained_not_the_probability(model, images):
-    """A probability of 1.0 has no slope left; the evidence is there all the same."""
+def test_grad_cam_explains_the_logit(model, images):
+    """The gradient of a probability of 1.0 is 0, but the logit still has evidence."""
     want = grad_cam(model, images(64), 1)
     kernel, bias = model.get_layer("predictions").get_weights()
     model.get_layer("predictions").set_weights([1000 * kernel, 1000 * bias])
-    assert _answers(model, images(64)).max() == 1.0
+    assert _outputs(model, images(64)).max() == 1.0
     np.testing.assert_allclose(grad_cam(model, images(64), 1), want, atol=1e-4)
 
 
-def test_a_network_within_a_model_is_explained_by_its_last_map(keras, tiny, images):
-    body = create_model(tiny, include_top=False, input_shape=(32, 32, 3))
-    parts = [body, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="d")]
-    parts.append(keras.layers.Activation("softmax"))
+def test_grad_cam_of_a_nested_network(keras, tiny, images):
+    backbone = create_model(tiny, include_top=False, input_shape=(32, 32, 3))
+    stack = [backbone, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="d")]
+    stack.append(keras.layers.Activation("softmax"))
     x = inputs = keras.Input((32, 32, 3))
-    for layer in parts:
+    for layer in stack:
         x = layer(x)
     model = keras.Model(inputs, x)
-    row = keras.Sequential([keras.Input((32, 32, 3)), *parts])
-    flat = with_new_head(body, 3)
+    row = keras.Sequential([keras.Input((32, 32, 3)), *stack])
+    flat = with_new_head(backbone, 3)
     flat.get_layer("predictions").set_weights(model.get_layer("d").get_weights())
     want = grad_cam(flat, images(32), 1, "top_activation")
     for kind in (model, row):
         np.testing.assert_allclose(grad_cam(kind, images(32), 1), want, atol=1e-4)
 
 
-def test_occlusion_finds_the_corner_that_matters(corner_model, images):
+def test_occlusion_finds_the_relevant_corner(corner_model, images):
     bright = np.zeros((32, 32, 3), np.uint8)
     bright[:16, :16] = 200
     heat = occlusion(corner_model, bright, 1)
@@ -115,13 +115,13 @@ def test_occlusion_finds_the_corner_that_matters(corner_model, images):
     assert heat.max() == 1
     assert heat[:16, :16].mean() > 5 * heat[16:, 16:].mean()
     assert heat[24:].max() == 0
-    assert not occlusion(corner_model, bright, 0).any()  # covering it only helps that class
+    assert not occlusion(corner_model, bright, 0).any()  # covering it increases that logit
     both = occlusion(corner_model, np.stack([bright, 255 - bright]), [1, 0], patch=16, stride=16)
     assert both.shape == (2, 32, 32)
     np.testing.assert_array_equal(both[0], occlusion(corner_model, bright, patch=16, stride=16))
 
 
-def test_an_overlay_is_an_image(images):
+def test_overlay_returns_an_image(images):
     image = images(24, 40)[0]
     heat = np.zeros((24, 40), np.float32)
     heat[:, 20:] = 1
@@ -130,11 +130,11 @@ def test_an_overlay_is_an_image(images):
     saturation = np.ptp(picture.astype(int), axis=-1)
     assert saturation[:, 20:].mean() > 40 > 5 > saturation[:, :20].mean()
     assert not np.array_equal(picture, overlay(image, heat, strength=0.2))
-    with pytest.raises(ValueError, match=r"heat \(40, 24\) does not lie on an image \(24, 40, 3\)"):
+    with pytest.raises(ValueError, match=r"heat \(40, 24\) does not fit an image \(24, 40, 3\)"):
         overlay(image, heat.T)
 
 
-def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
+def test_feature_maps_are_sorted_by_standard_deviation(model, images):
     grid = feature_maps(model, images(64)[0], "block1a_add", count=4)
     assert (grid.shape, grid.dtype) == ((2 * 33 + 1, 2 * 33 + 1, 3), np.uint8)
     assert (grid[0] == 255).all()
@@ -146,7 +146,7 @@ def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda m, x: grad_cam(m, x[:32]), r"image has shape \(32, 64, 3\) .*change_image_size"),
         (lambda m, x: grad_cam(m, x[..., 0]), r"image has shape \(64, 64\)"),
@@ -161,13 +161,13 @@ def test_feature_maps_are_a_grid_of_the_liveliest(model, images):
         (lambda m, x: feature_maps(m, x, "nowhere"), "Unknown layer 'nowhere'"),
     ],
 )
-def test_what_does_not_fit_is_told(model, images, call, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_images_layers_and_classes_are_errors(model, images, call, message):
+    with pytest.raises(ValueError, match=message):
         call(model, images(64)[0])
 
 
-def test_what_is_no_classifier_is_told(keras, tiny, images):
-    with pytest.raises(ValueError, match="it is no classifier"):
+def test_models_that_are_not_classifiers_are_errors(keras, tiny, images):
+    with pytest.raises(ValueError, match="is not a classifier"):
         grad_cam(create_model(tiny, include_top=False), images(32))
     full = create_model(tiny, classes=3, input_shape=(32, 32, 3), name="full")
     around = keras.Sequential([keras.Input((32, 32, 3)), full])
@@ -194,7 +194,7 @@ def explain(model, images, tmp_path):
     return run
 
 
-def test_the_command_draws_image_and_heat(explain, capsys):
+def test_explain_writes_image_and_heat_map(explain, capsys):
     picture = explain("--class=bee")
     assert picture.shape == (448, 896, 3)
     assert "image and grad-cam for bee (0." in capsys.readouterr().out
@@ -203,24 +203,24 @@ def test_the_command_draws_image_and_heat(explain, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--method=gradcam"], "Unknown method 'gradcam'. Did you mean 'grad-cam'"),
-        (["--method=occlusion", "--layer=top_conv"], "--layer is grad-cam's"),
+        (["--method=occlusion", "--layer=top_conv"], "--layer applies to grad-cam only"),
         (["--class=bees"], "Unknown class 'bees'. Did you mean 'bee'"),
         (["--class=3"], "Unknown class '3'"),
-        (["--out=/nowhere/x.png"], "/nowhere is no folder"),
-        (["--out=x.txt"], "is no picture"),
+        (["--out=/nowhere/x.png"], "/nowhere is not a folder"),
+        (["--out=x.txt"], "is not an image file"),
     ],
 )
-def test_flags_that_cannot_work_are_told(explain, flags, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_flags_are_errors(explain, flags, message):
+    with pytest.raises(ValueError, match=message):
         explain(*flags)
 
 
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("reads TFRecord shards")
-def test_covering_what_is_hot_hurts_most(keras, capsys):
+def test_covering_the_hottest_pixels_lowers_the_score_most(keras, capsys):
     """On a trained network: the hottest quarter of the pixels matters more than the coldest."""
     file = SHARED / "models" / "efficientnetv2-b0_cifar10_64.keras"
     shards = sorted(map(str, (SHARED / "data" / "cifar10").glob("validation-*")))
@@ -235,7 +235,7 @@ def test_covering_what_is_hot_hurts_most(keras, capsys):
         pixels = tf.io.decode_jpeg(features["image/encoded"].bytes_list.value[0])
         images.append(tf.image.resize(pixels, (64, 64)).numpy())
     images = np.stack(images)
-    logits = _answers(trained, images)  # this file ends in logits
+    logits = _outputs(trained, images)  # the model outputs logits
     best = logits.argmax(-1)
     fell = {}
     for method in (grad_cam, occlusion):
@@ -245,7 +245,7 @@ def test_covering_what_is_hot_hurts_most(keras, capsys):
             covered = images.reshape(12, -1, 3).copy()
             for picture, pixels, image in zip(covered, rank, images):
                 picture[pixels] = image.mean((0, 1))
-            now = _answers(trained, covered.reshape(images.shape))
+            now = _outputs(trained, covered.reshape(images.shape))
             rows = np.arange(12)
             fell[method.__name__, end] = float((logits[rows, best] - now[rows, best]).mean())
     with capsys.disabled():
@@ -254,9 +254,9 @@ def test_covering_what_is_hot_hurts_most(keras, capsys):
         assert fell[method, "hot"] > fell[method, "cold"] + 1
 
 
-def _answers(model, images):
+def _outputs(model, images):
     import keras
 
     ops = getattr(keras, "ops", None)  # Keras 2 has none
-    answers = model(images, training=False)
-    return ops.convert_to_numpy(answers) if ops else np.asarray(answers)
+    outputs = model(images, training=False)
+    return ops.convert_to_numpy(outputs) if ops else np.asarray(outputs)

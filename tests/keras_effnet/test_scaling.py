@@ -2,8 +2,10 @@ import dataclasses
 
 import pytest
 
+from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
+from keras_effnet.pretrained.registry import default_preprocessing
 from keras_effnet.scaling import (
     PAPER,
     PUBLISHED_PHI,
@@ -25,21 +27,23 @@ def test_the_papers_coefficients_about_double_the_cost():
 
 
 @pytest.mark.parametrize("name", V1)
-def test_the_published_v1_networks_are_b0_scaled_by_hand(name):
+def test_published_v1_networks_are_b0_scaled_by_dimension(name):
     v = VARIANTS[name]
-    made = scale("efficientnet-b0", width=v.width, depth=v.depth, image_size=v.image_size)
-    assert plan(made).blocks == plan(name).blocks
-    assert cost(made) == cost(name)
+    scaled = scale("efficientnet-b0", width=v.width, depth=v.depth, image_size=v.image_size)
+    assert plan(scaled).blocks == plan(name).blocks
+    assert cost(scaled) == cost(name)
 
 
-def test_phi_0_is_the_base_under_another_name():
+def test_phi_0_is_the_base_with_another_name():
     base = VARIANTS["efficientnetv2-b0"]
     same = scale(base, 0)
-    assert dataclasses.replace(same, name=base.name, top1=base.top1) == base
+    published = {"name": base.name, "top1": base.top1, "evaluation": base.evaluation}
+    assert dataclasses.replace(same, **published) == base
+    assert default_preprocessing(same) == Preprocessing(224, None, "bilinear")
 
 
-def test_phi_multiplies_what_the_base_has():
-    """B3 is wider than B0 already; one more unit goes on from there."""
+def test_phi_multiplies_the_bases_factors():
+    """B3 is already wider than B0; phi scales from there."""
     v = scale("efficientnet-b3", 1)
     assert v.width == pytest.approx(1.2 * 1.1)
     assert v.depth == pytest.approx(1.4 * 1.2)
@@ -58,36 +62,36 @@ def test_image_sizes_are_the_nearest_multiple_of_4(phi):
     assert abs(size - 224 * 1.15**phi) <= SIZE_STEP / 2
 
 
-def test_every_published_size_is_a_multiple_of_4_and_not_every_one_of_8():
+def test_published_sizes_are_multiples_of_4_not_all_of_8():
     sizes = {v.image_size for v in VARIANTS.values()}
     assert all(s % 4 == 0 for s in sizes)
     assert any(s % 8 for s in sizes)
 
 
-def test_floating_point_crumbs_make_no_block():
+def test_rounding_errors_add_no_block():
     """1.1**2 is 1.2100000000000002; a depth that far above a whole number would add a block."""
     v = scale("efficientnet-b0", 2, coefficients=Coefficients(alpha=2**0.5))
     assert v.depth == 2.0
     assert len(plan(v).blocks) == 2 * 16
 
 
-def test_lites_ends_stay_as_they_are():
+def test_scaling_lite_keeps_its_ends():
     p = plan(scale("efficientnet-lite0", 3))
     assert (p.stem_filters, p.head_filters) == (32, 1280)
 
 
-def test_names_tell_the_scaling_unless_one_is_given():
+def test_the_default_name_states_the_scaling():
     assert scale("efficientnet-b0", 0.5).name == "efficientnet-b0-phi0.5"
     assert scale("efficientnet-b0", width=1.1).name == "efficientnet-b0-w1.1-d1-r224"
     assert scale("efficientnet-b0", 1, name="mine").name == "mine"
 
 
-def test_nobody_has_published_what_a_scaled_network_reaches():
+def test_a_scaled_network_has_no_published_accuracy():
     assert scale("efficientnet-b0", 1).top1 is None
 
 
 @pytest.mark.parametrize(
-    ("phi", "by_hand", "said"),
+    ("phi", "by_hand", "message"),
     [
         (None, {}, "neither"),
         (1, {"width": 1.1}, "both"),
@@ -102,8 +106,8 @@ def test_nobody_has_published_what_a_scaled_network_reaches():
         (1, {"coefficients": Coefficients(beta=0)}, "beta 0"),
     ],
 )
-def test_a_scaling_that_makes_no_network_is_refused(phi, by_hand, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_scalings_are_errors(phi, by_hand, message):
+    with pytest.raises(ValueError, match=message):
         scale("efficientnet-b0", phi, **by_hand)
 
 
@@ -124,18 +128,18 @@ def test_a_scaled_network_is_built(keras, tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phi", [0.5, 1, 1.7])
-def test_a_scaled_b0_is_built_and_answers(keras, images, phi):
+def test_a_scaled_b0_is_built_and_called(keras, images, phi):
     from keras_effnet.constructors import create_model
 
     v = scale("efficientnet-b0", phi)
     model = create_model(v)
     assert model.count_params() == cost(v).parameters
-    answer = keras.ops.convert_to_numpy(model(images(v.image_size)))
-    assert answer.shape == (2, 1000)
-    assert answer.sum(1) == pytest.approx(1, abs=1e-4)
+    output = keras.ops.convert_to_numpy(model(images(v.image_size)))
+    assert output.shape == (2, 1000)
+    assert output.sum(1) == pytest.approx(1, abs=1e-4)
 
 
-def test_the_family_names_every_phi_that_was_published():
+def test_the_family_has_every_published_variant():
     members = family("efficientnet-b0")
     assert [m.published.name for m in members] == list(PUBLISHED_PHI["efficientnet-b0"])
     assert [m.phi for m in members] == [0, 0.5, 1, 2, 3.5, 5, 6, 7, 8]
@@ -145,8 +149,8 @@ def test_the_family_names_every_phi_that_was_published():
 
 
 @pytest.mark.parametrize("base", PUBLISHED_PHI)
-def test_the_published_phi_is_the_half_step_nearest_in_width_and_size(base):
-    """In relative terms. Lite's sizes were held back on purpose, so there the width alone."""
+def test_published_phi_is_the_nearest_half_step(base):
+    """In relative terms. Lite's sizes were limited intentionally, so there only the width."""
     sizes = "lite" not in base
 
     def distance(phi, published):
@@ -157,7 +161,7 @@ def test_the_published_phi_is_the_half_step_nearest_in_width_and_size(base):
 
     for name, phi in PUBLISHED_PHI[base].items():
         if "lite1" in name:
-            continue  # width 1.0: the depth says that it is no second Lite0
+            continue  # width 1.0, as Lite0; only the depth differs
         nearest = min((i / 2 for i in range(20)), key=lambda p: distance(p, VARIANTS[name]))
         assert nearest == phi, name
 
@@ -176,15 +180,15 @@ def test_the_published_phi_is_the_half_step_nearest_in_width_and_size(base):
         ("b8", 0.17),
     ],
 )
-def test_the_rule_falls_on_the_published_family(name, tolerance):
-    """B2: 260 px where the rule says 257.6, and 260 halves to odd sizes. B5 and on: less deep."""
+def test_the_rule_is_close_to_the_published_family(name, tolerance):
+    """B2: 260 px where the rule gives 257.6, and 260 halves to odd sizes. From B5 on: less deep."""
     member = next(m for m in family() if m.published.name == f"efficientnet-{name}")
     for what in ("parameters", "macs"):
         rule, published = (getattr(c, what) for c in (member.rule_cost, member.published_cost))
         assert rule == pytest.approx(published, rel=tolerance), what
 
 
-def test_a_base_that_nothing_was_scaled_from_has_a_family_too(tiny):
+def test_a_base_without_published_family_has_a_family(tiny):
     assert [m.phi for m in family("efficientnetv2-s")] == [0, 1, 2, 3]
     assert {m.published for m in family(tiny)} == {None}
     assert (
@@ -197,24 +201,24 @@ def _by_width(variant):
     return variant.width
 
 
-def test_search_ranks_by_accuracy_and_hands_over_variants():
-    seen = []
+def test_search_ranks_variants_by_accuracy():
+    variants = []
 
     def accuracy(variant):
-        seen.append(variant)
+        variants.append(variant)
         return 70 + variant.width - abs(variant.image_size - 256) / 100
 
     rows = search("efficientnet-b0", accuracy)
     assert [r.accuracy for r in rows] == sorted((r.accuracy for r in rows), reverse=True)
-    assert {v.image_size for v in seen} >= {224, 256}
-    assert all(v.stages == VARIANTS["efficientnet-b0"].stages for v in seen)
+    assert {v.image_size for v in variants} >= {224, 256}
+    assert all(v.stages == VARIANTS["efficientnet-b0"].stages for v in variants)
     for row in rows:
         assert row.coefficients.growth == pytest.approx(2, rel=0.0501)
         assert row.macs == cost(row.variant).macs
         assert row.growth == pytest.approx(row.macs / cost("efficientnet-b0").macs)
 
 
-def test_search_asks_once_for_one_network():
+def test_search_evaluates_each_network_once():
     """Alpha 1.05 to 1.25 round up to the same repeats of B0."""
     asked = []
     rows = search("efficientnet-b0", lambda v: asked.append(v) or 1.0)
@@ -223,7 +227,7 @@ def test_search_asks_once_for_one_network():
     assert len(set(networks)) == len(networks)
 
 
-def test_search_shows_candidates_whose_real_cost_misses():
+def test_search_marks_candidates_that_miss_the_cost():
     rows = search("efficientnet-b0", _by_width)
     assert {r.fits for r in rows} == {True, False}
     for row in rows:
@@ -231,7 +235,7 @@ def test_search_shows_candidates_whose_real_cost_misses():
         assert ("(misses)" in str(row)) == (not row.fits)
 
 
-def test_search_can_save_the_trainings_of_those_that_miss():
+def test_search_can_skip_candidates_that_miss():
     asked = []
     rows = search("efficientnet-b0", lambda v: asked.append(v) or v.width, skip_misses=True)
     trained = [r for r in rows if r.accuracy is not None]
@@ -240,7 +244,7 @@ def test_search_can_save_the_trainings_of_those_that_miss():
     assert len(asked) <= len(trained) < len(rows)
 
 
-def test_equal_accuracies_put_the_cheaper_first():
+def test_of_equal_accuracies_the_cheaper_is_first():
     rows = search("efficientnet-b0", lambda v: 1)
     assert [r.macs for r in rows] == sorted(r.macs for r in rows)
 
@@ -251,12 +255,12 @@ def test_the_papers_choice_is_on_the_grid_and_fits():
     assert row.variant.image_size == 256
 
 
-def test_a_grid_without_a_candidate_says_so():
+def test_a_grid_without_candidates_is_an_error():
     with pytest.raises(ValueError, match="finer grid"):
         search("efficientnet-b0", _by_width, grid=([1.0], [1.0], [1.0]))
 
 
-@pytest.mark.parametrize("answer", [None, float("nan"), "0.8"])
-def test_an_accuracy_that_is_no_number_is_refused(answer):
+@pytest.mark.parametrize("output", [None, float("nan"), "0.8"])
+def test_accuracies_must_be_finite_numbers(output):
     with pytest.raises(ValueError, match=r"accuracy\(efficientnet-b0-a1"):
-        search("efficientnet-b0", lambda v: answer)
+        search("efficientnet-b0", lambda v: output)

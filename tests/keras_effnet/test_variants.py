@@ -4,7 +4,7 @@ from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS, find_variant, list_models
 
 
-def test_every_variant_of_the_papers_is_there_and_no_other(zoo):
+def test_the_variants_are_those_of_the_papers(zoo):
     assert set(VARIANTS) == set(zoo)
     assert len(VARIANTS) == 23
 
@@ -18,7 +18,7 @@ def test_rows_state_the_published_scaling(zoo):
 
 
 def test_depth_is_not_width():
-    """Tables that confuse the two go round; B2 does not show it, B3 to B7 do."""
+    """Some published tables confuse the two; it shows in B3 to B7, not in B2."""
     assert [VARIANTS[f"efficientnet-b{i}"].depth for i in range(8)] == [
         1.0, 1.1, 1.2, 1.4, 1.8, 2.2, 2.6, 3.1,
     ]  # fmt: skip
@@ -43,14 +43,14 @@ def test_families_differ_in_batch_norm_activation_and_names(
         assert v.bn_epsilon == 1e-3
 
 
-def test_only_lite_has_no_squeeze_and_excite_in_mbconv():
+def test_only_lite_has_mbconv_without_squeeze_and_excite():
     for v in VARIANTS.values():
         ratios = {s.se_ratio for s in v.stages if s.op == "mbconv"}
         assert ratios == ({0.0} if v.family.name == "lite" else {0.25})
         assert {s.se_ratio for s in v.stages if s.op == "fused"} <= {0.0}
 
 
-def test_list_models_takes_a_shell_pattern_and_keeps_the_tables_order():
+def test_list_models_filters_by_pattern_in_table_order():
     assert list_models() == list(VARIANTS)
     assert list_models("*-l*") == [
         "efficientnet-l2", *[f"efficientnet-lite{i}" for i in range(5)], "efficientnetv2-l",
@@ -70,8 +70,8 @@ def test_an_unknown_model_names_the_nearest(typo, nearest):
     with pytest.raises(ValueError, match="Did you mean") as error:
         find_variant(typo)
     assert nearest in str(error.value)
-    assert "efficientnetv2-xl" in str(error.value)  # and all that there are
+    assert "efficientnetv2-xl" in str(error.value)  # the message names all variants
 
 
-def test_a_name_like_no_other_gets_no_guess():
+def test_a_dissimilar_name_gets_no_suggestion():
     assert "Did you mean" not in unknown_name("model", "resnet50", VARIANTS)

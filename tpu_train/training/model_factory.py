@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_effnet.constructors import create_model
 from keras_effnet.image_preprocessing import Preprocessing
-from keras_effnet.pretrained.files import find as find_weights
+from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.scaling import scale
 from keras_effnet.variants import find_variant
 from tpu_train.recipes.schema import Recipe
@@ -23,7 +23,7 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mix
 def check(recipe: Recipe) -> None:
     """Raises ``ValueError`` if the recipe's model or its initial weights do not exist."""
     if ":" not in recipe.model:
-        find_weights(_variant(recipe).name, recipe.weights or None)
+        resolve_weights(_variant(recipe).name, recipe.weights or None)
         return
     _import_function(recipe.model)
     if (recipe.width, recipe.depth) != (1, 1):

@@ -1,4 +1,4 @@
-"""What the tests of porting share: other projects' networks, saved as they save them."""
+"""Networks of other projects, saved in their formats."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tools import foreign
 
 @pytest.fixture(scope="session")
 def torch_projects():
-    """(torch, torchvision, timm); a test without them is skipped, and says which is missing."""
+    """(torch, torchvision, timm); skips the test if one is missing, and names it."""
     try:
         return foreign.import_torch_projects()
     except ImportError as error:
@@ -16,7 +16,7 @@ def torch_projects():
 
 @pytest.fixture(scope="session")
 def timm_b0(torch_projects, tmp_path_factory):
-    """(network, path): timm's tf_efficientnet_b0 of 10 classes, disturbed, as .safetensors."""
+    """(network, path): timm's tf_efficientnet_b0 with 10 classes and random statistics."""
     network = foreign.torch_network("timm", "tf_efficientnet_b0", classes=10)
     path = tmp_path_factory.mktemp("timm") / "model.safetensors"
     foreign.save_torch(network, path)

@@ -5,7 +5,7 @@ import pytest
 
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import keras_h5, port
-from keras_effnet.pretrained.layer_names import parts
+from keras_effnet.pretrained.layer_names import weighted_layers
 from tools import foreign
 
 OURS_THERE = {
@@ -29,29 +29,29 @@ OURS_THERE = {
 
 
 def _numbered(name, names):
-    """{their layer: arrays}: as many as a layer has, each with a number of its own."""
+    """{source layer name: arrays}, each array with different numbers."""
     counts = {"conv": 1, "biased conv": 2, "depthwise": 1, "batch_norm": 4, "dense": 2}
     return {
-        part.theirs: [np.float32([i, j]) for j in range(counts[part.kind])]
-        for i, part in enumerate(parts(plan(name), names))
+        layer.source_name: [np.float32([i, j]) for j in range(counts[layer.kind])]
+        for i, layer in enumerate(weighted_layers(plan(name), names))
     }
 
 
 @pytest.mark.parametrize("whole_model", [False, True], ids=["weights", "whole model"])
 @pytest.mark.parametrize("source", OURS_THERE)
-def test_every_layer_of_a_file_finds_its_place(tmp_path, source, whole_model):
+def test_every_layer_of_a_file_is_mapped(tmp_path, source, whole_model):
     name, names, some = OURS_THERE[source]
     theirs = _numbered(name, names)
     assert set(some) <= set(theirs)
     foreign.save_h5(tmp_path / "x.h5", theirs, whole_model=whole_model)
     stored = keras_h5.read(tmp_path / "x.h5", plan(name), names)
-    assert list(stored) == [part.layer for part in parts(plan(name), names)]
+    assert list(stored) == [layer.name for layer in weighted_layers(plan(name), names)]
     for have, want in zip(stored.values(), theirs.values()):
         np.testing.assert_array_equal(have, want)
 
 
 @pytest.mark.parametrize("source", OURS_THERE)
-def test_missing_and_left_over_layers_are_all_named(tmp_path, source):
+def test_missing_and_left_over_layers_are_named(tmp_path, source):
     name, names, some = OURS_THERE[source]
     theirs = _numbered(name, names)
     for layer in some[:2]:
@@ -64,7 +64,7 @@ def test_missing_and_left_over_layers_are_all_named(tmp_path, source):
         assert f"new_{layer}" in str(error.value)
 
 
-def test_files_of_something_else_are_refused(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     resolved = plan("efficientnet-b0")
     theirs = _numbered("efficientnet-b0", keras_h5.QUBVEL)
     foreign.save_h5(tmp_path / "x.h5", theirs)
@@ -81,7 +81,7 @@ def test_files_of_something_else_are_refused(tmp_path):
         keras_h5.read(tmp_path / "x.h5", plan("efficientnet-b1"), keras_h5.QUBVEL)
 
 
-def test_a_classifier_in_the_file_is_passed_over_without_top(tmp_path):
+def test_without_top_a_classifier_in_the_file_is_skipped(tmp_path):
     theirs = _numbered("efficientnet-b0", keras_h5.QUBVEL)
     foreign.save_h5(tmp_path / "x.h5", theirs)
     resolved = plan("efficientnet-b0")
@@ -97,13 +97,16 @@ def test_a_classifier_in_the_file_is_passed_over_without_top(tmp_path):
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 @pytest.mark.parametrize("source", OURS_THERE)
-def test_ported_networks_answer_as_before(keras, tmp_path, source):
+def test_ported_networks_give_equal_outputs(keras, tmp_path, source):
     from keras_effnet.constructors import create_model
 
     name, names, _ = OURS_THERE[source]
     before = create_model(name, classes=7, input_shape=(64, 64, 3))
     foreign.tame(before)
-    theirs = {p.theirs: before.get_layer(p.layer).get_weights() for p in parts(plan(name), names)}
+    theirs = {
+        p.source_name: before.get_layer(p.name).get_weights()
+        for p in weighted_layers(plan(name), names)
+    }
     foreign.save_h5(tmp_path / "x.h5", theirs)
     after, report = port(tmp_path / "x.h5", name, source=source, image_size=64)
     assert report.mapped == report.total
@@ -122,7 +125,7 @@ def test_ported_networks_answer_as_before(keras, tmp_path, source):
         pytest.param("efficientnetv2-s", "EfficientNetV2S", marks=pytest.mark.slow),
     ],
 )
-def test_keras_applications_files_give_its_answers_block_by_block(keras, tmp_path, name, function):
+def test_keras_applications_files_match_block_by_block(keras, tmp_path, name, function):
     theirs = getattr(keras.applications, function)(weights=None, classes=6, input_shape=(64, 64, 3))
     foreign.tame(theirs)
     if keras.__version__.startswith("2."):

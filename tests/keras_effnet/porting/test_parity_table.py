@@ -1,4 +1,4 @@
-"""The published table of parity: complete, within the bound, and made by a command that works."""
+"""docs/results/parity.md is complete and within the bound, and its command works."""
 
 import pathlib
 import re
@@ -31,7 +31,7 @@ def _published():
     return rows
 
 
-def test_every_network_of_every_source_is_in_the_published_table():
+def test_the_published_table_has_every_network():
     assert sorted(_published()) == sorted(parity.cases())
 
 
@@ -46,11 +46,11 @@ def test_the_published_differences_are_within_the_bound():
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 @pytest.mark.parametrize("source", SMALLEST)
-def test_the_command_measures_every_source(keras, source, request):
+def test_the_command_measures_every_project(keras, source, request):
     if source in ("timm", "torchvision"):
         request.getfixturevalue("torch_projects")
     row = parity.measure(source, SMALLEST[source])
     assert row.mapped == row.total > 200
     assert row.output <= BOUND
-    assert not row.blocks > BOUND  # NaN where no network of theirs runs
+    assert not row.blocks > BOUND  # NaN if the project's network cannot be run
     assert f"| {row.name} | {row.variant} |" in parity.table([row], 64)

@@ -13,17 +13,17 @@ import pytest
 from keras_effnet.pretrained import download
 from keras_effnet.pretrained.download import DownloadError, fetch, intact, unpack
 
-BODY = bytes(range(256)) * 4000  # about 1 MB
-MD5 = hashlib.md5(BODY).hexdigest()
+CONTENT = bytes(range(256)) * 4000  # about 1 MB
+MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """Serves `body` under any path; `cut` ends the next answers early, `ranges` may be off."""
+    """Serves `body` under any path; `cut` ends the next responses early, `ranges` may be off."""
 
     daemon_threads = True
 
     def __init__(self):
-        self.body, self.version, self.cut, self.ranges, self.status = BODY, '"1"', [], True, 200
+        self.body, self.version, self.cut, self.ranges, self.status = CONTENT, '"1"', [], True, 200
         self.asked = []
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -64,42 +64,42 @@ def server(monkeypatch):
     server.server_close()
 
 
-def test_a_file_is_fetched_once_and_checked(server, tmp_path):
+def test_a_file_is_downloaded_once_and_checked(server, tmp_path):
     path = fetch(f"{server.address}/w.h5", tmp_path / "cache" / "w.h5", md5=MD5)
-    assert path.read_bytes() == BODY
+    assert path.read_bytes() == CONTENT
     assert fetch(f"{server.address}/w.h5", path, md5=MD5) == path
     assert len(server.asked) == 1
     assert sorted(p.name for p in path.parent.iterdir() if ".lock" not in p.name) == ["w.h5"]
 
 
-def test_a_cut_download_goes_on_where_it_was_cut(server, tmp_path):
+def test_an_interrupted_download_resumes(server, tmp_path):
     server.cut = [300_000, 200_000]
-    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == BODY
+    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == CONTENT
     assert [r for _, r in server.asked] == [None, "bytes=300000-", "bytes=500000-"]
 
 
-def test_a_later_call_goes_on_too(server, tmp_path):
+def test_a_later_call_resumes_the_download(server, tmp_path):
     server.cut = [100_000] * download.ATTEMPTS
     with pytest.raises(
-        DownloadError, match=r"ended after 300,000 of 1,024,000 bytes.*goes on where"
+        DownloadError, match=r"ended after 300,000 of 1,024,000 bytes.*Try again to resume"
     ):
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
     assert not (tmp_path / "w").exists()
-    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == BODY
+    assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5).read_bytes() == CONTENT
     assert server.asked[-1][1] == "bytes=300000-"
 
 
-def test_another_version_or_a_server_that_cannot_resume_starts_anew(server, tmp_path):
+def test_a_changed_file_or_unresumable_download_restarts(server, tmp_path):
     server.cut = [100_000] * download.ATTEMPTS
     with pytest.raises(DownloadError):
         fetch(f"{server.address}/w", tmp_path / "w")
-    server.version, server.body = '"2"', BODY[::-1]
-    assert fetch(f"{server.address}/w", tmp_path / "w").read_bytes() == BODY[::-1]
+    server.version, server.body = '"2"', CONTENT[::-1]
+    assert fetch(f"{server.address}/w", tmp_path / "w").read_bytes() == CONTENT[::-1]
     server.cut, server.ranges = [100_000], False
-    assert fetch(f"{server.address}/v", tmp_path / "v").read_bytes() == BODY[::-1]
+    assert fetch(f"{server.address}/v", tmp_path / "v").read_bytes() == CONTENT[::-1]
 
 
-def test_a_file_that_is_not_the_published_one_is_refused_with_both_hashes(server, tmp_path):
+def test_a_wrong_file_is_rejected_with_both_hashes(server, tmp_path):
     server.body = b"<html>please log in</html>"
     have = hashlib.md5(server.body).hexdigest()
     with pytest.raises(DownloadError, match=f"{have}.*{MD5}"):
@@ -107,27 +107,27 @@ def test_a_file_that_is_not_the_published_one_is_refused_with_both_hashes(server
     assert not [p for p in tmp_path.iterdir() if p.suffix != ".lock"]
 
 
-def test_a_file_that_was_changed_in_the_cache_is_refused_with_both_hashes(server, tmp_path):
+def test_a_modified_cache_file_is_rejected_with_both_hashes(server, tmp_path):
     for name, md5 in (("known", MD5), ("unknown", None)):
         path = fetch(f"{server.address}/{name}", tmp_path / name, md5=md5)
         path.write_bytes(b"tampered")
         kind = "md5" if md5 else "sha256"
-        hashes = [hashlib.new(kind, data).hexdigest() for data in (b"tampered", BODY)]
+        hashes = [hashlib.new(kind, data).hexdigest() for data in (b"tampered", CONTENT)]
         with pytest.raises(DownloadError, match=f"{hashes[0]}.*{hashes[1]}"):
             fetch(f"{server.address}/{name}", path, md5=md5)
 
 
-def test_our_own_hash_is_recorded_where_none_is_published(server, tmp_path):
+def test_a_hash_is_recorded_if_none_is_published(server, tmp_path):
     path = fetch(f"{server.address}/w", tmp_path / "w")
     recorded = (tmp_path / "w.sha256").read_text().strip()
-    assert recorded == hashlib.sha256(BODY).hexdigest()
+    assert recorded == hashlib.sha256(CONTENT).hexdigest()
     assert intact(path)
     path.write_bytes(b"x")
     assert not intact(path)
     assert not intact(tmp_path / "never")
 
 
-def test_a_missing_file_and_no_network_say_where_to_put_it_by_hand(server, tmp_path):
+def test_download_errors_say_where_to_put_the_file_by_hand(server, tmp_path):
     server.status = 404
     with pytest.raises(DownloadError, match=f"404.*put that file at {tmp_path / 'w'} by hand"):
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
@@ -139,33 +139,33 @@ def test_a_missing_file_and_no_network_say_where_to_put_it_by_hand(server, tmp_p
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
 
 
-def test_offline_nothing_is_asked_for_and_what_is_there_is_used(server, tmp_path, monkeypatch):
+def test_offline_uses_the_cache_and_requests_nothing(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_EFFNET_OFFLINE", "1")
     with pytest.raises(DownloadError, match=f"KERAS_EFFNET_OFFLINE is set.*{tmp_path}.*{MD5}"):
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
     assert not server.asked
-    (tmp_path / "w").write_bytes(BODY)
+    (tmp_path / "w").write_bytes(CONTENT)
     assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
 
 
-def test_a_mirror_stands_for_the_publishers_address(server, tmp_path, monkeypatch):
+def test_a_mirror_replaces_the_publishers_address(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_EFFNET_MIRROR", f"{server.address}/inside/")
     fetch("https://storage.googleapis.com/keras-applications/x.h5", tmp_path / "w", md5=MD5)
     assert server.asked == [("/inside/keras-applications/x.h5", None)]
 
 
-def test_a_cache_that_refuses_to_be_written_to_says_so(server, tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_an_error(server, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(download, "FileLock", refuse)
     with pytest.raises(DownloadError, match=r"cannot be written to.*KERAS_HOME"):
         fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
-    (tmp_path / "w").write_bytes(BODY)  # but what is there can be read
+    (tmp_path / "w").write_bytes(CONTENT)  # an existing file can be read
     assert fetch(f"{server.address}/w", tmp_path / "w", md5=MD5)
 
 
-def test_two_processes_fetch_a_file_once(server, tmp_path):
+def test_parallel_processes_download_a_file_once(server, tmp_path):
     script = (
         "import sys; from keras_effnet.pretrained.download import fetch;"
         f"fetch('{server.address}/w', sys.argv[1], md5='{MD5}')"
@@ -175,7 +175,7 @@ def test_two_processes_fetch_a_file_once(server, tmp_path):
     ]
     assert [p.wait(60) for p in processes] == [0, 0, 0]
     assert len(server.asked) == 1
-    assert (tmp_path / "w").read_bytes() == BODY
+    assert (tmp_path / "w").read_bytes() == CONTENT
 
 
 def _tar(path, *members):
@@ -189,7 +189,7 @@ def _tar(path, *members):
     return path
 
 
-def test_an_archive_is_unpacked_with_its_folders(tmp_path):
+def test_archives_are_unpacked_with_folders(tmp_path):
     folder = {"type": tarfile.DIRTYPE}
     path = _tar(tmp_path / "x.tgz", ("b0", folder, b""), ("b0/model.ckpt.index", {}, b"abc"))
     unpack(path, tmp_path / "out", limit=100)
@@ -197,7 +197,7 @@ def test_an_archive_is_unpacked_with_its_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "message"),
     [
         ("/etc/passwd", {}, "leads out"),
         ("../out.txt", {}, "leads out"),
@@ -208,19 +208,19 @@ def test_an_archive_is_unpacked_with_its_folders(tmp_path):
         ("bomb", {}, "more than 1,000 bytes"),
     ],
 )
-def test_a_malicious_archive_is_refused_before_anything_is_written(tmp_path, name, change, said):
+def test_a_malicious_archive_is_refused_before_anything_is_written(tmp_path, name, change, message):
     data = b"0" * 5000 if name == "bomb" else b""
     path = _tar(tmp_path / "x.tgz", ("fine", {}, b"fine"), (name, change, data))
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         unpack(path, tmp_path / "in" / "out", limit=1000)
     assert not any((tmp_path / "in").rglob("*"))
     assert not (tmp_path / "out.txt").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])
-def test_a_broken_archive_is_refused(tmp_path, damage):
+def test_damaged_archives_are_rejected(tmp_path, damage):
     path = _tar(tmp_path / "x.tgz", ("a", {}, os.urandom(5000)))
     path.write_bytes(path.read_bytes()[:2000] if damage == "cut" else b"<html>")
-    with pytest.raises(ValueError, match="not a whole tar archive"):
+    with pytest.raises(ValueError, match="not a complete tar archive"):
         unpack(path, tmp_path / "out", limit=10_000)

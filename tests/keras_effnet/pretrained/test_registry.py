@@ -1,17 +1,19 @@
+import dataclasses
 import importlib
 
 import pytest
 
+from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.pretrained.registry import (
     PRETRAINED_WEIGHTS,
-    best_set,
+    best_weights,
     default_preprocessing,
     list_weights,
 )
 from keras_effnet.variants import VARIANTS
 
 
-def test_every_keras_file_is_keras_applications_with_its_hash(keras):
+def test_keras_files_and_hashes_are_keras_applications(keras):
     modules = {
         v1: importlib.import_module("keras.src.applications.efficientnet" + ("" if v1 else "_v2"))
         for v1 in (True, False)
@@ -39,7 +41,7 @@ def test_every_keras_file_is_keras_applications_with_its_hash(keras):
         ("noisy-student-475", "l2"),
     ],
 )
-def test_the_published_sets_of_the_first_generation_are_all_here(name, endings):
+def test_all_published_v1_weights_are_listed(name, endings):
     have = [v.split("-")[1] for v, n in PRETRAINED_WEIGHTS if n == name and "v2" not in v]
     assert have == endings.split()
 
@@ -53,7 +55,7 @@ def test_the_published_sets_of_the_first_generation_are_all_here(name, endings):
         ("imagenet21k-ft1k", "b0 b1 b2 b3 s m l xl"),
     ],
 )
-def test_the_published_sets_of_the_second_generation_are_all_here(name, endings):
+def test_all_published_v2_weights_are_listed(name, endings):
     have = [v.split("-")[1] for v, n in PRETRAINED_WEIGHTS if n == name and "v2" in v]
     assert have == endings.split()
 
@@ -70,7 +72,7 @@ def test_every_row_is_complete():
     assert len({row.url for row in PRETRAINED_WEIGHTS.values()}) == len(PRETRAINED_WEIGHTS)
 
 
-def test_preprocessing_belongs_to_the_set_and_not_to_the_network():
+def test_preprocessing_belongs_to_the_weights():
     def of(variant, name):
         row = PRETRAINED_WEIGHTS[variant, name]
         return row.normalization.mean[0], row.preprocessing.crop, row.preprocessing.interpolation
@@ -98,15 +100,26 @@ def test_preprocessing_belongs_to_the_set_and_not_to_the_network():
         ("efficientnetv2-xl", "imagenet21k-ft1k"),
     ],
 )
-def test_auto_is_the_set_with_the_best_published_accuracy(variant, name):
-    assert best_set(variant).name == name
+def test_auto_selects_the_best_published_accuracy(variant, name):
+    assert best_weights(variant).name == name
 
 
-def test_a_variant_of_ones_own_has_no_released_weights():
+def test_a_custom_variant_has_no_pretrained_weights():
     assert list_weights("mine") == []
-    assert best_set("mine") is None
+    assert best_weights("mine") is None
 
 
-def test_without_weights_a_published_network_expects_its_published_evaluation(tiny):
+def test_without_weights_images_are_prepared_as_the_variant_states(tiny):
     assert default_preprocessing(VARIANTS["efficientnet-b3"]).crop == 0.9036
-    assert default_preprocessing(tiny).crop is None
+    assert default_preprocessing(tiny) == Preprocessing(32, None, "bilinear")
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2-b10", "anything"])
+def test_the_evaluation_crop_does_not_depend_on_the_name(name, monkeypatch):
+    for row, expected in (
+        ("efficientnetv2-b3", Preprocessing(300, 0.9036, "bicubic")),
+        ("efficientnetv2-s", Preprocessing(384, None, "bilinear")),
+    ):
+        variant = dataclasses.replace(VARIANTS[row], name=name)
+        monkeypatch.setitem(VARIANTS, name, variant)
+        assert default_preprocessing(variant) == expected, row

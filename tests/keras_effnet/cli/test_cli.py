@@ -39,29 +39,29 @@ def test_plan_prints_the_blocks(capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "message"),
     [
         (["plan", "efficientnet-b33"], "Did you mean 'efficientnet-b3'"),
         (["models", "*resnet*"], "No model matches '*resnet*'"),
     ],
 )
-def test_an_unknown_model_is_one_line_and_status_2(argv, said, capsys):
+def test_an_unknown_model_exits_2_with_one_line(argv, message, capsys):
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("argv", [[], ["build"], ["plan"]])
-def test_a_command_that_is_none_ends_with_status_2(argv, capsys):
+def test_an_unknown_command_exits_2(argv, capsys):
     assert main(argv) == 2
     err = capsys.readouterr().err
     assert "--help" in err
     assert len(err.splitlines()) == 1
 
 
-def test_weights_prints_a_row_for_every_released_set(capsys):
+def test_weights_prints_a_row_for_all_pretrained_weights(capsys):
     assert main(["weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [tuple(line.split()[:2]) for line in lines if line.startswith("efficientnet")]
@@ -82,7 +82,7 @@ def trained(tiny, keras, tame, tmp_path):
     return model, tmp_path / "model.keras", tmp_path / "x.png"
 
 
-def test_predict_names_the_classes_and_says_how_the_image_was_prepared(trained, capsys):
+def test_predict_prints_classes_and_preprocessing(trained, capsys):
     model, path, image = trained
     assert main(["predict", str(image), f"--model={path}"]) == 0
     out = capsys.readouterr().out
@@ -93,16 +93,16 @@ def test_predict_names_the_classes_and_says_how_the_image_was_prepared(trained, 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"--model": "efficientnet-b00"}, "Did you mean 'efficientnet-b0'"),
         ({"--weights": "imagenet"}, "drop one"),
         ({"--labels": "none.txt"}, "none.txt"),
         ({"image": "none.png"}, "none.png does not exist"),
-        ({"--model": "x.png"}, "no .keras file"),
+        ({"--model": "x.png"}, "is not a .keras file"),
     ],
 )
-def test_predict_says_what_is_wrong_before_anything_slow(trained, change, said, capsys):
+def test_predict_checks_its_arguments_first(trained, change, message, capsys):
     _, path, image = trained
     image = change.pop("image", str(image))
     flags = {"--model": str(path), **change}
@@ -110,11 +110,11 @@ def test_predict_says_what_is_wrong_before_anything_slow(trained, change, said, 
         flags["--model"] = str(path.with_name("x.png"))
     assert main(["predict", image, *(f"{k}={v}" for k, v in flags.items())]) == 2
     out, err = capsys.readouterr()
-    assert said in err
+    assert message in err
     assert out == ""
 
 
-def test_a_damaged_model_file_is_one_line(trained, capsys):
+def test_a_damaged_model_file_is_a_one_line_error(trained, capsys):
     _, path, image = trained
     path.write_bytes(path.read_bytes()[:1000])
     assert main(["predict", str(image), f"--model={path}"]) == 2

@@ -21,7 +21,7 @@ def run(capsys):
     return run
 
 
-def test_cost_prints_what_cost_counts(run):
+def test_cost_prints_the_counted_cost(run):
     text = run("cost", "efficientnetv2-s", "--image_size=300", "--batch_size=32")
     c = cost("efficientnetv2-s", image_size=300, batch_size=32)
     assert text.startswith("efficientnetv2-s at 300 px")
@@ -30,7 +30,7 @@ def test_cost_prints_what_cost_counts(run):
     assert "32 images, float32" in text
 
 
-def test_cost_knows_heads_and_precisions(run):
+def test_cost_accepts_no_top_classes_and_precision(run):
     text = run("cost", "efficientnet-b0", "--no_top", "--precision=bfloat16")
     c = cost("efficientnet-b0", include_top=False, bytes_per_value=2)
     assert f"{c.parameters:,}" in text
@@ -40,7 +40,7 @@ def test_cost_knows_heads_and_precisions(run):
     )
 
 
-def test_scale_prints_one_network(run):
+def test_scale_prints_a_scaled_network(run):
     text = run("scale", "efficientnet-b0", "1.5")
     assert text.startswith("efficientnet-b0-phi1.5: ")
     assert f"{cost(scale('efficientnet-b0', 1.5)).parameters:,} parameters" in text
@@ -49,7 +49,7 @@ def test_scale_prints_one_network(run):
 
 
 @pytest.mark.parametrize("base", PUBLISHED_PHI)
-def test_scale_alone_prints_the_family_rule_beside_published(base, run):
+def test_scale_without_phi_prints_the_family(base, run):
     lines = run("scale", base).splitlines()
     assert len(lines) == 1 + len(PUBLISHED_PHI[base])
     for line, member in zip(lines[1:], family(base)):
@@ -59,17 +59,17 @@ def test_scale_alone_prints_the_family_rule_beside_published(base, run):
     assert len({len(line) for line in lines}) == 1  # aligned
 
 
-def test_scale_of_a_base_without_a_family_prints_the_rule_alone(run):
+def test_scale_of_a_base_without_a_family_prints_the_rule_only(run):
     assert "px" not in run("scale", "efficientnetv2-s")
     assert len(run("scale", "efficientnetv2-s").splitlines()) == 5
 
 
 @pytest.mark.parametrize("argv", [("1", "--width=1.1"), ("nan",)])
-def test_what_cannot_be_scaled_is_a_value_error(argv, run):
+def test_invalid_scalings_are_value_errors(argv, run):
     with pytest.raises(ValueError, match=r"efficientnet-b0|phi"):
         run("scale", "efficientnet-b0", *argv)
 
 
-def test_the_table_in_the_docs_is_the_one_that_is_printed(run):
-    docs = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
+def test_the_table_in_the_docs_is_the_printed_one(run):
+    docs = pathlib.Path(__file__).resolve().parents[3] / "docs" / "scaling.md"
     assert run("scale", "efficientnet-b0") in docs.read_text(encoding="utf-8")

@@ -1,0 +1,139 @@
+"""What a weight file states about its images: preprocessing and normalization."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+
+from keras_effnet.image_preprocessing import Preprocessing, parse_layer_name
+from keras_effnet.variants import Normalization
+
+ATTRIBUTE = "keras_effnet"  # of an .h5 file written here; its value is format_attribute's text
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images that weights expect; None where it is unknown."""
+
+    preprocessing: Preprocessing | None = None
+    normalization: Normalization | None = None
+
+
+def read_input_spec(path: str | os.PathLike[str]) -> InputSpec:
+    """The :class:`InputSpec` that a file states in its attribute or in the layers of its model.
+
+    An unreadable file states nothing: ``files.read_weights`` reports what is wrong with it.
+    """
+    path = os.fspath(path)
+    if path.endswith(".keras"):
+        try:
+            with zipfile.ZipFile(path) as file:
+                config = json.loads(file.read("config.json"))
+                constants = _stored_constants(file.read("model.weights.h5"))
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError):
+            return InputSpec()
+        return _of_config(config, constants)
+    try:
+        with h5py.File(path, "r") as file:
+            if ATTRIBUTE in file.attrs:
+                return parse_attribute(file.attrs[ATTRIBUTE])
+            return _of_config(json.loads(file.attrs.get("model_config", "{}")))
+    except OSError:
+        return InputSpec()
+
+
+def format_attribute(input_spec: InputSpec) -> str:
+    """The text that stores an input spec in a file; both of its fields must be known."""
+    return json.dumps(
+        {
+            "preprocessing": input_spec.preprocessing.layer_name,
+            "mean": input_spec.normalization.mean,
+            "std": input_spec.normalization.std,
+        }
+    )
+
+
+def parse_attribute(text: str) -> InputSpec:
+    """The input spec in the text of :func:`format_attribute`.
+
+    >>> normalization = Normalization((128.0,) * 3, (64.0,) * 3)
+    >>> spec = InputSpec(Preprocessing(64, None, "bilinear"), normalization)
+    >>> parse_attribute(format_attribute(spec)) == spec
+    True
+    """
+    fields = json.loads(text)
+    return InputSpec(
+        parse_layer_name(fields["preprocessing"]),
+        Normalization(tuple(fields["mean"]), tuple(fields["std"])),
+    )
+
+
+def is_normalization(layer_name: str) -> bool:
+    """Whether a layer of that name holds normalization constants, which are not weights."""
+    return layer_name.split("_")[0] == "normalization"
+
+
+def _stored_constants(content):
+    """(mean, variance) of a ``normalization`` layer in the weights of a .keras file, or Nones."""
+    with h5py.File(io.BytesIO(content), "r") as file:
+        group = file.get("layers/normalization/vars", {})
+        return tuple(np.array(group[key]) if key in group else None for key in "01")
+
+
+def _of_config(config, constants=(None, None)):
+    """The input spec in a model's configuration, however deep its layers are nested.
+
+    `constants` are the stored mean and variance, for a ``normalization`` that has none in its
+    configuration. In keras.applications, a ``rescaling`` (pixel * scale + offset) precedes the
+    ``normalization`` or stands alone. Its V1 networks with ImageNet weights have a second rescaling
+    behind; for those the variant's normalization is used.
+    """
+    preprocessing, normalizations, rescalings = None, [], []
+    for item in _dicts(config):
+        name = item.get("name") or ""
+        if not isinstance(name, str):
+            continue
+        preprocessing = parse_layer_name(name) or preprocessing
+        if is_normalization(name) and "mean" in item:
+            normalizations.append((item.get("mean"), item.get("variance")))
+        elif name.split("_")[0] == "rescaling" and "scale" in item:
+            rescalings.append((item.get("scale"), item.get("offset")))
+    if rescalings and normalizations == [(None, None)]:
+        normalizations = [constants]
+    return InputSpec(preprocessing, _compose(normalizations, rescalings))
+
+
+def _dicts(config: Any) -> Iterator[dict]:
+    pending = [config]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            yield item
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+
+
+def _compose(normalizations: Sequence, rescalings: Sequence) -> Normalization | None:
+    """One ``Normalization`` of pixels from a model's first layers; None if it is not determined."""
+    if len(normalizations) > 1 or len(rescalings) > 1 or not (normalizations or rescalings):
+        return None
+    mean, variance = normalizations[0] if normalizations else ((0.0,) * 3, (1.0,) * 3)
+    scale, offset = rescalings[0] if rescalings else (1.0, 0.0)
+    if mean is None or variance is None or np.ndim(scale) or np.ndim(offset) or not scale:
+        return None
+    mean, variance = np.ravel(mean), np.ravel(variance)
+    if len(mean) != 3:
+        return None
+    return Normalization(
+        tuple(round(float(m - offset) / scale, 6) for m in mean),
+        tuple(round(float(v) ** 0.5 / scale, 6) for v in variance),
+    )
