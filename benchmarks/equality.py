@@ -42,8 +42,8 @@ def recipe_of(optimizer, width, depth):
         optimizer=optimizer,
         # AdamW's steps do not scale with the gradient: a tenth of the papers' for RMSprop.
         learning_rate=0.016 if optimizer == "rmsprop" else 0.0016,
-        warmup_epochs=0,  # at its full height from the first step on
-        epochs=15,  # 30 steps of 64 images, of which 20 are walked
+        warmup_epochs=0,  # full rate from the first step
+        epochs=15,  # 30 steps of 64 images, of which 20 are run
         batch_size=32,
         gradient_accumulation_first=2,
         gradient_accumulation_last=2,

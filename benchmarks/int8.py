@@ -32,6 +32,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 
 import tflite
+from keras_effnet.atomic_write import write_files
 from keras_effnet.image_preprocessing import resize
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
@@ -310,11 +311,9 @@ def where():
 
 
 def save(options, results):
-    """Writes the results whole."""
-    path = pathlib.Path(options.results)
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(results, indent=1) + "\n")
-    aside.replace(path)
+    """Writes the results atomically."""
+    content = json.dumps(results, indent=1) + "\n"
+    write_files({options.results: content.encode()})
 
 
 def tables(results):

@@ -1,8 +1,9 @@
-"""Who may import whom (docs/architecture.md), read from the sources; fails with file and line."""
+"""The rules of docs/architecture.md, read from the sources. A failure names file and line."""
 
 import ast
 import functools
 import pathlib
+import re
 
 import pytest
 
@@ -34,10 +35,13 @@ def _within(name, module):
     return name == module or name.startswith(module + ".")
 
 
-def _offences(path, forbidden, why):
-    place = path.relative_to(ROOT)
+def _place(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def _violations(path, forbidden, why):
     return [
-        f"{place}:{line}: imports {name}: {why}"
+        f"{_place(path)}:{line}: imports {name}: {why}"
         for line, name in _imports(path)
         if any(_within(name, module) for module in forbidden)
     ]
@@ -47,36 +51,132 @@ def _in(package):
     return [p for p in SOURCES if p.relative_to(ROOT).parts[0] == package]
 
 
-def _is_command_line(path):
-    parts = path.relative_to(ROOT).parts
-    return path.name == "cli.py" or "cli" in parts or path.name.startswith("cli_")
+def _assert_none(violations):
+    assert not violations, "\n" + "\n".join(violations)
 
 
-def _assert_none(offences):
-    assert not offences, "\n" + "\n".join(offences)
+# The entries of a package from top to bottom: a folder or module imports only from its own line
+# and from the lines below it.
+LAYERS = {
+    "keras_effnet": (
+        ("cli",),
+        ("porting",),
+        ("diagnostics", "saliency"),
+        ("image_size", "finetuning", "feature_pyramid"),
+        ("constructors",),
+        ("pretrained",),
+        ("model_structure", "gradients", "model"),
+        ("image_preprocessing", "labels"),
+        ("scaling",),
+        ("model_cost",),
+        ("network_plan",),
+        ("variants",),
+        ("tfrecord", "tfds"),
+        ("arguments", "label_file", "native_logs"),
+        ("suggestions", "atomic_write"),
+    ),
+    "tpu_train": (
+        ("cli",),
+        ("tpu_compile", "diagnostics"),
+        ("training",),
+        ("checkpointing", "input_pipeline"),
+        ("recipes",),
+        ("device_names", "remote_files"),
+    ),
+    "tflite": (
+        ("cli",),
+        ("converter",),
+        ("request", "result"),
+        ("report",),
+        ("quantization",),
+        ("evaluation",),
+        ("export", "images"),
+        ("flatbuffer",),
+        ("litert", "presets"),
+    ),
+}
 
 
-def test_there_is_something_to_read():
-    assert len(_in("keras_effnet")) >= 8
+def _entry(package, name):
+    """The folder or module directly in `package` that a dotted name lies in; "" for the package."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == package else ""
 
 
-def test_the_networks_know_neither_the_training_nor_the_phone_nor_tensorflow():
-    why = "keras_effnet runs on every Keras backend, and is imported by the others"
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_inside_a_package_point_downwards(package):
+    level = {name: i for i, line in enumerate(LAYERS[package]) for name in line}
+    violations = []
+    for path in _in(package):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if len(parts) == 2 and parts[1] == "__init__":
+            continue  # the public names
+        here = parts[1]
+        assert here in level, f"{_place(path)}: put {here} into LAYERS"
+        for line, name in _imports(path):
+            there = _entry(package, name)
+            if there in level and there != here and level[there] <= level[here]:
+                violations.append(f"{_place(path)}:{line}: imports {name}, which is not below it")
+    _assert_none(violations)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_modules_import_each_other_in_a_circle(package):
+    modules = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts): p
+        for p in _in(package)
+        if p.name != "__init__.py"
+    }
+    uses = {}
+    for module, path in modules.items():
+        names = {name for _, name in _imports(path)} | {
+            name.rpartition(".")[0] for _, name in _imports(path)
+        }
+        uses[module] = sorted(names & set(modules) - {module})
+    done, active = set(), []
+
+    def visit(module):
+        if module in active:
+            circle = [*active[active.index(module) :], module]
+            raise AssertionError(" -> ".join(circle))
+        if module not in done:
+            active.append(module)
+            for used in uses[module]:
+                visit(used)
+            done.add(active.pop())
+
+    for module in modules:
+        visit(module)
+
+
+def test_a_circle_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    folder = tmp_path / "tflite"
+    folder.mkdir()
+    for here, there in (("a", "b"), ("b", "c"), ("c", "a")):
+        (folder / f"{here}.py").write_text(f"from tflite.{there} import x\n")
+    monkeypatch.setitem(globals(), "SOURCES", sorted(folder.glob("*.py")))
+    with pytest.raises(AssertionError, match=r"tflite.a -> tflite.b -> tflite.c -> tflite.a"):
+        test_no_modules_import_each_other_in_a_circle("tflite")
+
+
+def test_keras_effnet_imports_no_other_package_and_no_framework():
+    why = "keras_effnet runs on every Keras backend, and the other packages import it"
     forbidden = ("tpu_train", "tflite", "tensorflow", "tensorflow_addons", "keras_cv", "jax")
     exempt = {
-        # TensorFlow's own checkpoints are read by TensorFlow, on whatever backend Keras runs
+        # TensorFlow checkpoints are read by TensorFlow, on whatever backend Keras runs
         ("keras_effnet/pretrained/tf_checkpoint.py", "tensorflow"),
-        # Keras has no gradients: they are the backend's, which Keras has imported by then
+        # Keras has no gradients: they come from the backend, which Keras has imported by then
         ("keras_effnet/gradients.py", "tensorflow"),
         ("keras_effnet/gradients.py", "jax"),
     }
     _assert_none(
         [
-            offence
+            violation
             for p in _in("keras_effnet")
             for name in forbidden
-            if (p.relative_to(ROOT).as_posix(), name) not in exempt
-            for offence in _offences(p, (name,), why)
+            if (_place(p), name) not in exempt
+            for violation in _violations(p, (name,), why)
         ]
     )
 
@@ -87,11 +187,11 @@ def test_tensorflow_is_imported_only_when_a_checkpoint_is_read():
     assert not [a.name for n in top for a in n.names if _within(a.name, "tensorflow")]
 
 
-def test_the_training_and_the_phone_never_see_each_other():
-    why = "what both need belongs to keras_effnet"
+def test_tpu_train_and_tflite_do_not_import_each_other():
+    why = "code that both need belongs to keras_effnet"
     _assert_none(
-        [o for p in _in("tpu_train") for o in _offences(p, ("tflite",), why)]
-        + [o for p in _in("tflite") for o in _offences(p, ("tpu_train",), why)]
+        [v for p in _in("tpu_train") for v in _violations(p, ("tflite",), why)]
+        + [v for p in _in("tflite") for v in _violations(p, ("tpu_train",), why)]
     )
 
 
@@ -99,26 +199,21 @@ def test_the_training_and_the_phone_never_see_each_other():
     "pure",
     [
         *(f"keras_effnet/{n}.py" for n in ("variants", "network_plan", "model_cost", "scaling")),
-        *(
-            f"tpu_train/recipes/{n}.py"
-            for n in ("schema", "published", "project", "table", "phases")
-        ),
+        *sorted(_place(p) for p in (ROOT / "tpu_train" / "recipes").glob("*.py")),
+        "tflite/presets.py",
     ],
 )
-def test_tables_and_plans_need_no_framework(pure):
+def test_tables_and_plans_import_no_framework(pure):
     why = "tables and plans are read in milliseconds"
     forbidden = ("keras", "tensorflow", "jax", "numpy", "h5py", "keras_effnet.model")
-    _assert_none(_offences(ROOT / pure, forbidden, why))
+    _assert_none(_violations(ROOT / pure, forbidden, why))
 
 
 @pytest.mark.parametrize(
-    ("module", "homes"),
+    ("module", "importers"),
     [
         ("tensorflow_addons", {"tpu_train/training/optimizers.py"}),
-        (
-            "keras_cv",
-            {"tpu_train/input_pipeline/keras_cv_layers.py"},
-        ),
+        ("keras_cv", {"tpu_train/input_pipeline/keras_cv_layers.py"}),
         ("tensorflow_datasets", {"keras_effnet/tfds.py"}),
         ("jax", {"keras_effnet/gradients.py", "tpu_train/tpu_compile/compiler.py"}),
         (
@@ -127,67 +222,113 @@ def test_tables_and_plans_need_no_framework(pure):
         ),
         ("timm", {"keras_effnet/porting/reference_models.py"}),
         ("torchvision", {"keras_effnet/porting/reference_models.py"}),
-    ],
-)
-def test_a_package_that_may_go_away_has_one_importer(module, homes):
-    _assert_none(
-        [
-            offence
-            for p in SOURCES
-            if p.relative_to(ROOT).as_posix() not in homes
-            for offence in _offences(p, (module,), f"only {' and '.join(sorted(homes))} may")
-        ]
-    )
-
-
-@pytest.mark.parametrize(
-    ("module", "homes"),
-    [
-        (
-            "tensorflow",
-            {
-                "tflite/export.py",
-                "tflite/quantization/finetuning.py",
-                "tflite/quantization/tf_interpreter.py",
-            },
-        ),
         ("ai_edge_litert", {"tflite/litert.py"}),
         ("ai_edge_quantizer", {"tflite/litert.py"}),
     ],
 )
-def test_the_phone_has_few_importers_of_what_is_heavy(module, homes):
+def test_a_package_that_may_disappear_has_few_importers(module, importers):
+    why = f"only {' and '.join(sorted(importers))} may"
     _assert_none(
         [
-            offence
-            for p in _in("tflite")
-            if p.relative_to(ROOT).as_posix() not in homes
-            for offence in _offences(p, (module,), f"only {' and '.join(sorted(homes))} may")
-        ]
-    )
-
-
-def test_flags_are_the_command_lines_business():
-    _assert_none(
-        [
-            offence
+            violation
             for p in SOURCES
-            if not _is_command_line(p)
-            for offence in _offences(p, ("absl.flags", "absl.app"), "only cli files read flags")
+            if not _place(p).startswith(tuple(importers))
+            for violation in _violations(p, (module,), why)
         ]
     )
 
 
-def test_every_function_has_a_home_with_a_name():
-    nowhere = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "misc.py"}
+def test_tflite_imports_tensorflow_only_to_export_and_to_finetune():
+    importers = {"tflite/export.py", "tflite/quantization/tf_interpreter.py"}
+    importers |= {"tflite/quantization/finetuning.py"}
+    why = f"only {' and '.join(sorted(importers))} may"
     _assert_none(
-        [f"{p.relative_to(ROOT)}: a name for nothing" for p in SOURCES if p.name in nowhere]
+        [
+            violation
+            for p in _in("tflite")
+            if _place(p) not in importers
+            for violation in _violations(p, ("tensorflow",), why)
+        ]
     )
 
 
-def test_no_except_catches_everything_unnamed():
+def test_only_command_lines_read_flags():
     _assert_none(
         [
-            f"{p.relative_to(ROOT)}:{node.lineno}: bare except"
+            violation
+            for p in SOURCES
+            if "cli" not in p.relative_to(ROOT).parts
+            for violation in _violations(p, ("absl.flags", "absl.app"), "only cli/ reads flags")
+        ]
+    )
+
+
+def test_every_module_is_named_after_its_subject():
+    vague = {"utils.py", "util.py", "common.py", "helpers.py", "base.py", "misc.py"}
+    _assert_none([f"{_place(p)}: a vague name" for p in SOURCES if p.name in vague])
+
+
+def test_no_public_function_has_the_name_of_its_module():
+    _assert_none(
+        [
+            f"{_place(p)}:{node.lineno}: {node.name}"
+            for p in SOURCES
+            for node in ast.parse(p.read_text(encoding="utf-8")).body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == p.stem
+        ]
+    )
+
+
+def test_no_file_is_longer_than_400_lines():
+    lines = {_place(p): len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCES}
+    _assert_none([f"{place}: {n} lines" for place, n in lines.items() if n > 400])
+
+
+@pytest.mark.parametrize("package", ["tflite", "tpu_train"])
+def test_few_files_lie_directly_in_a_package(package):
+    files = sorted(p.name for p in (ROOT / package).glob("*.py") if p.name != "__init__.py")
+    assert len(files) <= 6, files
+
+
+def test_the_documentation_has_a_line_for_every_module():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    trees = re.findall(r"```\n(\w+)/\n(.*?)```", text, re.DOTALL)
+    listed = set()
+    for package, tree in trees:
+        folder = package
+        for indent, name in re.findall(r"^( +)([\w/.]+)", tree, re.MULTILINE):
+            if len(indent) == 2:
+                folder = f"{package}/{name.rstrip('/')}" if name.endswith("/") else package
+            if name.endswith(".py"):
+                listed.add(f"{package if len(indent) == 2 else folder}/{name}")
+    modules = {_place(p) for p in SOURCES if p.name != "__init__.py"}
+    assert listed == modules, sorted(listed ^ modules)
+
+
+def test_tests_mirror_the_folders():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        folder = path.relative_to(ROOT / "tests").parent
+        if folder.parts and folder.parts[0] in PACKAGES:
+            assert (ROOT / folder).is_dir(), f"{_place(path)}: there is no folder {folder}"
+
+
+def test_test_names_have_at_most_70_characters():
+    _assert_none(
+        [
+            f"{_place(p)}:{node.lineno}: {len(node.name)} characters"
+            for p in (ROOT / "tests").rglob("test_*.py")
+            for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
+            if isinstance(node, ast.FunctionDef)
+            and node.name.startswith("test_")
+            and len(node.name) > 70
+        ]
+    )
+
+
+def test_no_except_clause_catches_everything():
+    _assert_none(
+        [
+            f"{_place(p)}:{node.lineno}: bare except"
             for p in SOURCES
             for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
             if isinstance(node, ast.ExceptHandler) and node.type is None
@@ -195,30 +336,28 @@ def test_no_except_catches_everything_unnamed():
     )
 
 
-def test_the_reading_sees_every_kind_of_import(tmp_path, monkeypatch):
-    """Each way to write an import that a rule must not miss."""
+def test_every_kind_of_import_is_read(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     source = tmp_path / "tpu_train" / "cli" / "x.py"
     source.parent.mkdir(parents=True)
     source.write_text(
-        "import tflite.convert as c\n"
+        "import tflite.converter as c\n"
         "from tflite import report\n"
-        "from ..augment import a\n"
+        "from ..augmentation import a\n"
         "from .. import ema\n"
         "def f():\n    from absl import app, flags\n"
         "import tflite_support\n"
     )
-    assert list(_imports(source)) == [
-        (1, "tflite.convert"),
+    assert list(_read_imports(source)) == [
+        (1, "tflite.converter"),
         (2, "tflite.report"),
-        (3, "tpu_train.augment.a"),
+        (3, "tpu_train.augmentation.a"),
         (4, "tpu_train.ema"),
         (7, "tflite_support"),
         (6, "absl.app"),
         (6, "absl.flags"),
     ]
-    assert _offences(source, ("tflite",), "no") == [
-        "tpu_train/cli/x.py:1: imports tflite.convert: no",
+    assert _violations(source, ("tflite",), "no") == [
+        "tpu_train/cli/x.py:1: imports tflite.converter: no",
         "tpu_train/cli/x.py:2: imports tflite.report: no",
     ]
-    assert _is_command_line(source)

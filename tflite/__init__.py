@@ -16,10 +16,10 @@ from tflite.evaluation.accuracy import EvaluationImages, EvaluationReport, Metri
 from tflite.export import export_float32, load_keras
 from tflite.flatbuffer.ops import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
-from tflite.options import ConversionOptions
 from tflite.presets import PRESETS, Preset
 from tflite.quantization.calibration import calibrate, collect_histograms
 from tflite.quantization.mixed_precision import BudgetError
+from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import OpPlan, QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
 from tflite.result import Conversion, save

@@ -12,10 +12,10 @@ from tflite.evaluation.comparison import compare
 from tflite.export import export_float32
 from tflite.flatbuffer import metadata
 from tflite.images.loader import ImageSet, fitting_labels, load_images
-from tflite.options import ConversionOptions
 from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
 from tflite.quantization.mixed_precision import Budget
+from tflite.quantization.options import ConversionOptions
 from tflite.request import ConversionRequest
 from tflite.result import Conversion, shown_images
 
@@ -56,9 +56,10 @@ def convert(
         min_agreement: budget of int8_mixed: fraction of the held-out images that must keep their
             prediction.
         log: called with a line of text per step, e.g. ``print``.
-        **options: fields of :class:`~tflite.options.ConversionOptions`: ``calibration_images``
-            (default 512, or 2,048 for int8_mixed; half of them, at most 512, are learned from, the
-            others are held out), ``finetune`` (takes minutes), ``search_seconds``, ``max_corrupt``.
+        **options: fields of :class:`~tflite.quantization.options.ConversionOptions`:
+            ``calibration_images`` (default 512, or 2,048 for int8_mixed; half of them, at most
+            512, are learned from, the others are held out), ``finetune`` (takes minutes),
+            ``search_seconds``, ``max_corrupt``.
 
     Raises:
         TypeError: an unknown option.

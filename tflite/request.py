@@ -10,9 +10,9 @@ from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from tflite.evaluation.classifier import open_classifier
 from tflite.export import image_shape
 from tflite.flatbuffer import ops
-from tflite.options import ConversionOptions
 from tflite.presets import Preset, find_preset
 from tflite.quantization.mixed_precision import Budget
+from tflite.quantization.options import ConversionOptions
 
 # Default budget of int8_mixed: 99 %, plus the standard error on 1,536 held-out images.
 MIN_AGREEMENT = 0.9925

@@ -18,7 +18,7 @@ from tflite.flatbuffer import ops
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan
-from tflite.report import comparison_sections, render
+from tflite.report import comparison_sections, html_report
 
 _LARGE = 30e6  # bytes
 
@@ -114,7 +114,7 @@ def save(
     record = conversion.as_dict()
     files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
     if conversion.comparison is not None:
-        files[f"{path}.html"] = render.render(
+        files[f"{path}.html"] = html_report.render(
             conversion.comparison,
             record=record,
             images=conversion.shown_images,

@@ -78,7 +78,7 @@ def test_blocks_after_z_stay_in_order(keras, tiny):
     stages = (Stage("fused", 3, 1, 1, 8, 28, 0.0), Stage("fused", 3, 2, 2, 8, 2, 0.0))
     deep = dataclasses.replace(tiny, name="deep", stages=stages)
     model = create_model(deep, input_shape=(32, 32, 3))
-    names = list(model_structure.blocks(model_structure.find_body(model)))
+    names = list(model_structure.blocks(model_structure.find_backbone(model)))
     assert names[24:29] == ["block1y", "block1z", "block1za", "block1zb", "block2a"]
     assert feature_table(model) == feature_table(deep)
     assert feature_table(model)[1].layer == "block1zb_add"

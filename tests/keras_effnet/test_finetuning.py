@@ -134,7 +134,7 @@ def _moved_by_training(keras, model, images, steps):
     by_jax = keras.__version__[0] != "2" and keras.backend.backend() == "jax"
     how = {} if by_jax else {"run_eagerly": True}  # tracing takes longer than running
     model.compile("adam", "sparse_categorical_crossentropy", **how)
-    for _ in range(steps):  # in the first, a zero head gives no gradient
+    for _ in range(steps):  # in the first step, a zero-initialized head gives no gradient
         model.train_on_batch(images(32), np.array([0, 1]))
     return {
         layer.name

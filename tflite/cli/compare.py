@@ -24,7 +24,7 @@ from tflite.evaluation.classifier import Classifier, open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import metadata
 from tflite.images.loader import fitting_labels, load_images
-from tflite.report.render import write_report
+from tflite.report.html_report import write_report
 
 _REPORT = """\
 Evaluates a converted .tflite against its float model: accuracy, prediction agreement, SQNR by

@@ -15,8 +15,8 @@ from keras_effnet.native_logs import filter_native_logs
 from tflite.cli import compare
 from tflite.cli.command import IMAGES, LABELS, exit_status, read_tflite, require_images
 from tflite.converter import convert
-from tflite.options import BUDGET_IMAGES, CALIBRATION_IMAGES
 from tflite.presets import PRESETS, find_preset
+from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES
 from tflite.result import Conversion, save
 
 _DESCRIPTION = """\

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tflite.flatbuffer import ops
-from tflite.options import ConversionOptions
 from tflite.presets import Preset
 from tflite.quantization.calibration import CalibrationImages, calibrate
 from tflite.quantization.mixed_precision import Budget, Float32Region, within_budget
 from tflite.quantization.normalization_folding import fold_normalization
 from tflite.quantization.objective import Objective, held_out
+from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
 from tflite.quantization.state import State
@@ -123,7 +123,7 @@ def run(
         float32_model: bytes of the float32 .tflite.
         preset: a :class:`~tflite.presets.Preset`.
         calibration: images; None for a preset that needs none: the model is converted directly.
-        options: a :class:`~tflite.options.ConversionOptions`.
+        options: a :class:`~tflite.quantization.options.ConversionOptions`.
         budget: for int8_mixed.
         log: called with lines of text.
 

@@ -13,11 +13,11 @@ import numpy as np
 from tflite.evaluation import sqnr
 from tflite.flatbuffer import ops
 from tflite.flatbuffer.graph import Graph, swishes
-from tflite.options import ConversionOptions
 from tflite.presets import Preset, find_preset
 from tflite.quantization import bias_correction, equalization, range_search, weight_rounding
 from tflite.quantization.calibration import CalibrationImages, accumulate_histograms
 from tflite.quantization.objective import Objective, held_out
+from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
 from tflite.quantization.range_estimation import ESTIMATORS, estimate_ranges

@@ -3,7 +3,7 @@
 How a training loop uses it::
 
     manager = CheckpointManager(
-        folder, run_identity(recipe, training, evaluation), save_minutes=10,
+        folder, identify_run(recipe, training, evaluation), save_minutes=10,
         writes=is_chief, gather=make_gather(strategy),
     )
     restored = manager.restore_latest(variables, log)  # None: start from scratch
@@ -52,7 +52,7 @@ class CheckpointManager:
 
     Args:
         folder: where the checkpoints are.
-        run: the identity of the run (:func:`~tpu_train.checkpointing.run_identity.run_identity`);
+        run: the identity of the run (:func:`~tpu_train.checkpointing.run_identity.identify_run`);
             checkpoints of another one are refused. Its "seed" is recorded.
         save_minutes: between two checkpoints.
         writes: whether this worker writes; all but the chief do not.

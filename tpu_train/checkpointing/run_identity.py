@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def run_identity(recipe, training, evaluation) -> dict:
+def identify_run(recipe, training, evaluation) -> dict:
     """What must be equal for a run to resume: all recipe fields, the classes and the labels."""
     labels = hashlib.sha256(training.labels.tobytes() + evaluation.labels.tobytes()).hexdigest()
     return {

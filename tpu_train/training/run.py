@@ -26,7 +26,7 @@ from keras_effnet.atomic_write import replacing, write_files
 from keras_effnet.label_file import write_labels
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
-from tpu_train.checkpointing.run_identity import onednn_enabled, run_identity
+from tpu_train.checkpointing.run_identity import identify_run, onednn_enabled
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import batch_size_error, make_phases
 from tpu_train.recipes.schema import Recipe, check
@@ -134,7 +134,7 @@ def train(
         # Restore the latest checkpoint, if there is one.
         checkpoints = CheckpointManager(
             files.checkpoints,
-            run_identity(recipe, training, evaluation),
+            identify_run(recipe, training, evaluation),
             save_minutes,
             writes=is_chief,
             gather=make_gather(strategy),

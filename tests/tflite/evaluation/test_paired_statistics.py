@@ -9,7 +9,7 @@ from tflite.evaluation import paired_statistics
 
 
 def _right(n10, n01, n):
-    """Two arrays with so many discordant images."""
+    """Two arrays with the given numbers of discordant images."""
     first, second = np.zeros(n, bool), np.zeros(n, bool)
     first[:n10] = second[n10 : n10 + n01] = True
     first[n10 + n01 :: 2] = second[n10 + n01 :: 2] = True

@@ -7,10 +7,10 @@ import pytest
 import tflite
 from tflite.flatbuffer import runner
 from tflite.flatbuffer.graph import Graph, swishes
-from tflite.options import ConversionOptions
 from tflite.presets import find_preset
 from tflite.quantization import equalization, pipeline
 from tflite.quantization.calibration import CalibrationImages
+from tflite.quantization.options import ConversionOptions
 from tflite.quantization.range_estimation import ESTIMATORS
 from tflite.quantization.state import State
 from tflite.quantization.steps import STEPS, Candidate, Context, Step, make_context, swish_stages

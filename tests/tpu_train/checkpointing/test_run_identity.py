@@ -6,8 +6,8 @@ import tensorflow as tf
 from tpu_train.checkpointing import run_identity as module
 from tpu_train.checkpointing.run_identity import (
     check_same_run,
+    identify_run,
     log_version_changes,
-    run_identity,
     software_versions,
 )
 from tpu_train.recipes.table import RECIPES
@@ -15,11 +15,11 @@ from tpu_train.recipes.table import RECIPES
 
 def test_the_identity_changes_with_the_recipe_and_the_labels(source):
     recipe = RECIPES["digits"]
-    identity = run_identity(recipe, source, source)
-    assert run_identity(recipe, source, source) == identity
-    assert run_identity(dataclasses.replace(recipe, seed=9), source, source) != identity
+    identity = identify_run(recipe, source, source)
+    assert identify_run(recipe, source, source) == identity
+    assert identify_run(dataclasses.replace(recipe, seed=9), source, source) != identity
     relabeled = dataclasses.replace(source, labels=source.labels[::-1].copy())
-    assert run_identity(recipe, relabeled, source) != identity
+    assert identify_run(recipe, relabeled, source) != identity
 
 
 def test_a_different_run_is_refused_with_all_differences():

@@ -1,7 +1,7 @@
 import pytest
 
-from tflite.options import ConversionOptions
 from tflite.presets import find_preset
+from tflite.quantization.options import ConversionOptions
 
 
 def test_unknown_keywords_are_errors_with_the_nearest_name():

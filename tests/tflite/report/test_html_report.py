@@ -11,7 +11,7 @@ from tflite.evaluation.accuracy import EvaluationImages
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import rewrite
 from tflite.report import comparison_sections
-from tflite.report.render import render, write_report
+from tflite.report.html_report import render, write_report
 
 _RECORD = {
     "preset": "int8",
