@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from keras_effnet import model_structure
 from keras_effnet.constructors import create_model
 from keras_effnet.feature_pyramid import feature_table, features
+from keras_effnet.model_structure import find_backbone, layers_by_block, layers_by_group
 from keras_effnet.variants import VARIANTS, Stage
 
 # Channels at strides 2, 4, 8, 16, 32: endpoints["reduction_1"] to 5 of the official code.
@@ -71,14 +71,14 @@ def test_a_published_network_has_the_table_of_its_plan(keras, name):
     assert feature_table(model).model == "mine"
     assert feature_table(model).levels == feature_table(name).levels
     stages = [f"block{i + 1}" for i in range(len(VARIANTS[name].stages))]
-    assert list(model_structure.groups(model)) == ["stem", *stages, "top", "head"]
+    assert list(layers_by_group(model)) == ["stem", *stages, "top", "head"]
 
 
 def test_blocks_after_z_stay_in_order(keras, tiny):
     stages = (Stage("fused", 3, 1, 1, 8, 28, 0.0), Stage("fused", 3, 2, 2, 8, 2, 0.0))
     deep = dataclasses.replace(tiny, name="deep", stages=stages)
     model = create_model(deep, input_shape=(32, 32, 3))
-    names = list(model_structure.blocks(model_structure.find_backbone(model)))
+    names = list(layers_by_block(find_backbone(model)))
     assert names[24:29] == ["block1y", "block1z", "block1za", "block1zb", "block2a"]
     assert feature_table(model) == feature_table(deep)
     assert feature_table(model)[1].layer == "block1zb_add"

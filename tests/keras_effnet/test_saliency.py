@@ -148,16 +148,16 @@ def test_feature_maps_are_sorted_by_standard_deviation(model, images):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, x: grad_cam(m, x[:32]), r"image has shape \(32, 64, 3\) .*change_image_size"),
+        (lambda m, x: grad_cam(m, x[:32]), r"image has shape \(32, 64, 3\), .*change_image_size"),
         (lambda m, x: grad_cam(m, x[..., 0]), r"image has shape \(64, 64\)"),
         (lambda m, x: grad_cam(m, x, 3), "class_index 3 does not fit .* 0 to 2"),
         (lambda m, x: grad_cam(m, x, -1), "class_index -1"),
         (lambda m, x: grad_cam(m, x, [0, 1]), "does not fit 1 images"),
         (lambda m, x: grad_cam(m, x, layer="top_activatoin"), "Did you mean 'top_activation'"),
-        (lambda m, x: grad_cam(m, x, layer="avg_pool"), "no map"),
+        (lambda m, x: grad_cam(m, x, layer="avg_pool"), "not .batch, height, width, channels."),
         (lambda m, x: occlusion(m, x, patch=65), "patch 65 and stride 16 cannot cover"),
         (lambda m, x: occlusion(m, x, patch=8, stride=9), "stride of at most the patch"),
-        (lambda m, x: feature_maps(m, x[None], "top_conv"), "one image at a time"),
+        (lambda m, x: feature_maps(m, x[None], "top_conv"), "give one image"),
         (lambda m, x: feature_maps(m, x, "nowhere"), "Unknown layer 'nowhere'"),
     ],
 )
