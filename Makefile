@@ -30,7 +30,7 @@ test-jax: .venv/ready
 	KERAS_BACKEND=jax JAX_PLATFORMS=cpu .venv/bin/python $(PYTEST) tests/keras_effnet $(REPEATED)
 
 test-legacy: .venv-legacy/ready
-	if test -e $<; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet tests/tpu_train tests/test_doctests.py $(REPEATED); fi
+	if test -e $<; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet tests/tpu_train tests/test_doctests.py tests/test_quiet_commands.py $(REPEATED); fi
 
 check: lint
 	.venv/bin/python $(PYTEST) -m "not slow"

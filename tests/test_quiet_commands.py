@@ -61,6 +61,8 @@ def model(tiny, tmp_path):
     return path
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 def test_a_prediction_prints_nothing_on_stderr(model, photos):
     image = photos / "a" / "0.png"
     result = run(MAIN.format(package="keras_effnet"), "predict", image, f"--model={model}")
@@ -82,6 +84,7 @@ def test_a_conversion_prints_nothing_on_stderr(model, photos, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.every_stack
 def test_a_training_prints_only_its_progress_on_stderr(photos, tmp_path):
     result = run(
         SMALL_VARIANT + MAIN.format(package="tpu_train"),

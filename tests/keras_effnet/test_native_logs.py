@@ -111,7 +111,8 @@ def test_output_of_child_processes_is_filtered_too():
 
 def test_ctrl_c_interrupts_the_program_but_not_the_filter():
     code = (
-        "import time\nprint('ready', flush=True)\n"
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "print('ready', flush=True)\n"
         f"try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    {NATIVE}raise"
     )
     process = subprocess.Popen(

@@ -78,6 +78,7 @@ def folded(trained_v1):
     return fold_normalization(trained_v1)
 
 
+@pytest.mark.slow
 def test_finetuning_improves_the_quantized_scores(folded, photos, finetuned):
     """Measured in LiteRT, not in the simulation."""
     ranges, plan, model, new_ranges, _ = finetuned(folded, photos)
@@ -143,6 +144,7 @@ def test_zero_steps_change_nothing(trained_v1, photos):
     assert new_ranges == ranges
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_ranges(trained_lite, photos):
     ranges, plan = _planned(trained_lite, photos[:16])
     (_, first), (_, second) = (
@@ -152,6 +154,7 @@ def test_same_seed_gives_the_same_ranges(trained_lite, photos):
         assert bounds == pytest.approx(first[name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sigmoid_outputs_are_finetuned(sigmoid_content, images):
     ranges, plan = _planned(sigmoid_content, images)
     lines = []

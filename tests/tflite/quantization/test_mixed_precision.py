@@ -142,6 +142,7 @@ def test_candidate_regions_cover_all_int8_ops(trained_v1):
     assert all("_se_" in name for name in regions["squeeze-excite branches"])
 
 
+@pytest.mark.slow
 def test_fewest_regions_meet_a_budget_that_int8_misses(int8):
     state, plan, objective = int8
     agreement = objective(state.quantized(plan))[1]

@@ -80,6 +80,8 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 def test_one_and_two_devices_give_the_same_weights(run):
     """RandAugment, mixup, CutMix, dropout, drop path, EMA, clipping, batch norm over both devices,
     weight decay, two gradient-accumulation steps.
@@ -92,6 +94,7 @@ def test_one_and_two_devices_give_the_same_weights(run):
         assert a.loss == pytest.approx(b.loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(run):
     one, other = (
         run(workdir=str(seed), seed=seed, phases=1, epochs=1, zero_init_classifier=False)
@@ -101,6 +104,8 @@ def test_another_seed_gives_other_weights(run):
     assert one.phases[0].loss != other.phases[0].loss
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 @pytest.mark.parametrize("device", ["cpu", "cpu:2"])
 def test_a_stopped_run_resumes_to_the_same_weights(run, finished, tmp_path, stop_at, device):
     """Stopped in the first phase and in the second."""
@@ -276,6 +281,7 @@ print((scores.argmax(1) == data["labels"]).mean())
     return float(out.stdout.split()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_half_precision_trains_and_exports_float32(run, precision):
     """float16 with another width and depth."""
@@ -289,6 +295,7 @@ def test_half_precision_trains_and_exports_float32(run, precision):
         assert model.get_layer("block2b_add")
 
 
+@pytest.mark.slow
 def test_keras_cv_trains_and_logs_that_it_is_not_reproducible(run, tmp_path):
     pytest.importorskip("keras_cv")
     result = run(augment="keras_cv", phases=1, epochs=2)

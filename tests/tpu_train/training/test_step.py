@@ -369,6 +369,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", CASES)
 def test_accumulation_gives_the_same_losses_and_weights(why):
     """With mixing, dropout, clipping and weight decay; on one device and on two."""
