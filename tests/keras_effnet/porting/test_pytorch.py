@@ -20,10 +20,11 @@ from keras_effnet.pretrained.state_dicts import read
 from tools import foreign
 
 tensorflow_only = pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
-FAST = [("timm", "tf_efficientnet_lite0"), ("lukemelas", "efficientnet-b0")]
+FAST = [("timm", "tf_efficientnet_lite0")]
 SLOW = [
     ("efficientnet-lite-pytorch", "efficientnet-lite0"),
     ("efficientnet-lite-pytorch", "efficientnet-lite2"),
+    ("lukemelas", "efficientnet-b0"),
     ("lukemelas", "efficientnet-b3"),
     ("timm", "tf_efficientnetv2_b0"),
     ("torchvision", "efficientnet_b0"),
