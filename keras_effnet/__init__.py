@@ -51,6 +51,7 @@ from keras_effnet.image_preprocessing import (
     decode_image,
     load_image,
     preprocess,
+    preprocess_input,
     preprocessing,
 )
 from keras_effnet.image_size import change_image_size
@@ -120,6 +121,7 @@ __all__ = [
     "plan",
     "porting",
     "preprocess",
+    "preprocess_input",
     "preprocessing",
     "saliency",
     "scale",

@@ -142,6 +142,18 @@ def decode_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
+def preprocess_input(x, data_format=None):
+    """Returns `x` unchanged, as ``preprocess_input`` of keras.applications' EfficientNets does.
+
+    The network normalizes pixels itself: give it RGB in [0, 255]. :func:`preprocess` crops and
+    resizes an image as the weights require.
+
+    >>> preprocess_input(7)
+    7
+    """
+    return x
+
+
 def preprocess(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """The cropped and resized image: uint8 (size, size, channels) in [0, 255].
 

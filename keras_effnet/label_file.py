@@ -1,4 +1,8 @@
-"""Label files: UTF-8 text, one class name a line, in the order of the model's outputs."""
+"""Label files: UTF-8 text, one class name a line, in the order of the model's outputs.
+
+Names may repeat: two of ImageNet's 1,000 classes are "crane". Where a name has to tell its class,
+:func:`class_index` rejects a repeated one.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import os
 from collections.abc import Sequence
 
 from keras_effnet.atomic_write import write_files
+from keras_effnet.suggestions import unknown_name
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """The class names in a label file, without blank lines at its end.
 
-    A byte order mark is accepted. Raises ``ValueError`` for a file that is not UTF-8, an empty
-    line, or a name that occurs twice; ``OSError`` for one that cannot be read.
+    A byte order mark is accepted, and so are names that occur twice. Raises ``ValueError`` for a
+    file that is not UTF-8 or has an empty line; ``OSError`` for one that cannot be read.
     """
     path = os.fspath(path)
     with open(path, "rb") as file:
@@ -34,10 +39,27 @@ def parse_labels(content: bytes, where: str) -> tuple[str, ...]:
     if not names or not all(names):
         line = names.index("") + 1 if names else 1
         raise ValueError(f"label file {where!r}: line {line} is empty; give one class name a line")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"label file {where!r} has {twice[0]!r} twice; class names must differ")
     return tuple(names)
+
+
+def class_index(name: str, class_names: Sequence[str]) -> int:
+    """The index of the only class of that name.
+
+    Raises ``ValueError`` with the indices if several classes have the name, or none.
+
+    >>> class_index("crane", ["crane", "owl", "crane"])
+    Traceback (most recent call last):
+    ValueError: 'crane' is the name of the classes 0 and 2: give them different names
+    """
+    indices = [i for i, known in enumerate(class_names) if known == name]
+    if len(indices) > 1:
+        raise ValueError(
+            f"{name!r} is the name of the classes {' and '.join(map(str, indices))}: give them "
+            "different names"
+        )
+    if not indices:
+        raise ValueError(unknown_name("class", name, class_names))
+    return indices[0]
 
 
 def format_labels(class_names: Sequence[str]) -> bytes:

@@ -45,14 +45,27 @@ def label_map(classes: int) -> list[int] | None:
     return None
 
 
+def class_names_for(classes: int) -> tuple[str, ...]:
+    """The names of a classifier's outputs if nothing states them: ImageNet's for 1,000 classes.
+
+    >>> class_names_for(2)
+    ('0', '1')
+    """
+    return imagenet_classes() if classes == 1000 else tuple(map(str, range(classes)))
+
+
 def decode_predictions(
     scores: np.ndarray, top: int = 5, class_names: Sequence[str] | None = None
-) -> list[list[tuple[int, str, float]]]:
-    """[[(index, name, score), ...], ...]: the `top` classes of each row of scores, best first.
+) -> list[list[tuple[int | str, str, float]]]:
+    """The `top` classes of each row of scores, best first.
 
-    `scores` is (n, classes). `class_names` default to ImageNet-1k's for 1,000 classes, and to the
-    indices otherwise. Raises ``ValueError`` if their number differs from the number of classes.
+    `scores` is (n, classes). For 1,000 classes [[(WordNet id, name, score), ...], ...], as
+    ``decode_predictions`` of keras.applications gives. For another number, or with `class_names`,
+    [[(index, name, score), ...], ...]; the names default to the indices. Raises ``ValueError`` if
+    the number of names differs from the number of classes.
 
+    >>> decode_predictions(np.eye(1000)[:1], top=1)
+    [[('n01440764', 'tench', 1.0)]]
     >>> decode_predictions([[0.1, 0.7, 0.2]], top=2, class_names=["cat", "dog", "owl"])
     [[(1, 'dog', 0.7), (2, 'owl', 0.2)]]
     """
@@ -60,12 +73,16 @@ def decode_predictions(
     if scores.ndim != 2:
         raise ValueError(f"scores have shape {scores.shape}: give (images, classes)")
     classes = scores.shape[1]
-    if class_names is None:
-        class_names = imagenet_classes() if classes == 1000 else [str(i) for i in range(classes)]
+    ids = range(classes)
+    if class_names is None and classes == 1000:
+        ids = [wordnet_id for wordnet_id, _, _ in _imagenet()]
+        class_names = [names.split(",")[0].replace(" ", "_") for names in imagenet_classes()]
+    elif class_names is None:
+        class_names = class_names_for(classes)
     if len(class_names) != classes:
         raise ValueError(
             f"{len(class_names)} class names for {classes} classes: give one name for each class, "
             "in the order of training (labels.txt beside a model trained here)"
         )
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-    return [[(int(i), class_names[i], float(row[i])) for i in b] for row, b in zip(scores, best)]
+    return [[(ids[i], class_names[i], float(row[i])) for i in b] for row, b in zip(scores, best)]

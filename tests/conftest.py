@@ -19,6 +19,7 @@ if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
 from keras_effnet.variants import V2, Normalization, Stage, Variant
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+_SHARED = pathlib.Path(__file__).parents[1].parent / "shared"
 HOW_TO_UPDATE = """
 If only the layout changed, rerun with UPDATE_GOLDEN=1 and read the diff. Do not accept a changed
 number of a published network: released weights would no longer fit or would predict something
@@ -66,3 +67,14 @@ def golden():
         assert not changes, f"{name} has changed:\n" + "\n".join(changes[:20]) + HOW_TO_UPDATE
 
     return check
+
+
+@pytest.fixture
+def shared():
+    """A folder with trained networks and real data; a test without it is skipped."""
+    folder = pathlib.Path(os.environ.get("KERAS_EFFNET_SHARED", _SHARED))
+    if not folder.is_dir():
+        pytest.skip(
+            f"{folder} does not exist; set KERAS_EFFNET_SHARED to the folder of shared data"
+        )
+    return folder

@@ -4,6 +4,7 @@ The weights are random but well scaled: every batch norm first measures images a
 perturbed, so that activations are of order one at every depth and depend on every weight.
 """
 
+import importlib
 import importlib.util
 import pathlib
 import re
@@ -51,12 +52,27 @@ _DECLARED = []  # a declaration lasts as long as its library object
 _CALM = 0.2  # of a residual branch's last scale: the sum of 25 in a row stays of order one
 
 
+LUKEMELAS_PACKAGES = {
+    "lukemelas": "efficientnet_pytorch",
+    "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
+}
+
+
+def lukemelas_network(project, name, *, classes, image_size=None):
+    """A network of a project of LUKEMELAS_PACKAGES."""
+    package = importlib.import_module(LUKEMELAS_PACKAGES[project])
+    size = {} if image_size is None else {"image_size": image_size}
+    return package.EfficientNet.from_name(name, num_classes=classes, **size)
+
+
 def torch_network(project, name, *, classes=1000, seed=0):
-    """A network of "timm" or "torchvision", randomly initialised and disturbed, in eval mode."""
+    """A network of a PyTorch project, randomly initialised and disturbed, in eval mode."""
     torch, torchvision, timm = import_torch_projects()
     torch.manual_seed(seed)
     if project == "timm":
         network = timm.create_model(name, pretrained=False, num_classes=classes)
+    elif project in LUKEMELAS_PACKAGES:
+        network = lukemelas_network(project, name, classes=classes, image_size=64)
     else:
         network = torchvision.models.get_model(name, weights=None, num_classes=classes)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -3,8 +3,8 @@
 Networks get random, perturbed weights (tools/foreign.py), are saved in their project's format and
 converted by ``keras_effnet.porting.port``. Both networks then run on the same images:
 
-- keras.applications, timm, torchvision: the largest difference after every block, relative to the
-  largest value there, and the difference of the logits.
+- keras.applications and the PyTorch projects: the largest difference after every block, relative to
+  the largest value there, and the difference of the logits.
 - qubvel, leondgarse: the files are written from one of our networks, in their names; the outputs
   before and after are compared.
 - TensorFlow: checkpoints are written in the official names, with EMA weights, slots and steps;
@@ -140,6 +140,8 @@ _MEASURES = {
     "tensorflow": _of_checkpoint,
     "timm": _of_torch,
     "torchvision": _of_torch,
+    "lukemelas": _of_torch,
+    "efficientnet-lite-pytorch": _of_torch,
 }
 
 
@@ -197,8 +199,10 @@ _COMPARED = {  # which output is compared, and how the file was written
         "weights. Checkpoints: the official variables of efficientnet-b0, b2,\n"
         "efficientnetv2-b0, s, xl (tests/golden); the others by the same scheme"
     ),
-    "timm": "logits. Files: state dicts of the source's networks as `.safetensors`",
-    "torchvision": "logits. Files: state dicts of the source's networks as `.safetensors`",
+    **dict.fromkeys(
+        ("timm", "torchvision", "lukemelas", "efficientnet-lite-pytorch"),
+        "logits. Files: state dicts of the source's networks as `.safetensors`",
+    ),
 }
 
 
@@ -241,8 +245,11 @@ def table(rows, image_size):
 
 
 def _provenance(image_size):
-    installed = {d.name: d.version for d in importlib.metadata.distributions()}
-    packages = ("keras", "tensorflow", "torch", "torchvision", "timm")
+    installed = {d.name.replace("-", "_"): d.version for d in importlib.metadata.distributions()}
+    packages = (
+        *("keras", "tensorflow", "torch", "torchvision", "timm"),
+        *("efficientnet_pytorch", "efficientnet_lite_pytorch"),
+    )
     versions = ", ".join(f"{p} {installed[p]}" for p in packages if p in installed)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True

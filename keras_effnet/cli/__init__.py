@@ -19,6 +19,11 @@ _COMMANDS = {
         tables.add_pattern,
         tables.weights,
     ),
+    "labels": (
+        "write the names of ImageNet's 1,000 classes to a label file",
+        tables.add_out,
+        tables.labels,
+    ),
     "cost": (
         "print parameters, multiply-adds and activation memory of a variant",
         cost.add_cost_arguments,

@@ -6,7 +6,8 @@ import numpy as np
 
 from keras_effnet.cli.predict import add_model, open_model, preprocessing_of
 from keras_effnet.image_preprocessing import load_image, preprocess
-from keras_effnet.labels import decode_predictions
+from keras_effnet.label_file import class_index
+from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.suggestions import unknown_name
 
 METHODS = ("grad-cam", "occlusion")
@@ -57,9 +58,9 @@ def run(options):
         description = f"feature maps of {options.maps}"
     else:
         scores = np.asarray(model.predict(image[None].astype("float32"), verbose=0))
-        ranked = decode_predictions(scores, scores.shape[-1], names)[0]
-        names = [name for _, name, _ in sorted(ranked)]
-        index = _class(options.class_name, names) if options.class_name else ranked[0][0]
+        names = names or class_names_for(scores.shape[-1])
+        best = decode_predictions(scores, 1, names)[0][0][0]
+        index = _class(options.class_name, names) if options.class_name else best
         if options.method == "grad-cam":
             heat = grad_cam(model, image, index, options.layer)
         else:
@@ -76,7 +77,10 @@ def run(options):
 def _class(given, names):
     """The index of a class given by its index or name."""
     if given in names:
-        return names.index(given)
+        try:
+            return class_index(given, names)
+        except ValueError as error:  # several classes have the name
+            raise ValueError(f"{error}, or give an index") from error
     if given.isdigit() and int(given) < len(names):
         return int(given)
     if len(names) > 50:

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
 from keras_effnet.label_file import read_labels
-from keras_effnet.labels import decode_predictions
+from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS
 
@@ -51,6 +51,7 @@ def run(options):
     if scores.min() < 0 or scores.max() > 1:  # logits
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
+    names = names or class_names_for(scores.shape[1])
     for path, best in zip(options.images, decode_predictions(scores, options.top, names)):
         print(path)
         for index, name, score in best:

@@ -1,7 +1,9 @@
-"""``effnet models``, ``effnet plan`` and ``effnet weights``: print the tables."""
+"""``effnet models``, ``plan`` and ``weights`` print the tables; ``effnet labels`` writes one."""
 
 import fnmatch
 
+from keras_effnet.label_file import write_labels
+from keras_effnet.labels import imagenet_classes
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
@@ -62,6 +64,15 @@ def weights(options):
         "top-1: published, on ImageNet-1k. Images are RGB in [0, 255]: each model normalizes them "
         "with its mean and std."
     )
+
+
+def add_out(parser):
+    parser.add_argument("--out", required=True, help="the label file to write: labels.txt")
+
+
+def labels(options):
+    write_labels(options.out, imagenet_classes())
+    print(f"{options.out}: the names of ImageNet's {len(imagenet_classes()):,} classes")
 
 
 def _score(top1):

@@ -1,8 +1,9 @@
 """Ports checkpoints of other projects, comparing outputs with the original network's.
 
 Projects: keras.applications, qubvel/efficientnet, leondgarse's keras_efficientnet_v2 and kecam,
-Google's TensorFlow checkpoints, timm, torchvision (:data:`PROJECTS`). Models can also be exported
-as state dicts of timm and torchvision. Importing this package imports no framework.
+Google's TensorFlow checkpoints, timm, torchvision, lukemelas/EfficientNet-PyTorch and
+efficientnet_lite_pytorch (:data:`PROJECTS`). Models can also be exported as state dicts of the last
+four. Importing this package imports no framework.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from keras_effnet.porting.reference_models import (
     keras_outputs,
     random_images,
 )
-from keras_effnet.porting.state_dicts import read_config
+from keras_effnet.porting.timm_config import read_config
 from keras_effnet.pretrained.registry import default_preprocessing
 from keras_effnet.variants import VARIANTS, Normalization
 
@@ -114,11 +115,12 @@ def port(
 
 
 def export(model, path: str | os.PathLike[str], *, target: str, name: str) -> None:
-    """Writes a model as a ``.safetensors`` state dict of timm or torchvision, atomically.
+    """Writes a model as a ``.safetensors`` state dict of a PyTorch project, atomically.
 
-    Their ``load_state_dict`` accepts it strictly. `target` is "timm" or "torchvision", `name` the
-    network's name there or ours. Raises ``ValueError`` for a model whose batch-norm epsilon,
-    padding or layers differ from that network's: it would load but give other outputs.
+    Its ``load_state_dict`` accepts it strictly. `target` is "timm", "torchvision", "lukemelas" or
+    "efficientnet-lite-pytorch", `name` the network's name there or ours. Raises ``ValueError`` for
+    a model whose batch-norm epsilon, padding or layers differ from that network's: it would load
+    but give other outputs.
     """
     project = find_project(target)
     if project.write is None:

@@ -8,8 +8,9 @@ from functools import partial
 
 from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.porting import keras_applications, keras_h5, pytorch, reference_models
-from keras_effnet.pretrained import tf_checkpoint
+from keras_effnet.pretrained import state_dicts, tf_checkpoint
 from keras_effnet.pretrained.layer_names import LayerNames
+from keras_effnet.pretrained.package_files import LUKEMELAS
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import Variant
 
@@ -60,7 +61,7 @@ PROJECTS = {
             name="timm",
             files=".safetensors or .pth state dicts",
             variants=pytorch.TIMM_VARIANTS,
-            read=partial(pytorch.read, names=pytorch.TIMM),
+            read=partial(state_dicts.read, names=pytorch.TIMM),
             outputs=reference_models.timm_outputs,
             write=pytorch.TIMM,
         ),
@@ -68,10 +69,28 @@ PROJECTS = {
             name="torchvision",
             files=".safetensors or .pth state dicts",
             variants=pytorch.TORCHVISION_VARIANTS,
-            read=partial(pytorch.read, names=pytorch.TORCHVISION),
+            read=partial(state_dicts.read, names=pytorch.TORCHVISION),
             outputs=reference_models.torchvision_outputs,
             write=pytorch.TORCHVISION,
             preprocessing=pytorch.TORCHVISION_PREPROCESSING,
+        ),
+        Project(
+            name="lukemelas",
+            files=".safetensors or .pth state dicts of efficientnet_pytorch",
+            variants=pytorch.LUKEMELAS_VARIANTS,
+            read=partial(state_dicts.read, names=LUKEMELAS),
+            outputs=partial(reference_models.lukemelas_outputs, package="efficientnet_pytorch"),
+            write=LUKEMELAS,
+        ),
+        Project(
+            name="efficientnet-lite-pytorch",
+            files=".safetensors or .pth state dicts of efficientnet_lite_pytorch",
+            variants=pytorch.LITE_PYTORCH_VARIANTS,
+            read=partial(state_dicts.read, names=LUKEMELAS),
+            outputs=partial(
+                reference_models.lukemelas_outputs, package="efficientnet_lite_pytorch"
+            ),
+            write=LUKEMELAS,
         ),
     )
 }

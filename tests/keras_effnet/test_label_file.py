@@ -1,6 +1,13 @@
 import pytest
 
-from keras_effnet.label_file import format_labels, parse_labels, read_labels, write_labels
+from keras_effnet.label_file import (
+    class_index,
+    format_labels,
+    parse_labels,
+    read_labels,
+    write_labels,
+)
+from keras_effnet.labels import imagenet_classes
 
 
 def test_labels_survive_a_round_trip(tmp_path):
@@ -21,7 +28,6 @@ def test_editors_variants_are_read_alike(content):
     [
         (b"", "line 1 is empty"),
         (b"cat\n\ndog\n", "line 2 is empty"),
-        (b"cat\ncat\n", "'cat' twice"),
         ("cätzchen\n".encode("latin-1"), "not UTF-8"),
     ],
 )
@@ -29,6 +35,19 @@ def test_bad_files_are_named(content, message):
     with pytest.raises(ValueError, match=message) as error:
         parse_labels(content, "my/labels.txt")
     assert "my/labels.txt" in str(error.value)
+
+
+def test_imagenets_own_names_are_a_label_file(tmp_path):
+    write_labels(tmp_path / "labels.txt", imagenet_classes())
+    assert read_labels(tmp_path / "labels.txt") == imagenet_classes()
+
+
+def test_a_name_tells_its_class_only_if_it_is_unique():
+    assert class_index("cat", ["owl", "cat"]) == 1
+    with pytest.raises(ValueError, match="'crane' is the name of the classes 134 and 517"):
+        class_index("crane", imagenet_classes())
+    with pytest.raises(ValueError, match=r"Unknown class 'cta'\. Did you mean 'cat'"):
+        class_index("cta", ["owl", "cat"])
 
 
 def test_format_is_one_name_a_line():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import keras_effnet
 from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
 
 
@@ -31,9 +32,14 @@ def test_predictions_are_named_and_sorted():
     scores = np.zeros((2, 1000))
     scores[0, 207], scores[0, 388], scores[1, 0] = 0.7, 0.2, 0.5
     first, second = decode_predictions(scores, top=2)
-    assert [(i, s) for i, _, s in first] == [(207, 0.7), (388, 0.2)]
-    assert first[0][1] == "golden retriever"
-    assert second[0][0] == 0
+    assert first == [
+        ("n02099601", "golden_retriever", 0.7),
+        ("n02510455", "giant_panda", 0.2),
+    ]
+    assert second[0] == ("n01440764", "tench", 0.5)
+    (named,) = decode_predictions(scores[:1], top=1, class_names=imagenet_classes())
+    assert named == [(207, "golden retriever", 0.7)]
+    assert decode_predictions(scores[:1, :300], top=1) == [[(207, "207", 0.7)]]
 
 
 def test_wrong_numbers_of_class_names_are_errors():
@@ -41,3 +47,11 @@ def test_wrong_numbers_of_class_names_are_errors():
         decode_predictions(np.zeros((1, 3)), class_names=["a", "b"])
     with pytest.raises(ValueError, match="give \\(images, classes\\)"):
         decode_predictions(np.zeros(3))
+
+
+def test_the_functions_of_keras_applications_answer():
+    pixels = np.zeros((1, 4, 4, 3))
+    assert keras_effnet.preprocess_input(pixels) is pixels
+    assert keras_effnet.preprocess_input(pixels, data_format="channels_last") is pixels
+    (best,) = keras_effnet.decode_predictions(np.eye(1000)[[1]], top=1)
+    assert best == [("n01443537", "goldfish", 1.0)]

@@ -202,6 +202,13 @@ def test_explain_writes_image_and_heat_map(explain, capsys):
     assert explain("--maps=block1a_add").shape[2] == 3
 
 
+def test_a_name_of_two_classes_is_an_error_with_both_indices(explain, tmp_path):
+    (tmp_path / "labels.txt").write_text("bee\nant\nbee\n")
+    with pytest.raises(ValueError, match=r"'bee' is the name of the classes 0 and 2: .* an index"):
+        explain("--class=bee")
+    assert explain("--class=2").shape == (448, 896, 3)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

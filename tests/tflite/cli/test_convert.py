@@ -116,7 +116,6 @@ def test_bad_flags_print_one_line_and_write_nothing(files, capfd, flags, message
         (b"a\nb\n", "2 class names for a model with 10 outputs"),
         (b"a\n\nb\n", "line 2 is empty"),
         (b"", "line 1 is empty"),
-        (b"a\na\n", "has 'a' twice"),
         (b"\xff\xfe\x00", "not UTF-8"),
     ],
 )

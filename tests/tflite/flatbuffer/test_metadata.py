@@ -98,6 +98,11 @@ def test_new_metadata_replaces_the_old(float_content):
     assert metadata.read(again).name == ""
 
 
+def test_repeated_names_are_kept(float_content):
+    names = (*LABELS[:9], LABELS[3])
+    assert metadata.read(metadata.attach(float_content, labels=names)).labels == names
+
+
 def test_the_labels_file_can_be_unzipped(float_content):
     content = metadata.attach(float_content, labels=LABELS)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -159,7 +164,6 @@ def test_tensor_names_are_used_without_a_signature(float_content):
         (LABELS[:9], "9 labels for a model with 10 scores"),
         ([*LABELS, "more"], "11 labels for a model with 10 scores"),
         ([], "0 labels for a model with 10 scores"),
-        ([*LABELS[:8], "class 3", "x"], "labels 3 and 8 are both 'class 3'"),
         ([*LABELS[:9], " "], "label 9 is ' '"),
         (["two\nlines", *LABELS[1:]], r"label 0 is 'two\\nlines'"),
         (["line\n", *LABELS[1:]], r"label 0 is 'line\\n'"),

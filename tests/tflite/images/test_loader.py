@@ -59,6 +59,15 @@ def test_class_folders_are_matched_with_class_names(tmp_path):
         tflite.load_images(tmp_path, (8, 8), class_names=["cat", "dogs"])
 
 
+def test_a_folder_of_a_repeated_class_name_is_an_error(tmp_path):
+    _folder(tmp_path, dog=1, crane=1)
+    with pytest.raises(ValueError, match="class folder 'crane' is the name of the classes 0 and 2"):
+        tflite.load_images(tmp_path, (8, 8), class_names=["crane", "dog", "crane"])
+    (tmp_path / "crane").rename(tmp_path / "cat")
+    loaded = tflite.load_images(tmp_path, (8, 8), class_names=["crane", "dog", "crane", "cat"])
+    assert loaded.labels.tolist() == [3, 1]
+
+
 def test_a_limit_spreads_over_all_classes(tmp_path):
     loaded = tflite.load_images(_folder(tmp_path, a=6, b=6), (8, 8), limit=4)
     assert loaded.labels.tolist() == [0, 0, 1, 1]
