@@ -63,6 +63,27 @@ def check_writable(path: str | os.PathLike[str]) -> str:
     return path
 
 
+def check_new(path: str | os.PathLike[str], inputs: Mapping[str, object]) -> str:
+    """The absolute path, if a file can be written there and it is not one of the inputs.
+
+    Links, relative paths and, where the file system ignores it, case make no difference. `inputs`
+    is {argument: path or None}. Raises ``ValueError`` that names the argument.
+    """
+    path = check_writable(path)
+    for argument, given in inputs.items():
+        if given is not None and _is_same_file(path, os.fspath(given)):
+            raise ValueError(
+                f"{path!r} is the file of {argument}, which would be overwritten: give another name"
+            )
+    return path
+
+
+def _is_same_file(path, other):
+    if os.path.exists(path) and os.path.exists(other):
+        return os.path.samefile(path, other)
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def _temporary_beside(path):
     """An empty file beside `path`, with its suffix and the permissions of a new file."""
     folder, name = os.path.split(os.path.abspath(os.fspath(path)))

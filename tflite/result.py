@@ -18,7 +18,7 @@ from tflite.flatbuffer import ops
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan
-from tflite.report import comparison_sections, html_report
+from tflite.report import comparison_sections, html_report, own_files
 
 _LARGE = 30e6  # bytes
 
@@ -107,10 +107,10 @@ def save(
     atomically, the .tflite last: if it exists, the others do, too.
 
     Raises:
-        ValueError: the path cannot be written.
+        ValueError: the path cannot be written, or has a file that is not of this package.
         OSError: writing failed.
     """
-    path = atomic_write.check_writable(path)
+    path = own_files.check_replaceable(path)
     record = conversion.as_dict()
     files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
     if conversion.comparison is not None:
@@ -123,5 +123,7 @@ def save(
     if class_names is not None:
         files[f"{path}.labels.txt"] = format_labels(class_names)
     files[path] = conversion.tflite_model
+    for each in files:
+        own_files.check_replaceable(each)
     atomic_write.write_files(files)
     return list(files)

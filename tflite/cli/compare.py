@@ -7,7 +7,6 @@ import json
 import os
 from dataclasses import dataclass
 
-from keras_effnet import atomic_write
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.label_file import read_labels
@@ -24,6 +23,7 @@ from tflite.evaluation.classifier import Classifier, open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import metadata
 from tflite.images.loader import fitting_labels, load_images
+from tflite.report import own_files
 from tflite.report.html_report import write_report
 
 _REPORT = """\
@@ -71,7 +71,8 @@ def _report(argv):
     options = _parse(parser, argv)
     model = _open("model", options.model)
     record_path = f"{options.model}.json"
-    out = _writable(options.out or _beside(options.model, "report"), record_path)
+    inputs = {"MODEL": options.model, "--float": options.float}
+    out = _writable(options, _beside(options.model, "report"), record_path, inputs)
     record = _read_record(record_path)
     is_keras = os.path.splitext(options.float)[1] in (".keras", ".h5")
     input_spec = None
@@ -98,9 +99,9 @@ def _compare(argv):
     reference = _open("reference", options.reference)
     candidate = _open("candidate", options.candidate)
     _require_same_classes((reference, options.reference), (candidate, options.candidate))
-    out = _writable(
-        options.out or _beside(options.candidate, "compare"), f"{options.candidate}.json"
-    )
+    inputs = {"REFERENCE": options.reference, "CANDIDATE": options.candidate}
+    beside = _beside(options.candidate, "compare")
+    out = _writable(options, beside, f"{options.candidate}.json", inputs)
     names = tuple(os.path.basename(path) for path in (options.reference, options.candidate))
     if names[0] == names[1]:
         names = (options.reference, options.candidate)
@@ -240,12 +241,13 @@ def _read_record(path):
     return record
 
 
-def _writable(path, record_path):
+def _writable(options, beside, record_path, inputs):
     """The absolute path of the page, if it and its JSON can be written."""
-    path = os.path.abspath(path)
+    path = os.path.abspath(options.out or beside)
     stem, ending = os.path.splitext(path)
     if ending != ".html":
         raise ValueError(f"--out {path!r} does not end in .html")
-    if f"{stem}.json" == os.path.abspath(record_path):
-        raise ValueError(f"--out {path!r} would overwrite {record_path}: give another name")
-    return atomic_write.check_writable(path)
+    inputs = {**inputs, "--data": options.data, "--labels": options.labels}
+    own_files.check_replaceable(path, inputs)
+    own_files.check_replaceable(f"{stem}.json", {**inputs, "the conversion's JSON": record_path})
+    return path

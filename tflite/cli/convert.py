@@ -8,7 +8,6 @@ import argparse
 import os
 import sys
 
-from keras_effnet import atomic_write
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
 from keras_effnet.native_logs import filter_native_logs
@@ -17,6 +16,7 @@ from tflite.cli.command import IMAGES, LABELS, exit_status, read_tflite, require
 from tflite.converter import convert
 from tflite.presets import PRESETS, find_preset
 from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES
+from tflite.report import own_files
 from tflite.result import Conversion, save
 
 _DESCRIPTION = """\
@@ -107,7 +107,7 @@ def _run(options):
         )
     require_images("calibration", options.calibration)
     require_images("evaluation", options.evaluation)
-    out = atomic_write.check_writable(options.out)
+    out = _checked_out(options)
     class_names = None if options.labels is None else read_labels(options.labels)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -126,7 +126,8 @@ def _run(options):
         max_corrupt=options.max_corrupt,
         log=lambda line: print(line, flush=True),
     )
-    paths = save(conversion, out, class_names=class_names)
+    is_own = class_names is not None and _is_labels_file_of(options.labels, out)
+    paths = save(conversion, out, class_names=None if is_own else class_names)
     for text in (conversion.plan, format_steps(conversion), conversion.report):
         if text:
             print(f"\n{text}")
@@ -134,6 +135,27 @@ def _run(options):
         print(f"\nWarning: {warning}")
     print(f"\nWrote {', '.join(paths)}")
     return 0
+
+
+def _checked_out(options):
+    """The absolute path of the .tflite, if no file that may be written replaces anything else."""
+    inputs = {
+        "--model": options.model,
+        "--calibration": options.calibration,
+        "--evaluation": options.evaluation,
+    }
+    out = own_files.check_replaceable(options.out, {**inputs, "--labels": options.labels})
+    compared = options.calibration is not None or options.evaluation is not None
+    labels = options.labels is not None and not _is_labels_file_of(options.labels, out)
+    for path in own_files.conversion_files(out, compared=compared, labels=labels):
+        own_files.check_replaceable(path, {**inputs, "--labels": options.labels})
+    return out
+
+
+def _is_labels_file_of(labels, out):
+    """Whether --labels names the file of an earlier conversion, which then stays as it is."""
+    path = f"{out}.labels.txt"
+    return os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels)
 
 
 def _load_model(path):

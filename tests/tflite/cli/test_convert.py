@@ -126,6 +126,39 @@ def test_bad_labels_are_errors(files, capfd, text, message):
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["model", "calibration", "labels", "evaluation"])
+def test_no_input_is_overwritten(files, float_content, capfd, flag):
+    np.savez(files / "a.npz", images=np.zeros((16, 32, 32, 3), np.uint8))
+    (files / "float.tflite").write_bytes(float_content)
+    inputs = {"model": files / "float.tflite", "labels": files / "labels.txt"}
+    inputs |= {"calibration": files / "a.npz", "evaluation": files / "a.npz"}
+    before = inputs[flag].read_bytes()
+    os.symlink(inputs[flag], files / "link")
+    for out in (inputs[flag], files / "link", files / "out" / ".." / inputs[flag].name):
+        assert _run(files, **inputs, out=out) == 2
+        assert "would be overwritten" in capfd.readouterr().err
+    assert inputs[flag].read_bytes() == before
+
+
+def test_no_other_file_is_overwritten(files, float_content, capfd):
+    flags = {"model": files / "m.keras", "labels": files / "labels.txt"}
+    for name in ("other.keras", "m.tflite.json", "m.tflite.html", "m.tflite.labels.txt"):
+        path = files / "out" / name
+        path.write_bytes(b"\xffmine")
+        out = path if name == "other.keras" else files / "out" / "m.tflite"
+        assert _run(files, **flags, out=out) == 2
+        assert "it is not overwritten" in capfd.readouterr().err
+        assert path.read_bytes() == b"\xffmine"
+        path.unlink()
+
+
+def test_a_conversion_is_repeated_with_the_labels_file_that_it_wrote(files, float_content):
+    flags = _flat(files, float_content) | {"calibration": None, "preset": "float32"}
+    assert _run(files, **flags, labels=files / "labels.txt") == 0
+    assert _run(files, **flags, labels=files / "out" / "m.tflite.labels.txt") == 0
+    assert (files / "out" / "m.tflite.labels.txt").read_text().startswith("c0\n")
+
+
 def test_help_names_the_written_files(capsys):
     with pytest.raises(SystemExit) as stop:
         convert.main(["--help"])
