@@ -42,9 +42,10 @@ def convert(
         model: a Keras image classifier that contains its preprocessing, or the bytes of its float32
             .tflite.
         preset: a name of ``tflite.PRESETS``. Default: "int8", or "int8_mixed" with a budget.
-        calibration: images for int8 and int16 ranges and for weight rounding (optional for
-            "weight_only"): anything that ``load_images`` accepts, i.e. a folder, TFRecord shards,
-            ``tfds:NAME``, an .npz, arrays; at least 16.
+        calibration: images for int8 and int16 ranges and for weight rounding: anything that
+            ``load_images`` accepts, i.e. a folder, TFRecord shards, ``tfds:NAME``, an .npz,
+            arrays; at least 16. Optional for "weight_only"; "float32" and "float16" are only
+            compared on them.
         evaluation: images on which the float and the converted model are compared. Default: the
             calibration images, which the report then says. Without any images nothing is measured.
         class_names: of the model's outputs, in order; they are written to the file. Class folders
@@ -115,10 +116,19 @@ class ConversionImages:
         skipped = ()
         if request.input_spec is not None:
             log(f"Images: {request.input_spec}")
+        most = request.options.max_calibration_images(request.preset)
+        most_evaluated = None
+        if calibration is not None and not request.preset.takes_images:
+            used = "only for the comparison" if evaluation is None else "not used"
+            log(
+                f"Preset {request.preset.name} is not calibrated: the calibration images are {used}"
+            )
+            if evaluation is None:
+                evaluation, most_evaluated = calibration, most
+            calibration = None
         if calibration is not None:
             log("Loading calibration images")
-            limit = request.options.max_calibration_images(request.preset)
-            image_set, labels = _load(request, calibration, limit, log)
+            image_set, labels = _load(request, calibration, most, log)
             calibration_images = CalibrationImages.ordered(image_set.images, labels)
             if labels is None and request.budget and request.budget.max_drop is not None:
                 raise ValueError(
@@ -133,7 +143,7 @@ class ConversionImages:
             skipped = image_set.skipped
         if evaluation is not None:
             log("Loading evaluation images")
-            image_set, labels = _load(request, evaluation, None, log)
+            image_set, labels = _load(request, evaluation, most_evaluated, log)
             evaluation_images = EvaluationImages(
                 image_set.images, labels, image_set.source, class_names=image_set.class_names
             )

@@ -50,7 +50,8 @@ class ConversionRequest:
         Raises:
             ValueError: arguments that are wrong or do not go together.
         """
-        preset = _chosen_preset(preset, budget, has_calibration)
+        options = options or ConversionOptions()
+        preset = chosen_preset(preset, budget, options, has_calibration=has_calibration)
         if preset.name == "int8_mixed" and not budget:
             budget = Budget(min_agreement=MIN_AGREEMENT)
         input_spec = None
@@ -72,7 +73,7 @@ class ConversionRequest:
             tflite_model=bytes(model) if is_tflite else None,
             preset=preset,
             budget=budget if preset.name == "int8_mixed" else None,
-            options=options or ConversionOptions(),
+            options=options,
             class_names=None if class_names is None else tuple(class_names),
             height=height,
             width=width,
@@ -81,7 +82,18 @@ class ConversionRequest:
         )
 
 
-def _chosen_preset(name, budget, has_calibration):
+def chosen_preset(
+    name: str | None,
+    budget: Budget | None,
+    options: ConversionOptions,
+    *,
+    has_calibration: bool,
+) -> Preset:
+    """The preset that a conversion uses, from arguments that need no model.
+
+    Raises:
+        ValueError: arguments that contradict each other.
+    """
     preset = find_preset(name or ("int8_mixed" if budget else "int8"))
     if budget and preset.name != "int8_mixed":
         raise ValueError(
@@ -93,10 +105,15 @@ def _chosen_preset(name, budget, has_calibration):
             f"preset {preset.name} needs calibration images: a folder, an .npz or an array of 100 "
             "to 500 images that resemble those of later use"
         )
-    if not preset.takes_images and has_calibration:
+    if options.finetune and preset.activations != "int8":
         raise ValueError(
-            f"preset {preset.name} takes no calibration images: leave them out (pass images to "
-            "compare on as evaluation), or use int8"
+            f"preset {preset.name} cannot be fine-tuned: leave finetune out, or use int8 or "
+            "int8_strict"
+        )
+    if options.calibration_images is not None and not has_calibration:
+        raise ValueError(
+            f"calibration_images {options.calibration_images} limits the calibration images, and "
+            "none are given: leave it out, or give calibration"
         )
     return preset
 

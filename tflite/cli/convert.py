@@ -15,8 +15,10 @@ from tflite.cli import compare
 from tflite.cli.command import IMAGES, LABELS, exit_status, read_tflite, require_images
 from tflite.converter import convert
 from tflite.presets import PRESETS, find_preset
-from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES
+from tflite.quantization.mixed_precision import Budget
+from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES, ConversionOptions
 from tflite.report import own_files
+from tflite.request import chosen_preset
 from tflite.result import Conversion, save
 
 _DESCRIPTION = """\
@@ -69,7 +71,9 @@ def _parse(argv):
         "int8_strict)",
     )
     parser.add_argument(
-        "--calibration", help=f"images for quantization ranges and weight rounding: {IMAGES}"
+        "--calibration",
+        help=f"images for quantization ranges and weight rounding: {IMAGES}. float32 and float16 "
+        "are only compared on them",
     )
     parser.add_argument(
         "--calibration_images",
@@ -105,6 +109,18 @@ def _run(options):
             "100 to 500 images like those that the model will see (or use --preset=float32, "
             "float16 or weight_only)"
         )
+    chosen_preset(
+        options.preset,
+        Budget(options.max_drop, options.min_agreement),
+        ConversionOptions(
+            max_corrupt=options.max_corrupt,
+            calibration_images=options.calibration_images,
+            finetune=options.finetune,
+        ),
+        has_calibration=options.calibration is not None,
+    )
+    if options.image_size is not None and options.image_size < 1:
+        raise ValueError(f"image_size must be a number of pixels, got {options.image_size}")
     require_images("calibration", options.calibration)
     require_images("evaluation", options.evaluation)
     out = _checked_out(options)

@@ -18,6 +18,16 @@ class ConversionOptions:
     calibration_images: int | None = None  # at most; None: 512, and 2,048 for int8_mixed
     finetune: bool | None = None  # fine-tune against the float model; None: only int8_strict
 
+    def __post_init__(self):
+        for name, smallest in (
+            ("search_seconds", 0),
+            ("max_corrupt", 0),
+            ("calibration_images", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not value >= smallest:  # also for NaN
+                raise ValueError(f"{name} must be at least {smallest}, got {value}")
+
     @classmethod
     def from_keywords(cls, **keywords) -> ConversionOptions:
         """The options; ``TypeError`` with the nearest name for an unknown one."""

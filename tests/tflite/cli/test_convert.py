@@ -97,7 +97,6 @@ def test_float32_needs_no_images_and_claims_no_html(files, capfd):
         ({"max_drop": -1}, "max_drop must be in [0, 100) percentage points, got -1.0"),
         ({"min_agreement": 97}, "min_agreement must be in (0, 1], e.g. 0.97, got 97.0"),
         ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
-        ({"preset": "float16"}, "preset float16 takes no calibration images"),
         ({"model": "none.tflite"}, "'none.tflite' is not a file"),
     ],
 )
@@ -108,6 +107,39 @@ def test_bad_flags_print_one_line_and_write_nothing(files, capfd, flags, message
     assert err.count("\n") == 1
     assert message in err
     assert not os.listdir(files / "out")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
+        ({"max_drop": -1}, "max_drop must be in"),
+        ({"preset": "int16x8", "finetune": True}, "preset int16x8 cannot be fine-tuned"),
+        ({"preset": "int16x8", "calibration": None}, "int16x8 needs --calibration"),
+        ({"preset": "float32", "calibration": None, "calibration_images": 9}, "none are given"),
+        ({"calibration_images": 0}, "calibration_images must be at least 1, got 0"),
+        ({"max_corrupt": -1}, "max_corrupt must be at least 0, got -1"),
+        ({"image_size": 0}, "image_size must be a number of pixels, got 0"),
+    ],
+)
+def test_contradictions_are_found_before_the_model_is_loaded(
+    files, capfd, monkeypatch, flags, message
+):
+    monkeypatch.setattr(convert, "_load_model", lambda *_: pytest.fail("loaded"))
+    extra = ["--finetune"] if flags.pop("finetune", False) else []
+    assert _run(files, *extra, **flags) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["float32", "float16"])
+def test_presets_without_calibration_are_compared_on_the_images(
+    files, float_content, capfd, preset
+):
+    assert _run(files, **_flat(files, float_content), preset=preset) == 0
+    assert f"Preset {preset} is not calibrated" in capfd.readouterr().out
+    record = json.loads((files / "out" / "m.tflite.json").read_text())
+    assert record["report"]["images"] == 20
+    assert record["calibration"] is None
 
 
 @pytest.mark.parametrize(
