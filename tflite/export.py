@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,8 +23,19 @@ _TOLERANCE = 1e-4  # relative to the largest |output|, or to 1 if that is larger
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 
 
-def load_keras(path: str | os.PathLike):
+_CUSTOM = re.compile(
+    r"(?:Could not locate (?:class|function)|Unknown (?:layer|object|activation function)):? "
+    r"'?([^\s'.]+)|object of type `([^`]+)`|'class_name': 'function', 'config': '([^']+)'"
+)
+
+
+def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | None = None):
     """The Keras model in a ``.keras`` or ``.h5`` file, without its optimizer.
+
+    Args:
+        path: of the file.
+        custom_objects: {name: class or function} that the file refers to. What is registered by
+            ``keras.saving.register_keras_serializable`` need not be given.
 
     Raises:
         ValueError: the file does not exist, or Keras cannot read it.
@@ -35,11 +48,35 @@ def load_keras(path: str | os.PathLike):
         import keras
 
         try:
-            return keras.models.load_model(path, compile=False)
-        except (ValueError, TypeError, OSError) as error:
+            with keras.utils.custom_object_scope(custom_objects or {}):
+                return keras.models.load_model(path, compile=False)
+        except Exception as error:  # a custom layer may raise anything
             problem = error  # raised below, outside of the block that would print TensorFlow's log
-    reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-    raise ValueError(f"Keras cannot load {path!r}: {reason}") from problem
+    raise ValueError(f"Keras cannot load {path!r}: {_load_failure(problem)}") from problem
+
+
+def _load_failure(problem):
+    """One line: why Keras cannot load a file, and the way out if the file lacks code."""
+    errors, error = [], problem
+    while error is not None and len(errors) < 10:
+        errors.append(str(error))
+        error = error.__cause__ or error.__context__
+    text = "\n".join(errors)
+    if "Lambda" in text and "safe_mode" in text:
+        return (
+            "it has a Lambda layer, whose Python code is stored in the file and is not run. Where "
+            "the model was built, write model.export('folder') and convert that folder; or "
+            "replace the Lambda by a stock layer (e.g. Rescaling) or a registered layer class"
+        )
+    custom = _CUSTOM.search(text)
+    if custom is not None:
+        name = next(filter(None, custom.groups()))
+        return (
+            f"the code of its custom layer or function {name!r} is not in the file. Give the "
+            "Python file or module that defines it: --module=my_layers.py (custom_objects in "
+            "Python)"
+        )
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def image_shape(model, image_size=None) -> tuple[int, int, int]:

@@ -142,3 +142,41 @@ def test_a_model_file_that_cannot_be_loaded_is_an_error(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match=r"Keras cannot load .*broken\.keras"):
         tflite.load_keras(tmp_path / "broken.keras")
+
+
+def _double(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_missing_code_of_a_file_is_named_with_the_way_out(tmp_path, ending):
+    import keras
+
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    registered = keras.saving.register_keras_serializable("test")(
+        type("Registered", (Doubled,), {})
+    )
+    for layer, name in (
+        (Doubled(), "Doubled"),
+        (registered(), "Registered"),
+        (keras.layers.Activation(_double), "_double"),
+    ):
+        path = str(tmp_path / f"m{ending}")
+        keras.Sequential([keras.Input((8, 8, 3)), layer]).save(path)
+        keras.utils.get_custom_objects().clear()
+        with pytest.raises(ValueError, match=rf"{name}' is not in the file.*--module=my_layers"):
+            tflite.load_keras(path)
+        tflite.load_keras(path, {"Doubled": Doubled, "test>Registered": registered,
+                                 "_double": _double})  # fmt: skip
+
+
+def test_a_lambda_layer_is_named_with_the_way_out(tmp_path):
+    import keras
+
+    layer = keras.layers.Lambda(lambda x: 2 * x, output_shape=(8, 8, 3))
+    keras.Sequential([keras.Input((8, 8, 3)), layer]).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"a Lambda layer, .* is not run\. .*model\.export"):
+        tflite.load_keras(tmp_path / "m.keras")

@@ -13,7 +13,9 @@ from keras_effnet.label_file import read_labels
 from tflite.cli.command import (
     IMAGES,
     LABELS,
+    MODULE,
     exit_status,
+    import_custom_objects,
     read_tflite,
     require_file,
     require_images,
@@ -68,6 +70,7 @@ def _report(argv):
     parser.add_argument(
         "--float", required=True, help="float model to compare with: .keras, .h5 or .tflite"
     )
+    parser.add_argument("--module", help=MODULE)
     options = _parse(parser, argv)
     model = _open("model", options.model)
     record_path = f"{options.model}.json"
@@ -80,7 +83,7 @@ def _report(argv):
         require_file("--float", options.float, ".keras, .h5 or .tflite")
         class_names = _class_names(options, model)
         _load(options, model, class_names, None, limit=_PROBE)  # errors before the slow conversion
-        reference, input_spec = _converted(options.float, model)
+        reference, input_spec = _converted(options, model)
     else:
         reference = _open("--float", options.float, ".keras, .h5 or .tflite")
     _require_same_classes((reference, options.float), (model, options.model))
@@ -156,13 +159,15 @@ def _open(argument, path, endings=".tflite"):
     return model
 
 
-def _converted(path, model):
+def _converted(options, model):
     """(Classifier, its Preprocessing or None) of a Keras file, in the image size of a model."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    path = options.float
+    custom_objects = import_custom_objects(options.module)
     print(f"Converting {path} to a float32 .tflite", flush=True)
     from tflite.export import export_float32, load_keras  # import TensorFlow
 
-    keras_model = load_keras(path)
+    keras_model = load_keras(path, custom_objects)
     try:
         input_spec = preprocessing(keras_model)
     except ValueError:  # not built by keras_effnet: resize without cropping

@@ -12,7 +12,16 @@ from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
 from keras_effnet.native_logs import filter_native_logs
 from tflite.cli import compare
-from tflite.cli.command import IMAGES, LABELS, exit_status, read_tflite, require_images
+from tflite.cli.command import (
+    IMAGES,
+    LABELS,
+    MODULE,
+    exit_status,
+    import_custom_objects,
+    read_tflite,
+    require_file,
+    require_images,
+)
 from tflite.converter import convert
 from tflite.presets import PRESETS, find_preset
 from tflite.quantization.mixed_precision import Budget
@@ -86,6 +95,7 @@ def _parse(argv):
         help=f"images to compare float and int8 on: {IMAGES} (default: the calibration images)",
     )
     parser.add_argument("--labels", help=LABELS)
+    parser.add_argument("--module", help=MODULE)
     parser.add_argument(
         "--image_size", type=int, help="pixels per side, for a model that takes any size"
     )
@@ -121,15 +131,17 @@ def _run(options):
     )
     if options.image_size is not None and options.image_size < 1:
         raise ValueError(f"image_size must be a number of pixels, got {options.image_size}")
+    require_file("model", options.model, ".keras, .h5 or .tflite")
     require_images("calibration", options.calibration)
     require_images("evaluation", options.evaluation)
     out = _checked_out(options)
     class_names = None if options.labels is None else read_labels(options.labels)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    custom_objects = import_custom_objects(options.module)
     print(f"Loading {options.model}", flush=True)
     conversion = convert(
-        _load_model(options.model),
+        _load_model(options.model, custom_objects),
         preset=options.preset,
         max_drop=options.max_drop,
         min_agreement=options.min_agreement,
@@ -174,13 +186,13 @@ def _is_labels_file_of(labels, out):
     return os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels)
 
 
-def _load_model(path):
+def _load_model(path, custom_objects):
     """The bytes of a .tflite, or a Keras model."""
     if path.endswith(".tflite"):
         return read_tflite("model", path, ".keras, .h5 or .tflite")
     from tflite.export import load_keras  # imports TensorFlow: only after all other checks
 
-    return load_keras(path)
+    return load_keras(path, custom_objects)
 
 
 def format_steps(conversion: Conversion) -> str:
