@@ -7,24 +7,28 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 
+from keras_effnet.interruption import interrupts_deferred
+
 
 def write_files(files: Mapping[str, bytes]) -> None:
     """Writes {path: bytes}: first all temporary files, then one rename each, in the given order.
 
-    Raises ``OSError`` as the file system does; no temporary file is left behind.
+    Raises ``OSError`` as the file system does; no temporary file is left behind. Ctrl-C takes
+    effect afterwards, so that the files fit together.
     """
     temporary = []
-    try:
-        for path, content in files.items():
-            temporary.append(_temporary_beside(path))
-            with open(temporary[-1], "wb") as file:
-                file.write(content)
-        for path in files:
-            os.replace(temporary[0], path)
-            del temporary[0]
-    finally:
-        for leftover in temporary:
-            os.unlink(leftover)
+    with interrupts_deferred():
+        try:
+            for path, content in files.items():
+                temporary.append(_temporary_beside(path))
+                with open(temporary[-1], "wb") as file:
+                    file.write(content)
+            for path in files:
+                os.replace(temporary[0], path)
+                del temporary[0]
+        finally:
+            for leftover in temporary:
+                os.unlink(leftover)
 
 
 @contextlib.contextmanager
@@ -34,13 +38,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     The temporary file lies in the same folder and has the same suffix. An error removes it and
     leaves `path` as it was.
     """
-    temporary = _temporary_beside(path)
+    temporary = None
     try:
+        with interrupts_deferred():
+            temporary = _temporary_beside(path)
         yield temporary
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
         raise
 
 

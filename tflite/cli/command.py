@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from keras_effnet.interruption import run_command
 from tflite.flatbuffer.ops import ConversionError
 from tflite.images import tfrecord
 
@@ -23,17 +24,21 @@ LABELS = "text file with one class name per line, in the order of the scores"
 
 
 def exit_status(name: str, command: Callable[[], int]) -> int:
-    """Runs a command; returns its exit status, 2 for bad input, 1 for a failed conversion. Prints
-    an error as one line.
+    """Runs a command; returns its exit status, 2 for bad input, 1 for a failed conversion, 75 after
+    Ctrl-C. Prints an error as one line.
     """
-    try:
-        return command()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except ConversionError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
+
+    def run():
+        try:
+            return command()
+        except (ValueError, OSError, ImportError) as error:
+            message, status = error, 2
+        except ConversionError as error:
+            message, status = error, 1
+        print(f"{name}: {message}", file=sys.stderr)
+        return status
+
+    return run_command(name, run)
 
 
 def require_images(flag: str, source: str | None) -> None:

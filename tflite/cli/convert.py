@@ -45,7 +45,9 @@ Other commands: effnet-tflite report | compare, each with --help."""
 
 
 def main(argv=None) -> int:
-    """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion."""
+    """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion, 75
+    after Ctrl-C.
+    """
     if argv is None:  # run as a program
         filter_native_logs()
     argv = sys.argv[1:] if argv is None else list(argv)

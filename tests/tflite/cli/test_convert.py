@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import signal
 import types
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import tflite
+from tflite import litert
 from tflite.cli import compare, convert
 from tflite.flatbuffer import metadata
 from tflite.quantization.mixed_precision import Float32Region
@@ -240,6 +242,19 @@ def test_a_failed_conversion_returns_1_and_writes_no_file(files, float_content, 
     monkeypatch.setattr(convert, "convert", fail)
     assert _run(files, **_flat(files, float_content), min_agreement=1) == 1
     assert capfd.readouterr().err == "effnet-tflite: no model meets the budget\n"
+    assert not os.listdir(files / "out")
+
+
+def test_an_interrupted_conversion_prints_one_line(files, float_content, capfd, monkeypatch):
+    def interrupted(_, *, log, **__):
+        with litert.native_log_hidden():
+            os.write(2, b"log of a library\n")
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(convert, "convert", interrupted)
+    assert _run(files, **_flat(files, float_content)) == 75
+    err = capfd.readouterr().err
+    assert err == "effnet-tflite: interrupted; files are complete or not written\n"
     assert not os.listdir(files / "out")
 
 
