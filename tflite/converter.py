@@ -162,9 +162,8 @@ def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
         max_corrupt=request.options.max_corrupt,
     )
     labels = fitting_labels(image_set, request.classes, request.class_names, log)
-    log(f"  {image_set.source}")
-    for path in image_set.skipped:
-        log(f"  skipped, cannot be decoded: {path}")
+    for line in image_set.notes():
+        log(line)
     return image_set, labels
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from keras_effnet.interruption import run_command
 from tflite.flatbuffer.ops import ConversionError
-from tflite.images import tfrecord
+from tflite.images import loader, tfrecord
 
 IMAGES = (
     "folder of images, folder with one folder per class, folder of TFRecord shards (its train set; "
@@ -42,9 +42,11 @@ def exit_status(name: str, command: Callable[[], int]) -> int:
 
 
 def require_images(flag: str, source: str | None) -> None:
-    """Raises ``ValueError`` if the images that a flag names do not exist."""
+    """Raises ``ValueError`` if the images that a flag names do not exist, or are none."""
     if source is not None and not tfrecord.exists(source):
         raise ValueError(f"--{flag} {source!r} does not exist")
+    if source is not None:
+        loader.check_source(source)
 
 
 def require_file(argument: str, path: str, endings: str) -> None:

@@ -222,8 +222,7 @@ def _load(options, model, class_names, input_spec, limit):
         limit=limit,
         max_corrupt=_PROBE,
     )
-    lines = [f"  {image_set.source}"]
-    lines += [f"  skipped, cannot be decoded: {path}" for path in image_set.skipped]
+    lines = image_set.notes()
     labels = fitting_labels(image_set, model.classes, expected, lines.append)
     images = EvaluationImages(
         image_set.images, labels, image_set.source, class_names=image_set.class_names
