@@ -235,7 +235,7 @@ def _read_record(path):
     if not os.path.isfile(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             record = json.load(file)
     except ValueError:
         record = None

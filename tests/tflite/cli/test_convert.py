@@ -193,6 +193,16 @@ def test_a_conversion_is_repeated_with_the_labels_file_that_it_wrote(files, floa
     assert (files / "out" / "m.tflite.labels.txt").read_text().startswith("c0\n")
 
 
+def test_a_label_file_of_windows_is_read_without_its_byte_order_mark(files, float_content):
+    names = "".join(f"k{c}\r\n" for c in range(10))
+    (files / "notepad.txt").write_bytes(b"\xef\xbb\xbf" + names.encode())
+    flags = _flat(files, float_content) | {"calibration": None, "preset": "float32"}
+    assert _run(files, **flags, labels=files / "notepad.txt") == 0
+    model = (files / "out" / "m.tflite").read_bytes()
+    assert metadata.read(model).labels[:2] == ("k0", "k1")
+    assert (files / "out" / "m.tflite.labels.txt").read_bytes().startswith(b"k0\nk1\n")
+
+
 def test_help_names_the_written_files(capsys):
     with pytest.raises(SystemExit) as stop:
         convert.main(["--help"])
