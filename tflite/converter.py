@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite.evaluation import classifier, plausibility
 from tflite.evaluation.accuracy import EvaluationImages, evaluate
 from tflite.evaluation.comparison import compare
 from tflite.export import export_float32
-from tflite.flatbuffer import metadata
+from tflite.flatbuffer import metadata, rewrite
 from tflite.images.loader import ImageSet, fitting_labels, load_images
 from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
@@ -60,7 +61,7 @@ def convert(
         **options: fields of :class:`~tflite.quantization.options.ConversionOptions`:
             ``calibration_images`` (default 512, or 2,048 for int8_mixed; half of them, at most
             512, are learned from, the others are held out), ``finetune`` (takes minutes),
-            ``search_seconds``, ``max_corrupt``.
+            ``search_seconds``, ``max_corrupt``, ``softmax`` (appends one to logits).
 
     Raises:
         TypeError: an unknown option.
@@ -83,6 +84,10 @@ def convert(
     float32_model = request.tflite_model
     if float32_model is None:
         float32_model = export_float32(model, image_size=image_size)
+    float32_model, findings = _checked_output(request, float32_model)
+    findings += _pixel_findings(request)
+    for finding in findings:
+        log(f"  Warning: {finding}")
     quantized = pipeline.run(
         float32_model,
         request.preset,
@@ -91,7 +96,7 @@ def convert(
         budget=request.budget,
         log=log,
     )
-    return _evaluated(request, images, float32_model, quantized, log)
+    return _evaluated(request, images, float32_model, quantized, findings, log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +182,37 @@ def _manifest(image_set, calibration, input_spec):
     }
 
 
-def _evaluated(request, images, float32_model, quantized, log) -> Conversion:
+def _checked_output(request, float32_model) -> tuple[bytes, tuple[str, ...]]:
+    """(the float model, with a softmax if that is requested; a finding if it ends in logits)."""
+    activation = classifier.output_activation(float32_model)
+    if not request.options.softmax:
+        is_logits = activation == "logits" and request.classes > 1
+        return float32_model, (plausibility.LOGITS,) if is_logits else ()
+    if activation != "logits" or request.classes < 2:
+        raise ValueError(
+            f"softmax: the network has {request.classes} output(s) and ends in {activation}; a "
+            "softmax is appended to logits of two or more classes: leave it out"
+        )
+    return rewrite.append_softmax(float32_model), ()
+
+
+def _pixel_findings(request):
+    if request.keras_model is None:
+        return ()
+    return plausibility.pixel_range(request.keras_model, (request.height, request.width, 3))
+
+
+def _final_findings(request, report, findings):
+    """The findings that the evaluation does not contradict, and top-1 at chance."""
+    if report is None or report.reference.top1 is None or request.classes < 2:
+        return findings
+    top1, count = report.reference.top1, report.images
+    if plausibility.is_at_chance(top1, count, request.classes):
+        return (*findings, plausibility.chance(top1, count, request.classes))
+    return tuple(finding for finding in findings if finding == plausibility.LOGITS)
+
+
+def _evaluated(request, images, float32_model, quantized, findings, log) -> Conversion:
     """Compares the models and collects everything in a :class:`Conversion`."""
     comparison = report = None
     evaluation = images.evaluation
@@ -215,6 +250,7 @@ def _evaluated(request, images, float32_model, quantized, log) -> Conversion:
         comparison=comparison,
         shown_images=shown_images(report, evaluation and evaluation.images),
         class_names=_class_names(request, evaluation),
+        findings=_final_findings(request, report, findings),
     )
 
 

@@ -42,6 +42,7 @@ class Conversion:
     comparison: Comparison | None = None  # all details; None without images, and for "float32"
     shown_images: Mapping[int, np.ndarray] = field(default_factory=dict)  # {index: image}
     class_names: tuple[str, ...] | None = None
+    findings: tuple[str, ...] = ()  # about the float model: pixel range, logits, top-1 at chance
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -52,6 +53,7 @@ class Conversion:
                 f"the file has {len(self.tflite_model) / 1e6:.0f} MB, which is large for an app: "
                 "B0 to B3 and Lite are designed for mobile devices"
             )
+        warnings += self.findings
         report = self.report
         if self.budget is not None and report is not None and report.candidate is not None:
             missed = self.budget.missed(report.agreement, report.drop and report.drop.points)
@@ -107,10 +109,10 @@ def save(
     atomically, the .tflite last: if it exists, the others do, too.
 
     Raises:
-        ValueError: the path cannot be written, or has a file that is not of this package.
+        ValueError: the path cannot be written, or a file that is no .tflite or report is there.
         OSError: writing failed.
     """
-    path = own_files.check_replaceable(path)
+    path = atomic_write.check_writable(path)
     record = conversion.as_dict()
     files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
     if conversion.comparison is not None:
@@ -124,6 +126,7 @@ def save(
         files[f"{path}.labels.txt"] = format_labels(class_names)
     files[path] = conversion.tflite_model
     for each in files:
-        own_files.check_replaceable(each)
+        if not each.endswith(".tflite"):  # such a name is explicit enough
+            own_files.check_replaceable(each)
     atomic_write.write_files(files)
     return list(files)

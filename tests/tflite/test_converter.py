@@ -220,3 +220,24 @@ def test_bad_evaluation_labels_are_errors(float_content, images):
 def test_drop_without_labels_is_an_error(float_content, images):
     with pytest.raises(ValueError, match=r"max_drop needs labelled calibration images"):
         _load(float_content, images, budget=Budget(max_drop=1))
+
+
+def test_logits_are_reported_and_softmax_is_appended(logits_content, float_content, images):
+    lines = []
+    plain = tflite.convert(logits_content, preset="float32", log=lines.append)
+    assert any("ends in logits" in line for line in plain.warnings)
+    assert any("ends in logits" in line for line in lines)
+    appended = tflite.convert(logits_content, preset="int8", calibration=images, softmax=True,
+                              **_QUICK)  # fmt: skip
+    assert not any("logits" in line for line in appended.warnings)
+    want = runner.scores(float_content, images)
+    np.testing.assert_allclose(runner.scores(appended.float32_model, images), want, atol=1e-5)
+    assert open_classifier(appended.tflite_model).output_activation == "softmax"
+    with pytest.raises(ValueError, match="ends in softmax"):
+        tflite.convert(float_content, preset="float32", softmax=True)
+
+
+def test_a_float_model_at_chance_is_reported(float_content, images):
+    labels = (runner.scores(float_content, images).argmax(-1) + 1) % 10
+    conversion = tflite.convert(float_content, preset="float32", evaluation=(images, labels))
+    assert any("as by chance with 10 classes" in line for line in conversion.warnings)

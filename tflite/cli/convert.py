@@ -96,6 +96,9 @@ def _parse(argv):
         "--evaluation",
         help=f"images to compare float and int8 on: {IMAGES} (default: the calibration images)",
     )
+    parser.add_argument(
+        "--softmax", action="store_true", help="append a softmax to a network that ends in logits"
+    )
     parser.add_argument("--labels", help=LABELS)
     parser.add_argument("--module", help=MODULE)
     parser.add_argument(
@@ -154,6 +157,7 @@ def _run(options):
         image_size=options.image_size,
         calibration_images=options.calibration_images,
         max_corrupt=options.max_corrupt,
+        softmax=options.softmax,
         log=lambda line: print(line, flush=True),
     )
     is_own = class_names is not None and _is_labels_file_of(options.labels, out)

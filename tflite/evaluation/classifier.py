@@ -87,12 +87,19 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
         height=shapes[0][1],
         width=shapes[0][2],
         classes=shape[-1],
-        output_activation=_output_activation(ops.read_ops(tflite_model)),
+        output_activation=output_activation(tflite_model),
         output_scale=0.0 if outputs[0]["dtype"] == np.float32 else scale,
         resized=resized,
         mean=mean,
         std=std,
     )
+
+
+def output_activation(tflite_model: bytes) -> str:
+    """The output activation by the last op of a .tflite: "softmax", "sigmoid" or "logits"."""
+    rows = ops.read_ops(tflite_model)
+    last = next((op.name for op in reversed(rows) if op.name not in _PASSED_THROUGH), "")
+    return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(last, "logits")
 
 
 def to_input(classifier: Classifier, image: np.ndarray, details: dict) -> np.ndarray:
@@ -140,11 +147,6 @@ def run(classifier: Classifier, images: np.ndarray, tensors=None, *, threads: in
         threads=threads,
         to_input=functools.partial(to_input, classifier),
     )
-
-
-def _output_activation(rows):
-    last = next((op.name for op in reversed(rows) if op.name not in _PASSED_THROUGH), "")
-    return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(last, "logits")
 
 
 def _normalization(tflite_model):

@@ -12,6 +12,18 @@ from tflite.report import html_elements as html
 _FILES = 20  # calibration files that are named
 
 
+def warnings(lines) -> str:
+    """The warnings of a conversion as HTML; "" without any.
+
+    Args:
+        lines: list of sentences.
+    """
+    lines = [str(line) for line in lines] if isinstance(lines, (list, tuple)) else []
+    return "".join(
+        f"<p><span class='tag warn'>Warning</span> {html.text(line)}</p>" for line in lines
+    )
+
+
 def quantization_steps(rows) -> str:
     """The quantization steps as HTML; "" without any.
 

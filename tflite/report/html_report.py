@@ -13,10 +13,10 @@ import numpy as np
 
 from keras_effnet import atomic_write
 from tflite.evaluation.comparison import Comparison
-from tflite.report import comparison_sections, conversion_sections, own_files
+from tflite.report import comparison_sections, conversion_sections
 from tflite.report import html_elements as html
 
-_RECORD = ("preset", "plan", "quantization_steps", "float32_regions", "calibration")
+_RECORD = ("preset", "warnings", "plan", "quantization_steps", "float32_regions", "calibration")
 
 
 def write_report(
@@ -39,8 +39,7 @@ def write_report(
         class_names: in the order of the scores. Default: numbers.
 
     Raises:
-        ValueError: another ending, another number of images than in the comparison, or a file
-            there that is not of this package.
+        ValueError: another ending, or another number of images than in the comparison.
     """
     path = os.path.abspath(os.fspath(path_html))
     stem, ending = os.path.splitext(path)
@@ -58,8 +57,6 @@ def write_report(
         f"{stem}.json": json.dumps(content, indent=2, default=str).encode() + b"\n",
         path: render(comparison, record=record, images=images, class_names=names).encode(),
     }
-    for each in files:
-        own_files.check_replaceable(each)
     atomic_write.write_files(files)
     return f"{stem}.json"
 
@@ -84,6 +81,7 @@ def render(
     reference, candidate = report.names
     sections = (
         _head(comparison, record),
+        conversion_sections.warnings(record.get("warnings")),
         _headlines(report),
         _metrics(report),
         conversion_sections.quantization_steps(record.get("quantization_steps")),
