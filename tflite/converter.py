@@ -36,7 +36,7 @@ def convert(
     log: Callable[[str], None] | None = None,
     **options,
 ) -> Conversion:
-    """Converts a Keras classifier of images (batch, height, width, 3) in [0, 255]; returns a
+    """Converts a Keras classifier of images (batch, height, width, 3 or 1) in [0, 255]; returns a
     :class:`~tflite.result.Conversion`.
 
     Args:
@@ -86,6 +86,8 @@ def convert(
         float32_model = export_float32(model, image_size=image_size)
     float32_model, findings = _checked_output(request, float32_model)
     findings += _pixel_findings(request)
+    if request.channels == 1:
+        findings += (plausibility.GREY,)
     for finding in findings:
         log(f"  Warning: {finding}")
     quantized = pipeline.run(
@@ -160,7 +162,7 @@ def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
     """(the images, their labels if they are labels of the model's classes)."""
     image_set = load_images(
         source,
-        (request.height, request.width),
+        request.image_shape,
         preprocessing=request.input_spec,
         class_names=request.class_names,
         limit=limit,
@@ -199,7 +201,7 @@ def _checked_output(request, float32_model) -> tuple[bytes, tuple[str, ...]]:
 def _pixel_findings(request):
     if request.keras_model is None:
         return ()
-    return plausibility.pixel_range(request.keras_model, (request.height, request.width, 3))
+    return plausibility.pixel_range(request.keras_model, request.image_shape)
 
 
 def _final_findings(request, report, findings):
@@ -209,7 +211,8 @@ def _final_findings(request, report, findings):
     top1, count = report.reference.top1, report.images
     if plausibility.is_at_chance(top1, count, request.classes):
         return (*findings, plausibility.chance(top1, count, request.classes))
-    return tuple(finding for finding in findings if finding == plausibility.LOGITS)
+    facts = (plausibility.LOGITS, plausibility.GREY)
+    return tuple(finding for finding in findings if finding in facts)
 
 
 def _evaluated(request, images, float32_model, quantized, findings, log) -> Conversion:
@@ -229,11 +232,13 @@ def _evaluated(request, images, float32_model, quantized, findings, log) -> Conv
                 sqnr_reference=quantized.exact_model,
             )
             report = comparison.report
-    tflite_model = metadata.attach(
-        quantized.tflite_model,
-        labels=request.class_names,
-        name=getattr(request.keras_model, "name", ""),
-    )
+    tflite_model = quantized.tflite_model
+    if request.channels == 3:  # metadata describe RGB images
+        tflite_model = metadata.attach(
+            tflite_model,
+            labels=request.class_names,
+            name=getattr(request.keras_model, "name", ""),
+        )
     return Conversion(
         preset=request.preset.name,
         tflite_model=tflite_model,

@@ -80,10 +80,10 @@ def _load_failure(problem):
 
 
 def image_shape(model, image_size=None) -> tuple[int, int, int]:
-    """(height, width, 3) of the images of an exported Keras image classifier.
+    """(height, width, channels) of the images of an exported Keras image classifier.
 
     Args:
-        model: one input (batch, height, width, 3), one output (batch, classes).
+        model: one input (batch, height, width, 1 or 3), one output (batch, classes).
         image_size: pixels per side, or (height, width), for a model without a fixed size.
 
     Raises:
@@ -102,10 +102,10 @@ def image_shape(model, image_size=None) -> tuple[int, int, int]:
             "include_top=True"
         )
     _, *fixed, channels = shapes[0]
-    if channels != 3:
+    if channels not in (1, 3):
         raise ValueError(
             f"{model.name} takes images of shape {shapes[0][1:]}; a .tflite classifier needs "
-            "(height, width, 3), RGB with channels last"
+            "(height, width, 3), RGB with channels last, or (height, width, 1)"
         )
     if image_size is None:
         if None in fixed:
@@ -113,7 +113,7 @@ def image_shape(model, image_size=None) -> tuple[int, int, int]:
                 f"{model.name} takes any image size {tuple(fixed)}, but a .tflite has a fixed one: "
                 "give image_size, e.g. the size of the last training phase"
             )
-        return (*fixed, 3)
+        return (*fixed, channels)
     size = (image_size, image_size) if np.ndim(image_size) == 0 else tuple(image_size)
     if len(size) != 2 or any(int(side) != side or side < 1 for side in size):
         raise ValueError(
@@ -122,9 +122,9 @@ def image_shape(model, image_size=None) -> tuple[int, int, int]:
     if any(side not in (None, wanted) for side, wanted in zip(fixed, size)):
         raise ValueError(
             f"image_size {image_size} does not fit {model.name}, which takes {tuple(fixed)}: leave "
-            "image_size out, or build the model with input_shape=(None, None, 3)"
+            f"image_size out, or build the model with input_shape=(None, None, {channels})"
         )
-    return (*(int(side) for side in size), 3)
+    return (*(int(side) for side in size), channels)
 
 
 def export_float32(model, *, image_size=None) -> bytes:
@@ -179,7 +179,7 @@ def export_float32(model, *, image_size=None) -> bytes:
 
 def check_float(content: bytes, model, shape: tuple[int, int, int]) -> None:
     """Raises ``ConversionError`` unless a .tflite contains the model's weights and gives the same
-    scores, to 1e-4, on four random images of `shape` (height, width, 3).
+    scores, to 1e-4, on four random images of `shape`.
     """
     names = {op.name for op in ops.read_ops(content)}
     bad = sorted(n for n in names if n in _NO_WEIGHTS or n.startswith("Flex"))

@@ -32,6 +32,12 @@ class ConversionRequest:
     width: int
     classes: int
     input_spec: Preprocessing | None  # how images are resized and cropped; None: stretched
+    channels: int = 3  # 3: RGB, 1: grey
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the model's images."""
+        return self.height, self.width, self.channels
 
     @classmethod
     def validated(
@@ -58,8 +64,9 @@ class ConversionRequest:
         if isinstance(model, (bytes, bytearray)):
             opened = _open_float(bytes(model), image_size)
             height, width, classes = opened.height, opened.width, opened.classes
+            channels = opened.channels
         else:
-            height, width, _ = image_shape(model, image_size)
+            height, width, channels = image_shape(model, image_size)
             classes = model.outputs[0].shape[-1]
             try:
                 input_spec = preprocessing(model)
@@ -79,6 +86,7 @@ class ConversionRequest:
             width=width,
             classes=classes,
             input_spec=input_spec,
+            channels=channels,
         )
 
 

@@ -241,3 +241,12 @@ def test_a_float_model_at_chance_is_reported(float_content, images):
     labels = (runner.scores(float_content, images).argmax(-1) + 1) % 10
     conversion = tflite.convert(float_content, preset="float32", evaluation=(images, labels))
     assert any("as by chance with 10 classes" in line for line in conversion.warnings)
+
+
+@pytest.mark.parametrize("preset", ["float32", "int8", "int8_strict"])
+def test_a_grey_model_converts_and_mediapipes_limit_is_named(tiny, build, images, preset):
+    model = build(tiny, input_shape=(32, 32, 1))
+    conversion = tflite.convert(model, preset=preset, calibration=images[..., :1], **_QUICK)
+    assert open_classifier(conversion.tflite_model).channels == 1
+    assert any("MediaPipe's ImageClassifier accepts RGB only" in w for w in conversion.warnings)
+    assert conversion.report.images == 16

@@ -43,9 +43,11 @@ def test_a_model_without_classifier_is_an_error(tiny, build):
         tflite.export_float32(build(tiny, include_top=False))
 
 
-def test_grayscale_images_are_an_error(tiny, build):
-    with pytest.raises(ValueError, match=r"\(32, 32, 1\).*RGB"):
-        tflite.export_float32(build(tiny, input_shape=(32, 32, 1)))
+def test_grey_images_are_exported_and_other_channels_are_an_error(tiny, build):
+    content = tflite.export_float32(build(tiny, input_shape=(32, 32, 1)))
+    assert litert.input_shape(content) == (32, 32, 1)
+    with pytest.raises(ValueError, match=r"\(32, 32, 5\).*RGB"):
+        export.image_shape(build(tiny, input_shape=(32, 32, 5), include_preprocessing=False))
 
 
 def test_another_backend_is_an_error(model, monkeypatch):

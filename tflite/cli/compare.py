@@ -118,7 +118,7 @@ def _write(options, out, models, class_names, record):
     print("Loading images", flush=True)
     images, lines = _load(options, reference, class_names, models.input_spec, options.limit)
     print("\n".join(lines), flush=True)
-    if (reference.height, reference.width) != (candidate.height, candidate.width):
+    if _image_shape(reference) != _image_shape(candidate):
         resized, _ = _load(options, candidate, class_names, models.input_spec, options.limit)
         images = dataclasses.replace(images, candidate_images=resized.images)
     print(f"Comparing on {len(images.images):,} images", flush=True)
@@ -216,7 +216,7 @@ def _load(options, model, class_names, input_spec, limit):
             expected = None  # the names in the file's metadata are not those of the folders
     image_set = load_images(
         options.data,
-        (model.height, model.width),
+        _image_shape(model),
         preprocessing=input_spec,
         class_names=expected,
         limit=limit,
@@ -228,6 +228,10 @@ def _load(options, model, class_names, input_spec, limit):
         image_set.images, labels, image_set.source, class_names=image_set.class_names
     )
     return images, lines
+
+
+def _image_shape(model):
+    return model.height, model.width, model.channels
 
 
 def _read_record(path):

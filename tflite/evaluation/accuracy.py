@@ -190,7 +190,7 @@ def evaluate(
 def _checked(models, pixels, labels):
     """The labels as an array; ``ValueError`` for images or labels that do not fit the models."""
     for model, images in zip(models, pixels):
-        shape = (model.height, model.width, 3)
+        shape = (model.height, model.width, model.channels)
         if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
             raise ValueError(
                 f"evaluation images are {images.dtype} {images.shape}; this model takes uint8 "

@@ -32,6 +32,7 @@ class Classifier:
     resized: bool  # the batch in the file is larger than 1
     mean: tuple[float, ...] = (0.0,)  # of the metadata: a float32 input gets (pixel - mean) / std
     std: tuple[float, ...] = (1.0,)
+    channels: int = 3  # 3: RGB, 1: grey
 
 
 def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
@@ -56,10 +57,10 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
         raise ValueError(f"{name} cannot be run: {' '.join(reason)}") from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     shapes = [tuple(int(n) for n in d["shape"]) for d in (*inputs, *outputs)]
-    if len(inputs) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
+    if len(inputs) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or shapes[0][3] not in (1, 3):
         raise ValueError(
             f"{name} has inputs and outputs of shapes {shapes}; an image classifier has one input "
-            "(1, height, width, 3) and one output (1, classes)"
+            "(1, height, width, 3 or 1) and one output (1, classes)"
         )
     for end, details in (("input", inputs[0]), ("output", outputs[0])):
         if details["dtype"] not in (np.float32, np.uint8, np.int8):
@@ -92,6 +93,7 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
         resized=resized,
         mean=mean,
         std=std,
+        channels=shapes[0][3],
     )
 
 

@@ -14,6 +14,12 @@ LOGITS = (
     "--softmax (softmax=True in Python) appends a softmax"
 )
 
+GREY = (
+    "the network takes grey images: MediaPipe's ImageClassifier accepts RGB only. Use the LiteRT "
+    "interpreter; images become grey as (299 R + 587 G + 114 B) / 1000. The file has no metadata, "
+    "which describe RGB images: labels are in OUT.labels.txt only"
+)
+
 
 def pixel_range(keras_model, shape: tuple[int, int, int]) -> tuple[str, ...]:
     """What ``keras_effnet.check_model`` finds about pixels in [0, 255], which a .tflite gets."""

@@ -36,7 +36,7 @@ _SPLITS = {"train", "training", "validation", "val", "test"}
 class ImageSet:
     """Images in the size of a model, with labels and origin."""
 
-    images: np.ndarray  # uint8 (n, height, width, 3)
+    images: np.ndarray  # uint8 (n, height, width, 3 or 1)
     labels: np.ndarray | None  # int64 (n,), in [0, classes)
     class_names: tuple[str, ...] | None  # of class folders, labels.txt, a TensorFlow Dataset
     skipped: tuple[str, ...]  # files or records that could not be decoded
@@ -68,7 +68,7 @@ def check_source(source: str) -> None:
 def load_images(
     source, image_size, *, preprocessing=None, class_names=None, limit=None, max_corrupt=10
 ):
-    """An :class:`ImageSet` of uint8 images (n, height, width, 3), in a fixed order.
+    """An :class:`ImageSet` of uint8 images (n, height, width, channels), in a fixed order.
 
     Args:
         source: one of
@@ -81,7 +81,7 @@ def load_images(
             - an .npz file with ``images`` and optionally ``labels``
             - an array (n, height, width, 1 or 3) with values in [0, 255], or a pair (images,
               labels)
-        image_size: (height, width) of the model.
+        image_size: (height, width) of the model, for RGB; (height, width, 1) for grey images.
         preprocessing: a ``keras_effnet.Preprocessing``: how images are cropped and resized; None
             stretches them.
         class_names: the model's classes in order. Class folders, the shards' ``labels.txt`` and the
@@ -97,9 +97,11 @@ def load_images(
             images.
     """
     height, width = image_size[:2]
+    is_grey = tuple(image_size[2:]) == (1,)
 
     def prepare(image):
-        return _prepared(image, height, width, preprocessing)
+        image = _prepared(image, height, width, preprocessing)
+        return _grey(image) if is_grey else image
 
     if limit is not None and limit < 1:
         raise ValueError(f"the limit must be at least 1 image, got {limit}")
@@ -156,6 +158,12 @@ def _prepared(image, height, width, input_spec):
     if input_spec is None or height != width:
         return resize(image, height, width)
     return preprocess(image, replace(input_spec, image_size=height))
+
+
+def _grey(image):
+    """uint8 (height, width, 1) by ITU-R 601, as Pillow's and TensorFlow's; grey stays as it is."""
+    weighted = image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+    return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
 def _spread(count, limit):

@@ -220,10 +220,10 @@ def _merged(sizes):
 
 
 def picture(image) -> str:
-    """An <img> of a uint8 image (height, width, 3), with its pixels in the page."""
+    """An <img> of a uint8 image (height, width, 3 or 1), with its pixels in the page."""
     from PIL import Image  # here: importing the package must not need Pillow
 
-    thumbnail = Image.fromarray(image)
+    thumbnail = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     small = max(thumbnail.size) <= 96
     thumbnail.thumbnail((224, 224))
     buffer = io.BytesIO()

@@ -159,6 +159,15 @@ def test_float_and_grayscale_arrays_become_uint8_rgb():
     np.testing.assert_array_equal(loaded.images[0], np.repeat(_PHOTO[..., :1], 3, -1))
 
 
+def test_grey_models_get_grey_images(tmp_path):
+    _png(tmp_path / "a.png")
+    loaded = tflite.load_images(tmp_path, (20, 30, 1))
+    want = np.asarray(Image.fromarray(_PHOTO).convert("L"))
+    np.testing.assert_array_equal(loaded.images[0, ..., 0], want)
+    grey = tflite.load_images(want[None, ..., None], (20, 30, 1))
+    np.testing.assert_array_equal(grey.images[0, ..., 0], want)
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
