@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from dataclasses import dataclass
 
 from keras_effnet.arguments import ArgumentParser
@@ -25,7 +26,7 @@ from tflite.evaluation.classifier import Classifier, open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import metadata
 from tflite.images.loader import fitting_labels, load_images
-from tflite.report import own_files
+from tflite.report import own_files, provenance
 from tflite.report.html_report import write_report
 
 _REPORT = """\
@@ -56,12 +57,12 @@ def main_report(argv) -> int:
     """Runs ``effnet-tflite report``; returns the exit status: 0, 2 for bad input, 1 for a float
     model that cannot be converted.
     """
-    return exit_status("effnet-tflite report", lambda: _report(argv))
+    return exit_status("effnet-tflite report", lambda: _report(list(argv)))
 
 
 def main_compare(argv) -> int:
     """Runs ``effnet-tflite compare``; returns the exit status: 0, or 2 for bad input."""
-    return exit_status("effnet-tflite compare", lambda: _compare(argv))
+    return exit_status("effnet-tflite compare", lambda: _compare(list(argv)))
 
 
 def _report(argv):
@@ -91,7 +92,8 @@ def _report(argv):
     preset = record.get("preset")
     name = preset if isinstance(preset, str) else os.path.basename(options.model)
     models = _Models(reference, model, ("float32", name), input_spec)
-    return _write(options, out, models, class_names, record)
+    origin = _origin("report", argv, options.model, options.float)
+    return _write(options, out, models, class_names, record, origin)
 
 
 def _compare(argv):
@@ -109,10 +111,17 @@ def _compare(argv):
     if names[0] == names[1]:
         names = (options.reference, options.candidate)
     class_names = _class_names(options, reference, candidate)
-    return _write(options, out, _Models(reference, candidate, names), class_names, {})
+    models = _Models(reference, candidate, names)
+    origin = _origin("compare", argv, options.candidate, options.reference)
+    return _write(options, out, models, class_names, {}, origin)
 
 
-def _write(options, out, models, class_names, record):
+def _origin(name, argv, path, reference):
+    command = shlex.join(["effnet-tflite", name, *argv])
+    return provenance.origin_of(path, model=reference, command=command)
+
+
+def _write(options, out, models, class_names, record, origin):
     """Loads the images, compares the models and writes the report."""
     reference, candidate = models.reference, models.candidate
     print("Loading images", flush=True)
@@ -126,7 +135,12 @@ def _write(options, out, models, class_names, record):
     if class_names is None and images.labels is not None:
         class_names = images.class_names
     json_path = write_report(
-        out, comparison, record=record, images=images.images, class_names=class_names
+        out,
+        comparison,
+        record=record,
+        images=images.images,
+        class_names=class_names,
+        origin=origin,
     )
     print(f"\n{comparison.report}\n\nWrote {out} and {json_path}")
     return 0

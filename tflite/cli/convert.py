@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 
 from keras_effnet.arguments import ArgumentParser
@@ -55,7 +56,7 @@ def main(argv=None) -> int:
         return compare.main_report(argv[1:])
     if argv[:1] == ["compare"]:
         return compare.main_compare(argv[1:])
-    return exit_status("effnet-tflite", lambda: _run(_parse(argv)))
+    return exit_status("effnet-tflite", lambda: _run(_parse(argv), argv))
 
 
 def _parse(argv):
@@ -113,7 +114,7 @@ def _parse(argv):
     return parser.parse_args(argv)
 
 
-def _run(options):
+def _run(options, argv):
     if options.preset is not None:
         find_preset(options.preset)
     if options.calibration is None and (
@@ -161,7 +162,13 @@ def _run(options):
         log=lambda line: print(line, flush=True),
     )
     is_own = class_names is not None and _is_labels_file_of(options.labels, out)
-    paths = save(conversion, out, class_names=None if is_own else class_names)
+    paths = save(
+        conversion,
+        out,
+        class_names=None if is_own else class_names,
+        model=options.model,
+        command=shlex.join(["effnet-tflite", *argv]),
+    )
     for text in (conversion.plan, format_steps(conversion), conversion.report):
         if text:
             print(f"\n{text}")

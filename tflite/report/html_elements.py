@@ -48,7 +48,7 @@ thead th { border-bottom: 1px solid var(--line); }
 tbody th { color: var(--ink); font-weight: 500; }
 .n { text-align: right; white-space: nowrap; }
 .wide table { min-width: 44rem; }
-.wrap { display: inline-block; white-space: normal; max-width: 19rem; }
+.wrap { display: inline-block; white-space: normal; max-width: 19rem; overflow-wrap: anywhere; }
 .plot { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
   padding: 1rem 1.1rem .8rem; font-size: .82rem; font-variant-numeric: tabular-nums; }
 .row { display: grid; grid-template-columns: 5.2rem 1fr 4.2rem; gap: .7rem; align-items: center; }
@@ -96,7 +96,8 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .7r
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
   font-size: .85rem; color: var(--soft); }
 @media (max-width: 34rem) { main { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.4rem; }
-  .shots { grid-template-columns: repeat(2, 1fr); gap: .6rem; } .wrap { max-width: 8rem; }
+  .shots { grid-template-columns: repeat(2, 1fr); gap: .6rem; } .wrap { max-width: 7rem; }
+  .n { white-space: normal; }
   .row { grid-template-columns: 4.3rem 1fr 3.7rem; gap: .5rem; }
   th, td { padding: .45rem .55rem; } table { font-size: .82rem; } }
 @media print { body { background: #fff; } .card, figure, tr { break-inside: avoid; } }
@@ -166,7 +167,7 @@ def bars(rows, top, unit, key, exact) -> str:
         key: HTML that explains bar, colour and mark.
         exact: values from here on are shown as "exact".
     """
-    ticks = range(0, int(top) + 1, 10)
+    ticks = range(0, int(top) + 1, 10 if top <= 50 else 20)
     lines = "".join(f'<span class=line style="left:{100 * t / top:.2f}%"></span>' for t in ticks)
     bars = []
     for name, value, other, tip, low in rows:
