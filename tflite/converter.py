@@ -36,12 +36,13 @@ def convert(
     log: Callable[[str], None] | None = None,
     **options,
 ) -> Conversion:
-    """Converts a Keras classifier of images (batch, height, width, 3 or 1) in [0, 255]; returns a
+    """Converts a Keras model of images (batch, height, width, 3 or 1) in [0, 255]; returns a
     :class:`~tflite.result.Conversion`.
 
     Args:
         model: a Keras image classifier that contains its preprocessing, or the bytes of its float32
-            .tflite.
+            .tflite. Outputs may have any number and shape (regression, embedding, segmentation):
+            without classes, the errors of the outputs take the place of top-1 and agreement.
         preset: a name of ``tflite.PRESETS``. Default: "int8", or "int8_mixed" with a budget.
         calibration: images for int8 and int16 ranges and for weight rounding: anything that
             ``load_images`` accepts, i.e. a folder, TFRecord shards, ``tfds:NAME``, an .npz,
@@ -168,7 +169,9 @@ def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
         limit=limit,
         max_corrupt=request.options.max_corrupt,
     )
-    labels = fitting_labels(image_set, request.classes, request.class_names, log)
+    labels = None
+    if request.is_classifier:
+        labels = fitting_labels(image_set, request.classes, request.class_names, log)
     for line in image_set.notes():
         log(line)
     return image_set, labels
@@ -188,12 +191,12 @@ def _checked_output(request, float32_model) -> tuple[bytes, tuple[str, ...]]:
     """(the float model, with a softmax if that is requested; a finding if it ends in logits)."""
     activation = classifier.output_activation(float32_model)
     if not request.options.softmax:
-        is_logits = activation == "logits" and request.classes > 1
+        is_logits = activation == "logits" and request.is_classifier
         return float32_model, (plausibility.LOGITS,) if is_logits else ()
-    if activation != "logits" or request.classes < 2:
+    if activation != "logits":
         raise ValueError(
-            f"softmax: the network has {request.classes} output(s) and ends in {activation}; a "
-            "softmax is appended to logits of two or more classes: leave it out"
+            f"softmax: the network ends in {activation}, and a softmax is appended to logits: "
+            "leave it out"
         )
     return rewrite.append_softmax(float32_model), ()
 
@@ -206,7 +209,7 @@ def _pixel_findings(request):
 
 def _final_findings(request, report, findings):
     """The findings that the evaluation does not contradict, and top-1 at chance."""
-    if report is None or report.reference.top1 is None or request.classes < 2:
+    if report is None or report.reference.top1 is None:
         return findings
     top1, count = report.reference.top1, report.images
     if plausibility.is_at_chance(top1, count, request.classes):
@@ -233,7 +236,7 @@ def _evaluated(request, images, float32_model, quantized, findings, log) -> Conv
             )
             report = comparison.report
     tflite_model = quantized.tflite_model
-    if request.channels == 3:  # metadata describe RGB images
+    if request.channels == 3 and request.is_classifier:  # metadata describe those
         tflite_model = metadata.attach(
             tflite_model,
             labels=request.class_names,

@@ -33,6 +33,7 @@ class ConversionRequest:
     classes: int
     input_spec: Preprocessing | None  # how images are resized and cropped; None: stretched
     channels: int = 3  # 3: RGB, 1: grey
+    is_classifier: bool = True  # else: outputs of any shape and number
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -64,15 +65,25 @@ class ConversionRequest:
         if isinstance(model, (bytes, bytearray)):
             opened = _open_float(bytes(model), image_size)
             height, width, classes = opened.height, opened.width, opened.classes
-            channels = opened.channels
+            channels, is_classifier = opened.channels, opened.is_classifier
+            outputs = len(opened.outputs)
         else:
             height, width, channels = image_shape(model, image_size)
-            classes = model.outputs[0].shape[-1]
+            outputs = len(model.outputs)
+            classes = model.outputs[0].shape[-1] if model.outputs[0].shape[1:] else 1
+            is_classifier = (
+                outputs == 1
+                and len(model.outputs[0].shape) == 2
+                and (classes or 0) > 1
+                and not _ends_in_pooling(model)
+            )
             try:
                 input_spec = preprocessing(model)
             except ValueError:  # not built by keras_effnet
                 input_spec = None
-        if class_names is not None and len(class_names) != classes:
+        if not is_classifier:
+            _check_no_classifier(preset, options, class_names, outputs)
+        elif class_names is not None and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
         is_tflite = isinstance(model, (bytes, bytearray))
         return cls(
@@ -87,6 +98,7 @@ class ConversionRequest:
             classes=classes,
             input_spec=input_spec,
             channels=channels,
+            is_classifier=is_classifier,
         )
 
 
@@ -124,6 +136,32 @@ def chosen_preset(
             "none are given: leave it out, or give calibration"
         )
     return preset
+
+
+def _ends_in_pooling(model):
+    """Whether the output is an embedding: pooled or normalized features."""
+    last = model
+    while getattr(last, "layers", ()):
+        last = last.layers[-1]
+    name = type(last).__name__
+    return "Pooling" in name or "UnitNormalization" in name
+
+
+def _check_no_classifier(preset, options, class_names, outputs):
+    """``ValueError`` for what only a classifier of two or more classes has."""
+    for given, what in (
+        (preset.name == "int8_mixed", "int8_mixed, whose budget is top-1 or agreement"),
+        (class_names is not None, "class names"),
+        (options.softmax, "softmax"),
+        (options.finetune, "fine-tuning, which compares class scores"),
+    ):
+        if given:
+            raise ValueError(
+                f"{what}: the model is no classifier with one output (batch, classes), classes 2 "
+                "or more; leave it out"
+            )
+    if preset.output == "uint8" and outputs > 1:
+        raise ValueError(f"preset {preset.name} supports one output, not {outputs}: use int8")
 
 
 def _open_float(model, image_size):

@@ -250,3 +250,52 @@ def test_a_grey_model_converts_and_mediapipes_limit_is_named(tiny, build, images
     assert open_classifier(conversion.tflite_model).channels == 1
     assert any("MediaPipe's ImageClassifier accepts RGB only" in w for w in conversion.warnings)
     assert conversion.report.images == 16
+
+
+def _outputs_of(kind):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    maps = keras.layers.Conv2D(4, 3, padding="same")(keras.layers.Rescaling(1 / 255)(image))
+    vector = keras.layers.GlobalAveragePooling2D()(maps)
+    unit = keras.layers.Dense(1)(vector)
+    outputs = {"unit": unit, "maps": maps, "embedding": vector, "two": [unit, maps]}
+    return keras.Model(image, outputs[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [("unit", "int8"), ("unit", "int8_strict"), ("maps", "int8"), ("embedding", "weight_only"),
+     ("two", "int8"), ("two", "float16"), ("two", "int16x8")],
+)  # fmt: skip
+def test_outputs_without_classes_are_converted(kind, preset, photos, tmp_path):
+    conversion = tflite.convert(
+        _outputs_of(kind), preset=preset, calibration=photos, search_seconds=0
+    )
+    report = conversion.report
+    assert (report.agreement, report.kl_divergence, report.drop) == (None, None, None)
+    assert len(report.outputs) == (2 if kind == "two" else 1)
+    assert all(output.correlation > 0.98 for output in report.outputs)
+    assert "mean absolute error" in str(report)
+    for step in conversion.quantization_steps:
+        assert step.measures == ("relative error", "correlation")
+    tflite.save(conversion, tmp_path / "m.tflite")
+    page = (tmp_path / "m.tflite.html").read_text()
+    assert "Mean absolute error of" in page
+    assert "top-1" not in page.split("<h2>")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "int8_mixed"}, "int8_mixed, whose budget"),
+        ({"class_names": ["a"]}, "class names: the model is no classifier"),
+        ({"softmax": True}, "softmax: the model is no classifier"),
+        ({"finetune": True}, "fine-tuning"),
+        ({"preset": "int8_strict"}, "supports one output, not 2"),
+    ],
+)
+def test_what_needs_classes_is_an_error(options, message, images):
+    with pytest.raises(ValueError, match=message):
+        tflite.convert(_outputs_of("two"), calibration=images, **options)

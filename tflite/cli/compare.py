@@ -167,10 +167,7 @@ def _beside(path, kind):
 
 
 def _open(argument, path, endings=".tflite"):
-    model = open_classifier(read_tflite(argument, path, endings), path)
-    if model.classes < 2:
-        raise ValueError(f"{path} has one score; a report needs 2 classes or more")
-    return model
+    return open_classifier(read_tflite(argument, path, endings), path)
 
 
 def _converted(options, model):
@@ -237,7 +234,9 @@ def _load(options, model, class_names, input_spec, limit):
         max_corrupt=_PROBE,
     )
     lines = image_set.notes()
-    labels = fitting_labels(image_set, model.classes, expected, lines.append)
+    labels = None
+    if model.is_classifier:
+        labels = fitting_labels(image_set, model.classes, expected, lines.append)
     images = EvaluationImages(
         image_set.images, labels, image_set.source, class_names=image_set.class_names
     )

@@ -61,7 +61,9 @@ def main(argv=None) -> int:
 
 def _parse(argv):
     parser = ArgumentParser(prog="effnet-tflite", description=_DESCRIPTION)
-    parser.add_argument("--model", required=True, help=".keras, .h5 or float32 .tflite file")
+    parser.add_argument(
+        "--model", required=True, help=".keras, .h5 or float32 .tflite file, or SavedModel folder"
+    )
     parser.add_argument("--out", required=True, help=".tflite to write")
     presets = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
     parser.add_argument("--preset", help=f"{presets} (default: int8, or int8_mixed with a budget)")
@@ -137,7 +139,8 @@ def _run(options, argv):
     )
     if options.image_size is not None and options.image_size < 1:
         raise ValueError(f"image_size must be a number of pixels, got {options.image_size}")
-    require_file("model", options.model, ".keras, .h5 or .tflite")
+    if not os.path.isfile(os.path.join(options.model, "saved_model.pb")):
+        require_file("model", options.model, ".keras, .h5 or .tflite")
     require_images("calibration", options.calibration)
     require_images("evaluation", options.evaluation)
     out = _checked_out(options)
@@ -200,7 +203,7 @@ def _is_labels_file_of(labels, out):
 
 
 def _load_model(path, custom_objects):
-    """The bytes of a .tflite, or a Keras model."""
+    """The bytes of a .tflite, a Keras model or a SavedModel."""
     if path.endswith(".tflite"):
         return read_tflite("model", path, ".keras, .h5 or .tflite")
     from tflite.export import load_keras  # imports TensorFlow: only after all other checks
@@ -212,12 +215,16 @@ def format_steps(conversion: Conversion) -> str:
     """The quantization steps and the float32 regions as a table; "" without any."""
     lines = []
     if conversion.quantization_steps:
-        lines.append(f"{'step':<20}{'KL':>10}{'agreement':>12}{'seconds':>9}")
+        first, second = conversion.quantization_steps[0].measures
+        first = {"KL divergence": "KL", "relative error": "error"}[first]
+        lines.append(f"{'step':<20}{first:>10}{second:>12}{'seconds':>9}")
     for step in conversion.quantization_steps:
         note = step.description
         if not step.kept:
             note = (
-                "not kept: KL not low enough" if step.runs else "not kept: the model does not run"
+                f"not kept: {first} not low enough"
+                if step.runs
+                else "not kept: the model does not run"
             )
         kl = f"{step.kl_divergence:.5f}" if step.runs else "-"
         lines.append(f"{step.name:<20}{kl:>10}{step.agreement:>12.2%}{step.seconds:>9.1f}  {note}")

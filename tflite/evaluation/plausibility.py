@@ -27,7 +27,7 @@ def pixel_range(keras_model, shape: tuple[int, int, int]) -> tuple[str, ...]:
     batch[:, ::2] = 255
     try:
         found = check_model(keras_model, batch)
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, IndexError, TypeError, ValueError):
         return ()  # a model whose layers it does not know
     return tuple(
         f"{finding} A .tflite gets pixels in [0, 255]: for a model that was trained on [0, 1], "

@@ -167,6 +167,7 @@ def truncate_after(tflite_model: bytes, tensor: str) -> bytes:
         raise ValueError(f"no op of the .tflite writes {tensor!r}")
     outputs, operators = (graph._tab.Vector(graph._tab.Offset(field)) for field in (8, 10))
     struct.pack_into("<I", truncated, operators - 4, count)  # a vector's length precedes it
+    struct.pack_into("<I", truncated, outputs - 4, 1)
     struct.pack_into("<i", truncated, outputs, index)
     return bytes(truncated)
 

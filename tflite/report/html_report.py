@@ -94,7 +94,9 @@ def render(
         conversion_sections.quantization_steps(record.get("quantization_steps")),
         conversion_sections.float32_regions(record.get("float32_regions")),
         comparison_sections.sqnr(comparison),
-        comparison_sections.changed_predictions(report, images, class_names),
+        ""
+        if report.agreement is None
+        else comparison_sections.changed_predictions(report, images, class_names),
         comparison_sections.sizes(comparison),
         comparison_sections.latency(report),
         comparison_sections.delegate_support(comparison),
@@ -120,13 +122,21 @@ def _head(comparison, record, origin):
     speedup, ratio = 1 / r.latency_ratio, r.size_ratio
     pace = f"{speedup:.1f} times as fast" if speedup >= 1 else f"{1 / speedup:.1f} times slower"
     size = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+    if r.agreement is None:
+        correlations = [o.correlation for o in r.outputs if o.correlation is not None]
+        lowest = f"{min(correlations):.4f}" if correlations else "unknown (constant outputs)"
+        verdict = f"has outputs with a correlation to {reference} of at least <b>{lowest}</b>. "
+    else:
+        verdict = (
+            f"predicts the same class as {reference} on <b>{r.agreement:.1%}</b> of the images "
+            f"({_interval(r.agreement_confidence_interval)}). "
+        )
     return (
         f"{_file_and_date(origin)}"
         f"<h1>{candidate} <span class=soft>compared with</span> {reference}</h1>\n"
         f"<p class=soft>{preset}{r.images:,} images of {sizes} pixels from "
         f"<code>{html.text(r.source)}</code></p>\n"
-        f"<p class=lead><b>{candidate}</b> predicts the same class as {reference} on "
-        f"<b>{r.agreement:.1%}</b> of the images ({_interval(r.agreement_confidence_interval)}). "
+        f"<p class=lead><b>{candidate}</b> {verdict}"
         f"It is <b>{size}</b> and <b>{pace}</b> on the CPU of this machine.</p>"
     )
 
@@ -146,16 +156,9 @@ def _headlines(r):
                 f"and {r.drop.n01:,} became right (McNemar test, p = {r.drop.p_value:.2g}).",
             )
         )
-    low, high = r.agreement_confidence_interval
-    cards.append(
-        html.card(
-            "Prediction agreement",
-            f"{r.agreement:.2%}",
-            ("95 % confidence interval", f"{low:.2%} to {high:.2%}"),
-            f"Both models predict the same class on {r.images - len(r.changed_predictions):,} of "
-            f"{r.images:,} images, right or wrong.",
-        )
-    )
+    cards += [_output_card(output) for output in r.outputs]
+    if r.agreement is not None:
+        cards.append(_agreement_card(r))
     if r.kl_divergence is not None:
         cards.append(
             html.card(
@@ -190,6 +193,31 @@ def _headlines(r):
     return f"<div class=cards>{''.join(cards)}</div>"
 
 
+def _agreement_card(r):
+    low, high = r.agreement_confidence_interval
+    return html.card(
+        "Prediction agreement",
+        f"{r.agreement:.2%}",
+        ("95 % confidence interval", f"{low:.2%} to {high:.2%}"),
+        f"Both models predict the same class on {r.images - len(r.changed_predictions):,} of "
+        f"{r.images:,} images, right or wrong.",
+    )
+
+
+def _output_card(output):
+    details = [f"standard deviation {output.standard_deviation:.4g}"]
+    if output.correlation is not None:
+        details.append(f"correlation {output.correlation:.5f}")
+    if output.sqnr_db is not None:
+        details.append(f"SQNR {output.sqnr_db:.1f} dB")
+    return html.card(
+        f"Mean absolute error of {output.name}",
+        f"{output.mean_absolute_error:.4g}",
+        details,
+        "Over all images. The standard deviation is that of the float model's values.",
+    )
+
+
 def _metrics(r):
     columns = (r.reference, r.candidate)
     rows = []
@@ -218,6 +246,8 @@ def _foot(r):
         else ""
     )
     reference, candidate = (html.text(name) for name in r.names)
+    if r.agreement is None:
+        return "<footer>The JSON file next to this page has all numbers.</footer>"
     return (
         f"<footer>{drop}Confidence intervals of agreement and accuracy: Wilson. KL divergence: "
         f"KL({reference} || {candidate}). The JSON file next to this page has all numbers."
