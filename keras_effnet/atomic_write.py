@@ -7,24 +7,28 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 
+from keras_effnet.interruption import interrupts_deferred
+
 
 def write_files(files: Mapping[str, bytes]) -> None:
     """Writes {path: bytes}: first all temporary files, then one rename each, in the given order.
 
-    Raises ``OSError`` as the file system does; no temporary file is left behind.
+    Raises ``OSError`` as the file system does; no temporary file is left behind. Ctrl-C takes
+    effect afterwards, so that the files fit together.
     """
     temporary = []
-    try:
-        for path, content in files.items():
-            temporary.append(_temporary_beside(path))
-            with open(temporary[-1], "wb") as file:
-                file.write(content)
-        for path in files:
-            os.replace(temporary[0], path)
-            del temporary[0]
-    finally:
-        for leftover in temporary:
-            os.unlink(leftover)
+    with interrupts_deferred():
+        try:
+            for path, content in files.items():
+                temporary.append(_temporary_beside(path))
+                with open(temporary[-1], "wb") as file:
+                    file.write(content)
+            for path in files:
+                os.replace(temporary[0], path)
+                del temporary[0]
+        finally:
+            for leftover in temporary:
+                os.unlink(leftover)
 
 
 @contextlib.contextmanager
@@ -34,13 +38,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     The temporary file lies in the same folder and has the same suffix. An error removes it and
     leaves `path` as it was.
     """
-    temporary = _temporary_beside(path)
+    temporary = None
     try:
+        with interrupts_deferred():
+            temporary = _temporary_beside(path)
         yield temporary
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
         raise
 
 
@@ -61,6 +68,27 @@ def check_writable(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise ValueError(f"{folder!r} is not writable ({error}); write elsewhere") from error
     return path
+
+
+def check_new(path: str | os.PathLike[str], inputs: Mapping[str, object]) -> str:
+    """The absolute path, if a file can be written there and it is not one of the inputs.
+
+    Links, relative paths and, where the file system ignores it, case make no difference. `inputs`
+    is {argument: path or None}. Raises ``ValueError`` that names the argument.
+    """
+    path = check_writable(path)
+    for argument, given in inputs.items():
+        if given is not None and _is_same_file(path, os.fspath(given)):
+            raise ValueError(
+                f"{path!r} is the file of {argument}, which would be overwritten: give another name"
+            )
+    return path
+
+
+def _is_same_file(path, other):
+    if os.path.exists(path) and os.path.exists(other):
+        return os.path.samefile(path, other)
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _temporary_beside(path):

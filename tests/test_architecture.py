@@ -74,6 +74,7 @@ LAYERS = {
         ("tfrecord", "tfds"),
         ("arguments", "label_file", "native_logs"),
         ("suggestions", "atomic_write"),
+        ("interruption",),
     ),
     "tpu_train": (
         ("cli",),

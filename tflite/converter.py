@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite.evaluation import classifier, plausibility
 from tflite.evaluation.accuracy import EvaluationImages, evaluate
 from tflite.evaluation.comparison import compare
 from tflite.export import export_float32
-from tflite.flatbuffer import metadata
+from tflite.flatbuffer import metadata, rewrite
 from tflite.images.loader import ImageSet, fitting_labels, load_images
 from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
@@ -35,16 +36,18 @@ def convert(
     log: Callable[[str], None] | None = None,
     **options,
 ) -> Conversion:
-    """Converts a Keras classifier of images (batch, height, width, 3) in [0, 255]; returns a
+    """Converts a Keras model of images (batch, height, width, 3 or 1) in [0, 255]; returns a
     :class:`~tflite.result.Conversion`.
 
     Args:
         model: a Keras image classifier that contains its preprocessing, or the bytes of its float32
-            .tflite.
+            .tflite. Outputs may have any number and shape (regression, embedding, segmentation):
+            without classes, the errors of the outputs take the place of top-1 and agreement.
         preset: a name of ``tflite.PRESETS``. Default: "int8", or "int8_mixed" with a budget.
-        calibration: images for int8 and int16 ranges and for weight rounding (optional for
-            "weight_only"): anything that ``load_images`` accepts, i.e. a folder, TFRecord shards,
-            ``tfds:NAME``, an .npz, arrays; at least 16.
+        calibration: images for int8 and int16 ranges and for weight rounding: anything that
+            ``load_images`` accepts, i.e. a folder, TFRecord shards, ``tfds:NAME``, an .npz,
+            arrays; at least 16. Optional for "weight_only"; "float32" and "float16" are only
+            compared on them.
         evaluation: images on which the float and the converted model are compared. Default: the
             calibration images, which the report then says. Without any images nothing is measured.
         class_names: of the model's outputs, in order; they are written to the file. Class folders
@@ -59,7 +62,7 @@ def convert(
         **options: fields of :class:`~tflite.quantization.options.ConversionOptions`:
             ``calibration_images`` (default 512, or 2,048 for int8_mixed; half of them, at most
             512, are learned from, the others are held out), ``finetune`` (takes minutes),
-            ``search_seconds``, ``max_corrupt``.
+            ``search_seconds``, ``max_corrupt``, ``softmax`` (appends one to logits).
 
     Raises:
         TypeError: an unknown option.
@@ -82,6 +85,12 @@ def convert(
     float32_model = request.tflite_model
     if float32_model is None:
         float32_model = export_float32(model, image_size=image_size)
+    float32_model, findings = _checked_output(request, float32_model)
+    findings += _pixel_findings(request)
+    if request.channels == 1:
+        findings += (plausibility.GREY,)
+    for finding in findings:
+        log(f"  Warning: {finding}")
     quantized = pipeline.run(
         float32_model,
         request.preset,
@@ -90,7 +99,7 @@ def convert(
         budget=request.budget,
         log=log,
     )
-    return _evaluated(request, images, float32_model, quantized, log)
+    return _evaluated(request, images, float32_model, quantized, findings, log)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +124,19 @@ class ConversionImages:
         skipped = ()
         if request.input_spec is not None:
             log(f"Images: {request.input_spec}")
+        most = request.options.max_calibration_images(request.preset)
+        most_evaluated = None
+        if calibration is not None and not request.preset.takes_images:
+            used = "only for the comparison" if evaluation is None else "not used"
+            log(
+                f"Preset {request.preset.name} is not calibrated: the calibration images are {used}"
+            )
+            if evaluation is None:
+                evaluation, most_evaluated = calibration, most
+            calibration = None
         if calibration is not None:
             log("Loading calibration images")
-            limit = request.options.max_calibration_images(request.preset)
-            image_set, labels = _load(request, calibration, limit, log)
+            image_set, labels = _load(request, calibration, most, log)
             calibration_images = CalibrationImages.ordered(image_set.images, labels)
             if labels is None and request.budget and request.budget.max_drop is not None:
                 raise ValueError(
@@ -133,7 +151,7 @@ class ConversionImages:
             skipped = image_set.skipped
         if evaluation is not None:
             log("Loading evaluation images")
-            image_set, labels = _load(request, evaluation, None, log)
+            image_set, labels = _load(request, evaluation, most_evaluated, log)
             evaluation_images = EvaluationImages(
                 image_set.images, labels, image_set.source, class_names=image_set.class_names
             )
@@ -145,16 +163,17 @@ def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
     """(the images, their labels if they are labels of the model's classes)."""
     image_set = load_images(
         source,
-        (request.height, request.width),
+        request.image_shape,
         preprocessing=request.input_spec,
         class_names=request.class_names,
         limit=limit,
         max_corrupt=request.options.max_corrupt,
     )
-    labels = fitting_labels(image_set, request.classes, request.class_names, log)
-    log(f"  {image_set.source}")
-    for path in image_set.skipped:
-        log(f"  skipped, cannot be decoded: {path}")
+    labels = None
+    if request.is_classifier:
+        labels = fitting_labels(image_set, request.classes, request.class_names, log)
+    for line in image_set.notes():
+        log(line)
     return image_set, labels
 
 
@@ -168,7 +187,38 @@ def _manifest(image_set, calibration, input_spec):
     }
 
 
-def _evaluated(request, images, float32_model, quantized, log) -> Conversion:
+def _checked_output(request, float32_model) -> tuple[bytes, tuple[str, ...]]:
+    """(the float model, with a softmax if that is requested; a finding if it ends in logits)."""
+    activation = classifier.output_activation(float32_model)
+    if not request.options.softmax:
+        is_logits = activation == "logits" and request.is_classifier
+        return float32_model, (plausibility.LOGITS,) if is_logits else ()
+    if activation != "logits":
+        raise ValueError(
+            f"softmax: the network ends in {activation}, and a softmax is appended to logits: "
+            "leave it out"
+        )
+    return rewrite.append_softmax(float32_model), ()
+
+
+def _pixel_findings(request):
+    if request.keras_model is None:
+        return ()
+    return plausibility.pixel_range(request.keras_model, request.image_shape)
+
+
+def _final_findings(request, report, findings):
+    """The findings that the evaluation does not contradict, and top-1 at chance."""
+    if report is None or report.reference.top1 is None:
+        return findings
+    top1, count = report.reference.top1, report.images
+    if plausibility.is_at_chance(top1, count, request.classes):
+        return (*findings, plausibility.chance(top1, count, request.classes))
+    facts = (plausibility.LOGITS, plausibility.GREY)
+    return tuple(finding for finding in findings if finding in facts)
+
+
+def _evaluated(request, images, float32_model, quantized, findings, log) -> Conversion:
     """Compares the models and collects everything in a :class:`Conversion`."""
     comparison = report = None
     evaluation = images.evaluation
@@ -185,11 +235,13 @@ def _evaluated(request, images, float32_model, quantized, log) -> Conversion:
                 sqnr_reference=quantized.exact_model,
             )
             report = comparison.report
-    tflite_model = metadata.attach(
-        quantized.tflite_model,
-        labels=request.class_names,
-        name=getattr(request.keras_model, "name", ""),
-    )
+    tflite_model = quantized.tflite_model
+    if request.channels == 3 and request.is_classifier:  # metadata describe those
+        tflite_model = metadata.attach(
+            tflite_model,
+            labels=request.class_names,
+            name=getattr(request.keras_model, "name", ""),
+        )
     return Conversion(
         preset=request.preset.name,
         tflite_model=tflite_model,
@@ -206,6 +258,7 @@ def _evaluated(request, images, float32_model, quantized, log) -> Conversion:
         comparison=comparison,
         shown_images=shown_images(report, evaluation and evaluation.images),
         class_names=_class_names(request, evaluation),
+        findings=_final_findings(request, report, findings),
     )
 
 

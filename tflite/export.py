@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,13 +23,27 @@ _TOLERANCE = 1e-4  # relative to the largest |output|, or to 1 if that is larger
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 
 
-def load_keras(path: str | os.PathLike):
-    """The Keras model in a ``.keras`` or ``.h5`` file, without its optimizer.
+_CUSTOM = re.compile(
+    r"(?:Could not locate (?:class|function)|Unknown (?:layer|object|activation function)):? "
+    r"'?([^\s'.]+)|object of type `([^`]+)`|'class_name': 'function', 'config': '([^']+)'"
+)
+
+
+def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | None = None):
+    """The Keras model in a ``.keras`` or ``.h5`` file, without its optimizer, or the
+    :class:`SavedModel` in a folder.
+
+    Args:
+        path: of the file.
+        custom_objects: {name: class or function} that the file refers to. What is registered by
+            ``keras.saving.register_keras_serializable`` need not be given.
 
     Raises:
         ValueError: the file does not exist, or Keras cannot read it.
     """
     path = os.fspath(path)
+    if os.path.isfile(os.path.join(path, "saved_model.pb")):
+        return SavedModel(path)
     if not os.path.isfile(path):
         raise ValueError(f"model {path!r} is not a file; give a .keras or .h5 file")
     problem = None
@@ -35,18 +51,42 @@ def load_keras(path: str | os.PathLike):
         import keras
 
         try:
-            return keras.models.load_model(path, compile=False)
-        except (ValueError, TypeError, OSError) as error:
+            with keras.utils.custom_object_scope(custom_objects or {}):
+                return keras.models.load_model(path, compile=False)
+        except Exception as error:  # a custom layer may raise anything
             problem = error  # raised below, outside of the block that would print TensorFlow's log
-    reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-    raise ValueError(f"Keras cannot load {path!r}: {reason}") from problem
+    raise ValueError(f"Keras cannot load {path!r}: {_load_failure(problem)}") from problem
+
+
+def _load_failure(problem):
+    """One line: why Keras cannot load a file, and the way out if the file lacks code."""
+    errors, error = [], problem
+    while error is not None and len(errors) < 10:
+        errors.append(str(error))
+        error = error.__cause__ or error.__context__
+    text = "\n".join(errors)
+    if "Lambda" in text and "safe_mode" in text:
+        return (
+            "it has a Lambda layer, whose Python code is stored in the file and is not run. Where "
+            "the model was built, write model.export('folder') and convert that folder; or "
+            "replace the Lambda by a stock layer (e.g. Rescaling) or a registered layer class"
+        )
+    custom = _CUSTOM.search(text)
+    if custom is not None:
+        name = next(filter(None, custom.groups()))
+        return (
+            f"the code of its custom layer or function {name!r} is not in the file. Give the "
+            "Python file or module that defines it: --module=my_layers.py (custom_objects in "
+            "Python)"
+        )
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def image_shape(model, image_size=None) -> tuple[int, int, int]:
-    """(height, width, 3) of the images of an exported Keras image classifier.
+    """(height, width, channels) of the images of an exported Keras image classifier.
 
     Args:
-        model: one input (batch, height, width, 3), one output (batch, classes).
+        model: one input (batch, height, width, 1 or 3), outputs of any shape.
         image_size: pixels per side, or (height, width), for a model without a fixed size.
 
     Raises:
@@ -57,18 +97,18 @@ def image_shape(model, image_size=None) -> tuple[int, int, int]:
         raise ValueError(
             f"{model.name} has no shapes: give a functional model, or a Sequential with an Input"
         )
-    shapes = [tuple(tensor.shape) for tensor in [*model.inputs, *model.outputs]]
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or list(map(len, shapes)) != [4, 2]:
+    shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        named = ", ".join(f"{t.name} {shape}" for t, shape in zip(model.inputs, shapes))
         raise ValueError(
-            f"{model.name} has inputs and outputs of shapes {shapes}; an image classifier has one "
-            "input (batch, height, width, 3) and one output (batch, classes). Build it with "
-            "include_top=True"
+            f"{model.name} has the inputs {named}; a .tflite gets one image, (batch, height, "
+            "width, 3 or 1). Make the others constants: keras.Model(image, model([image, value]))"
         )
     _, *fixed, channels = shapes[0]
-    if channels != 3:
+    if channels not in (1, 3):
         raise ValueError(
             f"{model.name} takes images of shape {shapes[0][1:]}; a .tflite classifier needs "
-            "(height, width, 3), RGB with channels last"
+            "(height, width, 3), RGB with channels last, or (height, width, 1)"
         )
     if image_size is None:
         if None in fixed:
@@ -76,7 +116,7 @@ def image_shape(model, image_size=None) -> tuple[int, int, int]:
                 f"{model.name} takes any image size {tuple(fixed)}, but a .tflite has a fixed one: "
                 "give image_size, e.g. the size of the last training phase"
             )
-        return (*fixed, 3)
+        return (*fixed, channels)
     size = (image_size, image_size) if np.ndim(image_size) == 0 else tuple(image_size)
     if len(size) != 2 or any(int(side) != side or side < 1 for side in size):
         raise ValueError(
@@ -85,17 +125,17 @@ def image_shape(model, image_size=None) -> tuple[int, int, int]:
     if any(side not in (None, wanted) for side, wanted in zip(fixed, size)):
         raise ValueError(
             f"image_size {image_size} does not fit {model.name}, which takes {tuple(fixed)}: leave "
-            "image_size out, or build the model with input_shape=(None, None, 3)"
+            f"image_size out, or build the model with input_shape=(None, None, {channels})"
         )
-    return (*(int(side) for side in size), 3)
+    return (*(int(side) for side in size), channels)
 
 
 def export_float32(model, *, image_size=None) -> bytes:
-    """A .tflite that maps images (1, height, width, 3) float32 in [0, 255] to scores (1, classes)
-    float32.
+    """A .tflite that maps images (1, height, width, 3 or 1) float32 in [0, 255] to scores (1,
+    classes) float32, or to the model's other outputs.
 
-    The signature ``serving_default`` maps ``images`` to ``scores``. A mixed-precision model is
-    exported as float32. The .tflite is checked against the model.
+    The signature ``serving_default`` maps ``images`` to ``scores``, several outputs by name. A
+    mixed-precision model is exported as float32. The .tflite is checked against the model.
 
     >>> tflite_model = export_float32(keras_model)  # doctest: +SKIP
 
@@ -124,12 +164,13 @@ def export_float32(model, *, image_size=None) -> bytes:
 
     @tf.function(input_signature=signature, autograph=False)
     def serve(images):
-        return {"scores": _call(model, images)}
+        return _call(model, images)
 
     module = tf.Module()
     module.serve = serve
-    keras_3 = hasattr(keras, "Variable")  # wraps tf.Variables, which hides them from tf.Module
-    module.model_variables = [v.value if keras_3 else v for v in model.variables]
+    # Keras 3 wraps tf.Variables, which hides them from tf.Module.
+    module.model_variables = [v if isinstance(v, tf.Variable) else v.value for v in model.variables]
+    module.saved_model = getattr(model, "loaded", None)
     with tempfile.TemporaryDirectory() as folder, litert.native_log_hidden():
         tf.saved_model.save(
             module, folder, signatures={"serving_default": serve.get_concrete_function()}
@@ -142,7 +183,7 @@ def export_float32(model, *, image_size=None) -> bytes:
 
 def check_float(content: bytes, model, shape: tuple[int, int, int]) -> None:
     """Raises ``ConversionError`` unless a .tflite contains the model's weights and gives the same
-    scores, to 1e-4, on four random images of `shape` (height, width, 3).
+    scores, to 1e-4, on four random images of `shape`.
     """
     names = {op.name for op in ops.read_ops(content)}
     bad = sorted(n for n in names if n in _NO_WEIGHTS or n.startswith("Flex"))
@@ -159,9 +200,14 @@ def check_float(content: bytes, model, shape: tuple[int, int, int]) -> None:
             f"float32 weights need {4 * kernels:,}: weights are missing"
         )
     images = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.float32)
-    want = np.concatenate([np.asarray(_call(model, image[None])) for image in images])
-    got = runner.scores(content, images)
-    worst = np.abs(got - want).max() / max(1.0, np.abs(want).max())
+    worst = 0.0
+    for image, got in zip(images, runner.signature_outputs(content, images)):
+        for name, want in _call(model, image[None]).items():
+            want = np.asarray(want)
+            error = np.abs(got[name] - want).max() / max(1.0, np.abs(want).max())
+            worst = max(worst, error) if error == error else error
+            if not worst < _TOLERANCE:
+                break
     if not worst < _TOLERANCE:  # also for NaN
         raise ops.ConversionError(
             f"the .tflite of {model.name} differs from the model by {worst:.2g} on random images; "
@@ -170,18 +216,65 @@ def check_float(content: bytes, model, shape: tuple[int, int, int]) -> None:
 
 
 def _call(model, images):
-    """The output in inference mode; the only input is passed in the structure that the model was
-    built with.
+    """{name: output} in inference mode; the only input is passed in the structure that the model
+    was built with.
     """
     structure = getattr(model, "input", None)  # a Sequential has none
     if isinstance(structure, (list, tuple)):
         images = [images]
     elif isinstance(structure, dict):
         images = dict.fromkeys(structure, images)
-    out = model(images, training=False)
-    while isinstance(out, (list, tuple, dict)):
-        (out,) = out.values() if isinstance(out, dict) else out
-    return out
+    outputs = model(images, training=False)
+    names = getattr(model, "output_names", None) or ()
+    if isinstance(outputs, (list, tuple)) and len(set(names)) == len(outputs):
+        outputs = dict(zip(names, outputs))
+    outputs = _named(outputs)
+    return {"scores": next(iter(outputs.values()))} if len(outputs) == 1 else outputs
+
+
+def _named(outputs, prefix=""):
+    """{name: tensor} of nested outputs: keys of dicts, positions in lists."""
+    if isinstance(outputs, dict):
+        items = outputs.items()
+    elif isinstance(outputs, (list, tuple)):
+        items = enumerate(outputs)
+    else:
+        return {prefix or "output": outputs}
+    named = {}
+    for key, value in items:
+        name = f"{prefix}_{key}" if prefix else (key if isinstance(key, str) else f"output_{key}")
+        named.update(_named(value, name))
+    return named
+
+
+class SavedModel:
+    """A SavedModel folder as :func:`export_float32` takes a Keras model."""
+
+    layers = ()  # none is known
+
+    def __init__(self, folder: str):
+        with litert.native_log_hidden():
+            import tensorflow as tf
+
+            self.loaded = tf.saved_model.load(folder)
+        signatures = self.loaded.signatures
+        self.name = os.path.basename(os.path.normpath(folder))
+        if "serving_default" not in signatures:
+            raise ValueError(
+                f"SavedModel {folder!r} has the signatures {sorted(signatures) or '(none)'}; it "
+                "needs serving_default, as model.export('folder') writes it"
+            )
+        self._signature = signatures["serving_default"]
+        self._names, self.inputs = zip(*self._signature.structured_input_signature[1].items())
+        self.outputs = list(self._signature.structured_outputs.values())
+        self.variables = self.weights = list(self._signature.variables)
+
+    def __call__(self, images, training=False):
+        """The outputs of the signature, by name."""
+        import tensorflow as tf
+
+        images = tf.cast(images, self.inputs[0].dtype)
+        return self._signature(**{self._names[0]: images})
 
 
 def _in_float32(model, keras):

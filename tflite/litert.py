@@ -187,7 +187,7 @@ def native_log_hidden():
             # Python's stream may write to another descriptor (keras_effnet.native_logs).
             with os.fdopen(os.dup(2), "w") as text, contextlib.redirect_stderr(text):
                 yield
-        except BaseException:
+        except Exception:  # not Ctrl-C
             log.seek(0)
             os.write(stderr, log.read())
             raise

@@ -32,6 +32,13 @@ class ConversionRequest:
     width: int
     classes: int
     input_spec: Preprocessing | None  # how images are resized and cropped; None: stretched
+    channels: int = 3  # 3: RGB, 1: grey
+    is_classifier: bool = True  # else: outputs of any shape and number
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the model's images."""
+        return self.height, self.width, self.channels
 
     @classmethod
     def validated(
@@ -50,21 +57,33 @@ class ConversionRequest:
         Raises:
             ValueError: arguments that are wrong or do not go together.
         """
-        preset = _chosen_preset(preset, budget, has_calibration)
+        options = options or ConversionOptions()
+        preset = chosen_preset(preset, budget, options, has_calibration=has_calibration)
         if preset.name == "int8_mixed" and not budget:
             budget = Budget(min_agreement=MIN_AGREEMENT)
         input_spec = None
         if isinstance(model, (bytes, bytearray)):
             opened = _open_float(bytes(model), image_size)
             height, width, classes = opened.height, opened.width, opened.classes
+            channels, is_classifier = opened.channels, opened.is_classifier
+            outputs = len(opened.outputs)
         else:
-            height, width, _ = image_shape(model, image_size)
-            classes = model.outputs[0].shape[-1]
+            height, width, channels = image_shape(model, image_size)
+            outputs = len(model.outputs)
+            classes = model.outputs[0].shape[-1] if model.outputs[0].shape[1:] else 1
+            is_classifier = (
+                outputs == 1
+                and len(model.outputs[0].shape) == 2
+                and (classes or 0) > 1
+                and not _ends_in_pooling(model)
+            )
             try:
                 input_spec = preprocessing(model)
             except ValueError:  # not built by keras_effnet
                 input_spec = None
-        if class_names is not None and len(class_names) != classes:
+        if not is_classifier:
+            _check_no_classifier(preset, options, class_names, outputs)
+        elif class_names is not None and len(class_names) != classes:
             raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
         is_tflite = isinstance(model, (bytes, bytearray))
         return cls(
@@ -72,16 +91,29 @@ class ConversionRequest:
             tflite_model=bytes(model) if is_tflite else None,
             preset=preset,
             budget=budget if preset.name == "int8_mixed" else None,
-            options=options or ConversionOptions(),
+            options=options,
             class_names=None if class_names is None else tuple(class_names),
             height=height,
             width=width,
             classes=classes,
             input_spec=input_spec,
+            channels=channels,
+            is_classifier=is_classifier,
         )
 
 
-def _chosen_preset(name, budget, has_calibration):
+def chosen_preset(
+    name: str | None,
+    budget: Budget | None,
+    options: ConversionOptions,
+    *,
+    has_calibration: bool,
+) -> Preset:
+    """The preset that a conversion uses, from arguments that need no model.
+
+    Raises:
+        ValueError: arguments that contradict each other.
+    """
     preset = find_preset(name or ("int8_mixed" if budget else "int8"))
     if budget and preset.name != "int8_mixed":
         raise ValueError(
@@ -93,12 +125,43 @@ def _chosen_preset(name, budget, has_calibration):
             f"preset {preset.name} needs calibration images: a folder, an .npz or an array of 100 "
             "to 500 images that resemble those of later use"
         )
-    if not preset.takes_images and has_calibration:
+    if options.finetune and preset.activations != "int8":
         raise ValueError(
-            f"preset {preset.name} takes no calibration images: leave them out (pass images to "
-            "compare on as evaluation), or use int8"
+            f"preset {preset.name} cannot be fine-tuned: leave finetune out, or use int8 or "
+            "int8_strict"
+        )
+    if options.calibration_images is not None and not has_calibration:
+        raise ValueError(
+            f"calibration_images {options.calibration_images} limits the calibration images, and "
+            "none are given: leave it out, or give calibration"
         )
     return preset
+
+
+def _ends_in_pooling(model):
+    """Whether the output is an embedding: pooled or normalized features."""
+    last = model
+    while getattr(last, "layers", ()):
+        last = last.layers[-1]
+    name = type(last).__name__
+    return "Pooling" in name or "UnitNormalization" in name
+
+
+def _check_no_classifier(preset, options, class_names, outputs):
+    """``ValueError`` for what only a classifier of two or more classes has."""
+    for given, what in (
+        (preset.name == "int8_mixed", "int8_mixed, whose budget is top-1 or agreement"),
+        (class_names is not None, "class names"),
+        (options.softmax, "softmax"),
+        (options.finetune, "fine-tuning, which compares class scores"),
+    ):
+        if given:
+            raise ValueError(
+                f"{what}: the model is no classifier with one output (batch, classes), classes 2 "
+                "or more; leave it out"
+            )
+    if preset.output == "uint8" and outputs > 1:
+        raise ValueError(f"preset {preset.name} supports one output, not {outputs}: use int8")
 
 
 def _open_float(model, image_size):

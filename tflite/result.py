@@ -18,7 +18,7 @@ from tflite.flatbuffer import ops
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan
-from tflite.report import comparison_sections, html_report
+from tflite.report import comparison_sections, html_report, own_files, provenance
 
 _LARGE = 30e6  # bytes
 
@@ -42,6 +42,7 @@ class Conversion:
     comparison: Comparison | None = None  # all details; None without images, and for "float32"
     shown_images: Mapping[int, np.ndarray] = field(default_factory=dict)  # {index: image}
     class_names: tuple[str, ...] | None = None
+    findings: tuple[str, ...] = ()  # about the float model: pixel range, logits, top-1 at chance
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -52,6 +53,7 @@ class Conversion:
                 f"the file has {len(self.tflite_model) / 1e6:.0f} MB, which is large for an app: "
                 "B0 to B3 and Lite are designed for mobile devices"
             )
+        warnings += self.findings
         report = self.report
         if self.budget is not None and report is not None and report.candidate is not None:
             missed = self.budget.missed(report.agreement, report.drop and report.drop.points)
@@ -99,19 +101,23 @@ def save(
     path: str | os.PathLike[str],
     *,
     class_names: Sequence[str] | None = None,
+    model: str = "",
+    command: str = "",
 ) -> list[str]:
     """Writes a conversion; returns the absolute paths of the files, in the order of writing.
 
     They are the report ``<path>.json``, ``<path>.html`` if the models were compared,
     ``<path>.labels.txt`` if `class_names` are given, and the .tflite. All files are written
-    atomically, the .tflite last: if it exists, the others do, too.
+    atomically, the .tflite last: if it exists, the others do, too. The reports state `model`, the
+    path of the float model, and `command`, the command line, if they are given.
 
     Raises:
-        ValueError: the path cannot be written.
+        ValueError: the path cannot be written, or a file that is no .tflite or report is there.
         OSError: writing failed.
     """
     path = atomic_write.check_writable(path)
-    record = conversion.as_dict()
+    origin = provenance.origin_of(path, model=model, command=command)
+    record = {**conversion.as_dict(), "origin": origin}
     files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
     if conversion.comparison is not None:
         files[f"{path}.html"] = html_report.render(
@@ -119,9 +125,13 @@ def save(
             record=record,
             images=conversion.shown_images,
             class_names=conversion.class_names,
+            origin=origin,
         ).encode()
     if class_names is not None:
         files[f"{path}.labels.txt"] = format_labels(class_names)
     files[path] = conversion.tflite_model
+    for each in files:
+        if not each.endswith(".tflite"):  # such a name is explicit enough
+            own_files.check_replaceable(each)
     atomic_write.write_files(files)
     return list(files)

@@ -4,6 +4,7 @@ import sys
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.cli import cost, explain, port, predict, tables
+from keras_effnet.interruption import run_command
 from keras_effnet.native_logs import filter_native_logs
 
 # command -> (description, function that adds its arguments, function that runs it)
@@ -49,9 +50,13 @@ _COMMANDS = {
 
 
 def main(argv=None):
-    """Runs one command; returns the exit status."""
+    """Runs one command; returns the exit status: 0, 2 for bad input, 75 after Ctrl-C."""
     if argv is None:  # run as a program
         filter_native_logs()
+    return run_command("effnet", lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv):
     parser = ArgumentParser(
         prog="effnet",
         description="EfficientNet V1, V2 and Lite: models, pretrained weights, costs, predictions.",
@@ -60,7 +65,7 @@ def main(argv=None):
     for name, (description, add_arguments, _) in _COMMANDS.items():
         add_arguments(commands.add_parser(name, help=description, description=description))
     try:
-        options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+        options = parser.parse_args(argv)
         _COMMANDS[options.command][2](options)
     except (ValueError, OSError) as error:
         print(f"effnet: {error}", file=sys.stderr)

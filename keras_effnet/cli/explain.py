@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from keras_effnet.atomic_write import check_new, replacing
 from keras_effnet.cli.predict import add_model, open_model, preprocessing_of
 from keras_effnet.image_preprocessing import load_image, preprocess
 from keras_effnet.label_file import class_index
@@ -11,6 +12,7 @@ from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.suggestions import unknown_name
 
 METHODS = ("grad-cam", "occlusion")
+_MARK = "effnet explain"  # in the file: only such pictures are overwritten
 
 
 def add_arguments(parser):
@@ -45,11 +47,10 @@ def run(options):
         raise ValueError(f"--out={options.out}: {folder} is not a folder")
     if not options.out.lower().endswith((".png", ".jpg", ".jpeg")):
         raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
+    _check_replaceable(options)
     image = load_image(options.image)  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
     image = preprocess(image, preprocessing_of(model))
-
-    from PIL import Image
 
     from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
 
@@ -70,8 +71,39 @@ def run(options):
         if not heat.any():
             description += "; no evidence for that class in the image"
     zoom = max(1, 448 // picture.shape[0])  # enlarges small images
-    Image.fromarray(picture.repeat(zoom, 0).repeat(zoom, 1)).save(options.out)
+    _save(picture.repeat(zoom, 0).repeat(zoom, 1), options.out)
     print(f"{options.out}: {description}")
+
+
+def _check_replaceable(options):
+    """``ValueError`` if --out is an input, or a picture that this command did not write."""
+    inputs = {"IMAGE": options.image, "--model": options.model, "--weights": options.weights}
+    path = check_new(options.out, {**inputs, "--labels": options.labels})
+    if os.path.lexists(path) and not _is_ours(path):
+        raise ValueError(
+            f"--out={options.out} exists and is not a picture of effnet explain: it is not "
+            "overwritten; give another name or delete it"
+        )
+
+
+def _is_ours(path):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return _MARK in (image.info.get("Software"), image.info.get("comment", b"").decode())
+    except (OSError, ValueError):
+        return os.path.isfile(path) and not os.path.getsize(path)  # nothing is lost
+
+
+def _save(picture, path):
+    """Writes a picture that states which command wrote it."""
+    from PIL import Image, PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", _MARK)
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, pnginfo=text, comment=_MARK)
 
 
 def _class(given, names):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import zipfile
 
-from keras_effnet.atomic_write import replacing
+from keras_effnet.atomic_write import check_new, replacing
 from keras_effnet.porting import PROJECTS, export, port
-from keras_effnet.porting.pytorch import HALF
+from keras_effnet.porting.pytorch import GENERATOR, HALF
 from keras_effnet.variants import VARIANTS
 
 TOLERANCE = 1e-3  # relative; with a larger difference nothing is written
@@ -63,7 +63,7 @@ def run(options):
 
 
 def _import(options):
-    _check_out(options.out, ".keras")
+    _check_out(options, ".keras")
     model, report = port(
         options.path,
         options.model,
@@ -88,7 +88,7 @@ def _import(options):
 def _export(options):
     import keras
 
-    _check_out(options.out, ".safetensors")
+    _check_out(options, ".safetensors")
     if not options.path.endswith(".keras") or not zipfile.is_zipfile(options.path):
         raise ValueError(f"{options.path} is not a .keras file: --to takes a saved model")
     try:
@@ -99,9 +99,23 @@ def _export(options):
     return f"{options.out} written"
 
 
-def _check_out(path, suffix):
-    folder, name = os.path.split(os.path.abspath(path))
-    if not name.endswith(suffix):
-        raise ValueError(f"--out={path} does not end in {suffix}")
+def _check_out(options, suffix):
+    """``ValueError`` unless a file can be written without loss: weights are overwritten only if
+    this command certainly wrote them.
+    """
+    if not options.out.endswith(suffix):
+        raise ValueError(f"--out={options.out} does not end in {suffix}")
+    folder = os.path.dirname(os.path.abspath(options.out))
     if not os.path.isdir(folder):
-        raise ValueError(f"--out={path}: the folder {folder} does not exist")
+        raise ValueError(f"--out={options.out}: the folder {folder} does not exist")
+    path = check_new(options.out, {"PATH": options.path})
+    if os.path.lexists(path) and not (os.path.isfile(path) and _is_ours(path)):
+        raise ValueError(
+            f"--out={options.out} exists: it is not overwritten; give another name or delete it"
+        )
+
+
+def _is_ours(path):
+    with open(path, "rb") as file:
+        head = file.read(1 << 20)
+    return not head or (path.endswith(".safetensors") and GENERATOR.encode() in head)

@@ -82,6 +82,7 @@ TORCHVISION = LayerNames(
 # fmt: on
 
 _IMAGENET = VARIANTS["efficientnet-b0"].normalization
+GENERATOR = "keras_effnet"  # in the metadata of the files that are written
 HALF = Normalization((127.5,) * 3, (127.5,) * 3)  # mean 0.5 and std 0.5 of pixels in [0, 1]
 
 # timm has most networks twice: tf_* with Google's weights, epsilon and padding, and natively with
@@ -191,4 +192,4 @@ def write(model, path: str | os.PathLike[str], plan: Plan, names: LayerNames) ->
             state[f"{layer.source_name}.{variable}"] = np.ascontiguousarray(array)
         if layer.kind == "batch_norm":
             state[f"{layer.source_name}.{COUNTER}"] = np.zeros((), "int64")
-    save_file(state, path, metadata={"format": "pt"})
+    save_file(state, path, metadata={"format": "pt", "generator": GENERATOR})

@@ -19,7 +19,7 @@ def read_config(path: str | os.PathLike[str]) -> dict:
     if not os.path.isfile(beside):
         return {}
     try:
-        with open(beside, encoding="utf-8") as file:
+        with open(beside, encoding="utf-8-sig") as file:
             config = json.load(file)
         weights = config.get("pretrained_cfg", config)
         settings = {"architecture": config.get("architecture")}

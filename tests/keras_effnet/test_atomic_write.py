@@ -49,3 +49,21 @@ def test_replacing_leaves_the_old_file_after_an_error(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["plot.png"]
+
+
+def test_an_output_that_is_an_input_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "m.keras"
+    model.write_bytes(b"model")
+    (tmp_path / "link.keras").symlink_to(model)
+    os.link(model, tmp_path / "hard.keras")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "later.keras").symlink_to(tmp_path / "none.keras")
+    for out in ("m.keras", "./m.keras", "link.keras", "hard.keras", "folder/m.keras", str(model)):
+        with pytest.raises(ValueError, match=r"is the file of --model, which would be overwritten"):
+            atomic_write.check_new(out, {"--labels": None, "--model": model})
+    with pytest.raises(ValueError, match="is the file of IN"):
+        atomic_write.check_new("none.keras", {"IN": "later.keras"})
+    assert atomic_write.check_new("new.keras", {"--model": "m.keras"}) == str(
+        tmp_path / "new.keras"
+    )

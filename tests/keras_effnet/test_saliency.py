@@ -225,6 +225,23 @@ def test_invalid_flags_are_errors(explain, flags, message):
         explain(*flags)
 
 
+def test_explain_overwrites_only_its_pictures(explain, tmp_path):
+    from PIL import Image
+
+    for name in ("model.keras", "labels.txt", "image.png"):
+        (tmp_path / "link.png").unlink(missing_ok=True)
+        (tmp_path / "link.png").symlink_to(tmp_path / name)
+        labels = f"--labels={tmp_path / 'labels.txt'}"
+        with pytest.raises(ValueError, match="would be overwritten"):
+            explain(f"--out={tmp_path / 'link.png'}", labels)
+    Image.new("RGB", (2, 2)).save(tmp_path / "mine.jpg")
+    with pytest.raises(ValueError, match="is not a picture of effnet explain"):
+        explain(f"--out={tmp_path / 'mine.jpg'}")
+    for name in ("a.png", "a.jpg"):
+        explain_cli._save(np.zeros((2, 2, 3), np.uint8), tmp_path / name)
+        assert explain_cli._is_ours(tmp_path / name)
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("reads TFRecord shards")
 def test_covering_the_hottest_pixels_lowers_the_score_most(keras, capsys):

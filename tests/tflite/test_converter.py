@@ -220,3 +220,82 @@ def test_bad_evaluation_labels_are_errors(float_content, images):
 def test_drop_without_labels_is_an_error(float_content, images):
     with pytest.raises(ValueError, match=r"max_drop needs labelled calibration images"):
         _load(float_content, images, budget=Budget(max_drop=1))
+
+
+def test_logits_are_reported_and_softmax_is_appended(logits_content, float_content, images):
+    lines = []
+    plain = tflite.convert(logits_content, preset="float32", log=lines.append)
+    assert any("ends in logits" in line for line in plain.warnings)
+    assert any("ends in logits" in line for line in lines)
+    appended = tflite.convert(logits_content, preset="int8", calibration=images, softmax=True,
+                              **_QUICK)  # fmt: skip
+    assert not any("logits" in line for line in appended.warnings)
+    want = runner.scores(float_content, images)
+    np.testing.assert_allclose(runner.scores(appended.float32_model, images), want, atol=1e-5)
+    assert open_classifier(appended.tflite_model).output_activation == "softmax"
+    with pytest.raises(ValueError, match="ends in softmax"):
+        tflite.convert(float_content, preset="float32", softmax=True)
+
+
+def test_a_float_model_at_chance_is_reported(float_content, images):
+    labels = (runner.scores(float_content, images).argmax(-1) + 1) % 10
+    conversion = tflite.convert(float_content, preset="float32", evaluation=(images, labels))
+    assert any("as by chance with 10 classes" in line for line in conversion.warnings)
+
+
+@pytest.mark.parametrize("preset", ["float32", "int8", "int8_strict"])
+def test_a_grey_model_converts_and_mediapipes_limit_is_named(tiny, build, images, preset):
+    model = build(tiny, input_shape=(32, 32, 1))
+    conversion = tflite.convert(model, preset=preset, calibration=images[..., :1], **_QUICK)
+    assert open_classifier(conversion.tflite_model).channels == 1
+    assert any("MediaPipe's ImageClassifier accepts RGB only" in w for w in conversion.warnings)
+    assert conversion.report.images == 16
+
+
+def _outputs_of(kind):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    maps = keras.layers.Conv2D(4, 3, padding="same")(keras.layers.Rescaling(1 / 255)(image))
+    vector = keras.layers.GlobalAveragePooling2D()(maps)
+    unit = keras.layers.Dense(1)(vector)
+    outputs = {"unit": unit, "maps": maps, "embedding": vector, "two": [unit, maps]}
+    return keras.Model(image, outputs[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset"),
+    [("unit", "int8"), ("unit", "int8_strict"), ("maps", "int8"), ("embedding", "weight_only"),
+     ("two", "int8"), ("two", "float16"), ("two", "int16x8")],
+)  # fmt: skip
+def test_outputs_without_classes_are_converted(kind, preset, photos, tmp_path):
+    conversion = tflite.convert(
+        _outputs_of(kind), preset=preset, calibration=photos, search_seconds=0
+    )
+    report = conversion.report
+    assert (report.agreement, report.kl_divergence, report.drop) == (None, None, None)
+    assert len(report.outputs) == (2 if kind == "two" else 1)
+    assert all(output.correlation > 0.98 for output in report.outputs)
+    assert "mean absolute error" in str(report)
+    for step in conversion.quantization_steps:
+        assert step.measures == ("relative error", "correlation")
+    tflite.save(conversion, tmp_path / "m.tflite")
+    page = (tmp_path / "m.tflite.html").read_text()
+    assert "Mean absolute error of" in page
+    assert "top-1" not in page.split("<h2>")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "int8_mixed"}, "int8_mixed, whose budget"),
+        ({"class_names": ["a"]}, "class names: the model is no classifier"),
+        ({"softmax": True}, "softmax: the model is no classifier"),
+        ({"finetune": True}, "fine-tuning"),
+        ({"preset": "int8_strict"}, "supports one output, not 2"),
+    ],
+)
+def test_what_needs_classes_is_an_error(options, message, images):
+    with pytest.raises(ValueError, match=message):
+        tflite.convert(_outputs_of("two"), calibration=images, **options)

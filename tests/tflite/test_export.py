@@ -38,14 +38,53 @@ def test_an_image_size_that_does_not_fit_is_an_error(model, size):
         tflite.export_float32(model, image_size=size)
 
 
-def test_a_model_without_classifier_is_an_error(tiny, build):
-    with pytest.raises(ValueError, match=r"\(batch, classes\).*include_top=True"):
-        tflite.export_float32(build(tiny, include_top=False))
+def test_outputs_of_any_shape_and_number_are_exported():
+    image = keras.Input((16, 16, 3))
+    maps = keras.layers.Conv2D(4, 3)(image)
+    vector = keras.layers.GlobalAveragePooling2D()(maps)
+    unit = keras.layers.Dense(1, name="unit")(vector)
+    for outputs, want in (
+        (maps, {"scores": (1, 14, 14, 4)}),
+        (unit, {"scores": (1, 1)}),
+        ([unit, maps], {"unit": (1, 1), "conv": (1, 14, 14, 4)}),
+        ({"b": unit, "a": vector}, {"a": (1, 4), "b": (1, 1)}),
+    ):
+        model = keras.Model(image, outputs)
+        content = tflite.export_float32(model)  # checks the values
+        (got,) = runner.signature_outputs(content, np.zeros((1, 16, 16, 3), np.float32))
+        assert sorted(value.shape for value in got.values()) == sorted(want.values())
+        assert len(got) == len(want)
 
 
-def test_grayscale_images_are_an_error(tiny, build):
-    with pytest.raises(ValueError, match=r"\(32, 32, 1\).*RGB"):
-        tflite.export_float32(build(tiny, input_shape=(32, 32, 1)))
+def test_two_inputs_are_an_error_that_names_them():
+    inputs = [keras.Input((8, 8, 3), name="photo"), keras.Input((2,), name="place")]
+    joined = keras.layers.Concatenate()([keras.layers.Flatten()(inputs[0]), inputs[1]])
+    with pytest.raises(ValueError, match=r"photo.*place.*gets one image"):
+        tflite.export_float32(keras.Model(inputs, joined))
+
+
+def test_a_saved_model_folder_is_exported(tmp_path):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(image)))
+    module = tf.Module()
+    module.parts = [v.value if hasattr(keras, "Variable") else v for v in model.variables]
+    spec = tf.TensorSpec((None, 8, 8, 3), tf.float32, name="photo")
+    module.serve = tf.function(lambda photo: {"y": model(photo)}, input_signature=[spec])
+    with litert.native_log_hidden():
+        tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.serve)
+        tf.saved_model.save(module, str(tmp_path / "none"), signatures={"other": module.serve})
+    content = tflite.export_float32(tflite.load_keras(tmp_path / "saved"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(runner.scores(content, pixels), model(pixels), rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match=r"signatures \['other'\]; it needs serving_default"):
+        tflite.load_keras(tmp_path / "none")
+
+
+def test_grey_images_are_exported_and_other_channels_are_an_error(tiny, build):
+    content = tflite.export_float32(build(tiny, input_shape=(32, 32, 1)))
+    assert litert.input_shape(content) == (32, 32, 1)
+    with pytest.raises(ValueError, match=r"\(32, 32, 5\).*RGB"):
+        export.image_shape(build(tiny, input_shape=(32, 32, 5), include_preprocessing=False))
 
 
 def test_another_backend_is_an_error(model, monkeypatch):
@@ -142,3 +181,41 @@ def test_a_model_file_that_cannot_be_loaded_is_an_error(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match=r"Keras cannot load .*broken\.keras"):
         tflite.load_keras(tmp_path / "broken.keras")
+
+
+def _double(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_missing_code_of_a_file_is_named_with_the_way_out(tmp_path, ending):
+    import keras
+
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    registered = keras.saving.register_keras_serializable("test")(
+        type("Registered", (Doubled,), {})
+    )
+    for layer, name in (
+        (Doubled(), "Doubled"),
+        (registered(), "Registered"),
+        (keras.layers.Activation(_double), "_double"),
+    ):
+        path = str(tmp_path / f"m{ending}")
+        keras.Sequential([keras.Input((8, 8, 3)), layer]).save(path)
+        keras.utils.get_custom_objects().clear()
+        with pytest.raises(ValueError, match=rf"{name}' is not in the file.*--module=my_layers"):
+            tflite.load_keras(path)
+        tflite.load_keras(path, {"Doubled": Doubled, "test>Registered": registered,
+                                 "_double": _double})  # fmt: skip
+
+
+def test_a_lambda_layer_is_named_with_the_way_out(tmp_path):
+    import keras
+
+    layer = keras.layers.Lambda(lambda x: 2 * x, output_shape=(8, 8, 3))
+    keras.Sequential([keras.Input((8, 8, 3)), layer]).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"a Lambda layer, .* is not run\. .*model\.export"):
+        tflite.load_keras(tmp_path / "m.keras")

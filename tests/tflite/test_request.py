@@ -10,7 +10,6 @@ from tflite.request import MIN_AGREEMENT, ConversionRequest
     [
         ({"preset": "int88"}, "Unknown preset 'int88'. Did you mean 'int8'"),
         ({"has_calibration": False}, "preset int8 needs calibration images"),
-        ({"preset": "float32"}, "preset float32 takes no calibration images"),
         ({"class_names": ["a", "b", "c"]}, "3 class names for a model with 10 outputs"),
         ({"image_size": 64}, "image_size 64 does not fit"),
         ({"preset": "int8", "budget": Budget(max_drop=1)}, "preset int8 takes no budget"),

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
 
+from keras_effnet.interruption import run_command
 from tflite.flatbuffer.ops import ConversionError
-from tflite.images import tfrecord
+from tflite.images import loader, tfrecord
 
 IMAGES = (
     "folder of images, folder with one folder per class, folder of TFRecord shards (its train set; "
     "FOLDER/validation for another), tfds:NAME or tfds:NAME/SPLIT, or .npz (images, labels)"
 )
+MODULE = (
+    "Python file (my_layers.py) or module (package.module) that is imported before the Keras file "
+    "is loaded: it defines the file's custom layers and functions"
+)
 LABELS = "text file with one class name per line, in the order of the scores"
 
 
 def exit_status(name: str, command: Callable[[], int]) -> int:
-    """Runs a command; returns its exit status, 2 for bad input, 1 for a failed conversion. Prints
-    an error as one line.
+    """Runs a command; returns its exit status, 2 for bad input, 1 for a failed conversion, 75 after
+    Ctrl-C. Prints an error as one line.
     """
-    try:
-        return command()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except ConversionError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
+
+    def run():
+        try:
+            return command()
+        except (ValueError, OSError, ImportError) as error:
+            message, status = error, 2
+        except ConversionError as error:
+            message, status = error, 1
+        print(f"{name}: {message}", file=sys.stderr)
+        return status
+
+    return run_command(name, run)
 
 
 def require_images(flag: str, source: str | None) -> None:
-    """Raises ``ValueError`` if the images that a flag names do not exist."""
+    """Raises ``ValueError`` if the images that a flag names do not exist, or are none."""
     if source is not None and not tfrecord.exists(source):
         raise ValueError(f"--{flag} {source!r} does not exist")
+    if source is not None:
+        loader.check_source(source)
 
 
 def require_file(argument: str, path: str, endings: str) -> None:
@@ -47,3 +60,45 @@ def read_tflite(argument: str, path: str, endings: str = ".tflite") -> bytes:
     require_file(argument, path, endings)
     with open(path, "rb") as file:
         return file.read()
+
+
+def import_custom_objects(module: str | None) -> dict[str, object]:
+    """{name: class or function} that the module of --module defines; importing it also registers
+    what it decorates for Keras.
+
+    Raises:
+        ValueError: the module does not exist, or fails while it is imported.
+    """
+    if module is None:
+        return {}
+    try:
+        imported = _imported(module)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise ValueError(
+            f"--module {module!r} cannot be imported: {type(error).__name__}: {reason}"
+        ) from error
+    return {
+        name: value
+        for name, value in vars(imported).items()
+        if callable(value) and getattr(value, "__module__", None) == imported.__name__
+    }
+
+
+def _imported(module):
+    from tflite.litert import native_log_hidden
+
+    with native_log_hidden():  # it imports Keras
+        if not module.endswith(".py"):
+            sys.path.insert(0, os.getcwd())  # a program's path has only its folder
+            return importlib.import_module(module)
+        path = os.path.abspath(module)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path} is not a file")
+        sys.path.insert(0, os.path.dirname(path))
+        name = os.path.splitext(os.path.basename(path))[0]
+        spec = importlib.util.spec_from_file_location(name, path)
+        imported = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(name, imported)  # a file may have the name of a known module
+        spec.loader.exec_module(imported)
+        return imported

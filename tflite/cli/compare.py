@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from dataclasses import dataclass
 
-from keras_effnet import atomic_write
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.label_file import read_labels
 from tflite.cli.command import (
     IMAGES,
     LABELS,
+    MODULE,
     exit_status,
+    import_custom_objects,
     read_tflite,
     require_file,
     require_images,
@@ -24,6 +26,7 @@ from tflite.evaluation.classifier import Classifier, open_classifier
 from tflite.evaluation.comparison import compare
 from tflite.flatbuffer import metadata
 from tflite.images.loader import fitting_labels, load_images
+from tflite.report import own_files, provenance
 from tflite.report.html_report import write_report
 
 _REPORT = """\
@@ -54,12 +57,12 @@ def main_report(argv) -> int:
     """Runs ``effnet-tflite report``; returns the exit status: 0, 2 for bad input, 1 for a float
     model that cannot be converted.
     """
-    return exit_status("effnet-tflite report", lambda: _report(argv))
+    return exit_status("effnet-tflite report", lambda: _report(list(argv)))
 
 
 def main_compare(argv) -> int:
     """Runs ``effnet-tflite compare``; returns the exit status: 0, or 2 for bad input."""
-    return exit_status("effnet-tflite compare", lambda: _compare(argv))
+    return exit_status("effnet-tflite compare", lambda: _compare(list(argv)))
 
 
 def _report(argv):
@@ -68,10 +71,12 @@ def _report(argv):
     parser.add_argument(
         "--float", required=True, help="float model to compare with: .keras, .h5 or .tflite"
     )
+    parser.add_argument("--module", help=MODULE)
     options = _parse(parser, argv)
     model = _open("model", options.model)
     record_path = f"{options.model}.json"
-    out = _writable(options.out or _beside(options.model, "report"), record_path)
+    inputs = {"MODEL": options.model, "--float": options.float}
+    out = _writable(options, _beside(options.model, "report"), record_path, inputs)
     record = _read_record(record_path)
     is_keras = os.path.splitext(options.float)[1] in (".keras", ".h5")
     input_spec = None
@@ -79,7 +84,7 @@ def _report(argv):
         require_file("--float", options.float, ".keras, .h5 or .tflite")
         class_names = _class_names(options, model)
         _load(options, model, class_names, None, limit=_PROBE)  # errors before the slow conversion
-        reference, input_spec = _converted(options.float, model)
+        reference, input_spec = _converted(options, model)
     else:
         reference = _open("--float", options.float, ".keras, .h5 or .tflite")
     _require_same_classes((reference, options.float), (model, options.model))
@@ -87,7 +92,8 @@ def _report(argv):
     preset = record.get("preset")
     name = preset if isinstance(preset, str) else os.path.basename(options.model)
     models = _Models(reference, model, ("float32", name), input_spec)
-    return _write(options, out, models, class_names, record)
+    origin = _origin("report", argv, options.model, options.float)
+    return _write(options, out, models, class_names, record, origin)
 
 
 def _compare(argv):
@@ -98,23 +104,30 @@ def _compare(argv):
     reference = _open("reference", options.reference)
     candidate = _open("candidate", options.candidate)
     _require_same_classes((reference, options.reference), (candidate, options.candidate))
-    out = _writable(
-        options.out or _beside(options.candidate, "compare"), f"{options.candidate}.json"
-    )
+    inputs = {"REFERENCE": options.reference, "CANDIDATE": options.candidate}
+    beside = _beside(options.candidate, "compare")
+    out = _writable(options, beside, f"{options.candidate}.json", inputs)
     names = tuple(os.path.basename(path) for path in (options.reference, options.candidate))
     if names[0] == names[1]:
         names = (options.reference, options.candidate)
     class_names = _class_names(options, reference, candidate)
-    return _write(options, out, _Models(reference, candidate, names), class_names, {})
+    models = _Models(reference, candidate, names)
+    origin = _origin("compare", argv, options.candidate, options.reference)
+    return _write(options, out, models, class_names, {}, origin)
 
 
-def _write(options, out, models, class_names, record):
+def _origin(name, argv, path, reference):
+    command = shlex.join(["effnet-tflite", name, *argv])
+    return provenance.origin_of(path, model=reference, command=command)
+
+
+def _write(options, out, models, class_names, record, origin):
     """Loads the images, compares the models and writes the report."""
     reference, candidate = models.reference, models.candidate
     print("Loading images", flush=True)
     images, lines = _load(options, reference, class_names, models.input_spec, options.limit)
     print("\n".join(lines), flush=True)
-    if (reference.height, reference.width) != (candidate.height, candidate.width):
+    if _image_shape(reference) != _image_shape(candidate):
         resized, _ = _load(options, candidate, class_names, models.input_spec, options.limit)
         images = dataclasses.replace(images, candidate_images=resized.images)
     print(f"Comparing on {len(images.images):,} images", flush=True)
@@ -122,7 +135,12 @@ def _write(options, out, models, class_names, record):
     if class_names is None and images.labels is not None:
         class_names = images.class_names
     json_path = write_report(
-        out, comparison, record=record, images=images.images, class_names=class_names
+        out,
+        comparison,
+        record=record,
+        images=images.images,
+        class_names=class_names,
+        origin=origin,
     )
     print(f"\n{comparison.report}\n\nWrote {out} and {json_path}")
     return 0
@@ -149,19 +167,18 @@ def _beside(path, kind):
 
 
 def _open(argument, path, endings=".tflite"):
-    model = open_classifier(read_tflite(argument, path, endings), path)
-    if model.classes < 2:
-        raise ValueError(f"{path} has one score; a report needs 2 classes or more")
-    return model
+    return open_classifier(read_tflite(argument, path, endings), path)
 
 
-def _converted(path, model):
+def _converted(options, model):
     """(Classifier, its Preprocessing or None) of a Keras file, in the image size of a model."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    path = options.float
+    custom_objects = import_custom_objects(options.module)
     print(f"Converting {path} to a float32 .tflite", flush=True)
     from tflite.export import export_float32, load_keras  # import TensorFlow
 
-    keras_model = load_keras(path)
+    keras_model = load_keras(path, custom_objects)
     try:
         input_spec = preprocessing(keras_model)
     except ValueError:  # not built by keras_effnet: resize without cropping
@@ -210,19 +227,24 @@ def _load(options, model, class_names, input_spec, limit):
             expected = None  # the names in the file's metadata are not those of the folders
     image_set = load_images(
         options.data,
-        (model.height, model.width),
+        _image_shape(model),
         preprocessing=input_spec,
         class_names=expected,
         limit=limit,
         max_corrupt=_PROBE,
     )
-    lines = [f"  {image_set.source}"]
-    lines += [f"  skipped, cannot be decoded: {path}" for path in image_set.skipped]
-    labels = fitting_labels(image_set, model.classes, expected, lines.append)
+    lines = image_set.notes()
+    labels = None
+    if model.is_classifier:
+        labels = fitting_labels(image_set, model.classes, expected, lines.append)
     images = EvaluationImages(
         image_set.images, labels, image_set.source, class_names=image_set.class_names
     )
     return images, lines
+
+
+def _image_shape(model):
+    return model.height, model.width, model.channels
 
 
 def _read_record(path):
@@ -230,7 +252,7 @@ def _read_record(path):
     if not os.path.isfile(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             record = json.load(file)
     except ValueError:
         record = None
@@ -240,12 +262,13 @@ def _read_record(path):
     return record
 
 
-def _writable(path, record_path):
+def _writable(options, beside, record_path, inputs):
     """The absolute path of the page, if it and its JSON can be written."""
-    path = os.path.abspath(path)
+    path = os.path.abspath(options.out or beside)
     stem, ending = os.path.splitext(path)
     if ending != ".html":
         raise ValueError(f"--out {path!r} does not end in .html")
-    if f"{stem}.json" == os.path.abspath(record_path):
-        raise ValueError(f"--out {path!r} would overwrite {record_path}: give another name")
-    return atomic_write.check_writable(path)
+    inputs = {**inputs, "--data": options.data, "--labels": options.labels}
+    own_files.check_replaceable(path, inputs)
+    own_files.check_replaceable(f"{stem}.json", {**inputs, "the conversion's JSON": record_path})
+    return path

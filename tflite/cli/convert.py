@@ -6,17 +6,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 
-from keras_effnet import atomic_write
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
 from keras_effnet.native_logs import filter_native_logs
 from tflite.cli import compare
-from tflite.cli.command import IMAGES, LABELS, exit_status, read_tflite, require_images
+from tflite.cli.command import (
+    IMAGES,
+    LABELS,
+    MODULE,
+    exit_status,
+    import_custom_objects,
+    read_tflite,
+    require_file,
+    require_images,
+)
 from tflite.converter import convert
 from tflite.presets import PRESETS, find_preset
-from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES
+from tflite.quantization.mixed_precision import Budget
+from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES, ConversionOptions
+from tflite.report import own_files
+from tflite.request import chosen_preset
 from tflite.result import Conversion, save
 
 _DESCRIPTION = """\
@@ -34,7 +46,9 @@ Other commands: effnet-tflite report | compare, each with --help."""
 
 
 def main(argv=None) -> int:
-    """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion."""
+    """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion, 75
+    after Ctrl-C.
+    """
     if argv is None:  # run as a program
         filter_native_logs()
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -42,12 +56,14 @@ def main(argv=None) -> int:
         return compare.main_report(argv[1:])
     if argv[:1] == ["compare"]:
         return compare.main_compare(argv[1:])
-    return exit_status("effnet-tflite", lambda: _run(_parse(argv)))
+    return exit_status("effnet-tflite", lambda: _run(_parse(argv), argv))
 
 
 def _parse(argv):
     parser = ArgumentParser(prog="effnet-tflite", description=_DESCRIPTION)
-    parser.add_argument("--model", required=True, help=".keras, .h5 or float32 .tflite file")
+    parser.add_argument(
+        "--model", required=True, help=".keras, .h5 or float32 .tflite file, or SavedModel folder"
+    )
     parser.add_argument("--out", required=True, help=".tflite to write")
     presets = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
     parser.add_argument("--preset", help=f"{presets} (default: int8, or int8_mixed with a budget)")
@@ -69,7 +85,9 @@ def _parse(argv):
         "int8_strict)",
     )
     parser.add_argument(
-        "--calibration", help=f"images for quantization ranges and weight rounding: {IMAGES}"
+        "--calibration",
+        help=f"images for quantization ranges and weight rounding: {IMAGES}. float32 and float16 "
+        "are only compared on them",
     )
     parser.add_argument(
         "--calibration_images",
@@ -81,7 +99,11 @@ def _parse(argv):
         "--evaluation",
         help=f"images to compare float and int8 on: {IMAGES} (default: the calibration images)",
     )
+    parser.add_argument(
+        "--softmax", action="store_true", help="append a softmax to a network that ends in logits"
+    )
     parser.add_argument("--labels", help=LABELS)
+    parser.add_argument("--module", help=MODULE)
     parser.add_argument(
         "--image_size", type=int, help="pixels per side, for a model that takes any size"
     )
@@ -94,7 +116,7 @@ def _parse(argv):
     return parser.parse_args(argv)
 
 
-def _run(options):
+def _run(options, argv):
     if options.preset is not None:
         find_preset(options.preset)
     if options.calibration is None and (
@@ -105,15 +127,30 @@ def _run(options):
             "100 to 500 images like those that the model will see (or use --preset=float32, "
             "float16 or weight_only)"
         )
+    chosen_preset(
+        options.preset,
+        Budget(options.max_drop, options.min_agreement),
+        ConversionOptions(
+            max_corrupt=options.max_corrupt,
+            calibration_images=options.calibration_images,
+            finetune=options.finetune,
+        ),
+        has_calibration=options.calibration is not None,
+    )
+    if options.image_size is not None and options.image_size < 1:
+        raise ValueError(f"image_size must be a number of pixels, got {options.image_size}")
+    if not os.path.isfile(os.path.join(options.model, "saved_model.pb")):
+        require_file("model", options.model, ".keras, .h5 or .tflite")
     require_images("calibration", options.calibration)
     require_images("evaluation", options.evaluation)
-    out = atomic_write.check_writable(options.out)
+    out = _checked_out(options)
     class_names = None if options.labels is None else read_labels(options.labels)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    custom_objects = import_custom_objects(options.module)
     print(f"Loading {options.model}", flush=True)
     conversion = convert(
-        _load_model(options.model),
+        _load_model(options.model, custom_objects),
         preset=options.preset,
         max_drop=options.max_drop,
         min_agreement=options.min_agreement,
@@ -124,9 +161,17 @@ def _run(options):
         image_size=options.image_size,
         calibration_images=options.calibration_images,
         max_corrupt=options.max_corrupt,
+        softmax=options.softmax,
         log=lambda line: print(line, flush=True),
     )
-    paths = save(conversion, out, class_names=class_names)
+    is_own = class_names is not None and _is_labels_file_of(options.labels, out)
+    paths = save(
+        conversion,
+        out,
+        class_names=None if is_own else class_names,
+        model=options.model,
+        command=shlex.join(["effnet-tflite", *argv]),
+    )
     for text in (conversion.plan, format_steps(conversion), conversion.report):
         if text:
             print(f"\n{text}")
@@ -136,25 +181,50 @@ def _run(options):
     return 0
 
 
-def _load_model(path):
-    """The bytes of a .tflite, or a Keras model."""
+def _checked_out(options):
+    """The absolute path of the .tflite, if no file that may be written replaces anything else."""
+    inputs = {
+        "--model": options.model,
+        "--calibration": options.calibration,
+        "--evaluation": options.evaluation,
+    }
+    out = own_files.check_replaceable(options.out, {**inputs, "--labels": options.labels})
+    compared = options.calibration is not None or options.evaluation is not None
+    labels = options.labels is not None and not _is_labels_file_of(options.labels, out)
+    for path in own_files.conversion_files(out, compared=compared, labels=labels):
+        own_files.check_replaceable(path, {**inputs, "--labels": options.labels})
+    return out
+
+
+def _is_labels_file_of(labels, out):
+    """Whether --labels names the file of an earlier conversion, which then stays as it is."""
+    path = f"{out}.labels.txt"
+    return os.path.exists(path) and os.path.exists(labels) and os.path.samefile(path, labels)
+
+
+def _load_model(path, custom_objects):
+    """The bytes of a .tflite, a Keras model or a SavedModel."""
     if path.endswith(".tflite"):
         return read_tflite("model", path, ".keras, .h5 or .tflite")
     from tflite.export import load_keras  # imports TensorFlow: only after all other checks
 
-    return load_keras(path)
+    return load_keras(path, custom_objects)
 
 
 def format_steps(conversion: Conversion) -> str:
     """The quantization steps and the float32 regions as a table; "" without any."""
     lines = []
     if conversion.quantization_steps:
-        lines.append(f"{'step':<20}{'KL':>10}{'agreement':>12}{'seconds':>9}")
+        first, second = conversion.quantization_steps[0].measures
+        first = {"KL divergence": "KL", "relative error": "error"}[first]
+        lines.append(f"{'step':<20}{first:>10}{second:>12}{'seconds':>9}")
     for step in conversion.quantization_steps:
         note = step.description
         if not step.kept:
             note = (
-                "not kept: KL not low enough" if step.runs else "not kept: the model does not run"
+                f"not kept: {first} not low enough"
+                if step.runs
+                else "not kept: the model does not run"
             )
         kl = f"{step.kl_divergence:.5f}" if step.runs else "-"
         lines.append(f"{step.name:<20}{kl:>10}{step.agreement:>12.2%}{step.seconds:>9.1f}  {note}")

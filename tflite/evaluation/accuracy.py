@@ -14,6 +14,7 @@ import numpy as np
 
 from tflite import litert
 from tflite.evaluation import classifier, paired_statistics
+from tflite.evaluation.output_error import OutputError, output_errors
 from tflite.flatbuffer import ops, runner
 
 NAMES = ("float32", "int8")
@@ -83,6 +84,7 @@ class EvaluationReport:
     drop: paired_statistics.Drop | None = None  # of top-1; None without labels
     kl_divergence: float | None = None  # mean KL(reference || candidate) in nats, see ``evaluate``
     changed_predictions: tuple[ChangedPrediction, ...] = ()  # largest margin first
+    outputs: tuple[OutputError, ...] = ()  # of models that are no classifiers; agreement is None
     names: tuple[str, str] = NAMES
 
     @property
@@ -151,7 +153,7 @@ def evaluate(
     pixels = [images.images]
     pixels.append(images.images if images.candidate_images is None else images.candidate_images)
     pixels = [np.asarray(each) for each in pixels[: len(models)]]
-    labels = _checked(models, pixels, images.labels)
+    labels = _checked(models, pixels, images.labels if models[0].is_classifier else None)
 
     scores = [classifier.scores(model, each) for model, each in zip(models, pixels)]
     predictions = [each.argmax(-1) for each in scores]
@@ -167,6 +169,10 @@ def evaluate(
     )
     if candidate is None:
         return report
+    if not models[0].is_classifier:
+        return dataclasses.replace(
+            report, candidate=metrics[1], outputs=output_errors(models[0].outputs, *scores)
+        )
     logs = [
         paired_statistics.log_probabilities(
             each, model.output_activation, output_scale=model.output_scale
@@ -190,7 +196,7 @@ def evaluate(
 def _checked(models, pixels, labels):
     """The labels as an array; ``ValueError`` for images or labels that do not fit the models."""
     for model, images in zip(models, pixels):
-        shape = (model.height, model.width, 3)
+        shape = (model.height, model.width, model.channels)
         if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
             raise ValueError(
                 f"evaluation images are {images.dtype} {images.shape}; this model takes uint8 "
@@ -288,7 +294,9 @@ def _table(report):
     ):
         if values[0] is not None:
             lines.append(row(name, [f"{v:.2%}" for v in values], f"of {report.images:,} images"))
-    if report.candidate is not None:
+    if report.outputs:
+        lines += _output_rows(report, row)
+    elif report.candidate is not None:
         lines += _comparison_rows(report, row)
     size = ""
     if report.candidate is not None:
@@ -308,6 +316,20 @@ def _table(report):
         counts = ", ".join(f"{op} {n}" for op, n in report.candidate.float_ops.items()) or "none"
         lines += textwrap.wrap(f"{'float32 ops':<14}{counts}", 100, subsequent_indent=" " * 14)
     lines.append(f"{'measured on':<14}{report.source}")
+    return lines
+
+
+def _output_rows(report, row):
+    lines = []
+    for output in report.outputs:
+        note = f"mean absolute error; standard deviation {output.standard_deviation:.4g}"
+        lines.append(row(output.name[:14], ["", f"{output.mean_absolute_error:.4g}"], note))
+        for value, form, note in (
+            (output.correlation, "{:.5f}", "correlation of the outputs"),
+            (output.sqnr_db, "{:.1f} dB", "SQNR of the outputs"),
+        ):
+            if value is not None:
+                lines.append(row("", ["", form.format(value)], note))
     return lines
 
 

@@ -1,10 +1,11 @@
-"""A .tflite image classifier from any tool: uint8 images in, scores out, for every data type of its
-input and output.
+"""A .tflite image model from any tool: uint8 images in, scores or other values out, for every data
+type of its input and outputs.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -16,22 +17,36 @@ from tflite.flatbuffer import metadata, ops, runner
 
 _PASSED_THROUGH = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 _UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, KeyError)
+_EMBEDDING_OPS = ("MEAN", "L2_NORMALIZATION", "AVERAGE_POOL_2D", "MAX_POOL_2D", "REDUCE_MAX")
+_MOST_VALUES = 4096  # of a map that are compared
 _IMAGES_PER_THREAD = 16  # with fewer, building an interpreter costs more than it saves
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A .tflite that takes one image and returns one score for each class."""
+    """A .tflite that takes one image and returns one score for each class, or other values."""
 
     tflite_model: bytes
     height: int  # pixels
     width: int
-    classes: int
-    output_activation: str  # "softmax" | "sigmoid" | "logits"
+    classes: int  # columns of ``scores``
+    output_activation: str  # "softmax" | "sigmoid" | "logits" | "embedding"
     output_scale: float  # scale of a quantized output; 0 for float32
     resized: bool  # the batch in the file is larger than 1
     mean: tuple[float, ...] = (0.0,)  # of the metadata: a float32 input gets (pixel - mean) / std
     std: tuple[float, ...] = (1.0,)
+    channels: int = 3  # 3: RGB, 1: grey
+    outputs: tuple[tuple[str, tuple[int, ...], slice], ...] = ()  # (name, shape, columns) of each
+    strides: tuple[int, ...] = (1,)  # of each output: every n-th value is compared
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether its only output has one score for each of two or more classes, so that top-1,
+        agreement and KL divergence have a meaning.
+        """
+        if len(self.outputs) != 1 or self.output_activation == "embedding":
+            return False
+        return math.prod(self.outputs[0][1][:-1]) == 1 < self.classes
 
 
 def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
@@ -45,7 +60,7 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
         name: of the model, for errors.
 
     Raises:
-        ValueError: not a .tflite, a truncated file, or not an image classifier of batch 1 (or of a
+        ValueError: not a .tflite, a truncated file, or not an image model of batch 1 (or of a
             batch that can be resized to 1).
     """
     _require_complete(tflite_model, name)
@@ -56,12 +71,13 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
         raise ValueError(f"{name} cannot be run: {' '.join(reason)}") from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     shapes = [tuple(int(n) for n in d["shape"]) for d in (*inputs, *outputs)]
-    if len(inputs) != 1 or len(outputs) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
+    if len(inputs) != 1 or len(shapes[0]) != 4 or shapes[0][3] not in (1, 3):
+        named = ", ".join(f"{d['name']} {tuple(map(int, d['shape']))}" for d in inputs)
         raise ValueError(
-            f"{name} has inputs and outputs of shapes {shapes}; an image classifier has one input "
-            "(1, height, width, 3) and one output (1, classes)"
+            f"{name} has the inputs {named}; an image model has one, (1, height, width, "
+            "3 or 1): make the others constants before the export"
         )
-    for end, details in (("input", inputs[0]), ("output", outputs[0])):
+    for end, details in (("input", inputs[0]), *(("output", details) for details in outputs)):
         if details["dtype"] not in (np.float32, np.uint8, np.int8):
             raise ValueError(
                 f"{name} has an {end} of {np.dtype(details['dtype'])}; float32, uint8 and int8 "
@@ -76,9 +92,7 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
                 f"{name} takes {shapes[0][0]} images at a time and cannot be resized to 1: export "
                 "it with a batch of 1"
             ) from error
-    shape = tuple(int(n) for n in outputs[0]["shape"])
-    if len(shape) < 2 or any(n != 1 for n in shape[:-1]) or shape[-1] < 1:
-        raise ValueError(f"{name} has an output of shape {shape}; a classifier has (1, classes)")
+    described, strides = _outputs(tflite_model, outputs)
     scale = float(outputs[0]["quantization"][0])
     takes_floats = inputs[0]["dtype"] == np.float32
     mean, std = _normalization(tflite_model) if takes_floats else ((0.0,), (1.0,))
@@ -86,13 +100,27 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
         tflite_model=tflite_model,
         height=shapes[0][1],
         width=shapes[0][2],
-        classes=shape[-1],
-        output_activation=_output_activation(ops.read_ops(tflite_model)),
+        classes=described[-1][2].stop,
+        output_activation=output_activation(tflite_model),
         output_scale=0.0 if outputs[0]["dtype"] == np.float32 else scale,
         resized=resized,
         mean=mean,
         std=std,
+        channels=shapes[0][3],
+        outputs=described,
+        strides=strides,
     )
+
+
+def output_activation(tflite_model: bytes) -> str:
+    """The output activation by the last op of a .tflite: "softmax", "sigmoid" or "logits";
+    "embedding" for a pooled or normalized vector.
+    """
+    rows = ops.read_ops(tflite_model)
+    last = next((op.name for op in reversed(rows) if op.name not in _PASSED_THROUGH), "")
+    if last in _EMBEDDING_OPS:
+        return "embedding"
+    return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(last, "logits")
 
 
 def to_input(classifier: Classifier, image: np.ndarray, details: dict) -> np.ndarray:
@@ -120,15 +148,38 @@ def to_input(classifier: Classifier, image: np.ndarray, details: dict) -> np.nda
 
 
 def scores(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """Scores (n, classes) float32 of uint8 images (n, height, width, 3), dequantized.
+    """Scores (n, classes) float32 of uint8 images (n, height, width, channels), dequantized.
 
-    The images are computed one at a time on all processors; their number does not change a score.
+    The values of several outputs, or of a map, are in one row; of a large map, every n-th. The
+    images are computed one at a time on all processors; their number does not change a score.
     """
     threads = max(1, min(_processors(), len(images) // _IMAGES_PER_THREAD))
     rows = np.empty((len(images), classifier.classes), np.float32)
     for row, values in zip(rows, run(classifier, images, threads=threads)):
-        row[:] = values.real(next(iter(values))).reshape(-1)
+        for key, stride, (_, _, columns) in zip(values, classifier.strides, classifier.outputs):
+            row[columns] = values.real(key).reshape(-1)[::stride]
     return rows
+
+
+def _outputs(tflite_model, details):
+    """((name, shape, columns) of each output, stride of each)."""
+    tree = litert.flatbuffer_tools().read_model_from_bytearray(bytearray(tflite_model))
+    signatures = (tree.signatureDefs or [])[:1]
+    names = {int(t.tensorIndex): t.name.decode() for s in signatures for t in s.outputs or []}
+    described, strides, start = [], [], 0
+    for row in details:
+        shape = tuple(int(n) for n in row["shape"])
+        size = math.prod(shape)
+        channels = shape[-1] if shape else 1
+        stride = -(-size // _MOST_VALUES) if size > channels else 1
+        while math.gcd(stride, channels) > 1:  # values of every channel
+            stride += 1
+        strides.append(stride)
+        stop = start + -(-size // strides[-1])
+        name = names.get(int(row["index"]), row["name"])
+        described.append((name, shape[1:], slice(start, stop)))
+        start = stop
+    return tuple(described), tuple(strides)
 
 
 def run(classifier: Classifier, images: np.ndarray, tensors=None, *, threads: int = 1):
@@ -140,11 +191,6 @@ def run(classifier: Classifier, images: np.ndarray, tensors=None, *, threads: in
         threads=threads,
         to_input=functools.partial(to_input, classifier),
     )
-
-
-def _output_activation(rows):
-    last = next((op.name for op in reversed(rows) if op.name not in _PASSED_THROUGH), "")
-    return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(last, "logits")
 
 
 def _normalization(tflite_model):

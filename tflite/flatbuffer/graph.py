@@ -76,6 +76,11 @@ class Graph:
         """Index of the scores tensor."""
         return int(self._graph.outputs[0])
 
+    @property
+    def outputs(self) -> list[int]:
+        """Indices of all output tensors."""
+        return [int(i) for i in self._graph.outputs]
+
     def name(self, tensor: int) -> str:
         """The name of a tensor; quantization keeps it."""
         return self._graph.tensors[tensor].name.decode()

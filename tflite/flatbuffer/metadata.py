@@ -281,7 +281,7 @@ def _append_file(tflite_model, name, text):
 def _appended_file(tflite_model, name):
     try:
         with zipfile.ZipFile(io.BytesIO(tflite_model)) as archive:
-            return archive.read(name).decode()
+            return archive.read(name).decode("utf-8-sig")
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, UnicodeDecodeError) as error:
         raise ValueError(
             f"the .tflite names a file {name!r} that is not attached to it ({error}): the file was "

@@ -17,7 +17,7 @@ import flatbuffers
 import numpy as np
 
 from tflite.flatbuffer.ops import ALIGNMENT
-from tflite.litert import flatbuffer_tools
+from tflite.litert import flatbuffer_tools, schema
 
 
 def uint8_input(tflite_model: bytes) -> bytes:
@@ -67,6 +67,25 @@ def uint8_input_output(tflite_model: bytes) -> bytes:
     return write(tree)
 
 
+def append_softmax(tflite_model: bytes) -> bytes:
+    """A float32 .tflite with a softmax after its output, whose name and signature stay."""
+    tools = flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(bytearray(tflite_model))
+    graph = tree.subgraphs[0]
+    outer = _outer_tensor(tree, "output", b"_logits")
+    op = tools.OperatorT()
+    op.opcodeIndex = opcode(tree, tools.BuiltinOperator.SOFTMAX)
+    op.inputs, op.outputs = [int(graph.outputs[0])], [outer]
+    op.builtinOptionsType, op.builtinOptions = (
+        tools.BuiltinOptions.SoftmaxOptions,
+        schema().SoftmaxOptionsT(),
+    )
+    op.builtinOptions.beta = 1.0
+    graph.operators.append(op)
+    _move_end(tree, "output", outer)
+    return write(tree)
+
+
 def _types(tree, indices):
     return [flatbuffer_tools().type_to_name(tree.subgraphs[0].tensors[i].type) for i in indices]
 
@@ -76,22 +95,35 @@ def _insert_uint8(tree, end, builtin, quantization, suffix):
     new tensor takes over the name; `suffix` is appended to that of the old one.
     """
     tools, graph = flatbuffer_tools(), tree.subgraphs[0]
-    inner_index, outer_index = int(getattr(graph, f"{end}s")[0]), len(graph.tensors)
-    inner = graph.tensors[inner_index]
-    outer = copy.deepcopy(inner)
+    inner_index = int(getattr(graph, f"{end}s")[0])
+    outer_index = _outer_tensor(tree, end, suffix)
+    outer = graph.tensors[outer_index]
     outer.type, outer.quantization = tools.TensorType.UINT8, quantization
-    inner.name = inner.name + suffix
-    graph.tensors.append(outer)
     op = tools.OperatorT()
     op.opcodeIndex = opcode(tree, builtin)
     if end == "input":
         op.inputs, op.outputs = [outer_index], [inner_index]
         graph.operators.insert(0, op)
-        graph.inputs = [outer_index]
     else:
         op.inputs, op.outputs = [inner_index], [outer_index]
         graph.operators.append(op)
-        graph.outputs = [outer_index]
+    _move_end(tree, end, outer_index)
+
+
+def _outer_tensor(tree, end, suffix):
+    """Index of a copy of the input or output tensor; `suffix` is appended to the old one's name."""
+    graph = tree.subgraphs[0]
+    inner = graph.tensors[int(getattr(graph, f"{end}s")[0])]
+    graph.tensors.append(copy.deepcopy(inner))
+    inner.name = inner.name + suffix
+    return len(graph.tensors) - 1
+
+
+def _move_end(tree, end, outer_index):
+    """Makes a tensor the input or output of the graph and of its signatures."""
+    graph = tree.subgraphs[0]
+    inner_index = int(getattr(graph, f"{end}s")[0])
+    setattr(graph, f"{end}s", [outer_index])
     for signature in tree.signatureDefs or []:
         for tensor in [*signature.inputs, *signature.outputs]:
             if tensor.tensorIndex == inner_index:
@@ -135,6 +167,7 @@ def truncate_after(tflite_model: bytes, tensor: str) -> bytes:
         raise ValueError(f"no op of the .tflite writes {tensor!r}")
     outputs, operators = (graph._tab.Vector(graph._tab.Offset(field)) for field in (8, 10))
     struct.pack_into("<I", truncated, operators - 4, count)  # a vector's length precedes it
+    struct.pack_into("<I", truncated, outputs - 4, 1)
     struct.pack_into("<i", truncated, outputs, index)
     return bytes(truncated)
 

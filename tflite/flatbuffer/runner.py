@@ -147,6 +147,13 @@ def scores(tflite_model: bytes, images: np.ndarray, *, interpreter=None) -> np.n
     return np.stack([values.real(next(iter(values)))[0] for values in rows])
 
 
+def signature_outputs(tflite_model: bytes, images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """{name: output} of each image, by the names of the signature, whose input is ``images``."""
+    run_signature = litert.interpreter(tflite_model).get_signature_runner()
+    for image in images:
+        yield run_signature(images=image[None])
+
+
 def latencies_ms(
     tflite_models: Sequence[bytes],
     runs: int,

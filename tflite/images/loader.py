@@ -23,12 +23,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_preprocessing import decode_image, preprocess, resize
+from keras_effnet.image_preprocessing import decode_image, is_image_file, preprocess, resize
 from keras_effnet.label_file import class_index
 from keras_effnet.suggestions import unknown_name
+from tflite.images import tfrecord
 from tflite.images.tfrecord import open_records
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")  # as in training
+_NAMED = 5  # files that are left out and named
 _SPLITS = {"train", "training", "validation", "val", "test"}
 
 
@@ -36,31 +37,52 @@ _SPLITS = {"train", "training", "validation", "val", "test"}
 class ImageSet:
     """Images in the size of a model, with labels and origin."""
 
-    images: np.ndarray  # uint8 (n, height, width, 3)
+    images: np.ndarray  # uint8 (n, height, width, 3 or 1)
     labels: np.ndarray | None  # int64 (n,), in [0, classes)
     class_names: tuple[str, ...] | None  # of class folders, labels.txt, a TensorFlow Dataset
     skipped: tuple[str, ...]  # files or records that could not be decoded
     source: str  # for reports: "photos/ (512 of 2,000 images, 10 classes)"
     files: tuple[str, ...] = ()  # of each image: its path relative to the folder, or
     # "train-00000-of-00008 record 17"
+    reasons: tuple[str, ...] = ()  # why each of `skipped` could not be decoded
+    left_out: tuple[str, ...] = ()  # files of the folder that are not images
+
+    def notes(self) -> list[str]:
+        """Lines for the user: where the images are from, and which files were not read and why."""
+        lines = [f"  {self.source}"]
+        for path, reason in zip(self.skipped, self.reasons):
+            named = reason if reason.startswith(path) else f"{path}: {reason}"
+            lines.append(f"  skipped, cannot be decoded: {named}")
+        if self.left_out:
+            names = ", ".join(self.left_out[:_NAMED])
+            more = ", ..." if len(self.left_out) > _NAMED else ""
+            lines.append(f"  left out, not images: {len(self.left_out):,} files ({names}{more})")
+        return lines
+
+
+def check_source(source: str) -> None:
+    """Raises ``ValueError`` for a folder without images, before anything slow."""
+    if os.path.isdir(source) and not tfrecord.find_shards(source):
+        _find(source)
 
 
 def load_images(
     source, image_size, *, preprocessing=None, class_names=None, limit=None, max_corrupt=10
 ):
-    """An :class:`ImageSet` of uint8 images (n, height, width, 3), in a fixed order.
+    """An :class:`ImageSet` of uint8 images (n, height, width, channels), in a fixed order.
 
     Args:
         source: one of
 
-            - a folder of images, or with one folder per class (the classes are the sorted names)
+            - a folder of images, or with one folder per class (the classes are the sorted names);
+              files of any format that Pillow reads, whatever their endings
             - a folder of TFRecord shards (``train-00000-of-00008``, as written by ``effnet-train
               prepare``): its ``train`` set or else its only one; FOLDER/validation for another
             - ``tfds:NAME`` or ``tfds:NAME/SPLIT`` (default: train) of TensorFlow Datasets
             - an .npz file with ``images`` and optionally ``labels``
             - an array (n, height, width, 1 or 3) with values in [0, 255], or a pair (images,
               labels)
-        image_size: (height, width) of the model.
+        image_size: (height, width) of the model, for RGB; (height, width, 1) for grey images.
         preprocessing: a ``keras_effnet.Preprocessing``: how images are cropped and resized; None
             stretches them.
         class_names: the model's classes in order. Class folders, the shards' ``labels.txt`` and the
@@ -76,9 +98,11 @@ def load_images(
             images.
     """
     height, width = image_size[:2]
+    is_grey = tuple(image_size[2:]) == (1,)
 
     def prepare(image):
-        return _prepared(image, height, width, preprocessing)
+        image = _prepared(image, height, width, preprocessing)
+        return _grey(image) if is_grey else image
 
     if limit is not None and limit < 1:
         raise ValueError(f"the limit must be at least 1 image, got {limit}")
@@ -137,6 +161,12 @@ def _prepared(image, height, width, input_spec):
     return preprocess(image, replace(input_spec, image_size=height))
 
 
+def _grey(image):
+    """uint8 (height, width, 1) by ITU-R 601, as Pillow's and TensorFlow's; grey stays as it is."""
+    weighted = image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+    return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
 def _spread(count, limit):
     """At most `limit` of `count` indices, evenly spread."""
     if limit is None or count <= limit:
@@ -150,7 +180,7 @@ def _describe(name, used, total, classes=None):
 
 
 def _from_folder(folder, prepare, class_names, limit, max_corrupt):
-    paths, names = _find(folder)
+    paths, names, others = _find(folder)
     labels = None
     if names is not None:
         classes = tuple(sorted(set(names))) if class_names is None else tuple(class_names)
@@ -162,7 +192,7 @@ def _from_folder(folder, prepare, class_names, limit, max_corrupt):
         labels = np.array([indices[name] for name in names])
     chosen = _spread(len(paths), limit)
     files = ((paths[i], paths[i], None if labels is None else labels[i]) for i in chosen)
-    images, kept, labels, skipped = _decode_all(folder, files, prepare, max_corrupt)
+    images, kept, labels, skipped, reasons = _decode_all(folder, files, prepare, max_corrupt)
     return ImageSet(
         images,
         labels,
@@ -170,6 +200,8 @@ def _from_folder(folder, prepare, class_names, limit, max_corrupt):
         skipped,
         _describe(folder, len(images), len(paths), names and len(set(names))),
         tuple(os.path.relpath(path, folder) for path in kept),
+        reasons,
+        tuple(os.path.relpath(path, folder) for path in others),
     )
 
 
@@ -179,7 +211,7 @@ def _from_records(records, prepare, class_names, limit, max_corrupt):
         return records.where(i), image, label
 
     chosen = _spread(len(records), limit)
-    images, kept, labels, skipped = _decode_all(
+    images, kept, labels, skipped, reasons = _decode_all(
         records.name, map(encoded, chosen), prepare, max_corrupt
     )
     names = records.class_names
@@ -190,7 +222,7 @@ def _from_records(records, prepare, class_names, limit, max_corrupt):
         names = None
     elif names is not None and class_names is not None:
         labels = _class_indices(names, tuple(class_names), records.name)[labels]
-    return ImageSet(images, labels, names, skipped, source, kept)
+    return ImageSet(images, labels, names, skipped, source, kept, reasons)
 
 
 def _only_index(name, class_names, where):
@@ -225,15 +257,16 @@ def _class_indices(names, class_names, source):
 
 
 def _decode_all(source, files, prepare, max_corrupt):
-    """(images, their names, their labels or None, names of skipped images) of rows (name, path or
-    bytes, label).
+    """(images, their names, their labels or None, names of skipped images, the reasons) of rows
+    (name, path or bytes, label).
     """
-    images, kept, labels, skipped = [], [], [], []
+    images, kept, labels, skipped, reasons = [], [], [], [], []
     for name, encoded, label in files:
         try:
             images.append(prepare(decode_image(encoded)))
         except ValueError as error:
             skipped.append(name)
+            reasons.append(str(error))
             if len(skipped) > max_corrupt:
                 raise ValueError(
                     f"More than {max_corrupt} images cannot be decoded: {', '.join(skipped)} "
@@ -243,23 +276,30 @@ def _decode_all(source, files, prepare, max_corrupt):
             kept.append(name)
             labels.append(label)
     if not images:
-        raise ValueError(f"{source}: none of its {len(skipped)} images can be decoded")
+        raise ValueError(
+            f"{source}: none of its {len(skipped)} images can be decoded ({'; '.join(reasons)})"
+        )
     known = None if None in labels else np.array(labels, np.int64)
-    return np.stack(images), tuple(kept), known, tuple(skipped)
+    return np.stack(images), tuple(kept), known, tuple(skipped), tuple(reasons)
 
 
 def _find(folder):
-    """(sorted image paths, class folder of each or None for a flat folder)."""
-    entries = sorted(e for e in os.listdir(folder) if not e.startswith("."))
-    flat = [os.path.join(folder, e) for e in entries if e.lower().endswith(IMAGE_ENDINGS)]
-    paths, names = [], []
-    for entry in entries:
-        inside = sorted(
+    """(sorted image paths, class folder of each or None for a flat folder, other files)."""
+    flat, paths, names, others = [], [], [], []
+    for entry in sorted(e for e in os.listdir(folder) if not e.startswith(".")):
+        path = os.path.join(folder, entry)
+        if os.path.isfile(path):
+            (flat if is_image_file(path) else others).append(path)
+            continue
+        files = sorted(
             os.path.join(root, file)
-            for root, _, files in os.walk(os.path.join(folder, entry))
+            for root, _, files in os.walk(path)
             for file in files
-            if file.lower().endswith(IMAGE_ENDINGS) and not file.startswith(".")
+            if not file.startswith(".")
         )
+        inside = [file for file in files if is_image_file(file)]
+        if inside:
+            others += [file for file in files if not is_image_file(file)]
         paths += inside
         names += [entry] * len(inside)
     if flat and paths:
@@ -270,15 +310,15 @@ def _find(folder):
         )
     if not flat and not paths:
         raise ValueError(
-            f"{folder} has no images: it needs {'/'.join(IMAGE_ENDINGS)} files, one folder per "
-            "class with such files, or TFRecord shards (train-00000-of-00008, ...)"
+            f"{folder} has no images: it needs image files, one folder per class with image files, "
+            "or TFRecord shards (train-00000-of-00008, ...)"
         )
     if paths and set(names) <= _SPLITS:
         raise ValueError(
             f"{folder} has the folders {', '.join(sorted(set(names)))}, which are splits, not "
             f"classes: give one of them, e.g. {os.path.join(folder, names[0])}"
         )
-    return (flat, None) if flat else (paths, names)
+    return (flat, None, others) if flat else (paths, names, others)
 
 
 def _read_npz(path):

@@ -43,7 +43,7 @@ def groups(graph: Graph, *, through_swish: Collection[str] = ()) -> list[Group]:
             multiplication each.
     """
     union = _Union()
-    pinned = {graph.input, graph.output}
+    pinned = {graph.input, *graph.outputs}
     free = {}  # z -> its swish, if that can be scaled
     inside = {}  # id of an op of a swish -> the tensors that it joins
     for swish in swishes(graph):

@@ -104,7 +104,7 @@ def _with_border(graph, before_op, pixel, before, after):
 
         def edge(count, name, axis=axis, shape=shape):
             size = [count if i == axis else shape[i] for i in (1, 2)]
-            value = np.broadcast_to(pixel, (1, *size, 3))
+            value = np.broadcast_to(pixel, (1, *size, shape[-1]))
             return graph.add_constant(f"normalization/border_{axis}_{name}", value)
 
         parts = [edge(first, "first")] if first else []

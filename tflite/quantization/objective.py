@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from tflite.evaluation import classifier, paired_statistics
+from tflite.evaluation.output_error import correlation, relative_errors
 from tflite.flatbuffer import ops, runner
 
 _MAX_LEARNING = 512  # images that ranges, weights and biases are computed from
@@ -28,15 +29,15 @@ class Objective:
     def __init__(self, float32_model: bytes, images: np.ndarray, labels=None):
         self.images, self.labels = images, labels
         self.model = classifier.open_classifier(float32_model)
-        scores = classifier.scores(self.model, images)
-        self.predictions = scores.argmax(-1)
-        self.log = paired_statistics.log_probabilities(scores, self.model.output_activation)
+        self.scores = classifier.scores(self.model, images)
+        self.predictions = self.scores.argmax(-1)
+        self.log = paired_statistics.log_probabilities(self.scores, self.model.output_activation)
 
     def first(self, count: int) -> Objective:
         """The objective on the first `count` images only."""
         fewer = copy.copy(self)
-        fewer.images, fewer.predictions, fewer.log = (
-            rows[:count] for rows in (self.images, self.predictions, self.log)
+        fewer.images, fewer.scores, fewer.predictions, fewer.log = (
+            rows[:count] for rows in (self.images, self.scores, self.predictions, self.log)
         )
         fewer.labels = None if self.labels is None else self.labels[:count]
         return fewer
@@ -45,8 +46,19 @@ class Objective:
         """(trimmed mean KL(float || model) in nats, prediction agreement in [0, 1]).
 
         The mean leaves out the 3 % of the images with the largest divergence: a few images that
-        overflow a range would hide all other differences.
+        overflow a range would hide all other differences. For a model that is no classifier: the
+        squared error relative to the variance of the outputs, and their correlation.
         """
+        if not self.model.is_classifier:
+            scores = self._scores_of(model)
+            if scores is None:
+                return float("inf"), 0.0
+            errors = relative_errors(self.model.outputs, self.scores, scores)
+            correlations = [
+                correlation(self.scores[:, columns], scores[:, columns]) or 0.0
+                for _, _, columns in self.model.outputs
+            ]
+            return trimmed_mean(errors), float(np.mean(correlations))
         kl, predictions = self.evaluate(model)
         return kl, float((predictions == self.predictions).mean())
 
@@ -56,14 +68,12 @@ class Objective:
         Infinity and -1 for a model that does not run: XNNPACK's kernels reject scales that differ
         too much. The model must be a converted version of the float model.
         """
-        _, (_, scale, _) = ops.quantization(model)
-        opened = dataclasses.replace(self.model, tflite_model=model, output_scale=scale)
-        try:
-            scores = classifier.scores(opened, self.images)
-        except (RuntimeError, ValueError):
+        scores = self._scores_of(model)
+        if scores is None:
             return float("inf"), np.full(len(self.images), -1)
+        _, (_, scale, _) = ops.quantization(model)
         log = paired_statistics.log_probabilities(
-            scores, opened.output_activation, output_scale=opened.output_scale
+            scores, self.model.output_activation, output_scale=scale
         )
         return (
             trimmed_mean(
@@ -71,6 +81,15 @@ class Objective:
             ),
             scores.argmax(-1),
         )
+
+    def _scores_of(self, model):
+        """The scores of a converted model; None if it does not run."""
+        try:
+            return classifier.scores(
+                dataclasses.replace(self.model, tflite_model=model), self.images
+            )
+        except (RuntimeError, ValueError):
+            return None
 
 
 def agreement_and_drop(

@@ -17,6 +17,17 @@ class ConversionOptions:
     max_corrupt: int = 10  # images per set that may fail to decode; they are skipped
     calibration_images: int | None = None  # at most; None: 512, and 2,048 for int8_mixed
     finetune: bool | None = None  # fine-tune against the float model; None: only int8_strict
+    softmax: bool = False  # append a softmax to a network that ends in logits
+
+    def __post_init__(self):
+        for name, smallest in (
+            ("search_seconds", 0),
+            ("max_corrupt", 0),
+            ("calibration_images", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not value >= smallest:  # also for NaN
+                raise ValueError(f"{name} must be at least {smallest}, got {value}")
 
     @classmethod
     def from_keywords(cls, **keywords) -> ConversionOptions:

@@ -26,6 +26,10 @@ from tflite.quantization.steps import STEPS, WEIGHT_STEPS, Context, Step, make_c
 _FOLDING_IMAGES = 8  # that normalization folding is checked on
 
 
+MEASURES = ("KL divergence", "agreement")
+OUTPUT_MEASURES = ("relative error", "correlation")
+
+
 @dataclass(frozen=True)
 class QuantizationStep:
     """Result of one step, on held-out images."""
@@ -36,6 +40,9 @@ class QuantizationStep:
     agreement: float  # fraction of the images with the float model's prediction
     seconds: float
     kept: bool = True
+    # What kl_divergence and agreement are for a model that is no classifier: the squared error
+    # relative to the variance of the outputs, and their correlation.
+    measures: tuple[str, str] = MEASURES
 
     @property
     def runs(self) -> bool:
@@ -90,9 +97,11 @@ def _run_step(step, state, context):
         agreement,
         time.monotonic() - start,
         kept,
+        MEASURES if context.objective.model.is_classifier else OUTPUT_MEASURES,
     )
     kept_or_not = "kept" if kept else "not kept"
-    context.log(f"  KL divergence {kl:.5f}, agreement {agreement:.2%}: {kept_or_not}")
+    first, second = row.measures
+    context.log(f"  {first} {kl:.5f}, {second} {agreement:.2%}: {kept_or_not}")
     return dataclasses.replace(candidate.state, kl_divergence=kl) if kept else state, row
 
 

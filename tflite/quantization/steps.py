@@ -259,7 +259,8 @@ STEPS = (  # for int8 activations
     _ROUNDING,
     Step("bias correction", "biases restore the float model's channel means", correct_biases),
     Step("fine-tuning", "block by block, then on the scores; no labels", finetune,
-         enabled=lambda context: context.options.finetunes(context.preset)),
+         enabled=lambda context: context.options.finetunes(context.preset)
+         and context.objective.model.is_classifier),
     Step("range search", "moves the ranges of the tensors with the lowest SQNR", search_ranges,
          enabled=_searches),
 )

@@ -12,6 +12,18 @@ from tflite.report import html_elements as html
 _FILES = 20  # calibration files that are named
 
 
+def warnings(lines) -> str:
+    """The warnings of a conversion as HTML; "" without any.
+
+    Args:
+        lines: list of sentences.
+    """
+    lines = [str(line) for line in lines] if isinstance(lines, (list, tuple)) else []
+    return "".join(
+        f"<p><span class='tag warn'>Warning</span> {html.text(line)}</p>" for line in lines
+    )
+
+
 def quantization_steps(rows) -> str:
     """The quantization steps as HTML; "" without any.
 
@@ -46,11 +58,15 @@ def quantization_steps(rows) -> str:
                 _number(row.get("seconds"), "{:.1f} s"),
             ]
         )
+    is_error = rows[0].get("measures") in (["relative error", "correlation"],
+                                           ("relative error", "correlation"))  # fmt: skip
+    first, second = ("Relative error", "Correlation") if is_error else ("KL, nats", "Agreement")
+    lowered = "the error relative to" if is_error else "the KL divergence to"
     meaning = (
         "Each row is the model after one more step, evaluated on held-out calibration images. A "
-        "step is kept only if it lowers the KL divergence to the float32 model."
+        f"step is kept only if it lowers {lowered} the float32 model."
     )
-    header = ["Step", "Description", "", "KL, nats", "Agreement", "Time"]
+    header = ["Step", "Description", "", first, second, "Time"]
     return html.section("Quantization steps", meaning, html.table(header, cells, (3, 4, 5)))
 
 

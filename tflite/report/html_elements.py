@@ -7,6 +7,8 @@ import html
 import io
 from collections.abc import Sequence
 
+GENERATOR = '<meta name="generator" content="effnet-tflite">'  # marks the pages of this package
+
 _CSS = """
 :root { color-scheme: light dark; --bg: #f7f7f5; --card: #fff; --ink: #1c2127; --soft: #59626e;
   --line: #e2e4e7; --first: #8d97a5; --second: #0f766e; --good: #15703a; --bad: #b3261e;
@@ -46,7 +48,7 @@ thead th { border-bottom: 1px solid var(--line); }
 tbody th { color: var(--ink); font-weight: 500; }
 .n { text-align: right; white-space: nowrap; }
 .wide table { min-width: 44rem; }
-.wrap { display: inline-block; white-space: normal; max-width: 19rem; }
+.wrap { display: inline-block; white-space: normal; max-width: 19rem; overflow-wrap: anywhere; }
 .plot { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
   padding: 1rem 1.1rem .8rem; font-size: .82rem; font-variant-numeric: tabular-nums; }
 .row { display: grid; grid-template-columns: 5.2rem 1fr 4.2rem; gap: .7rem; align-items: center; }
@@ -94,7 +96,8 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .7r
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
   font-size: .85rem; color: var(--soft); }
 @media (max-width: 34rem) { main { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.4rem; }
-  .shots { grid-template-columns: repeat(2, 1fr); gap: .6rem; } .wrap { max-width: 8rem; }
+  .shots { grid-template-columns: repeat(2, 1fr); gap: .6rem; } .wrap { max-width: 7rem; }
+  .n { white-space: normal; }
   .row { grid-template-columns: 4.3rem 1fr 3.7rem; gap: .5rem; }
   th, td { padding: .45rem .55rem; } table { font-size: .82rem; } }
 @media print { body { background: #fff; } .card, figure, tr { break-inside: avoid; } }
@@ -112,7 +115,7 @@ def document(title: str, body: str) -> str:
     """A complete HTML page."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'{GENERATOR}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n"
         "</main>\n</body>\n</html>\n"
     )
@@ -164,7 +167,7 @@ def bars(rows, top, unit, key, exact) -> str:
         key: HTML that explains bar, colour and mark.
         exact: values from here on are shown as "exact".
     """
-    ticks = range(0, int(top) + 1, 10)
+    ticks = range(0, int(top) + 1, 10 if top <= 50 else 20)
     lines = "".join(f'<span class=line style="left:{100 * t / top:.2f}%"></span>' for t in ticks)
     bars = []
     for name, value, other, tip, low in rows:
@@ -218,10 +221,10 @@ def _merged(sizes):
 
 
 def picture(image) -> str:
-    """An <img> of a uint8 image (height, width, 3), with its pixels in the page."""
+    """An <img> of a uint8 image (height, width, 3 or 1), with its pixels in the page."""
     from PIL import Image  # here: importing the package must not need Pillow
 
-    thumbnail = Image.fromarray(image)
+    thumbnail = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     small = max(thumbnail.size) <= 96
     thumbnail.thumbnail((224, 224))
     buffer = io.BytesIO()

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_effnet import atomic_write
+from tflite.evaluation import paired_statistics
 from tflite.evaluation.comparison import Comparison
-from tflite.report import comparison_sections, conversion_sections
+from tflite.report import comparison_sections, conversion_sections, provenance
 from tflite.report import html_elements as html
 
-_RECORD = ("preset", "plan", "quantization_steps", "float32_regions", "calibration")
+_RECORD = ("preset", "warnings", "plan", "quantization_steps", "float32_regions", "calibration")
 
 
 def write_report(
@@ -26,6 +27,7 @@ def write_report(
     record: dict | None = None,
     images: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
+    origin: dict | None = None,
 ) -> str:
     """Writes a comparison as `path_html`, and as JSON with the ending ``.json``; returns the path
     of the JSON. Both are written atomically.
@@ -37,6 +39,7 @@ def write_report(
             "quantization_steps", "float32_regions", "calibration"; all are optional.
         images: uint8 (n, height, width, 3) that the comparison was made on, for the previews.
         class_names: in the order of the scores. Default: numbers.
+        origin: as ``provenance.origin_of`` returns it, for the title and the last section.
 
     Raises:
         ValueError: another ending, or another number of images than in the comparison.
@@ -52,10 +55,12 @@ def write_report(
         )
     record = {k: record[k] for k in _RECORD if record.get(k)} if isinstance(record, dict) else {}
     names = None if class_names is None else [str(name) for name in class_names]
-    content = {**comparison.as_dict(), "record": record, "class_names": names}
+    content = {**comparison.as_dict(), "record": record, "class_names": names, "origin": origin}
     files = {
         f"{stem}.json": json.dumps(content, indent=2, default=str).encode() + b"\n",
-        path: render(comparison, record=record, images=images, class_names=names).encode(),
+        path: render(
+            comparison, record=record, images=images, class_names=names, origin=origin
+        ).encode(),
     }
     atomic_write.write_files(files)
     return f"{stem}.json"
@@ -67,6 +72,7 @@ def render(
     record: dict | None = None,
     images: np.ndarray | Mapping[int, np.ndarray] | None = None,
     class_names: Sequence[str] | None = None,
+    origin: dict | None = None,
 ) -> str:
     """The HTML page of a comparison.
 
@@ -76,29 +82,37 @@ def render(
         images: uint8 images of the comparison, or {index: image} of those to show, which are the
             first ``comparison_sections.PREVIEWS`` of the changed predictions.
         class_names: as for :func:`write_report`.
+        origin: as for :func:`write_report`.
     """
     record, report = record or {}, comparison.report
     reference, candidate = report.names
     sections = (
-        _head(comparison, record),
+        _head(comparison, record, origin),
+        conversion_sections.warnings(record.get("warnings")),
         _headlines(report),
         _metrics(report),
         conversion_sections.quantization_steps(record.get("quantization_steps")),
         conversion_sections.float32_regions(record.get("float32_regions")),
         comparison_sections.sqnr(comparison),
-        comparison_sections.changed_predictions(report, images, class_names),
+        ""
+        if report.agreement is None
+        else comparison_sections.changed_predictions(report, images, class_names),
         comparison_sections.sizes(comparison),
         comparison_sections.latency(report),
         comparison_sections.delegate_support(comparison),
         conversion_sections.calibration(record.get("calibration")),
         conversion_sections.plan(record.get("plan")),
+        provenance.section(origin),
         _foot(report),
     )
     title = f"{candidate} compared with {reference}"
+    name = provenance.file_name(origin)
+    if name and name != candidate:
+        title = f"{name}: {title}"
     return html.document(title, "\n".join(section for section in sections if section))
 
 
-def _head(comparison, record):
+def _head(comparison, record, origin):
     r = comparison.report
     reference, candidate = (html.text(name) for name in r.names)
     preset = ""
@@ -108,13 +122,22 @@ def _head(comparison, record):
     speedup, ratio = 1 / r.latency_ratio, r.size_ratio
     pace = f"{speedup:.1f} times as fast" if speedup >= 1 else f"{1 / speedup:.1f} times slower"
     size = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+    if r.agreement is None:
+        correlations = [o.correlation for o in r.outputs if o.correlation is not None]
+        lowest = f"{min(correlations):.4f}" if correlations else "unknown (constant outputs)"
+        verdict = f"has outputs with a correlation to {reference} of at least <b>{lowest}</b>. "
+    else:
+        verdict = (
+            f"predicts the same class as {reference} on <b>{r.agreement:.1%}</b> of the images "
+            f"({_interval(r.agreement_confidence_interval)}). "
+        )
     return (
+        f"{_file_and_date(origin)}"
         f"<h1>{candidate} <span class=soft>compared with</span> {reference}</h1>\n"
         f"<p class=soft>{preset}{r.images:,} images of {sizes} pixels from "
         f"<code>{html.text(r.source)}</code></p>\n"
-        f"<p class=lead><b>{candidate}</b> predicts the same class as {reference} on "
-        f"<b>{r.agreement:.1%}</b> of the images. It is <b>{size}</b> and <b>{pace}</b> on the CPU "
-        "of this machine.</p>"
+        f"<p class=lead><b>{candidate}</b> {verdict}"
+        f"It is <b>{size}</b> and <b>{pace}</b> on the CPU of this machine.</p>"
     )
 
 
@@ -122,26 +145,20 @@ def _headlines(r):
     cards = []
     if r.drop is not None:
         low, high = r.drop.confidence_interval
-        significance = "significant" if r.drop.p_value < 0.05 else "not significant"
+        points = f"{_signed(r.drop.points)} points"
+        is_significant = r.drop.p_value < 0.05
         cards.append(
             html.card(
-                "Change of top-1 accuracy",
-                f"{_signed(-r.drop.points)} points",
-                ("95 % confidence interval", f"{_signed(-high)} to {_signed(-low)}"),
-                f"Percentage points. {r.drop.n10:,} images became wrong and {r.drop.n01:,} became "
-                f"right, which is {significance} (McNemar test, p = {r.drop.p_value:.2g}).",
+                "Drop of top-1 accuracy",
+                points if is_significant else "not significant",
+                (points, "95 % confidence interval", f"{_signed(low)} to {_signed(high)}"),
+                f"Percentage points; a positive drop is a loss. {r.drop.n10:,} images became wrong "
+                f"and {r.drop.n01:,} became right (McNemar test, p = {r.drop.p_value:.2g}).",
             )
         )
-    low, high = r.agreement_confidence_interval
-    cards.append(
-        html.card(
-            "Prediction agreement",
-            f"{r.agreement:.2%}",
-            ("95 % confidence interval", f"{low:.2%} to {high:.2%}"),
-            f"Both models predict the same class on {r.images - len(r.changed_predictions):,} of "
-            f"{r.images:,} images, right or wrong.",
-        )
-    )
+    cards += [_output_card(output) for output in r.outputs]
+    if r.agreement is not None:
+        cards.append(_agreement_card(r))
     if r.kl_divergence is not None:
         cards.append(
             html.card(
@@ -176,13 +193,38 @@ def _headlines(r):
     return f"<div class=cards>{''.join(cards)}</div>"
 
 
+def _agreement_card(r):
+    low, high = r.agreement_confidence_interval
+    return html.card(
+        "Prediction agreement",
+        f"{r.agreement:.2%}",
+        ("95 % confidence interval", f"{low:.2%} to {high:.2%}"),
+        f"Both models predict the same class on {r.images - len(r.changed_predictions):,} of "
+        f"{r.images:,} images, right or wrong.",
+    )
+
+
+def _output_card(output):
+    details = [f"standard deviation {output.standard_deviation:.4g}"]
+    if output.correlation is not None:
+        details.append(f"correlation {output.correlation:.5f}")
+    if output.sqnr_db is not None:
+        details.append(f"SQNR {output.sqnr_db:.1f} dB")
+    return html.card(
+        f"Mean absolute error of {output.name}",
+        f"{output.mean_absolute_error:.4g}",
+        details,
+        "Over all images. The standard deviation is that of the float model's values.",
+    )
+
+
 def _metrics(r):
     columns = (r.reference, r.candidate)
     rows = []
     if r.reference.top1 is not None:
-        rows.append(["Top-1 accuracy", *(f"{c.top1:.2%}" for c in columns)])
+        rows.append(["Top-1 accuracy", *(_share(c.top1, r.images) for c in columns)])
     if r.reference.top5 is not None:
-        rows.append(["Top-5 accuracy", *(f"{c.top5:.2%}" for c in columns)])
+        rows.append(["Top-5 accuracy", *(_share(c.top5, r.images) for c in columns)])
     rows.append(["Size in bytes", *(f"{c.size:,}" for c in columns)])
     listed = [", ".join(f"{name} {n}" for name, n in c.float_ops.items()) for c in columns]
     rows.append(
@@ -192,23 +234,44 @@ def _metrics(r):
         ]
     )
     header = ["", *(html.text(name) for name in r.names)]
-    meaning = "Each model by itself, on the same images."
+    meaning = "Each model by itself, on the same images; in brackets the 95 % confidence interval."
     return html.section("Metrics", meaning, html.table(header, rows, (1, 2)))
 
 
 def _foot(r):
     drop = (
-        "Confidence interval of the accuracy change: Tango's score interval for paired "
+        "Confidence interval of the drop: Tango's score interval for paired "
         "proportions; p: exact McNemar test. "
         if r.drop is not None
         else ""
     )
     reference, candidate = (html.text(name) for name in r.names)
+    if r.agreement is None:
+        return "<footer>The JSON file next to this page has all numbers.</footer>"
     return (
-        f"<footer>{drop}Confidence interval of the agreement: Wilson. KL divergence: "
+        f"<footer>{drop}Confidence intervals of agreement and accuracy: Wilson. KL divergence: "
         f"KL({reference} || {candidate}). The JSON file next to this page has all numbers."
         "</footer>"
     )
+
+
+def _file_and_date(origin):
+    name = provenance.file_name(origin)
+    if not name:
+        return ""
+    date = str(origin.get("date") or "")[:16].replace("T", " ")
+    return f"<p class=soft><code>{html.text(name)}</code> {html.text(date and date + ' UTC')}</p>\n"
+
+
+def _interval(ends):
+    low, high = ends
+    return f"95&nbsp;%: {low:.1%} to {high:.1%}"
+
+
+def _share(share, images):
+    """A share of the images with its confidence interval, as HTML."""
+    low, high = paired_statistics.wilson(round(share * images), images)
+    return f"{share:.2%} <small class=wrap>({low:.1%} to {high:.1%})</small>"
 
 
 def _signed(value):

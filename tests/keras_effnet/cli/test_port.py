@@ -90,8 +90,18 @@ def test_port_errors_exit_2_and_write_nothing(qubvel_b0, tmp_path, capsys):
     rejected("has 3 classes, but classes=1000 was given", more=["--classes=1000"])
     rejected("does not end in .keras", out=tmp_path / "x.h5")
     rejected("does not exist", out=tmp_path / "nowhere" / "x.keras")
+    rejected("would be overwritten", path=out, out=out)
     rejected("nowhere.h5 is not", path=qubvel_b0.parent / "nowhere.h5")
     rejected("is not a TensorFlow checkpoint", path=qubvel_b0, source="tensorflow")
+
+
+def test_port_overwrites_no_weights_of_others(tmp_path, capsys):
+    for direction, name in (("--from=timm", "my.keras"), ("--to=timm", "my.safetensors")):
+        out = tmp_path / name
+        out.write_bytes(b"weights")
+        assert _run("x", direction, "--model=tf_efficientnet_b0", f"--out={out}") == 2
+        assert "exists: it is not overwritten" in capsys.readouterr().err
+        assert out.read_bytes() == b"weights"
 
 
 def test_nothing_is_written_if_outputs_differ(keras, qubvel_b0, tmp_path, capsys, monkeypatch):

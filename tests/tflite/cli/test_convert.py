@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import signal
 import types
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import tflite
+from tflite import litert
 from tflite.cli import compare, convert
 from tflite.flatbuffer import metadata
 from tflite.quantization.mixed_precision import Float32Region
@@ -97,7 +99,6 @@ def test_float32_needs_no_images_and_claims_no_html(files, capfd):
         ({"max_drop": -1}, "max_drop must be in [0, 100) percentage points, got -1.0"),
         ({"min_agreement": 97}, "min_agreement must be in (0, 1], e.g. 0.97, got 97.0"),
         ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
-        ({"preset": "float16"}, "preset float16 takes no calibration images"),
         ({"model": "none.tflite"}, "'none.tflite' is not a file"),
     ],
 )
@@ -108,6 +109,39 @@ def test_bad_flags_print_one_line_and_write_nothing(files, capfd, flags, message
     assert err.count("\n") == 1
     assert message in err
     assert not os.listdir(files / "out")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
+        ({"max_drop": -1}, "max_drop must be in"),
+        ({"preset": "int16x8", "finetune": True}, "preset int16x8 cannot be fine-tuned"),
+        ({"preset": "int16x8", "calibration": None}, "int16x8 needs --calibration"),
+        ({"preset": "float32", "calibration": None, "calibration_images": 9}, "none are given"),
+        ({"calibration_images": 0}, "calibration_images must be at least 1, got 0"),
+        ({"max_corrupt": -1}, "max_corrupt must be at least 0, got -1"),
+        ({"image_size": 0}, "image_size must be a number of pixels, got 0"),
+    ],
+)
+def test_contradictions_are_found_before_the_model_is_loaded(
+    files, capfd, monkeypatch, flags, message
+):
+    monkeypatch.setattr(convert, "_load_model", lambda *_: pytest.fail("loaded"))
+    extra = ["--finetune"] if flags.pop("finetune", False) else []
+    assert _run(files, *extra, **flags) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("preset", ["float32", "float16"])
+def test_presets_without_calibration_are_compared_on_the_images(
+    files, float_content, capfd, preset
+):
+    assert _run(files, **_flat(files, float_content), preset=preset) == 0
+    assert f"Preset {preset} is not calibrated" in capfd.readouterr().out
+    record = json.loads((files / "out" / "m.tflite.json").read_text())
+    assert record["report"]["images"] == 20
+    assert record["calibration"] is None
 
 
 @pytest.mark.parametrize(
@@ -123,6 +157,49 @@ def test_bad_labels_are_errors(files, capfd, text, message):
     (files / "labels.txt").write_bytes(text)
     assert _run(files, labels=files / "labels.txt") == 2
     assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["model", "calibration", "labels", "evaluation"])
+def test_no_input_is_overwritten(files, float_content, capfd, flag):
+    np.savez(files / "a.npz", images=np.zeros((16, 32, 32, 3), np.uint8))
+    (files / "float.tflite").write_bytes(float_content)
+    inputs = {"model": files / "float.tflite", "labels": files / "labels.txt"}
+    inputs |= {"calibration": files / "a.npz", "evaluation": files / "a.npz"}
+    before = inputs[flag].read_bytes()
+    os.symlink(inputs[flag], files / "link")
+    for out in (inputs[flag], files / "link", files / "out" / ".." / inputs[flag].name):
+        assert _run(files, **inputs, out=out) == 2
+        assert "would be overwritten" in capfd.readouterr().err
+    assert inputs[flag].read_bytes() == before
+
+
+def test_no_other_file_is_overwritten(files, float_content, capfd):
+    flags = {"model": files / "m.keras", "labels": files / "labels.txt"}
+    for name in ("other.keras", "m.tflite.json", "m.tflite.html", "m.tflite.labels.txt"):
+        path = files / "out" / name
+        path.write_bytes(b"\xffmine")
+        out = path if name == "other.keras" else files / "out" / "m.tflite"
+        assert _run(files, **flags, out=out) == 2
+        assert "it is not overwritten" in capfd.readouterr().err
+        assert path.read_bytes() == b"\xffmine"
+        path.unlink()
+
+
+def test_a_conversion_is_repeated_with_the_labels_file_that_it_wrote(files, float_content):
+    flags = _flat(files, float_content) | {"calibration": None, "preset": "float32"}
+    assert _run(files, **flags, labels=files / "labels.txt") == 0
+    assert _run(files, **flags, labels=files / "out" / "m.tflite.labels.txt") == 0
+    assert (files / "out" / "m.tflite.labels.txt").read_text().startswith("c0\n")
+
+
+def test_a_label_file_of_windows_is_read_without_its_byte_order_mark(files, float_content):
+    names = "".join(f"k{c}\r\n" for c in range(10))
+    (files / "notepad.txt").write_bytes(b"\xef\xbb\xbf" + names.encode())
+    flags = _flat(files, float_content) | {"calibration": None, "preset": "float32"}
+    assert _run(files, **flags, labels=files / "notepad.txt") == 0
+    model = (files / "out" / "m.tflite").read_bytes()
+    assert metadata.read(model).labels[:2] == ("k0", "k1")
+    assert (files / "out" / "m.tflite.labels.txt").read_bytes().startswith(b"k0\nk1\n")
 
 
 def test_help_names_the_written_files(capsys):
@@ -174,6 +251,19 @@ def test_a_failed_conversion_returns_1_and_writes_no_file(files, float_content, 
     monkeypatch.setattr(convert, "convert", fail)
     assert _run(files, **_flat(files, float_content), min_agreement=1) == 1
     assert capfd.readouterr().err == "effnet-tflite: no model meets the budget\n"
+    assert not os.listdir(files / "out")
+
+
+def test_an_interrupted_conversion_prints_one_line(files, float_content, capfd, monkeypatch):
+    def interrupted(_, *, log, **__):
+        with litert.native_log_hidden():
+            os.write(2, b"log of a library\n")
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(convert, "convert", interrupted)
+    assert _run(files, **_flat(files, float_content)) == 75
+    err = capfd.readouterr().err
+    assert err == "effnet-tflite: interrupted; files are complete or not written\n"
     assert not os.listdir(files / "out")
 
 

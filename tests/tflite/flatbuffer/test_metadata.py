@@ -278,3 +278,12 @@ def test_metadata_of_another_format_is_an_error(float_content):
         metadata.read(damage(lambda data: data[:4] + b"M999" + data[8:]))
     with pytest.raises(ValueError, match="metadata is damaged"):
         metadata.read(damage(lambda data: data[:40]))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_label(float_content):
+    """Other tools attach a label file as it is."""
+    model = metadata.attach(float_content, labels=[f"c{i}" for i in range(10)])
+    text = "\ufeff" + "".join(f"c{i}\r\n" for i in range(10))
+    marked = metadata._append_file(metadata.attach(float_content), "labels.txt", text)
+    assert metadata._appended_file(marked, "labels.txt").splitlines()[0] == "c0"
+    assert metadata.read(model).labels[0] == "c0"

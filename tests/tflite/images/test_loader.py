@@ -121,6 +121,39 @@ def test_sixteen_bit_images_are_corrupt_rather_than_white(tmp_path):
     assert len(tflite.load_images(tmp_path, (8, 8)).skipped) == 1
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.tiff", "a.AVIF", "a.bmp", "a.jp2", "a.unknown", "a"])
+def test_every_format_is_read_by_its_content(tmp_path, name):
+    kind = {"unknown": "WEBP", "a": "PNG"}.get(name.split(".")[-1])
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(_PHOTO).save(tmp_path / "cat" / name, kind)
+    Image.fromarray(_PHOTO).save(tmp_path / "cat" / "wrong.jpg", "GIF")
+    loaded = tflite.load_images(tmp_path, (8, 8))
+    assert loaded.files == (f"cat/{name}", "cat/wrong.jpg")
+    assert (loaded.skipped, loaded.left_out) == ((), ())
+
+
+def test_files_that_are_not_read_are_named_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    _folder(tmp_path, cat=1)
+    heic = b"\0\0\0\x18ftypheic" + bytes(40)
+    for name, content in (("a.heic", heic), ("b", heic), ("c.jpg", b"<html>"), ("d.png", b"")):
+        (tmp_path / "cat" / name).write_bytes(content)
+    for name in ("notes.txt", "Thumbs.db"):
+        (tmp_path / "cat" / name).write_bytes(b"\xd0\xcf no image")
+    (tmp_path / "cat" / "._0.jpg").write_bytes(b"hidden")
+    (tmp_path / "README.md").write_text("my photos")
+    Image.new("L", (100, 21)).save(tmp_path / "cat" / "e.png")
+    Image.new("L", (100, 15)).save(tmp_path / "cat" / "large.png")  # only warned about by Pillow
+    loaded = tflite.load_images(tmp_path, (8, 8))
+    assert loaded.files == ("cat/00.png", "cat/large.png")
+    notes = "\n".join(loaded.notes())
+    assert notes.count("HEIC image, which Pillow cannot read here") == 2
+    assert "c.jpg is not an image that can be read" in notes
+    assert "e.png cannot be decoded: it is larger than 2,000 pixels" in notes
+    assert "not images: 3 files (README.md, cat/Thumbs.db, cat/notes.txt)" in notes
+    assert "._0.jpg" not in notes
+
+
 def test_an_npz_has_images_and_optional_labels(tmp_path):
     np.savez(tmp_path / "a.npz", images=_PHOTO[None], labels=[3])
     assert tflite.load_images(tmp_path / "a.npz", (20, 30)).labels.tolist() == [3]
@@ -133,6 +166,15 @@ def test_an_npz_has_images_and_optional_labels(tmp_path):
 def test_float_and_grayscale_arrays_become_uint8_rgb():
     loaded = tflite.load_images(_PHOTO[None, ..., :1].astype(np.float32), (20, 30))
     np.testing.assert_array_equal(loaded.images[0], np.repeat(_PHOTO[..., :1], 3, -1))
+
+
+def test_grey_models_get_grey_images(tmp_path):
+    _png(tmp_path / "a.png")
+    loaded = tflite.load_images(tmp_path, (20, 30, 1))
+    want = np.asarray(Image.fromarray(_PHOTO).convert("L"))
+    np.testing.assert_array_equal(loaded.images[0, ..., 0], want)
+    grey = tflite.load_images(want[None, ..., None], (20, 30, 1))
+    np.testing.assert_array_equal(grey.images[0, ..., 0], want)
 
 
 @pytest.mark.parametrize(

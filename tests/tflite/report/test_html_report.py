@@ -1,3 +1,4 @@
+import dataclasses
 import html.parser
 import json
 import os
@@ -9,8 +10,9 @@ import pytest
 from tflite import litert
 from tflite.evaluation.accuracy import EvaluationImages
 from tflite.evaluation.comparison import compare
+from tflite.evaluation.paired_statistics import Drop
 from tflite.flatbuffer import rewrite
-from tflite.report import comparison_sections
+from tflite.report import comparison_sections, provenance
 from tflite.report.html_report import render, write_report
 
 _RECORD = {
@@ -178,6 +180,32 @@ def test_page_and_json_have_the_numbers_of_the_comparison(tmp_path, comparison, 
         r.candidate.size,
     ]
     assert content["delegates"][1][0]["delegate"] == "XNNPACK"
+
+
+def test_a_page_states_its_origin(tmp_path, comparison):
+    command = "effnet-tflite --model='my <net>.keras'"
+    origin = provenance.origin_of("/a/my.tflite", model="b/my.keras", command=command)
+    page, text, content = _write(tmp_path, comparison, origin=origin)
+    assert "<title>my.tflite: " in text
+    assert page.headings[-1] == "Origin"
+    for shown in ("my.tflite", "my.keras", origin["date"], command, "keras_effnet 0."):
+        assert shown in page.words
+    assert content["origin"] == origin
+    assert (origin["file"], origin["model"]) == ("my.tflite", "my.keras")
+    for damaged in ({}, [], {"file": 3, "versions": "x"}, {"date": None}):
+        _write(tmp_path, comparison, origin=damaged)
+
+
+def test_losses_have_one_sign_and_an_interval(tmp_path, comparison):
+    r = dataclasses.replace(comparison.report, drop=Drop(-0.5, (-1.25, 0.25), 1, 2, 0.7))
+    page, _, _ = _write(tmp_path, dataclasses.replace(comparison, report=r))
+    assert "not significant" in page.words
+    assert "\N{MINUS SIGN}1.25 to +0.25" in page.words
+    assert "+0.50" not in page.words
+    r = dataclasses.replace(r, drop=Drop(2.5, (1.25, 3.75), 9, 1, 0.01))
+    page, _, _ = _write(tmp_path, dataclasses.replace(comparison, report=r))
+    assert "+2.50 points" in page.words
+    assert "not significant" not in page.words
 
 
 def test_changed_predictions_have_class_names_and_labels(tmp_path, comparison, colours):

@@ -1,0 +1,60 @@
+import sys
+
+import pytest
+
+from tflite.cli import command
+
+_SOURCE = """
+import keras
+from sibling import FACTOR
+
+@keras.saving.register_keras_serializable("test_command")
+class Scaled(keras.layers.Layer):
+    def call(self, x):
+        return FACTOR * x
+
+def plain(x):
+    return x
+"""
+
+
+@pytest.mark.parametrize("name", ["my_scaled_layers", "types"])  # the second is a known module
+def test_a_python_file_registers_and_returns_its_objects(tmp_path, monkeypatch, name):
+    import keras
+
+    monkeypatch.setattr("sys.path", list(sys.path))
+    (tmp_path / f"{name}.py").write_text(_SOURCE)
+    (tmp_path / "sibling.py").write_text("FACTOR = 2")
+    objects = command.import_custom_objects(str(tmp_path / f"{name}.py"))
+    assert set(objects) == {"Scaled", "plain"}
+    assert keras.saving.get_registered_object("test_command>Scaled") is objects["Scaled"]
+
+
+def test_a_module_in_the_working_directory_is_imported(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_package_of_layers").mkdir()
+    (tmp_path / "my_package_of_layers" / "inner.py").write_text("class A: pass")
+    assert set(command.import_custom_objects("my_package_of_layers.inner")) == {"A"}
+    assert command.import_custom_objects(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "is not a file"),
+        ("import no_such_module_at_all", "No module named 'no_such_module_at_all'"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_module_that_fails_is_one_line(tmp_path, monkeypatch, source, message):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    path = tmp_path / "failing_layers.py"
+    if source is not None:
+        path.write_text(source)
+    with pytest.raises(ValueError, match=r"^--module .* cannot be imported: ") as raised:
+        command.import_custom_objects(str(path))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,70 @@
+"""Which existing files may be overwritten: only those that this package wrote, and no input."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+from keras_effnet import atomic_write
+from keras_effnet.label_file import read_labels
+from tflite.report.html_elements import GENERATOR
+
+
+def check_replaceable(path: str | os.PathLike[str], inputs: Mapping[str, object] = {}) -> str:
+    """The absolute path, if a file can be written there and nothing but a file of the same kind,
+    written by this package, is lost.
+
+    Args:
+        path: ending in .html or .json (a report) or .labels.txt; any other path is that of a
+            .tflite.
+        inputs: {argument: path or None} of the files that are read.
+
+    Raises:
+        ValueError: the path cannot be written, is that of an input, or has another file.
+    """
+    path = atomic_write.check_new(path, inputs)
+    if os.path.lexists(path) and (not os.path.isfile(path) or not _is_ours(path)):
+        raise ValueError(
+            f"{path!r} exists and is not {_kind(path)}: it is not overwritten; give another name "
+            "or delete it"
+        )
+    return path
+
+
+def conversion_files(path: str, *, compared: bool, labels: bool) -> list[str]:
+    """The files of a conversion to `path` in the order of writing, the .tflite last."""
+    endings = [".json", *([".html"] if compared else []), *([".labels.txt"] if labels else [])]
+    return [*(path + ending for ending in endings), path]
+
+
+def _kind(path):
+    for ending, kind in ((".html", "a report"), (".json", "a report"), (".labels.txt", "labels")):
+        if path.endswith(ending):
+            return f"{kind} of effnet-tflite"
+    return "a .tflite file"
+
+
+def _is_ours(path):
+    if not os.path.getsize(path):
+        return True  # nothing is lost
+    if path.endswith(".labels.txt"):
+        return _reads(read_labels, path) is not None
+    if path.endswith(".json"):
+        record = _reads(_read_json, path)
+        return isinstance(record, dict) and not {"preset", "report"}.isdisjoint(record)
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    return GENERATOR.encode() in head if path.endswith(".html") else head[4:8] == b"TFL3"
+
+
+def _read_json(path):
+    with open(path, encoding="utf-8-sig") as file:
+        return json.load(file)
+
+
+def _reads(read, path):
+    try:
+        return read(path)
+    except ValueError:
+        return None
