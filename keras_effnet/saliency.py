@@ -16,6 +16,7 @@ from keras_effnet.feature_pyramid import call_within, feature_table
 from keras_effnet.gradients import gradient
 from keras_effnet.model_structure import find_backbone
 from keras_effnet.suggestions import unknown_name
+from keras_effnet.weight_transfer import copy_weights
 
 # The color map "inferno", at 6 points from 0 to 1.
 _COLORS = np.array(
@@ -249,7 +250,7 @@ def _logits(model):
     config = {**last.get_config(), "activation": None, "name": f"{last.name}_logits"}
     linear = layers.Dense.from_config(config)
     tensor = linear(last_input)
-    linear.set_weights(last.get_weights())
+    copy_weights(last, linear)
     return tensor
 
 

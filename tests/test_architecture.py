@@ -65,7 +65,7 @@ LAYERS = {
         ("image_size", "finetuning", "feature_pyramid"),
         ("constructors",),
         ("pretrained",),
-        ("model_structure", "gradients", "model"),
+        ("model_structure", "gradients", "model", "weight_transfer"),
         ("image_preprocessing", "labels"),
         ("scaling",),
         ("model_cost",),

@@ -14,6 +14,7 @@ import tempfile
 
 import numpy as np
 
+from keras_effnet.weight_transfer import copy_weights
 from tflite import litert
 from tflite.flatbuffer import ops, rewrite, runner
 
@@ -193,5 +194,5 @@ def _in_float32(model, keras):
         return layer.__class__.from_config({**layer.get_config(), "dtype": "float32"})
 
     clone = keras.models.clone_model(model, clone_function=copy)
-    clone.set_weights(model.get_weights())
+    copy_weights(model, clone)
     return clone
