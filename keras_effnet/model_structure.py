@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from keras_effnet.model_graph import require_model
+
 _BLOCK = re.compile(r"block(\d+)([a-z]+)_")
 
 
@@ -31,11 +33,7 @@ def find_backbone(model) -> Backbone:
 
     Raises ``ValueError`` for an object that is not a model, or has no or several EfficientNets.
     """
-    if not hasattr(model, "layers"):
-        raise ValueError(
-            f"{model!r} is a {type(model).__name__}, not a keras.Model: build one with "
-            "create_model(name), or load one"
-        )
+    require_model(model)
     backbones = list(_backbones((model,)))
     if len(backbones) == 1:
         return backbones[0]
