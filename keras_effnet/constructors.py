@@ -29,7 +29,8 @@ _ARGUMENTS = """
             ``.keras``, ``.weights.h5`` or ``.h5`` file. For another number of classes the
             classifier is new (with a warning); 21,843 and 1,001 classes are mapped to 1,000; the
             stem is adapted to other channel counts.
-        input_tensor: a Keras tensor to use as input instead of a new one.
+        input_tensor: a Keras tensor to use as input instead of a new one; `input_shape` may be
+            omitted, or must agree.
         input_shape: (height, width, channels); height and width may be None, also with the
             classifier. Default: with the classifier, the size at which the weights were evaluated;
             without, any size.
@@ -100,17 +101,19 @@ def create_model(
             side = evaluated if include_top else None
             input_shape = (side, side, 3) if channels_last else (3, side, side)
         input_tensor = keras.Input(shape=_checked("input_shape", input_shape, channels_last))
-    elif input_shape is not None:
-        raise ValueError(
-            "input_tensor and input_shape were both given: the tensor already has a shape; drop one"
-        )
     elif not keras.backend.is_keras_tensor(input_tensor):
         raise ValueError(
             f"input_tensor is a {type(input_tensor).__name__}, not a Keras tensor: give "
             "keras.Input(...) or a layer's output, or build without it and call the model"
         )
     else:
-        _checked("input_tensor of shape", tuple(input_tensor.shape)[1:], channels_last)
+        shape = _checked("input_tensor of shape", tuple(input_tensor.shape)[1:], channels_last)
+        given = _checked("input_shape", input_shape or shape, channels_last)
+        if any(None not in (a, b) and a != b for a, b in zip(shape, given)):
+            raise ValueError(
+                f"input_shape {given} differs from the shape {shape} of input_tensor: drop one, or "
+                "give the tensor's"
+            )
     if preprocessing is None:
         shape = tuple(input_tensor.shape)[1:]
         height, width = shape[:2] if channels_last else shape[1:]
@@ -140,6 +143,12 @@ def _is_count(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)  # NumPy's too
 
 
+def _are_images(size, channels):
+    """Whether numbers can be (height, width) and the channels of images."""
+    large = all(side is None or side >= MIN_IMAGE_SIZE for side in size)
+    return large and channels is not None and 1 <= channels < MIN_IMAGE_SIZE
+
+
 def _checked(what, shape, channels_last):
     """An image's shape as a tuple; ``ValueError`` for an invalid one."""
     if not isinstance(shape, (tuple, list)) or not all(n is None or _is_count(n) for n in shape):
@@ -153,6 +162,14 @@ def _checked(what, shape, channels_last):
             "without the batch size"
         )
     *size, channels = shape if channels_last else (*shape[1:], shape[0])
+    swapped = (*shape[1:], shape[0]) if channels_last else (shape[-1], *shape[:-1])
+    *other_size, other_channels = swapped if channels_last else shape
+    if not _are_images(size, channels) and _are_images(other_size, other_channels):
+        here, there = ("last", "first") if channels_last else ("first", "last")
+        raise ValueError(
+            f"{what} {shape} looks like channels_{there}, but Keras is set to channels_{here}: "
+            f"give {swapped}, or call keras.backend.set_image_data_format('channels_{there}')"
+        )
     if channels is None or channels < 1:
         raise ValueError(
             f"{what} {shape} lacks the number of channels: Keras is set to channels_"

@@ -148,11 +148,13 @@ def layer_rates(model, rate: float, decay: float = 0.8) -> dict[str, float]:
     optimizer for each rate (scaling gradients has no effect under Adam)::
 
         rates = layer_rates(model, 1e-3)
+        groups = layer_groups(model).values()  # also the layers of a nested EfficientNet
+        layers = [layer for group in groups for layer in group if layer.name in rates]
         optimizers = {rate: keras.optimizers.Adam(rate) for rate in set(rates.values())}
         ...  # in each step, with gradients = {id(variable): gradient}:
         for rate, optimizer in optimizers.items():
-            layers = [model.get_layer(name) for name in rates if rates[name] == rate]
-            variables = [v for layer in layers for v in layer.trainable_variables]
+            theirs = [layer for layer in layers if rates[layer.name] == rate]
+            variables = [v for layer in theirs for v in layer.trainable_variables]
             optimizer.apply_gradients([(gradients[id(v)], v) for v in variables])
 
     Raises ``ValueError`` for a rate that is not positive, or a decay outside (0, 1].

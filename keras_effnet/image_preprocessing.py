@@ -108,6 +108,8 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     Traceback (most recent call last):
     ValueError: photo.jpg does not exist: give the path of an image file
     """
+    if os.path.isdir(path):
+        raise ValueError(f"{os.fspath(path)} is a folder: give the path of an image file")
     if not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)} does not exist: give the path of an image file")
     return decode_image(path)

@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from keras_effnet.cli.predict import add_model, open_model, preprocessing_of
-from keras_effnet.image_preprocessing import load_image, preprocess
+from keras_effnet.cli.predict import add_model, image_input, open_model
+from keras_effnet.image_preprocessing import load_image
 from keras_effnet.labels import decode_predictions
 from keras_effnet.suggestions import unknown_name
 
@@ -46,24 +46,27 @@ def run(options):
         raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
     image = load_image(options.image)  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
-    image = preprocess(image, preprocessing_of(model))
+    prepared_as = image_input(model)
+    image = prepared_as.prepare(image)
+    pixels = prepared_as.for_model(image)
+    image = image.repeat(3 // image.shape[-1], -1)  # grey as RGB
 
     from PIL import Image
 
     from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
 
     if options.maps:
-        picture = feature_maps(model, image, options.maps)
+        picture = feature_maps(model, pixels, options.maps)
         description = f"feature maps of {options.maps}"
     else:
-        scores = np.asarray(model.predict(image[None].astype("float32"), verbose=0))
+        scores = np.asarray(model.predict(pixels[None].astype("float32"), verbose=0))
         ranked = decode_predictions(scores, scores.shape[-1], names)[0]
         names = [name for _, name, _ in sorted(ranked)]
         index = _class(options.class_name, names) if options.class_name else ranked[0][0]
         if options.method == "grad-cam":
-            heat = grad_cam(model, image, index, options.layer)
+            heat = grad_cam(model, pixels, index, options.layer)
         else:
-            heat = occlusion(model, image, index)
+            heat = occlusion(model, pixels, index)
         picture = np.concatenate([image, overlay(image, heat)], axis=1)
         description = f"image and {options.method} for {names[index]} ({scores[0, index]:.3f})"
         if not heat.any():

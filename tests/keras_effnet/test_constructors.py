@@ -59,9 +59,17 @@ def test_an_unknown_model_names_the_nearest(model, message):
         create_model(model)
 
 
-def test_input_tensor_and_shape_together_are_an_error(keras, tiny):
-    with pytest.raises(ValueError, match="input_tensor and input_shape were both given"):
-        create_model(tiny, input_tensor=keras.Input((64, 64, 3)), input_shape=(64, 64, 3))
+def test_input_tensor_and_shape_must_agree(keras, tiny):
+    for tensor, shape in (
+        ((64, 64, 3), (64, 64, 3)),
+        ((None, None, 3), (64, 64, 3)),
+        ((64, 48, 3), [None, None, 3]),
+    ):
+        model = create_model(tiny, input_tensor=keras.Input(tensor), input_shape=shape)
+        assert model.input_shape == (None, *tensor)
+    for shape in ((64, 48, 3), (64, 64, 1)):
+        with pytest.raises(ValueError, match=r"differs from the shape .* of input_tensor"):
+            create_model(tiny, input_tensor=keras.Input((64, 64, 3)), input_shape=shape)
 
 
 @pytest.mark.parametrize("shape", [(64, 3), (16, 64, 3), (64, 64, None)])
@@ -77,8 +85,18 @@ def test_an_array_as_input_tensor_is_an_error(keras, tiny):
 
 def test_a_wrong_channel_order_is_an_error(keras, tiny):
     keras.backend.set_image_data_format("channels_first")
+    for shape, give in (((64, 64, 3), "(3, 64, 64)"), ((None, None, 5), "(5, None, None)")):
+        with pytest.raises(ValueError, match="looks like channels_last") as error:
+            create_model(tiny, input_shape=shape)
+        assert give in str(error.value)
+    keras.backend.set_image_data_format("channels_last")
+    for shape in ((3, 64, 64), (1, 64, 48), (3, None, None)):
+        with pytest.raises(ValueError, match="looks like channels_first"):
+            create_model(tiny, input_shape=shape)
+    with pytest.raises(ValueError, match="looks like channels_first"):
+        create_model(tiny, input_tensor=keras.Input((3, 64, 64)))
     with pytest.raises(ValueError, match="too small"):
-        create_model(tiny, input_shape=(64, 64, 3))
+        create_model(tiny, input_shape=(16, 64, 3))
 
 
 def test_numpy_integers_are_accepted(keras, tiny):

@@ -98,11 +98,11 @@ def test_a_scaled_network_has_no_published_accuracy():
         (float("nan"), {}, "phi nan"),
         (True, {}, "phi True"),
         ("1", {}, "phi '1'"),
-        (-20, {}, "32 pixels or more"),
+        (-20, {}, "at least 32 pixels"),
         (None, {"width": 0}, "width 0"),
         (None, {"depth": -1}, "depth -1"),
         (None, {"image_size": 224.5}, "whole number of pixels"),
-        (None, {"image_size": 16}, "32 pixels or more"),
+        (None, {"image_size": 16}, "at least 32 pixels"),
         (1, {"coefficients": Coefficients(beta=0)}, "beta 0"),
     ],
 )
