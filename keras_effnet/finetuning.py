@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keras_effnet.model_structure import find_backbone, layers_by_group
+from keras_effnet.onnx_export import exportable
 from keras_effnet.suggestions import unknown_name
 
 BATCH_NORM = ("frozen", "train")
@@ -61,7 +62,7 @@ def with_new_head(model, classes: int, *, dropout_rate: float | None = None, act
         dtype="float32",
         name="predictions",
     )(x)
-    return keras.Model(model.input, x, name=model.name)
+    return exportable(keras.Model(model.input, x, name=model.name))
 
 
 def layer_groups(model) -> dict[str, tuple]:

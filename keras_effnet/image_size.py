@@ -6,6 +6,7 @@ import numbers
 
 from keras_effnet.model_structure import find_backbone
 from keras_effnet.network_plan import MIN_IMAGE_SIZE
+from keras_effnet.onnx_export import exportable
 from keras_effnet.weight_transfer import copy_weights
 
 
@@ -31,7 +32,7 @@ def change_image_size(model, image_size: int | tuple[int, int] | None):
     stem = next(layer for layer in backbone.layers if layer.name == "stem_conv")
     resized = _at_size(model, _checked(image_size), stem.data_format == "channels_last")
     copy_weights(model, resized)
-    return resized
+    return exportable(resized)
 
 
 def _checked(image_size):

@@ -72,7 +72,8 @@ LAYERS = {
         ("network_plan",),
         ("variants",),
         ("tfrecord", "tfds"),
-        ("arguments", "label_file", "native_logs", "model_graph"),
+        ("arguments", "label_file", "native_logs", "onnx_export"),
+        ("model_graph",),
         ("suggestions", "atomic_write"),
     ),
     "tpu_train": (
