@@ -5,6 +5,7 @@ Keras has no public API for this. No Keras here: models are only read.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 
 
@@ -51,20 +52,92 @@ def interpret(graph, values: Sequence, visit: Callable) -> list:
     layer. It is called in the order of execution, for the layers of nested models, too.
     """
     known = {id(tensor): value for tensor, value in zip(graph.inputs, values)}
+    for layer, node in _calls(graph):
+        given = [known[id(t)] for t in flat(node.input_tensors) if id(t) in known]
+        outputs = flat(node.output_tensors)
+        nested = graph_of(layer)
+        if not given or all(id(t) in known for t in outputs):  # an input, a constant
+            continue
+        if nested is not None and len(given) == len(nested.inputs):
+            results = interpret(nested, given, visit)
+        else:
+            results = [visit(layer, given, outputs)] * len(outputs)
+        known.update((id(t), value) for t, value in zip(outputs, results))
+    return [known.get(id(tensor)) for tensor in graph.outputs]
+
+
+def execute(graph, known: dict, changed: dict | None = None) -> dict:
+    """Runs a graph in inference; returns {id(tensor): value} of all tensors, in nested models too.
+
+    `known` holds the values of the inputs, and is completed. With `changed`, {id(tensor): value} of
+    some tensor, `known` is that of an earlier run, and `changed` is completed with everything that
+    depends on that tensor.
+    """
+    target = known if changed is None else changed
+    values = collections.ChainMap(target, known)
+    for layer, node in _calls(graph):
+        given, outputs = flat(node.input_tensors), flat(node.output_tensors)
+        if all(id(t) in target for t in outputs) or not all(id(t) in values for t in given):
+            continue
+        nested = graph_of(layer)
+        if nested is not None and len(given) == len(nested.inputs):
+            inside = zip(nested.inputs, given)
+            target.update((id(t), target[id(g)]) for t, g in inside if id(g) in target)
+            execute(nested, known, changed)
+            results = [target.get(id(t)) for t in nested.outputs]
+        elif any(id(t) in target for t in given):
+            results = flat(_call(layer, node, values))
+        else:
+            continue
+        for tensor, value in zip(outputs, results):
+            if value is not None:
+                target[id(tensor)] = value
+    return target
+
+
+def all_outputs(graph) -> Iterator[tuple]:
+    """(layer, its output tensor) for every call of a layer, in nested models too."""
+    for layer, node in _calls(graph):
+        nested = graph_of(layer)
+        if nested is not None:
+            yield from all_outputs(nested)
+        for tensor in flat(node.output_tensors):
+            yield layer, tensor
+
+
+def last_call(graph) -> tuple:
+    """(layer, input tensors, output tensor) of the innermost layer that computes the output."""
+    tensor = graph.outputs[0]
+    for layer, node in _calls(graph):
+        outputs = flat(node.output_tensors)
+        index = next((i for i, t in enumerate(outputs) if t is tensor), None)
+        if index is not None:
+            nested = graph_of(layer)
+            if nested is not None and len(nested.outputs) == 1:
+                return last_call(nested)
+            return layer, flat(node.input_tensors), tensor
+    raise ValueError("the model has no layers between its input and its output")
+
+
+def _calls(graph):
+    """[(layer, node)] of a graph in the order of execution."""
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
-            layer = getattr(node, "operation", None) or node.layer
-            given = [known[id(t)] for t in flat(node.input_tensors) if id(t) in known]
-            outputs = flat(node.output_tensors)
-            nested = graph_of(layer)
-            if not given or all(id(t) in known for t in outputs):  # an input, a constant
-                continue
-            if nested is not None and len(given) == len(nested.inputs):
-                results = interpret(nested, given, visit)
-            else:
-                results = [visit(layer, given, outputs)] * len(outputs)
-            known.update((id(t), value) for t, value in zip(outputs, results))
-    return [known.get(id(tensor)) for tensor in graph.outputs]
+            yield getattr(node, "operation", None) or node.layer, node
+
+
+def _call(layer, node, values):
+    """The output of a layer, called with the arguments of a node."""
+    if hasattr(node, "arguments"):
+        args, kwargs = node.arguments.fill_in(values)
+    else:  # Keras 2 takes each value from a list, by text
+        tensors = flat(node.input_tensors)
+        args, kwargs = node.map_arguments(
+            {str(id(t)): [values[id(t)]] * len(tensors) for t in tensors}
+        )
+    if getattr(layer, "_call_has_training_arg", getattr(layer, "_expects_training_arg", False)):
+        kwargs = {**kwargs, "training": False}  # augmentation layers augment by default
+    return layer(*args, **kwargs)
 
 
 def output_layers(graph) -> list:

@@ -86,4 +86,6 @@ def test_a_saved_model_is_exported_as_before(keras, tiny, tmp_path, images):
     model = create_model(tiny, classes=2)
     model.export(str(tmp_path / "saved"))
     served = tf.saved_model.load(str(tmp_path / "saved"))
-    np.testing.assert_allclose(served.serve(images(32)), model(images(32), training=False), atol=1e-5)
+    np.testing.assert_allclose(
+        served.serve(images(32)), model(images(32), training=False), atol=1e-5
+    )
