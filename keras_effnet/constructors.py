@@ -44,6 +44,7 @@ _ARGUMENTS = """
         dropout_rate: before the classifier (default: the variant's).
         preprocessing: the ``Preprocessing`` that ``preprocessing(model)`` returns (default: that of
             the weights, or else the variant's published evaluation).
+        name_prefix: precedes the names of all layers, for two networks in one model.
 
     Returns:
         A functional ``keras.Model`` of stock layers.
@@ -69,11 +70,15 @@ def create_model(
     drop_path_rate: float | None = None,
     dropout_rate: float | None = None,
     preprocessing: Preprocessing | None = None,
+    name_prefix: str = "",
 ):
     """A ``keras.Model`` of any variant: a name of ``list_models()`` or a ``Variant`` of your own.
 
     The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and `name`
-    to the variant's.
+    to the variant's. `name_prefix` precedes the names of all layers, so that two networks can be
+    joined by their ``input`` and ``output`` in one model, where names must differ. (Functions that
+    find an EfficientNet by its layers' names, e.g. ``freeze``, take models without it; a network
+    called as a layer of another model needs only a `name`.)
 
     >>> create_model("efficientnetv2-b0", classes=10, input_shape=(64, 64, 3)).output_shape
     (None, 10)
@@ -136,6 +141,12 @@ def create_model(
         from keras_effnet.pretrained.assign import load_pretrained
 
         load_pretrained(network, path)
+    if name_prefix:  # after the weights, which are found by name
+        attribute = "_name" if keras.__version__.startswith("2.") else "name"
+        theirs = {id(x) for x in keras.Model(network.inputs, input_tensor).layers}
+        for layer in network.layers:
+            if id(layer) not in theirs:
+                setattr(layer, attribute, f"{name_prefix}{layer.name}")
     return network
 
 
@@ -201,6 +212,7 @@ def _v1(variant: str, function: str, default_name: str | None = None):
         drop_path_rate=None,
         dropout_rate=None,
         preprocessing=None,
+        name_prefix="",
     ):
         return create_model(
             variant,
@@ -216,6 +228,7 @@ def _v1(variant: str, function: str, default_name: str | None = None):
             drop_path_rate=drop_path_rate,
             dropout_rate=dropout_rate,
             preprocessing=preprocessing,
+            name_prefix=name_prefix,
         )
 
     return _named(constructor, function, variant)
@@ -238,6 +251,7 @@ def _v2(variant: str, function: str):
         drop_path_rate=None,
         dropout_rate=None,
         preprocessing=None,
+        name_prefix="",
     ):
         return create_model(
             variant,
@@ -253,6 +267,7 @@ def _v2(variant: str, function: str):
             drop_path_rate=drop_path_rate,
             dropout_rate=dropout_rate,
             preprocessing=preprocessing,
+            name_prefix=name_prefix,
         )
 
     return _named(constructor, function, variant)

@@ -14,14 +14,22 @@ from keras_effnet.suggestions import unknown_name
 BATCH_NORM = ("frozen", "train")
 
 
-def with_new_head(model, classes: int, *, dropout_rate: float | None = None, activation="softmax"):
+def with_new_head(
+    model,
+    classes: int,
+    *,
+    dropout_rate: float | None = None,
+    activation="softmax",
+    name_prefix: str = "",
+):
     """A model with the same input and backbone and a new head: (batch, classes), float32.
 
     The layers up to the pooling, including preprocessing, are shared, not copied: training one
     model trains both. The new head is dropout (`dropout_rate`; default: the model's, or 0.2 if it
     has none) and a Dense layer with `activation`. Its weights start at zero, so that the first
     predictions are equal for all classes and no gradient reaches the backbone (as in big_vision).
-    A model without pooling gets average pooling.
+    A model without pooling gets average pooling. `name_prefix` precedes the names of the new
+    layers, so that the new head and the old one can be in one model.
 
     Raises ``ValueError`` for a model that is not itself an EfficientNet, or invalid numbers.
 
@@ -51,16 +59,16 @@ def with_new_head(model, classes: int, *, dropout_rate: float | None = None, act
         x = pool.output
     else:
         data_format = by_name["stem_conv"].data_format
-        x = layers.GlobalAveragePooling2D(data_format=data_format, name="avg_pool")(
+        x = layers.GlobalAveragePooling2D(data_format=data_format, name=f"{name_prefix}avg_pool")(
             by_name["top_activation"].output
         )
-    x = layers.Dropout(dropout_rate, name="top_dropout")(x)
+    x = layers.Dropout(dropout_rate, name=f"{name_prefix}top_dropout")(x)
     x = layers.Dense(
         int(classes),
         activation=activation,
         kernel_initializer="zeros",
         dtype="float32",
-        name="predictions",
+        name=f"{name_prefix}predictions",
     )(x)
     return exportable(keras.Model(model.input, x, name=model.name))
 

@@ -17,8 +17,8 @@ from keras_effnet.model_graph import flat_layers, require_model
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
-# The name of the identity layer that stores a Preprocessing.
-_LAYER_NAME = re.compile(r"preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
+# The name of the identity layer that stores a Preprocessing; `name_prefix` may precede it.
+_LAYER_NAME = re.compile(r"(?:.*_)?preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
 
 
 @dataclass(frozen=True)

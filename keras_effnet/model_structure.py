@@ -39,6 +39,12 @@ def find_backbone(model) -> Backbone:
         return backbones[0]
     name = getattr(model, "name", model)
     if not backbones:
+        prefixed = [x.name for x in model.layers if x.name.endswith("stem_conv")]
+        if prefixed:
+            raise ValueError(
+                f"{name} contains no layer named stem_conv, but {prefixed[0]}: a network built "
+                "with name_prefix is not found. Build it without, and call it as a layer"
+            )
         raise ValueError(
             f"{name} contains no EfficientNet: it has no layers named stem_conv and "
             "block1a_project_bn. Build one with create_model(name), or load a file of one"
