@@ -58,6 +58,7 @@ from keras_effnet.image_size import change_image_size
 from keras_effnet.labels import decode_predictions, imagenet_classes, label_map
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import Block, Plan, plan
+from keras_effnet.onnx_export import export_onnx
 from keras_effnet.pretrained.download import DownloadError
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, list_weights
 from keras_effnet.scaling import scale
@@ -108,6 +109,7 @@ __all__ = [
     "create_model",
     "decode_image",
     "decode_predictions",
+    "export_onnx",
     "feature_table",
     "features",
     "freeze",

@@ -29,7 +29,8 @@ _ARGUMENTS = """
             ``.keras``, ``.weights.h5`` or ``.h5`` file. For another number of classes the
             classifier is new (with a warning); 21,843 and 1,001 classes are mapped to 1,000; the
             stem is adapted to other channel counts.
-        input_tensor: a Keras tensor to use as input instead of a new one.
+        input_tensor: a Keras tensor to use as input instead of a new one; `input_shape` may be
+            omitted, or must agree.
         input_shape: (height, width, channels); height and width may be None, also with the
             classifier. Default: with the classifier, the size at which the weights were evaluated;
             without, any size.
@@ -43,6 +44,7 @@ _ARGUMENTS = """
         dropout_rate: before the classifier (default: the variant's).
         preprocessing: the ``Preprocessing`` that ``preprocessing(model)`` returns (default: that of
             the weights, or else the variant's published evaluation).
+        name_prefix: precedes the names of all layers, for two networks in one model.
 
     Returns:
         A functional ``keras.Model`` of stock layers.
@@ -68,11 +70,15 @@ def create_model(
     drop_path_rate: float | None = None,
     dropout_rate: float | None = None,
     preprocessing: Preprocessing | None = None,
+    name_prefix: str = "",
 ):
     """A ``keras.Model`` of any variant: a name of ``list_models()`` or a ``Variant`` of your own.
 
     The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and `name`
-    to the variant's.
+    to the variant's. `name_prefix` precedes the names of all layers, so that two networks can be
+    joined by their ``input`` and ``output`` in one model, where names must differ. (Functions that
+    find an EfficientNet by its layers' names, e.g. ``freeze``, take models without it; a network
+    called as a layer of another model needs only a `name`.)
 
     >>> create_model("efficientnetv2-b0", classes=10, input_shape=(64, 64, 3)).output_shape
     (None, 10)
@@ -100,17 +106,19 @@ def create_model(
             side = evaluated if include_top else None
             input_shape = (side, side, 3) if channels_last else (3, side, side)
         input_tensor = keras.Input(shape=_checked("input_shape", input_shape, channels_last))
-    elif input_shape is not None:
-        raise ValueError(
-            "input_tensor and input_shape were both given: the tensor already has a shape; drop one"
-        )
     elif not keras.backend.is_keras_tensor(input_tensor):
         raise ValueError(
             f"input_tensor is a {type(input_tensor).__name__}, not a Keras tensor: give "
             "keras.Input(...) or a layer's output, or build without it and call the model"
         )
     else:
-        _checked("input_tensor of shape", tuple(input_tensor.shape)[1:], channels_last)
+        shape = _checked("input_tensor of shape", tuple(input_tensor.shape)[1:], channels_last)
+        given = _checked("input_shape", input_shape or shape, channels_last)
+        if any(None not in (a, b) and a != b for a, b in zip(shape, given)):
+            raise ValueError(
+                f"input_shape {given} differs from the shape {shape} of input_tensor: drop one, or "
+                "give the tensor's"
+            )
     if preprocessing is None:
         shape = tuple(input_tensor.shape)[1:]
         height, width = shape[:2] if channels_last else shape[1:]
@@ -133,11 +141,23 @@ def create_model(
         from keras_effnet.pretrained.assign import load_pretrained
 
         load_pretrained(network, path)
+    if name_prefix:  # after the weights, which are found by name
+        attribute = "_name" if keras.__version__.startswith("2.") else "name"
+        theirs = {id(x) for x in keras.Model(network.inputs, input_tensor).layers}
+        for layer in network.layers:
+            if id(layer) not in theirs:
+                setattr(layer, attribute, f"{name_prefix}{layer.name}")
     return network
 
 
 def _is_count(value):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)  # NumPy's too
+
+
+def _are_images(size, channels):
+    """Whether numbers can be (height, width) and the channels of images."""
+    large = all(side is None or side >= MIN_IMAGE_SIZE for side in size)
+    return large and channels is not None and 1 <= channels < MIN_IMAGE_SIZE
 
 
 def _checked(what, shape, channels_last):
@@ -153,6 +173,14 @@ def _checked(what, shape, channels_last):
             "without the batch size"
         )
     *size, channels = shape if channels_last else (*shape[1:], shape[0])
+    swapped = (*shape[1:], shape[0]) if channels_last else (shape[-1], *shape[:-1])
+    *other_size, other_channels = swapped if channels_last else shape
+    if not _are_images(size, channels) and _are_images(other_size, other_channels):
+        here, there = ("last", "first") if channels_last else ("first", "last")
+        raise ValueError(
+            f"{what} {shape} looks like channels_{there}, but Keras is set to channels_{here}: "
+            f"give {swapped}, or call keras.backend.set_image_data_format('channels_{there}')"
+        )
     if channels is None or channels < 1:
         raise ValueError(
             f"{what} {shape} lacks the number of channels: Keras is set to channels_"
@@ -184,6 +212,7 @@ def _v1(variant: str, function: str, default_name: str | None = None):
         drop_path_rate=None,
         dropout_rate=None,
         preprocessing=None,
+        name_prefix="",
     ):
         return create_model(
             variant,
@@ -199,6 +228,7 @@ def _v1(variant: str, function: str, default_name: str | None = None):
             drop_path_rate=drop_path_rate,
             dropout_rate=dropout_rate,
             preprocessing=preprocessing,
+            name_prefix=name_prefix,
         )
 
     return _named(constructor, function, variant)
@@ -221,6 +251,7 @@ def _v2(variant: str, function: str):
         drop_path_rate=None,
         dropout_rate=None,
         preprocessing=None,
+        name_prefix="",
     ):
         return create_model(
             variant,
@@ -236,6 +267,7 @@ def _v2(variant: str, function: str):
             drop_path_rate=drop_path_rate,
             dropout_rate=dropout_rate,
             preprocessing=preprocessing,
+            name_prefix=name_prefix,
         )
 
     return _named(constructor, function, variant)

@@ -130,6 +130,11 @@ def _from_outer_input(outer, inner, submodel, name):
             f"{outer.name} is not a functional model, so the layers before {inner.name} are "
             f"unknown: give model.get_layer({inner.name!r})"
         )
+    if len(outer.inputs) > 1:
+        raise ValueError(
+            f"{outer.name} has {len(outer.inputs)} inputs, but feature maps are those of one "
+            f"image: give model.get_layer({inner.name!r})"
+        )
     layer_input, _ = call_within(outer, inner)
     return keras.Model(_one_or_all(outer.inputs), submodel(layer_input), name=name)
 

@@ -8,19 +8,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keras_effnet.model_structure import find_backbone, layers_by_group
+from keras_effnet.onnx_export import exportable
 from keras_effnet.suggestions import unknown_name
 
 BATCH_NORM = ("frozen", "train")
 
 
-def with_new_head(model, classes: int, *, dropout_rate: float | None = None, activation="softmax"):
+def with_new_head(
+    model,
+    classes: int,
+    *,
+    dropout_rate: float | None = None,
+    activation="softmax",
+    name_prefix: str = "",
+):
     """A model with the same input and backbone and a new head: (batch, classes), float32.
 
     The layers up to the pooling, including preprocessing, are shared, not copied: training one
     model trains both. The new head is dropout (`dropout_rate`; default: the model's, or 0.2 if it
     has none) and a Dense layer with `activation`. Its weights start at zero, so that the first
     predictions are equal for all classes and no gradient reaches the backbone (as in big_vision).
-    A model without pooling gets average pooling.
+    A model without pooling gets average pooling. `name_prefix` precedes the names of the new
+    layers, so that the new head and the old one can be in one model.
 
     Raises ``ValueError`` for a model that is not itself an EfficientNet, or invalid numbers.
 
@@ -50,18 +59,18 @@ def with_new_head(model, classes: int, *, dropout_rate: float | None = None, act
         x = pool.output
     else:
         data_format = by_name["stem_conv"].data_format
-        x = layers.GlobalAveragePooling2D(data_format=data_format, name="avg_pool")(
+        x = layers.GlobalAveragePooling2D(data_format=data_format, name=f"{name_prefix}avg_pool")(
             by_name["top_activation"].output
         )
-    x = layers.Dropout(dropout_rate, name="top_dropout")(x)
+    x = layers.Dropout(dropout_rate, name=f"{name_prefix}top_dropout")(x)
     x = layers.Dense(
         int(classes),
         activation=activation,
         kernel_initializer="zeros",
         dtype="float32",
-        name="predictions",
+        name=f"{name_prefix}predictions",
     )(x)
-    return keras.Model(model.input, x, name=model.name)
+    return exportable(keras.Model(model.input, x, name=model.name))
 
 
 def layer_groups(model) -> dict[str, tuple]:
@@ -148,11 +157,13 @@ def layer_rates(model, rate: float, decay: float = 0.8) -> dict[str, float]:
     optimizer for each rate (scaling gradients has no effect under Adam)::
 
         rates = layer_rates(model, 1e-3)
+        groups = layer_groups(model).values()  # also the layers of a nested EfficientNet
+        layers = [layer for group in groups for layer in group if layer.name in rates]
         optimizers = {rate: keras.optimizers.Adam(rate) for rate in set(rates.values())}
         ...  # in each step, with gradients = {id(variable): gradient}:
         for rate, optimizer in optimizers.items():
-            layers = [model.get_layer(name) for name in rates if rates[name] == rate]
-            variables = [v for layer in layers for v in layer.trainable_variables]
+            theirs = [layer for layer in layers if rates[layer.name] == rate]
+            variables = [v for layer in theirs for v in layer.trainable_variables]
             optimizer.apply_gradients([(gradients[id(v)], v) for v in variables])
 
     Raises ``ValueError`` for a rate that is not positive, or a decay outside (0, 1].

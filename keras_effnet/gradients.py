@@ -8,8 +8,8 @@ import numpy as np
 def gradient(model, inputs: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """The gradient of ``sum(direction * model(inputs))`` in inference, in the shape of `inputs`.
 
-    `inputs` and `direction` are float arrays in the shapes of the model's input and output. Raises
-    ``ValueError`` on a backend without gradients.
+    `model` may also be a function of an array. `inputs` and `direction` are float arrays in the
+    shapes of its input and output. Raises ``ValueError`` on a backend without gradients.
 
     >>> import keras
     >>> double = keras.Sequential([keras.layers.Rescaling(2.0)])
@@ -41,14 +41,8 @@ def _tensorflow(model, inputs, direction):
 def _jax(model, inputs, direction):
     import jax
 
-    trainable, rest = (
-        [v.value for v in variables]
-        for variables in (model.trainable_variables, model.non_trainable_variables)
-    )
-
     def total(x):
-        outputs, _ = model.stateless_call(trainable, rest, x, training=False)
-        return (outputs * direction).sum()
+        return (model(x, training=False) * direction).sum()
 
     return np.asarray(jax.grad(total)(jax.numpy.asarray(inputs)))
 

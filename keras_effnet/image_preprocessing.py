@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from keras_effnet.model_graph import flat_layers, require_model
+
 INTERPOLATIONS = ("bilinear", "bicubic")
 
-# The name of the identity layer that stores a Preprocessing.
-_LAYER_NAME = re.compile(r"preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
+# The name of the identity layer that stores a Preprocessing; `name_prefix` may precede it.
+_LAYER_NAME = re.compile(r"(?:.*_)?preprocessing_(\d+)px_(whole|crop(\d\.\d+))_(bilinear|bicubic)")
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,18 @@ def preprocessing(model) -> Preprocessing:
     """The :class:`Preprocessing` stored in a ``keras.Model``, or in a model nested in it.
 
     Its size is the model's input size, if that is fixed. Raises ``ValueError`` for a model without
-    it, i.e. one that was not built by keras_effnet.
+    it, i.e. one that was not built by keras_effnet, and for anything that is not a model.
 
     >>> from keras_effnet import create_model
     >>> print(preprocessing(create_model("efficientnetv2-b0")))
     RGB in [0, 255]; center square of 0.875 of the shorter side; bicubic to 224 x 224 pixels
     """
-    for layer in _layers(model):
+    require_model(model)
+    for layer, _ in flat_layers(model):
         stored = parse_layer_name(layer.name)
         if stored is not None:
-            size = model.input_shape[1:3] if model.input_shape[-1] in (1, 3) else ()
+            shape = getattr(model, "input_shape", ())  # a subclassed model has none
+            size = shape[1:3] if len(shape) == 4 and shape[-1] in (1, 3) else ()
             sides = {n for n in size if n is not None}
             return replace(stored, image_size=sides.pop()) if len(sides) == 1 else stored
     raise ValueError(
@@ -94,13 +98,6 @@ def parse_layer_name(layer_name: str) -> Preprocessing | None:
         return None
     size, _, crop, interpolation = match.groups()
     return Preprocessing(int(size), crop and float(crop), interpolation)
-
-
-def _layers(model):
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _layers(layer)
 
 
 # fmt: off
@@ -156,6 +153,8 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
     Traceback (most recent call last):
     ValueError: photo.jpg does not exist: give the path of an image file
     """
+    if os.path.isdir(path):
+        raise ValueError(f"{os.fspath(path)} is a folder: give the path of an image file")
     if not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)} does not exist: give the path of an image file")
     return decode_image(path)

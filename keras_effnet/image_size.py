@@ -6,6 +6,8 @@ import numbers
 
 from keras_effnet.model_structure import find_backbone
 from keras_effnet.network_plan import MIN_IMAGE_SIZE
+from keras_effnet.onnx_export import exportable
+from keras_effnet.weight_transfer import copy_weights
 
 
 def change_image_size(model, image_size: int | tuple[int, int] | None):
@@ -29,8 +31,8 @@ def change_image_size(model, image_size: int | tuple[int, int] | None):
     backbone = find_backbone(model).model
     stem = next(layer for layer in backbone.layers if layer.name == "stem_conv")
     resized = _at_size(model, _checked(image_size), stem.data_format == "channels_last")
-    resized.set_weights(model.get_weights())
-    return resized
+    copy_weights(model, resized)
+    return exportable(resized)
 
 
 def _checked(image_size):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from keras_effnet.onnx_export import exportable
+
 # The official initializers. Configurations, not objects: each layer must draw different numbers.
 _CONV_INIT = {
     "class_name": "VarianceScaling",
@@ -69,7 +71,7 @@ def build(
         )(x)
     sources = keras.utils.get_source_inputs(inputs)
     # not a list for one input: Keras would warn when the model is called with a tensor
-    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+    return exportable(keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name))
 
 
 class _Layers:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from keras_effnet.model_graph import require_model
+
 _BLOCK = re.compile(r"block(\d+)([a-z]+)_")
 
 
@@ -31,16 +33,18 @@ def find_backbone(model) -> Backbone:
 
     Raises ``ValueError`` for an object that is not a model, or has no or several EfficientNets.
     """
-    if not hasattr(model, "layers"):
-        raise ValueError(
-            f"{model!r} is a {type(model).__name__}, not a keras.Model: build one with "
-            "create_model(name), or load one"
-        )
+    require_model(model)
     backbones = list(_backbones((model,)))
     if len(backbones) == 1:
         return backbones[0]
     name = getattr(model, "name", model)
     if not backbones:
+        prefixed = [x.name for x in model.layers if x.name.endswith("stem_conv")]
+        if prefixed:
+            raise ValueError(
+                f"{name} contains no layer named stem_conv, but {prefixed[0]}: a network built "
+                "with name_prefix is not found. Build it without, and call it as a layer"
+            )
         raise ValueError(
             f"{name} contains no EfficientNet: it has no layers named stem_conv and "
             "block1a_project_bn. Build one with create_model(name), or load a file of one"

@@ -12,10 +12,11 @@ import numbers
 
 import numpy as np
 
-from keras_effnet.feature_pyramid import call_within, feature_table
+from keras_effnet.feature_pyramid import feature_table
 from keras_effnet.gradients import gradient
-from keras_effnet.model_structure import find_backbone
+from keras_effnet.model_graph import all_outputs, execute, graph_of, last_call, require_model
 from keras_effnet.suggestions import unknown_name
+from keras_effnet.weight_transfer import copy_weights
 
 # The color map "inferno", at 6 points from 0 to 1.
 _COLORS = np.array(
@@ -32,7 +33,8 @@ def grad_cam(model, image, class_index=None, layer: str | None = None) -> np.nda
     last one of at least 4 x 4 pixels. A late layer has more context but is coarse (stride 32), an
     early one is fine but noisy. Positions are accurate to about a quarter of the stride, since
     strided convolutions are shifted to the lower right. The maximum is 1; a map without evidence
-    for the class is 0 everywhere. Costs one forward pass and about half a backward pass.
+    for the class is 0 everywhere. The layer may lie in a nested model, at any depth. Costs one
+    forward pass, and the part behind the layer forward and backward.
 
     Selvaraju et al., arXiv 1610.02391. Requires a backend with gradients. Raises ``ValueError`` for
     an image that does not fit, or an unknown class or layer.
@@ -43,15 +45,19 @@ def grad_cam(model, image, class_index=None, layer: str | None = None) -> np.nda
     (64, 64)
     """
     images, single = _batch(model, image)
-    import keras
-
-    target = _feature_map_of(model, layer, images.shape)
-    logits = _logits(model)
-    front = keras.Model(model.inputs[0], [target, logits])
-    maps, scores = (_numpy(y).astype("float32") for y in front(images, training=False))
+    network = _Classifier(model)
+    values = network.run(images)
+    target = _feature_map_of(model, layer, values)
+    maps = _numpy(values[id(target)]).astype("float32")
+    scores = _numpy(network.logits(values)).astype("float32")
     chosen = _classes(scores, class_index)
     direction = np.eye(scores.shape[-1], dtype="float32")[chosen]
-    gradients = gradient(keras.Model(target, logits), maps, direction)
+
+    def logits_of(feature_map, training):
+        changed = execute(network.graph, values, {id(target): feature_map})
+        return network.logits(changed)
+
+    gradients = gradient(logits_of, maps, direction)
     if _channels_first(model):
         maps, gradients = (a.transpose(0, 2, 3, 1) for a in (maps, gradients))
         images = images.transpose(0, 2, 3, 1)
@@ -79,9 +85,11 @@ def occlusion(
     (32, 32)
     """
     images, single = _batch(model, image)
-    import keras
+    network = _Classifier(model)
 
-    logits = keras.Model(model.inputs[0], _logits(model))
+    def logits(pixels):
+        return network.logits(network.run(pixels))
+
     to_last = (0, 2, 3, 1) if _channels_first(model) else (0, 1, 2, 3)
     from_last = np.argsort(to_last)
     pixels = images.transpose(to_last)
@@ -96,7 +104,7 @@ def occlusion(
     corners = [
         (y, x) for y in _starts(height, patch, stride) for x in _starts(width, patch, stride)
     ]
-    scores = _numpy(logits(images, training=False))
+    scores = _numpy(logits(images))
     chosen = _classes(scores, class_index)
     heats = []
     for picture, score, c in zip(pixels, scores, chosen):
@@ -106,7 +114,7 @@ def occlusion(
             covered = np.repeat(picture[None], 32, 0)  # always 32: compiles one shape
             for copy, (y, x) in zip(covered, batch):
                 copy[y : y + patch, x : x + patch] = picture.mean((0, 1))
-            lower = _numpy(logits(covered.transpose(from_last), training=False))[:, c]
+            lower = _numpy(logits(covered.transpose(from_last)))[:, c]
             for (y, x), value in zip(batch, lower):
                 total[y : y + patch, x : x + patch] += score[c] - value
                 covers[y : y + patch, x : x + patch] += 1
@@ -153,10 +161,8 @@ def feature_maps(model, image, layer: str, *, count: int = 64) -> np.ndarray:
     images, single = _batch(model, image)
     if not single:
         raise ValueError(f"image has shape {images.shape}: give one image (height, width, 3)")
-    import keras
-
-    front = keras.Model(model.inputs[0], _feature_map_of(model, layer, images.shape))
-    maps = _numpy(front(images, training=False))[0].astype("float32")
+    values = _run(graph_of(model), images)
+    maps = _numpy(values[id(_feature_map_of(model, layer, values))])[0].astype("float32")
     maps = maps if _channels_first(model) else maps.transpose(2, 0, 1)
     order = np.argsort(-maps.std((1, 2)), kind="stable")[: max(1, count)]
     low, high = (f(maps[order], (1, 2), keepdims=True) for f in (np.min, np.max))
@@ -175,18 +181,29 @@ def feature_maps(model, image, layer: str, *, count: int = 64) -> np.ndarray:
 
 def _batch(model, image):
     """(float32 images (batch, ...), whether a single image was given)."""
+    require_model(model)
+    graph = graph_of(model)
+    if graph is None:
+        raise ValueError(
+            f"{model.name} is neither functional nor sequential, so the order of its layers is "
+            "unknown: build it as keras.Model(inputs, outputs)"
+        )
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise ValueError(
+            f"{model.name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: only "
+            "models of one image and one output are supported; fix the other inputs in a "
+            "keras.Model of one input"
+        )
     images = np.asarray(image)
     single = images.ndim == 3
     images = images[None] if single else images
-    shape = getattr(model, "input_shape", None)
-    fits = (
-        isinstance(shape, tuple)
-        and images.ndim == len(shape) == 4
-        and all(n is None or n == given for n, given in zip(shape[1:], images.shape[1:]))
+    shape = tuple(graph.inputs[0].shape)
+    fits = images.ndim == len(shape) == 4 and all(
+        n is None or n == given for n, given in zip(shape[1:], images.shape[1:])
     )
     if not fits:
         raise ValueError(
-            f"image has shape {np.shape(image)}, but {getattr(model, 'name', model)} takes "
+            f"image has shape {np.shape(image)}, but {model.name} takes "
             f"{shape}: resize it (keras_effnet.preprocess), or the model "
             "(keras_effnet.change_image_size)"
         )
@@ -194,63 +211,79 @@ def _batch(model, image):
 
 
 def _channels_first(model):
-    shape = model.input_shape
+    shape = graph_of(model).inputs[0].shape
     return shape[-1] not in (1, 3) and shape[1] in (1, 3)
 
 
-def _feature_map_of(model, name, shape):
-    """The output tensor of a layer (None: the default), for images of a shape."""
-    layers = {layer.name: layer for layer in model.layers}
-    name = _default_layer(model, shape) if name is None else name
-    if name not in layers:
-        raise ValueError(unknown_name("layer", name, layers))
-    _, tensor = call_within(model, layers[name])
-    if len(tensor.shape) != 4:
+def _run(graph, images):
+    """{id(tensor): value} of all tensors of a graph."""
+    import keras
+
+    tensor = keras.ops.convert_to_tensor(images) if hasattr(keras, "ops") else images
+    return execute(graph, {id(graph.inputs[0]): tensor})
+
+
+def _feature_map_of(model, name, values):
+    """The output tensor of a layer (None: the default), at any depth; `values` are of a run."""
+    tensors = {layer.name: tensor for layer, tensor in all_outputs(graph_of(model))}
+    if name is None:
+        name = _default_layer(model, {n: values.get(id(t)) for n, t in tensors.items()})
+    if name not in tensors:
+        raise ValueError(unknown_name("layer", name, tensors))
+    if len(tensors[name].shape) != 4:
         raise ValueError(
-            f"layer {name!r} outputs {tuple(tensor.shape)}, not (batch, height, width, channels)"
+            f"layer {name!r} outputs {tuple(tensors[name].shape)}, not (batch, height, width, "
+            "channels)"
         )
-    return tensor
+    return tensors[name]
 
 
-def _default_layer(model, shape):
-    """The last feature map of at least 4 x 4 pixels."""
-    backbone = find_backbone(model)
-    if len(backbone.path) > 1:
-        return backbone.path[1].name
-    size = min(shape[2:] if _channels_first(model) else shape[1:3])
-    rows = feature_table(model).levels
-    if math.ceil(size / rows[-1].stride) >= 4:
-        return "top_activation"
-    fine = [row for row in rows if math.ceil(size / row.stride) >= 4]
-    return fine[-1].layer
+def _default_layer(model, values):
+    """The last feature map of at least 4 x 4 pixels in the EfficientNet of a model."""
+    size = slice(2, 4) if _channels_first(model) else slice(1, 3)
+    levels = [row.layer for row in feature_table(model).levels]
+    names = [*levels, "top_activation"] if "top_activation" in values else levels
+    large = [n for n in names if min(values[n].shape[size]) >= 4]
+    return (large or names)[-1]
 
 
-def _logits(model):
-    """The model's output without a final softmax or sigmoid."""
-    from keras import layers
+class _Classifier:
+    """A model's output without a final softmax or sigmoid, in nested models too."""
 
-    last = model.layers[-1]
-    if hasattr(last, "layers"):
-        raise ValueError(
-            f"{model.name} ends in another model: give that one, model.get_layer({last.name!r})"
-        )
-    if len(model.output_shape) != 2:
-        raise ValueError(
-            f"{model.name} is not a classifier: its output is {model.output_shape}, "
-            "not (batch, classes)"
-        )
-    last_input, last_output = call_within(model, last)
-    activation = getattr(getattr(last, "activation", None), "__name__", None)
-    is_probability = activation in ("softmax", "sigmoid")
-    if isinstance(last, layers.Softmax) or (isinstance(last, layers.Activation) and is_probability):
-        return last_input
-    if not isinstance(last, layers.Dense) or not is_probability:
-        return last_output
-    config = {**last.get_config(), "activation": None, "name": f"{last.name}_logits"}
-    linear = layers.Dense.from_config(config)
-    tensor = linear(last_input)
-    linear.set_weights(last.get_weights())
-    return tensor
+    def __init__(self, model):
+        from keras import layers
+
+        self.graph = graph_of(model)
+        shape = tuple(self.graph.outputs[0].shape)
+        if len(shape) != 2:
+            raise ValueError(
+                f"{model.name} is not a classifier: its output is {shape}, not (batch, classes)"
+            )
+        last, inputs, output = last_call(self.graph)
+        activation = getattr(getattr(last, "activation", None), "__name__", None)
+        is_probability = activation in ("softmax", "sigmoid")
+        self.tensor, self.linear = output, None
+        if isinstance(last, layers.Softmax) or (
+            isinstance(last, layers.Activation) and is_probability
+        ):
+            self.tensor = inputs[0]
+        elif isinstance(last, layers.Dense) and is_probability:
+            self.tensor = inputs[0]
+            config = {**last.get_config(), "activation": None, "name": f"{last.name}_logits"}
+            self.linear = layers.Dense.from_config(config)
+            self.linear.build(tuple(inputs[0].shape))
+            copy_weights(last, self.linear)
+
+    def run(self, images):
+        """{id(tensor): value} of all tensors of the model."""
+        return _run(self.graph, images)
+
+    def logits(self, values):
+        """The logits, given the values of a run."""
+        if id(self.tensor) not in values:
+            raise ValueError("the output does not depend on that layer: give another one")
+        value = values[id(self.tensor)]
+        return value if self.linear is None else self.linear(value)
 
 
 def _classes(scores, class_index):

@@ -21,6 +21,11 @@ from keras_effnet.variants import VARIANTS, Evaluation, Variant, find_variant
 # All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).
 SIZE_STEP = 4
 
+# The largest published network, L2, has width 4.3, depth 5.3 and 800 px. Far beyond, one image's
+# activations exceed any accelerator's memory, so such a number is a mistake.
+MAX_FACTOR = 20.0
+MAX_IMAGE_SIZE = 4096
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -116,6 +121,17 @@ def scale(
             f"{v.name} scaled to {int(image_size)} px is too small: the network halves the image "
             f"five times. Use at least {MIN_IMAGE_SIZE} pixels"
         )
+    for what, value, bound in (
+        ("image size", image_size, MAX_IMAGE_SIZE),
+        ("width", v.width * width, MAX_FACTOR),
+        ("depth", v.depth * depth, MAX_FACTOR),
+    ):
+        if value > bound:
+            raise ValueError(
+                f"{v.name}-{suffix} would have {what} {value:,.5g}, above {bound:,g}: the largest "
+                "published network (L2) has width 4.3, depth 5.3 and 800 px. Use a smaller "
+                + ("phi" if phi is not None else what)
+            )
     return replace(
         v,
         name=f"{v.name}-{suffix}" if name is None else name,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_effnet.weight_transfer import copy_weights
 from tflite import litert
 from tflite.flatbuffer import ops, rewrite, runner
 
@@ -286,5 +287,5 @@ def _in_float32(model, keras):
         return layer.__class__.from_config({**layer.get_config(), "dtype": "float32"})
 
     clone = keras.models.clone_model(model, clone_function=copy)
-    clone.set_weights(model.get_weights())
+    copy_weights(model, clone)
     return clone

@@ -16,6 +16,7 @@ from keras_effnet.porting import PROJECTS
 from keras_effnet.porting.reference_models import random_images
 from keras_effnet.pretrained.layer_names import weighted_layers
 from keras_effnet.variants import VARIANTS
+from keras_effnet.weight_transfer import set_weights
 
 
 def import_torch_projects():
@@ -128,8 +129,7 @@ def tame(model, seed=0):
             layer.momentum = 0.0
         elif shapes and kind == "Normalization":  # keras.applications' V1: pixels are in [0, 1]
             mean, std = (np.array(x) / 255 for x in (_IMAGENET.mean, _IMAGENET.std))
-            layer.set_weights([mean, std**2, np.zeros((), "int32")])
-            layer.finalize_state()
+            set_weights(layer, [mean, std**2, np.zeros((), "int32")])
         elif shapes:
             area = np.prod(shapes[0][:-2], dtype=int)
             fan_in = area * (1 if kind == "DepthwiseConv2D" else shapes[0][-2])

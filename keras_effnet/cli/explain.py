@@ -5,8 +5,8 @@ import os
 import numpy as np
 
 from keras_effnet.atomic_write import check_new, replacing
-from keras_effnet.cli.predict import add_model, open_model, preprocessing_of
-from keras_effnet.image_preprocessing import load_image, preprocess
+from keras_effnet.cli.predict import add_model, image_input, open_model
+from keras_effnet.image_preprocessing import load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.suggestions import unknown_name
@@ -50,22 +50,25 @@ def run(options):
     _check_replaceable(options)
     image = load_image(options.image)  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
-    image = preprocess(image, preprocessing_of(model))
+    prepared_as = image_input(model)
+    image = prepared_as.prepare(image)
+    pixels = prepared_as.for_model(image)
+    image = image.repeat(3 // image.shape[-1], -1)  # grey as RGB
 
     from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
 
     if options.maps:
-        picture = feature_maps(model, image, options.maps)
+        picture = feature_maps(model, pixels, options.maps)
         description = f"feature maps of {options.maps}"
     else:
-        scores = np.asarray(model.predict(image[None].astype("float32"), verbose=0))
+        scores = np.asarray(model.predict(pixels[None].astype("float32"), verbose=0))
         names = names or class_names_for(scores.shape[-1])
         best = decode_predictions(scores, 1, names)[0][0][0]
         index = _class(options.class_name, names) if options.class_name else best
         if options.method == "grad-cam":
-            heat = grad_cam(model, image, index, options.layer)
+            heat = grad_cam(model, pixels, index, options.layer)
         else:
-            heat = occlusion(model, image, index)
+            heat = occlusion(model, pixels, index)
         picture = np.concatenate([image, overlay(image, heat)], axis=1)
         description = f"image and {options.method} for {names[index]} ({scores[0, index]:.3f})"
         if not heat.any():

@@ -3,18 +3,28 @@
 import argparse
 import os
 import pathlib
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_preprocessing import Preprocessing, load_image, preprocess, preprocessing
+from keras_effnet.image_preprocessing import (
+    Preprocessing,
+    is_image_file,
+    load_image,
+    preprocess,
+    preprocessing,
+    resize,
+)
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS
 
+_BATCH = 32
+
 
 def add_arguments(parser):
-    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("images", nargs="+", help="image files, or folders of them")
     add_model(parser)
     parser.add_argument(
         "--top", type=_count, default=5, help="number of classes to print (default: 5)"
@@ -38,24 +48,50 @@ def add_model(parser):
 
 
 def run(options):
-    images = [load_image(path) for path in options.images]  # before the slow part
+    paths = image_files(options.images)
+    first = [load_image(path) for path in paths[:_BATCH]]  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
-    prepared_as = preprocessing_of(model)
+    prepared_as = image_input(model)
     print(f"{model.name}: {prepared_as}")
-    batch = np.stack([preprocess(image, prepared_as) for image in images])
-    scores = np.asarray(model.predict(batch, verbose=0), "float32")
-    if scores.ndim != 2:
-        raise ValueError(
-            f"{options.model} is not a classifier: its output has shape {scores.shape}"
-        )
-    if scores.min() < 0 or scores.max() > 1:  # logits
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-    names = names or class_names_for(scores.shape[1])
-    for path, best in zip(options.images, decode_predictions(scores, options.top, names)):
-        print(path)
-        for index, name, score in best:
-            print(f"  {score:7.2%}  {name}" + ("" if name == str(index) else f"  ({index})"))
+    for start in range(0, len(paths), _BATCH):
+        batch = paths[start : start + _BATCH]
+        images = [load_image(path) for path in batch] if start else first
+        pixels = np.stack([prepared_as.for_model(prepared_as.prepare(image)) for image in images])
+        scores = np.asarray(model.predict(pixels, verbose=0), "float32")
+        if scores.ndim != 2:
+            raise ValueError(
+                f"{options.model} is not a classifier: its output has shape {scores.shape}"
+            )
+        if scores.min() < 0 or scores.max() > 1:  # logits
+            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+            scores /= scores.sum(axis=1, keepdims=True)
+        names = names or class_names_for(scores.shape[1])
+        for path, best in zip(batch, decode_predictions(scores, options.top, names)):
+            print(path)
+            for index, name, score in best:
+                print(f"  {score:7.2%}  {name}" + ("" if name == str(index) else f"  ({index})"))
+
+
+def image_files(paths) -> list[str]:
+    """The files of a list of files and folders; of a folder the images in it, at any depth.
+
+    Raises ``ValueError`` for a folder without images. Hidden files are left out.
+    """
+    files = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        found = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if not name.startswith(".") and is_image_file(os.path.join(folder, name))
+        ]
+        if not found:
+            raise ValueError(f"{path} contains no images")
+        files += sorted(found)
+    return files
 
 
 def open_model(model, weights=None, labels=None):
@@ -91,15 +127,77 @@ def open_model(model, weights=None, labels=None):
         raise ValueError(f"{model} cannot be read as a .keras file: {error}") from error
 
 
-def preprocessing_of(model) -> Preprocessing:
-    """The model's :class:`Preprocessing`; without one, stretched to its input size."""
+@dataclass(frozen=True)
+class ImageInput:
+    """The images that a model takes, and how photos become such images."""
+
+    preprocessing: Preprocessing
+    height: int
+    width: int
+    channels: int  # 1 or 3
+    channels_first: bool
+
+    def __str__(self):
+        side = self.preprocessing.image_size
+        text = str(self.preprocessing)
+        if self.height != self.width:
+            text = text.replace("center square of", "center region of the same shape,")
+            text = text.replace(f"{side} x {side} pixels", f"{self.height} x {self.width} pixels")
+        return text.replace("RGB", "grey") if self.channels == 1 else text
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """uint8 (height, width, channels) of an RGB image."""
+        if self.channels == 1:  # luma of ITU-R 601, as Pillow and TensorFlow
+            image = np.rint(image @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+        if self.height == self.width:
+            return preprocess(image, self.preprocessing)
+        crop = self.preprocessing.crop
+        if crop is not None:
+            factor = crop * min(image.shape[0] / self.height, image.shape[1] / self.width)
+            sides = (max(1, int(factor * side)) for side in (self.height, self.width))
+            (top, high), (left, wide) = (
+                ((given - side + 1) // 2, side) for given, side in zip(image.shape, sides)
+            )
+            image = image[top : top + high, left : left + wide]
+        return resize(image, self.height, self.width, self.preprocessing.interpolation)
+
+    def for_model(self, image: np.ndarray) -> np.ndarray:
+        """A prepared image in the model's data format."""
+        return image.transpose(2, 0, 1) if self.channels_first else image
+
+
+def image_input(model) -> ImageInput:
+    """The :class:`ImageInput` of a model; stretched to its input size if it does not state more.
+
+    Raises ``ValueError`` for a model that does not take one image of 1 or 3 channels.
+    """
+    inputs = getattr(model, "inputs", None) or ()
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise ValueError(
+            f"{model.name} has inputs of shapes {shapes}: this command takes models of one image "
+            "(batch, height, width, channels)"
+        )
+    channels_first = shapes[0][1] in (1, 3) and shapes[0][3] not in (1, 3)
+    shape = shapes[0][1:]
+    height, width, channels = (*shape[1:], shape[0]) if channels_first else shape
+    if channels not in (1, 3):
+        raise ValueError(
+            f"{model.name} takes images of {channels} channels, but image files have 1 or 3: call "
+            "the model on your arrays in Python"
+        )
+    fixed = None not in (height, width)
     try:
-        return preprocessing(model)
+        stated = preprocessing(model)
     except ValueError:
-        sides = set(model.input_shape[1:3])
-        if len(sides) != 1 or None in sides:
+        if not fixed:
             raise
-        return Preprocessing(sides.pop(), None, "bilinear")
+        stated = Preprocessing(height, None, "bilinear")
+    if not fixed:
+        height, width = height or stated.image_size, width or stated.image_size
+    elif height == width:
+        stated = replace(stated, image_size=height)
+    return ImageInput(stated, height, width, channels, channels_first)
 
 
 def _count(text):

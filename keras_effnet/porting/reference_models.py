@@ -20,6 +20,7 @@ from keras_effnet.pretrained.layer_names import LayerNames, block_positions
 from keras_effnet.pretrained.package_files import LUKEMELAS
 from keras_effnet.pretrained.state_dicts import read_state
 from keras_effnet.variants import V1, VARIANTS
+from keras_effnet.weight_transfer import set_weights
 
 
 class NotRunnableError(Exception):
@@ -179,8 +180,7 @@ def applications_outputs(checkpoint: Checkpoint, images: np.ndarray) -> dict[str
         return keras_outputs(network, plan, (images - np.float32(mean)) / np.float32(std))
     for layer in network.layers:  # its Normalization takes pixels in [0, 1]
         if type(layer).__name__ == "Normalization":
-            layer.set_weights([mean / 255, (std / 255) ** 2, np.zeros((), "int32")])
-            layer.finalize_state()
+            set_weights(layer, [mean / 255, (std / 255) ** 2, np.zeros((), "int32")])
     return keras_outputs(network, plan, images)
 
 

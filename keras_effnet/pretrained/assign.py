@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_effnet.labels import label_map
 from keras_effnet.pretrained.files import read_weights
+from keras_effnet.weight_transfer import set_weights
 
 _LOG = logging.getLogger("keras_effnet")
 _PACKAGE = str(pathlib.Path(__file__).resolve().parents[1]) + os.sep
@@ -60,7 +61,7 @@ def assign_weights(
             + "; ".join(problems)
         )
     for name, layer in _weighted(model).items():
-        layer.set_weights(weights[name])
+        set_weights(layer, weights[name])
 
 
 def _weighted(model):

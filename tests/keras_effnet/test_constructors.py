@@ -3,6 +3,8 @@ import pytest
 
 import keras_effnet
 from keras_effnet.constructors import create_model
+from keras_effnet.finetuning import freeze, with_new_head
+from keras_effnet.image_preprocessing import preprocessing
 from keras_effnet.pretrained import download
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 
@@ -59,9 +61,17 @@ def test_an_unknown_model_names_the_nearest(model, message):
         create_model(model)
 
 
-def test_input_tensor_and_shape_together_are_an_error(keras, tiny):
-    with pytest.raises(ValueError, match="input_tensor and input_shape were both given"):
-        create_model(tiny, input_tensor=keras.Input((64, 64, 3)), input_shape=(64, 64, 3))
+def test_input_tensor_and_shape_must_agree(keras, tiny):
+    for tensor, shape in (
+        ((64, 64, 3), (64, 64, 3)),
+        ((None, None, 3), (64, 64, 3)),
+        ((64, 48, 3), [None, None, 3]),
+    ):
+        model = create_model(tiny, input_tensor=keras.Input(tensor), input_shape=shape)
+        assert model.input_shape == (None, *tensor)
+    for shape in ((64, 48, 3), (64, 64, 1)):
+        with pytest.raises(ValueError, match=r"differs from the shape .* of input_tensor"):
+            create_model(tiny, input_tensor=keras.Input((64, 64, 3)), input_shape=shape)
 
 
 @pytest.mark.parametrize("shape", [(64, 3), (16, 64, 3), (64, 64, None)])
@@ -77,8 +87,18 @@ def test_an_array_as_input_tensor_is_an_error(keras, tiny):
 
 def test_a_wrong_channel_order_is_an_error(keras, tiny):
     keras.backend.set_image_data_format("channels_first")
+    for shape, give in (((64, 64, 3), "(3, 64, 64)"), ((None, None, 5), "(5, None, None)")):
+        with pytest.raises(ValueError, match="looks like channels_last") as error:
+            create_model(tiny, input_shape=shape)
+        assert give in str(error.value)
+    keras.backend.set_image_data_format("channels_last")
+    for shape in ((3, 64, 64), (1, 64, 48), (3, None, None)):
+        with pytest.raises(ValueError, match="looks like channels_first"):
+            create_model(tiny, input_shape=shape)
+    with pytest.raises(ValueError, match="looks like channels_first"):
+        create_model(tiny, input_tensor=keras.Input((3, 64, 64)))
     with pytest.raises(ValueError, match="too small"):
-        create_model(tiny, input_shape=(64, 64, 3))
+        create_model(tiny, input_shape=(16, 64, 3))
 
 
 def test_numpy_integers_are_accepted(keras, tiny):
@@ -153,3 +173,39 @@ def test_the_models_name_does_not_select_the_weights(keras, monkeypatch):
         with pytest.raises(RuntimeError, match="enough"):
             keras_effnet.EfficientNetB0(include_top=top, name="x")
         assert asked.pop() == (url, url.rsplit("/")[-1], md5)
+
+
+def test_networks_with_a_name_prefix_are_joined_in_one_model(keras, tiny, tmp_path, images):
+    create_model(tiny, input_shape=(32, 32, 3)).save(tmp_path / "w.keras")
+    options = {"include_top": False, "pooling": "avg", "weights": tmp_path / "w.keras"}
+    left = create_model(tiny, input_shape=(32, 32, 3), name_prefix="left_", **options)
+    scaled = keras.layers.Rescaling(1.0, name="mine")(keras.Input((32, 32, 3)))
+    right = create_model(tiny, input_tensor=scaled, name_prefix="right_", **options)
+    plain = create_model(tiny, input_shape=(32, 32, 3), **options)
+    joined = keras.Model(
+        [left.input, right.input], keras.layers.concatenate([left.output, right.output])
+    )
+    assert joined.get_layer("mine")
+    assert preprocessing(left) == preprocessing(plain)
+    joined.save(tmp_path / "x.keras")
+    loaded = keras.saving.load_model(tmp_path / "x.keras")
+    want = np.tile(np.asarray(plain(images(32), training=False)), 2)
+    for model in (joined, loaded):
+        have = np.asarray(model([images(32), images(32)], training=False))
+        np.testing.assert_allclose(have, want, atol=1e-6)
+    with pytest.raises(ValueError, match="name_prefix is not found"):
+        freeze(left)
+
+
+def test_a_new_head_beside_the_old_one(keras, tiny, images):
+    model = create_model(tiny, classes=3, input_shape=(32, 32, 3))
+    new = with_new_head(model, 2, name_prefix="new_")
+    both = keras.Model(model.input, [model.output, new.output])
+    assert [x.name for x in both.layers if x.name.endswith("predictions")] == [
+        "predictions",
+        "new_predictions",
+    ]
+    freeze(new)
+    assert len(new.trainable_variables) == 2
+    old, _ = both(images(32), training=False)
+    np.testing.assert_array_equal(np.asarray(old), np.asarray(model(images(32), training=False)))

@@ -3,6 +3,7 @@ import pytest
 
 from keras_effnet.constructors import create_model
 from keras_effnet.diagnostics import check_model
+from keras_effnet.image_preprocessing import preprocessing
 
 
 @pytest.fixture
@@ -75,6 +76,81 @@ def test_a_network_unfrozen_from_the_top_has_no_findings(mine):
     for layer in mine.layers:
         layer.trainable = layer.name.startswith(("top", "predictions"))
     assert check_model(mine) == []
+
+
+def test_a_second_normalization_deep_in_a_model_is_found(tiny, keras):
+    inner = keras.Sequential([keras.Input((32, 32, 3)), create_model(tiny, classes=5)])
+    middle = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.RandomFlip(), inner])
+    outer = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 127.5, -1)])
+    outer.add(middle)
+    (finding,) = check_model(outer)
+    assert finding.check == "normalised-twice"
+    one, other = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))
+    bodies = [create_model(tiny, include_top=False, pooling="avg", name=n) for n in "ab"]
+    wrong = keras.layers.Rescaling(1 / 255)(other)
+    joined = keras.layers.concatenate([bodies[0](one), bodies[1](wrong)])
+    assert _checks(check_model(keras.Model([one, other], joined))) == ["normalised-twice"]
+
+
+def test_the_batches_of_all_inputs_are_checked(tiny, keras, pixels):
+    one, other = keras.Input((32, 32, 3), name="one"), keras.Input((32, 32, 3), name="other")
+    bodies = [create_model(tiny, include_top=False, pooling="avg", name=n) for n in "ab"]
+    joined = keras.layers.concatenate([bodies[0](one), bodies[1](other)])
+    model = keras.Model([one, other], joined)
+    assert _checks(check_model(model, [pixels, pixels / 255])) == ["scaled-twice"]
+    assert _checks(check_model(model, {"other": pixels, "one": pixels / 255})) == ["scaled-twice"]
+    for wrong in (pixels, [pixels], {"one": pixels}, np.stack([pixels, pixels])):
+        (finding,) = check_model(model, wrong)
+        assert finding.check == "shape"
+        assert "other" in finding.message
+
+
+def test_pixels_for_a_model_that_expects_0_to_1_are_found(tiny, keras, pixels):
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(255.0)])
+    model.add(create_model(tiny, classes=5))
+    (finding,) = check_model(model, pixels)
+    assert finding.check == "range"
+    assert "divide the images by 255" in finding.message
+
+
+def test_a_batch_for_a_subclassed_model_is_checked(tiny, keras, pixels):
+    class Mine(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.body = create_model(tiny, classes=5)
+
+        def call(self, x):
+            return self.body(x)
+
+    assert _checks(check_model(Mine(), pixels / 255)) == ["scaled-twice"]
+    assert check_model(Mine(), pixels) == []
+
+
+@pytest.mark.parametrize("given", [None, 3, "model.keras", create_model])
+def test_what_is_not_a_model_is_one_clear_error(given):
+    for function in (check_model, preprocessing):
+        with pytest.raises(ValueError, match=r"not a keras.Model: build one with create_model"):
+            function(given)
+
+
+def test_training_batch_norms_in_a_frozen_backbone_are_found(tiny, keras):
+    body = create_model(tiny, include_top=False, pooling="avg")
+    head = [keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((32, 32, 3)), body, *head])
+    for layer in body.layers:
+        layer.trainable = type(layer).__name__ == "BatchNormalization"
+    (finding,) = check_model(model)
+    assert finding.check == "batch-norm-trains-while-frozen"
+    inside = sum(type(layer).__name__ == "BatchNormalization" for layer in body.layers)
+    assert f"but {inside} batch norms" in finding.message
+
+
+def test_a_softmax_over_one_class_is_found(tiny, keras):
+    model = create_model(tiny, classes=1)
+    assert _checks(check_model(model, labels=[0, 1])) == ["one-class-softmax"]
+    binary = create_model(tiny, classes=1, classifier_activation="sigmoid")
+    assert _checks(check_model(binary, labels=[0, 2])) == ["class-count"]
+    assert _checks(check_model(binary, class_names=["a", "b", "c"])) == ["class-count"]
 
 
 def test_a_half_precision_classifier_is_found(keras, tiny):

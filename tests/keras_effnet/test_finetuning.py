@@ -156,11 +156,16 @@ def test_layer_rates_decrease_from_head_to_stem(keras, small):
 
 
 @pytest.mark.tensorflow_only("the loop is TensorFlow's")
-def test_one_optimizer_per_rate_trains_each_layer_at_its_rate(keras, tiny, images):
+@pytest.mark.parametrize("nested", [0, 1, 2])
+def test_one_optimizer_per_rate_trains_each_layer_at_its_rate(keras, tiny, images, nested):
     import tensorflow as tf
 
     model = create_model(tiny, classes=3, input_shape=(32, 32, 3), drop_path_rate=0)
+    for _ in range(nested):
+        model = keras.Sequential([keras.Input((32, 32, 3)), model, keras.layers.Dense(3)])
+    groups = layer_groups(model).values()
     rates = layer_rates(model, 1e-2, decay=0.5)
+    layers = [layer for group in groups for layer in group if layer.name in rates]
     optimizers = {rate: keras.optimizers.SGD(rate) for rate in set(rates.values())}
     with tf.GradientTape() as tape:
         total = tf.reduce_sum(model(images(32), training=False)[:, 0])
@@ -168,12 +173,13 @@ def test_one_optimizer_per_rate_trains_each_layer_at_its_rate(keras, tiny, image
     gradients = {id(v): g for v, g in zip(every, tape.gradient(total, every))}
     before = {id(v): v.numpy() for v in every}
     for rate, optimizer in optimizers.items():
-        layers = [model.get_layer(name) for name in rates if rates[name] == rate]
-        variables = [v for layer in layers for v in layer.trainable_variables]
+        theirs = [layer for layer in layers if rates[layer.name] == rate]
+        variables = [v for layer in theirs for v in layer.trainable_variables]
         optimizer.apply_gradients([(gradients[id(v)], v) for v in variables])
-    for name, rate in rates.items():
-        for v in model.get_layer(name).trainable_variables:
-            want = before[id(v)] - rate * gradients[id(v)].numpy()
+    assert {id(v) for layer in layers for v in layer.trainable_variables} == {id(v) for v in every}
+    for layer in layers:
+        for v in layer.trainable_variables:
+            want = before[id(v)] - rates[layer.name] * gradients[id(v)].numpy()
             np.testing.assert_allclose(v.numpy(), want, rtol=1e-5, atol=1e-7)
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from keras_effnet.cli import explain as explain_cli
 from keras_effnet.constructors import create_model
+from keras_effnet.feature_pyramid import feature_table, features
 from keras_effnet.finetuning import with_new_head
 from keras_effnet.gradients import gradient
 from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
+from keras_effnet.scaling import scale
 
 SHARED = pathlib.Path(
     os.environ.get("KERAS_EFFNET_SHARED", pathlib.Path(__file__).parents[3] / "shared")
@@ -169,10 +171,81 @@ def test_invalid_images_layers_and_classes_are_errors(model, images, call, messa
 def test_models_that_are_not_classifiers_are_errors(keras, tiny, images):
     with pytest.raises(ValueError, match="is not a classifier"):
         grad_cam(create_model(tiny, include_top=False), images(32))
-    full = create_model(tiny, classes=3, input_shape=(32, 32, 3), name="full")
-    around = keras.Sequential([keras.Input((32, 32, 3)), full])
-    with pytest.raises(ValueError, match=r"give that one, model.get_layer\('full'\)"):
-        occlusion(around, images(32))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_maps_of_networks_nested_at_any_depth(keras, tiny, tame, images, kind, depth):
+    full = create_model(tiny, classes=3, input_shape=(32, 32, 3))
+    body = create_model(tiny, include_top=False, pooling="avg", input_shape=(32, 32, 3))
+    tame(full)
+    for layer in body.layers:
+        layer.set_weights(full.get_layer(layer.name).get_weights() if layer.weights else [])
+    head = keras.layers.Dense(3, "softmax", name="classes")
+    nested = body
+    for _ in range(depth):
+        x = inputs = keras.Input((32, 32, 3))
+        last = [head] if nested is not body or depth == 1 else []
+        row = [keras.layers.RandomFlip(), nested, *(last if not head.built else [])]
+        if kind == "sequential":
+            nested = keras.Sequential([inputs, *row])
+        else:
+            for layer in row:
+                x = layer(x)
+            nested = keras.Model(inputs, x)
+    head.set_weights(full.get_layer("predictions").get_weights())
+    image = images(32)[0]
+    for layer in (None, "block1a_add"):
+        want = grad_cam(full, image, 1, layer)
+        np.testing.assert_allclose(grad_cam(nested, image, 1, layer), want, atol=1e-4)
+    heat = occlusion(nested, image, 1, patch=16, stride=16)
+    np.testing.assert_allclose(heat, occlusion(full, image, 1, patch=16, stride=16), atol=1e-4)
+    np.testing.assert_array_equal(
+        feature_maps(nested, image, "top_conv"), feature_maps(full, image, "top_conv")
+    )
+
+
+def test_the_default_map_has_at_least_4_x_4_pixels(keras, images):
+    deep = scale("efficientnet-b0", width=0.1, depth=0.1)
+    body = create_model(deep, include_top=False, pooling="avg", input_shape=(64, 64, 3))
+    nested = keras.Sequential([keras.Input((64, 64, 3)), body, keras.layers.Dense(2)])
+    row = feature_table(body)[4]
+    assert row.stride == 16
+    want = grad_cam(nested, images(64)[0], 1, row.layer)
+    np.testing.assert_array_equal(grad_cam(nested, images(64)[0], 1), want)
+
+
+def test_a_nested_networks_layers_keep_their_calls(keras, tiny, images):
+    body = create_model(tiny, include_top=False, pooling="avg", input_shape=(32, 32, 3))
+    nested = keras.Sequential([keras.Input((32, 32, 3)), body, keras.layers.Dense(2)])
+    before = [len(layer._inbound_nodes) for layer in body.layers]
+    grad_cam(nested, images(32)[0], 1)
+    assert [len(layer._inbound_nodes) for layer in body.layers] == before
+
+
+def test_unsupported_models_name_the_limit(keras, tiny, images):
+    one, other = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))
+    body = create_model(tiny, include_top=False, pooling="avg", name="body")
+    other_body = create_model(tiny, include_top=False, pooling="avg", name="other")
+    joined = keras.layers.concatenate([body(one), other_body(other)])
+    two = keras.Model([one, other], joined)
+    table = keras.Model([one, other], keras.layers.concatenate([body(one), body(one)]))
+
+    class Mine(keras.Model):
+        def call(self, x):
+            return body(x)
+
+    for function in (grad_cam, occlusion, lambda m, x: feature_maps(m, x, "top_conv")):
+        with pytest.raises(ValueError, match="has 2 inputs and 1 outputs: only models of one"):
+            function(two, images(32)[0])
+        with pytest.raises(ValueError, match="neither functional nor sequential"):
+            function(Mine(), images(32)[0])
+        with pytest.raises(ValueError, match=r"not a keras.Model"):
+            function(None, images(32)[0])
+    with pytest.raises(ValueError, match=r"2 EfficientNets \('body', 'other'\): give one"):
+        features(two)
+    with pytest.raises(ValueError, match=r"has 2 inputs, .* give model.get_layer\('body'\)"):
+        features(table, 1)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 import keras
 import tensorflow as tf
 
+from keras_effnet.weight_transfer import copy_weights
+
 
 @dataclass(frozen=True)
 class _Draw:
@@ -185,7 +187,7 @@ def training_clone(
         return layer.__class__.from_config(config)
 
     copy = keras.models.clone_model(model, clone_function=clone)
-    copy.set_weights(model.get_weights())
+    copy_weights(model, copy)
     for layer in copy.layers:
         if freeze == "batch_norm" and isinstance(layer, GroupedBatchNorm):
             layer.trainable = False

@@ -23,7 +23,10 @@ def update(
     rate = 1 - tf.minimum(decay, (1 + n) / (10 + n))
 
     def move(average, rate, variable):
-        average.assign_add(rate * (variable - average))
+        if average.dtype.is_floating:
+            average.assign_add(rate * (variable - average))
+        else:  # a counter, e.g. of an adapted Normalization
+            average.assign(variable)
 
     for average, variable in zip(averages, variables):
         strategy.extended.update(average, move, args=(rate, variable), group=False)

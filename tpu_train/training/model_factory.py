@@ -15,6 +15,7 @@ from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.scaling import scale
 from keras_effnet.variants import find_variant
+from keras_effnet.weight_transfer import set_weights
 from tpu_train.recipes.schema import Recipe
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -58,7 +59,7 @@ def exported_network(recipe: Recipe, classes: int, weights: Sequence[np.ndarray]
     """
     # The activation that belongs to a loss has the loss's name.
     network = _build(recipe, classes, recipe.image_size_eval, recipe.loss, "float32")
-    network.set_weights(weights)
+    set_weights(network, weights)
     return network
 
 

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from keras_effnet.atomic_write import replacing, write_files
 from keras_effnet.label_file import write_labels
+from keras_effnet.weight_transfer import set_weights
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.run_identity import identify_run, onednn_enabled
@@ -274,7 +275,7 @@ def _make_export(recipe, classes, ema_model):
         weights = ema_model.get_weights()
         if exported is None:
             exported = model_factory.exported_network(recipe, classes, weights)
-        exported.set_weights(weights)
+        set_weights(exported, weights)
         with replacing(path) as temporary:
             exported.save(temporary)
 

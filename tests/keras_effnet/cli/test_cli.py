@@ -2,8 +2,14 @@ import numpy as np
 import pytest
 
 from keras_effnet.cli import main
+from keras_effnet.cli.predict import image_input
 from keras_effnet.constructors import create_model
-from keras_effnet.image_preprocessing import load_image, preprocess, preprocessing
+from keras_effnet.image_preprocessing import (
+    Preprocessing,
+    load_image,
+    preprocess,
+    preprocessing,
+)
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import imagenet_classes
 from keras_effnet.network_plan import plan
@@ -128,3 +134,69 @@ def test_a_damaged_model_file_is_a_one_line_error(trained, capsys):
     path.write_bytes(path.read_bytes()[:1000])
     assert main(["predict", str(image), f"--model={path}"]) == 2
     assert "cannot be read as a .keras file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 1), (32, 48, 3), (48, 32, 1), (None, None, 1)])
+@pytest.mark.parametrize("crop", [None, 0.875])
+def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, crop, capsys):
+    from PIL import Image
+
+    stated = Preprocessing(40, crop, "bilinear")
+    model = create_model(tiny, classes=2, input_shape=shape, preprocessing=stated)
+    model.save(tmp_path / "m.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    flags = [str(tmp_path / "x.png"), f"--model={tmp_path / 'm.keras'}"]
+    assert main(["predict", *flags]) == 0
+    out = capsys.readouterr().out
+    height, width = (n or 40 for n in shape[:2])
+    assert f"{height} x {width} pixels" in out
+    assert main(["explain", *flags, f"--out={tmp_path / 'out.png'}"]) == 0
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size[0] * height == 2 * width * picture.size[1]
+
+
+def test_an_oblong_input_gets_the_center_with_its_shape(keras, tiny):
+    model = create_model(
+        tiny, input_shape=(32, 64, 3), preprocessing=Preprocessing(64, 0.5, "bilinear")
+    )
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[48:80, 32:96] = 200
+    assert (image_input(model).prepare(image) == 200).all()
+    assert "32 x 64 pixels" in str(image_input(model))
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_images_of_five_channels_are_one_clear_error(keras, tiny, trained, command, capsys):
+    _, path, image = trained
+    create_model(tiny, classes=2, input_shape=(32, 32, 5)).save(path)
+    assert main([command, str(image), f"--model={path}"]) == 2
+    err = capsys.readouterr().err
+    assert "takes images of 5 channels" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_predict_takes_the_images_of_a_folder(trained, tmp_path, capsys):
+    _, path, image = trained
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    for name in ("b.PNG", "a.png", "._a.png", "notes.txt"):
+        (folder / name).write_bytes(image.read_bytes())
+    assert main(["predict", str(folder.parent), str(image), f"--model={path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    printed = [line for line in lines if line.lower().endswith("png")]
+    assert printed == [str(folder / "a.png"), str(folder / "b.PNG"), str(image)]
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(tmp_path / "empty"), f"--model={path}"]) == 2
+    assert "empty contains no images (.jpg" in capsys.readouterr().err
+    assert main(["explain", str(folder), f"--model={path}"]) == 2
+    assert "is a folder: give the path of an image file" in capsys.readouterr().err
+
+
+def test_scale_refuses_networks_that_no_machine_runs(capsys):
+    for flags in (["50"], ["--width=1000"], ["--depth=99"], ["--image_size=100000"]):
+        assert main(["scale", "efficientnet-b0", *flags]) == 2
+        err = capsys.readouterr().err
+        assert "the largest published network (L2) has" in err
+        assert len(err.splitlines()) == 1
+    assert main(["scale", "efficientnet-b0", "8"]) == 0

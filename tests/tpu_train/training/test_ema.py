@@ -68,3 +68,11 @@ def test_the_ema_of_batch_norm_equals_tensorflow_1_on_every_replica():
     for average, expected in zip(averages, tensorflow_1(series, 0.8)):
         for replica in strategy.experimental_local_results(average):
             np.testing.assert_allclose(replica.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_counter_has_the_variables_value():
+    """A Normalization layer of a user's network counts in whole numbers."""
+    variable, average = tf.Variable(7, dtype=tf.int32), tf.Variable(3, dtype=tf.int32)
+    strategy = tf.distribute.get_strategy()
+    ema.update(strategy, [average], [variable], 0.9, tf.constant(5, tf.int64))
+    assert int(average) == 7

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from keras_effnet.constructors import create_model
+from keras_effnet.finetuning import with_new_head
+from keras_effnet.image_size import change_image_size
+from keras_effnet.weight_transfer import copy_weights, set_weights
+
+
+@pytest.fixture
+def wrapped(keras, tiny, tame, images):
+    """An EfficientNet behind an adapted Normalization, with other layers that keep state."""
+
+    class Shift(keras.layers.Layer):
+        """Computes with a value that it derives when its weight is loaded."""
+
+        def build(self, shape):
+            self.inner = keras.layers.Dense(4)
+            self.inner.build(shape)
+            self.shift = self.add_weight(shape=(), initializer="zeros", name="shift")
+            self.negative = 0.0
+            super().build(shape)
+
+        def load_own_variables(self, store):
+            super().load_own_variables(store)
+            self.negative = -float(np.asarray(self.shift))
+
+        def call(self, x):
+            return self.inner(x) + self.negative
+
+    def build(nested):
+        norm = keras.layers.Normalization(name="adapted")
+        norm.adapt(images(32))
+        backbone = create_model(
+            tiny, include_top=False, pooling="avg", include_preprocessing=False, name="backbone"
+        )
+        tame(backbone)
+        front = [norm, keras.layers.RandomFlip(seed=1)]
+        if nested:
+            front = [keras.Sequential([keras.Input((32, 32, 3)), *front], name="front")]
+        shift = Shift()
+        tail = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.2, seed=2), shift]
+        model = keras.Sequential([keras.Input((32, 32, 3)), *front, backbone, *tail])
+        model(images(32), training=True)
+        shift.load_own_variables({"0": np.float32(0.5)})
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_copies_of_every_kind_give_the_models_outputs(keras, wrapped, images, nested):
+    model = wrapped(nested)
+    want = _outputs(model, images(32))
+    assert np.abs(want).max() > 0.1
+    np.testing.assert_array_equal(_outputs(change_image_size(model, 32), images(32)), want)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    assert np.abs(_outputs(clone, images(32)) - want).max() > 0.01  # what Keras does
+    set_weights(clone, model.get_weights())
+    np.testing.assert_array_equal(_outputs(clone, images(32)), want)
+    model.trainable = False  # does not change the order
+    copy_weights(model, clone)
+    np.testing.assert_array_equal(_outputs(clone, images(32)), want)
+
+
+@pytest.mark.tensorflow_only("tpu_train and tflite run on TensorFlow")
+def test_training_and_ema_clones_and_exports_give_the_models_outputs(keras, wrapped, images):
+    from tflite.export import _in_float32
+    from tpu_train.training.distributed_layers import training_clone
+
+    model = wrapped(nested=False)
+    want = _outputs(model, images(32))
+    for clone in (training_clone(model, freeze="backbone"), training_clone(model)):
+        np.testing.assert_allclose(_outputs(clone, images(32)), want, atol=1e-5)
+    ema = training_clone(model)
+    exported = keras.models.clone_model(model)
+    set_weights(exported, ema.get_weights())
+    np.testing.assert_allclose(_outputs(exported, images(32)), want, atol=1e-5)
+    pool = keras.layers.GlobalAveragePooling2D()
+    half = keras.layers.Dense(2, dtype="mixed_bfloat16")
+    mixed = keras.Sequential([keras.Input((32, 32, 3)), model.layers[0], pool, half])
+    want = _outputs(mixed, 2 * images(32)).astype("float32")
+    have = _outputs(_in_float32(mixed, keras), 2 * images(32))
+    np.testing.assert_allclose(have, want, atol=0.05)
+
+
+def test_a_new_head_keeps_the_adapted_normalization(keras, tiny, tame, images):
+    x = inputs = keras.Input((32, 32, 3))
+    norm = keras.layers.Normalization()
+    norm.adapt(images(32))
+    model = create_model(tiny, include_preprocessing=False, input_tensor=norm(x))
+    assert model.inputs[0] is inputs
+    tame(model)
+    norm.adapt(images(32))  # `tame` overwrote it
+    new = with_new_head(model, 3)
+    new.layers[-1].set_weights([w + 0.1 for w in new.layers[-1].get_weights()])
+    for copy in (change_image_size(new, 32), change_image_size(model, 32)):
+        original = new if copy.output_shape == new.output_shape else model
+        np.testing.assert_array_equal(_outputs(copy, images(32)), _outputs(original, images(32)))
+
+
+def test_weights_of_other_layers_are_an_error_and_change_nothing(keras):
+    def model(units, layers=1):
+        return keras.Sequential([keras.Input((2,)), *[keras.layers.Dense(units)] * layers])
+
+    a, b = model(2), model(3)
+    before = b.get_weights()
+    with pytest.raises(ValueError, match="do not fit"):
+        copy_weights(a, b)
+    with pytest.raises(ValueError, match=r"has 1 layers with weights, but .* has 2"):
+        copy_weights(a, keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (2, 2))]))
+    for x, y in zip(before, b.get_weights()):
+        np.testing.assert_array_equal(x, y)
+
+
+def _outputs(model, images):
+    return np.asarray(model(images, training=False))
