@@ -95,6 +95,14 @@ def trace_pixels(model):
     if graph is not None:
         start = [Pixels(frozenset([i])) for i in range(len(graph.inputs))]
         interpret(graph, start, flow.visit)
+    elif any(kind.__name__ == "Sequential" for kind in type(model).__mro__):  # not built yet
+        pixels = Pixels(frozenset([0]))
+        for layer in model.layers:
+            nested = graph_of(layer)
+            if nested is None:
+                pixels = flow.visit(layer, [pixels], [])
+            else:
+                pixels = interpret(nested, [pixels] * len(nested.inputs), flow.visit)[0] or pixels
     else:
         inner = _only_graph(model)
         if inner is not None:

@@ -85,6 +85,8 @@ def test_a_second_normalization_deep_in_a_model_is_found(tiny, keras):
     outer.add(middle)
     (finding,) = check_model(outer)
     assert finding.check == "normalised-twice"
+    unbuilt = keras.Sequential([keras.layers.Rescaling(1 / 255), create_model(tiny, classes=5)])
+    assert _checks(check_model(unbuilt)) == ["normalised-twice"]
     one, other = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))
     bodies = [create_model(tiny, include_top=False, pooling="avg", name=n) for n in "ab"]
     wrong = keras.layers.Rescaling(1 / 255)(other)
