@@ -195,3 +195,38 @@ def test_the_command_line_enables_onednn_unless_it_is_set(monkeypatch, before, a
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before)
     assert cli.main(["--help"]) == 0
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == after
+
+
+_WITHOUT_TENSORFLOW = """
+import sys
+from tpu_train.cli import main
+for line in sys.argv[1].splitlines():
+    assert main(line.split()) == 2, line
+    assert "tensorflow" not in sys.modules, line
+"""
+_BAD_LINES = """--data=/nonexistent --workdir=w
+--data=setup.py --workdir=w
+--data=. --workdir=setup.py/w
+--data=. --workdir=w --holdout=2
+--data=. --workdir=w --on_nan=ignore
+--data=. --workdir=w --device=cp
+--data=. --workdir=w --stop_after=soon
+--data=. --workdir=w --eval_epochs=-1
+--data=. --workdir=w --max_corrupt=-1
+prepare --data=/nonexistent --out=w
+prepare --data=. --out=w --holdout=0
+preview --data=/nonexistent
+preview --data=. --images=3
+preview --data=. --out=w.txt"""
+
+
+def test_bad_flags_and_paths_are_found_before_tensorflow_is_imported():
+    process = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORFLOW, _BAD_LINES],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.count("\n") == len(_BAD_LINES.splitlines()), process.stderr

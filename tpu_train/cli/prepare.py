@@ -18,8 +18,7 @@ def main(argv=None):
         values = _define()
         if not recipe_flags.parse(values, "effnet-train prepare", argv, __doc__):
             return 0
-        if not values.data:
-            raise ValueError("--data is missing; see effnet-train prepare --help")
+        data_flags.check(values, "effnet-train prepare")
         if bool(values.out) == values.check:
             raise ValueError("give either --out (to write shards) or --check (to verify them)")
         return _check(values) if values.check else _prepare(values)

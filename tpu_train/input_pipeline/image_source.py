@@ -26,6 +26,7 @@ class ImageSource:
     shape: Callable
     crop: Callable
     skipped: tuple[str, ...] = ()  # images that could not be decoded
+    notes: tuple[str, ...] = ()  # what else is not used, and why: one line each
     where: Callable = str  # the name of the image at a Python index, for messages
 
     @property
@@ -164,6 +165,11 @@ def without_corrupt(source: ImageSource, limit: int) -> ImageSource:
         if len(skipped) > limit:
             raise too_many_corrupt(limit, [source.where(i) for i in skipped], error)
     kept = source.take(np.setdiff1d(np.arange(source.examples), skipped))
+    for label in np.setdiff1d(source.labels[source.labels >= 0], kept.labels):
+        raise ValueError(
+            f"{source.name}: no image of the class {source.classes[label]} can be decoded: "
+            f"{', '.join(source.where(i) for i in skipped[:3])}. Repair them, or remove the class"
+        )
     return replace(kept, skipped=tuple(source.where(i) for i in skipped))
 
 
