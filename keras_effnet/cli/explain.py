@@ -44,7 +44,7 @@ def run(options):
         raise ValueError(f"--out={options.out}: {folder} is not a folder")
     if not options.out.lower().endswith((".png", ".jpg", ".jpeg")):
         raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
-    image = load_image(options.image)  # before the slow part
+    image = load_image(options.image, ignore_exif=options.ignore_exif)  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
     image = preprocess(image, preprocessing_of(model))
 

@@ -35,10 +35,16 @@ def add_model(parser):
         help="a file with one class name on each line (default: labels.txt beside a .keras file; "
         "ImageNet's names for 1,000 classes)",
     )
+    parser.add_argument(
+        "--ignore-exif",
+        action="store_true",
+        help="leave photos as they are stored, whatever their EXIF rotation",
+    )
 
 
 def run(options):
-    images = [load_image(path) for path in options.images]  # before the slow part
+    # before the slow part
+    images = [load_image(path, ignore_exif=options.ignore_exif) for path in options.images]
     model, names = open_model(options.model, options.weights, options.labels)
     prepared_as = preprocessing_of(model)
     print(f"{model.name}: {prepared_as}")

@@ -18,9 +18,9 @@ def main(argv=None):
         values = _define()
         if not recipe_flags.parse(values, "effnet-train prepare", argv, __doc__):
             return 0
-        data_flags.check(values, "effnet-train prepare")
-        if bool(values.out) == values.check:
+        if values.data and bool(values.out) == values.check:
             raise ValueError("give either --out (to write shards) or --check (to verify them)")
+        data_flags.check(values, "effnet-train prepare")
         return _check(values) if values.check else _prepare(values)
     except (flags.Error, ValueError) as error:
         print(f"effnet-train prepare: {error}", file=sys.stderr)

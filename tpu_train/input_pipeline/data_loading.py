@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from keras_effnet.image_preprocessing import HEAD_BYTES
 from tpu_train.input_pipeline import csv_json, data_paths, tfds, tfrecord
+from tpu_train.input_pipeline.encoded_images import slice_window
 from tpu_train.input_pipeline.image_source import (
     ImageSource,
     of_files,
-    slice_window,
     split,
     without_corrupt,
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
+
+from tpu_train.input_pipeline.encoded_images import decode_crop, encoded_shape
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class ImageSource:
 
     `read` takes a scalar index and returns a stored image: encoded (a string) or its pixels.
     `shape` returns the int32 (height, width, channels) of a stored image, without decoding a JPEG,
-    and `crop` its pixels in a window (y, x, height, width), as uint8 RGB.
+    and `crop` its pixels in a window (y, x, height, width), as uint8 RGB. Both turn the image
+    upright by its EXIF rotation; see :func:`without_exif`.
     """
 
     name: str
@@ -28,6 +32,7 @@ class ImageSource:
     skipped: tuple[str, ...] = ()  # images that could not be decoded
     notes: tuple[str, ...] = ()  # what else is not used, and why: one line each
     where: Callable = str  # the name of the image at a Python index, for messages
+    is_encoded: bool = False  # whether `read` returns encoded images, which may have EXIF
 
     @property
     def examples(self) -> int:
@@ -56,7 +61,25 @@ class ImageSource:
 def of_encoded(name, classes, labels, read, where):
     """An :class:`ImageSource` of encoded images (JPEG, PNG, ...), which `read` reads by index."""
     return ImageSource(
-        name, tuple(classes), labels, read, shape=_encoded_shape, crop=_decode_crop, where=where
+        name,
+        tuple(classes),
+        labels,
+        read,
+        shape=encoded_shape,
+        crop=decode_crop,
+        where=where,
+        is_encoded=True,
+    )
+
+
+def without_exif(source: ImageSource) -> ImageSource:
+    """The source with its images as they are stored: EXIF rotation is ignored."""
+    if not source.is_encoded:
+        return source
+    return replace(
+        source,
+        shape=functools.partial(encoded_shape, ignore_exif=True),
+        crop=functools.partial(decode_crop, ignore_exif=True),
     )
 
 
@@ -173,39 +196,8 @@ def without_corrupt(source: ImageSource, limit: int) -> ImageSource:
     return replace(kept, skipped=tuple(source.where(i) for i in skipped))
 
 
-def slice_window(image, window):
-    """The pixels of an image in a window (y, x, height, width)."""
-    begin, size = tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
-    return tf.slice(image, begin, size)
-
-
-def _is_jpeg(encoded):
-    return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-
-
-def _decode(encoded):
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
-
-
-def _encoded_shape(encoded):
-    return tf.cond(
-        _is_jpeg(encoded),
-        lambda: tf.image.extract_jpeg_shape(encoded),
-        lambda: tf.shape(_decode(encoded)),
-    )
-
-
-def _decode_crop(encoded, window):
-    return tf.cond(
-        _is_jpeg(encoded),
-        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3),
-        lambda: slice_window(_decode(encoded), window),
-    )
-
-
 def error_line(error: tf.errors.OpError) -> str:
     """The first line of a TensorFlow error, without node and operation names."""
     message = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
+    message = message.partition("ValueError: ")[2] or message  # of a Python function in the graph
     return message.splitlines()[0] if message else type(error).__name__

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_effnet.image_preprocessing import HEAD_BYTES, image_format
 from keras_effnet.label_file import format_labels, parse_labels
 from keras_effnet.tfrecord import (
     FRAMING,
@@ -39,7 +40,6 @@ from tpu_train.remote_files import GFILE, read_file, sha256, write_file
 
 IMAGES_PER_SHARD = 1250  # ImageNet's: 1,281,167 images in 1,024 shards
 _PLAN = "plan.json"
-_FORMATS = ((b"\xff\xd8\xff", b"JPEG"), (b"\x89PNG", b"PNG"), (b"GIF8", b"GIF"), (b"BM", b"BMP"))
 
 
 class PrepareError(RuntimeError):
@@ -319,10 +319,9 @@ def _make_example(encoded, size, labels, classes, file_name):
     def of_ints(values):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
-    image_format = next((name for magic, name in _FORMATS if encoded.startswith(magic)), b"")
     features = {
         IMAGE_KEY: of_bytes([encoded]),
-        "image/format": of_bytes([image_format]),
+        "image/format": of_bytes([(image_format(encoded[:HEAD_BYTES]) or "").encode()]),
         "image/filename": of_bytes([file_name.encode()]),
         "image/height": of_ints([size[0]]),
         "image/width": of_ints([size[1]]),
