@@ -118,6 +118,7 @@ def split(source: ImageSource, holdout: float, seed: int) -> tuple[ImageSource, 
             f"class {name!r}": np.flatnonzero(source.labels == label)
             for label, name in enumerate(source.classes)
         }
+        _check_every_class(source, groups)
     held_out = []
     for group, indices in groups.items():
         if len(indices) < 2:
@@ -129,6 +130,27 @@ def split(source: ImageSource, holdout: float, seed: int) -> tuple[ImageSource, 
     held_out = np.sort(np.concatenate(held_out))
     kept = np.setdiff1d(np.arange(source.examples), held_out)
     return source.take(kept), source.take(held_out)
+
+
+def _check_every_class(source, groups):
+    """Raises ``ValueError`` for classes without images, which class numbers with gaps give."""
+    empty = [name for name, indices in zip(source.classes, groups.values()) if not len(indices)]
+    if not empty:
+        return
+    present = [name for name in source.classes if name not in empty]
+    problem = f"{source.name}: no image has the class {_some(empty)}, only {_some(present)}"
+    if not all(name.isdecimal() for name in source.classes):
+        raise ValueError(f"{problem}. Remove the class, or add images of it")
+    advice = "subtract 1" if empty == ["0"] else "number them without gaps"
+    origin = "counting from 1" if empty == ["0"] else "numbers of another list of classes"
+    raise ValueError(
+        f"{problem}. Labels that are numbers are class numbers, from 0 without gaps; these look "
+        f"like {origin}: {advice}, or give names instead"
+    )
+
+
+def _some(names):
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
 
 
 def decode_all(source: ImageSource, indices) -> Iterator[tuple]:
