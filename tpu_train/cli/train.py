@@ -1,8 +1,8 @@
 """``effnet-train --recipe=photos --data=my_photos --workdir=run1``: parses flags and trains.
 
-Exit status: 0 after a finished run, 1 after a failed one, 2 for invalid input, and 75 for a run
-that was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved a checkpoint: the
-same command resumes it.
+Exit status: 0 after a finished run, now or before, 1 after a failed one, 2 for invalid input, and
+75 for a run that was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved a
+checkpoint: the same command resumes it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from keras_effnet.pretrained.download import DownloadError
 from keras_effnet.suggestions import unknown_name
-from tpu_train.checkpointing.preemption import StoppedError, interrupts, parse_duration
+from tpu_train.checkpointing.preemption import (
+    STOPPED,
+    CompleteError,
+    StoppedError,
+    interrupts,
+    parse_duration,
+)
 from tpu_train.cli import data_flags, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, show
 
-STOPPED = 75  # EX_TEMPFAIL: try again
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
   effnet-train --recipe=photos --data=my_photos --workdir=run1
@@ -40,12 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values.show:
             print(show(recipe))
             print()
-            print(phases.show(phases.make_phases(recipe, values.examples)))
+            planned = phases.make_phases(recipe, values.examples)
+            print(phases.show(planned))
             print(f"for {values.examples} training images (--examples=...)")
+            print(phases.batch_norm_warning(recipe, planned), end="")
             return 0
         _check(values)
         return _train(recipe, values)
-    except (flags.Error, ValueError) as error:
+    except CompleteError as error:
+        print(f"effnet-train: {error}")
+        return 0
+    except (flags.Error, ValueError, DownloadError) as error:
         print(f"effnet-train: {error}", file=sys.stderr)
         return 2
 
