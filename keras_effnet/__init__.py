@@ -46,10 +46,9 @@ from keras_effnet.finetuning import (
     unfreeze_schedule,
     with_new_head,
 )
+from keras_effnet.image_decoding import decode_image, load_image
 from keras_effnet.image_preprocessing import (
     Preprocessing,
-    decode_image,
-    load_image,
     preprocess,
     preprocess_input,
     preprocessing,

@@ -1,4 +1,4 @@
-"""Decodes, crops and resizes images as a network's weights require. No Keras here.
+"""Crops and resizes images as a network's weights require. No Keras here.
 
 A :class:`Preprocessing` belongs to the weights (:mod:`keras_effnet.pretrained.registry`). A model
 stores it in the name of an identity layer, so that every file of the model keeps it.
@@ -6,10 +6,7 @@ stores it in the name of an identity layer, so that every file of the model keep
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,110 +95,6 @@ def parse_layer_name(layer_name: str) -> Preprocessing | None:
         return None
     size, _, crop, interpolation = match.groups()
     return Preprocessing(int(size), crop and float(crop), interpolation)
-
-
-# fmt: off
-_ENDINGS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif",
-    ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga",
-)
-# fmt: on
-# (name, offset, bytes there) of formats; the first bytes alone decide.
-_SIGNATURES = (
-    ("JPEG", 0, b"\xff\xd8\xff"),
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("GIF", 0, b"GIF8"),
-    ("WebP", 8, b"WEBP"),
-    ("TIFF", 0, b"II*\0"),
-    ("TIFF", 0, b"MM\0*"),
-    ("AVIF", 4, b"ftypavi"),
-    ("HEIC", 4, b"ftyphei"),
-    ("HEIC", 4, b"ftyphev"),
-    ("HEIC", 4, b"ftypmif1"),
-    ("JPEG 2000", 4, b"jP  \r\n\x87\n"),
-    ("JPEG XL", 4, b"JXL \r\n\x87\n"),
-    ("JPEG XL", 0, b"\xff\x0a"),
-)
-
-
-def is_image_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is an image by its first bytes, or claims to be one by its ending.
-
-    Whether it can be read is for :func:`decode_image` to say.
-    """
-    if os.path.splitext(os.fspath(path))[1].lower() in _ENDINGS:
-        return True
-    try:
-        with open(path, "rb") as file:
-            return bool(_format(file.read(32)))
-    except OSError:
-        return False
-
-
-def _format(head):
-    """The name of the format of a file that begins with these bytes; "" if it is unknown."""
-    names = (n for n, at, signature in _SIGNATURES if head[at : at + len(signature)] == signature)
-    return next(names, "")
-
-
-def load_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The image in a file of any format that Pillow reads: uint8 (height, width, 3), RGB.
-
-    Raises ``ValueError`` as :func:`decode_image` does, and for a path that does not exist.
-
-    >>> load_image("photo.jpg")
-    Traceback (most recent call last):
-    ValueError: photo.jpg does not exist: give the path of an image file
-    """
-    if os.path.isdir(path):
-        raise ValueError(f"{os.fspath(path)} is a folder: give the path of an image file")
-    if not os.path.isfile(path):
-        raise ValueError(f"{os.fspath(path)} does not exist: give the path of an image file")
-    return decode_image(path)
-
-
-def decode_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
-    """The pixels of an encoded image, given as a path or as bytes: uint8 (height, width, 3), RGB.
-
-    The content decides on the format, not the ending; of several frames, the first is read. EXIF
-    rotation is ignored, as in the official training and evaluation. Raises ``ValueError`` for data
-    that is not an image, is truncated, has more than 8 bits a channel, or is so large that Pillow
-    refuses it as a decompression bomb.
-
-    >>> decode_image(b"<html>")
-    Traceback (most recent call last):
-    ValueError: image of 6 bytes is not an image that can be read
-    """
-    from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow
-
-    encoded = isinstance(source, bytes)
-    name = f"image of {len(source):,} bytes" if encoded else os.fspath(source)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large images, palettes with transparency
-            with Image.open(io.BytesIO(source) if encoded else name) as image:
-                mode = image.mode
-                pixels = None if mode[0] in "IF" else np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        kind = _format(source[:32] if encoded else _head(name))
-        what = f"a {kind} image, which Pillow cannot read here" if kind else ""
-        raise ValueError(f"{name} is {what or 'not an image that can be read'}") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{name} cannot be decoded: it is larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; "
-            "make it smaller"
-        ) from error
-    except Exception as error:  # plugins raise anything for damaged files
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"{name} cannot be decoded: {reason}") from error
-    if pixels is None:
-        raise ValueError(f"{name} has {mode} pixels, more than 8 bits: convert it")
-    return pixels
-
-
-def _head(path):
-    with open(path, "rb") as file:
-        return file.read(32)
 
 
 def preprocess_input(x, data_format=None):

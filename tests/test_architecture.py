@@ -67,6 +67,7 @@ LAYERS = {
         ("pretrained",),
         ("model_structure", "gradients", "model", "weight_transfer", "pixel_flow"),
         ("image_preprocessing", "labels"),
+        ("image_decoding",),
         ("scaling",),
         ("model_cost",),
         ("network_plan",),

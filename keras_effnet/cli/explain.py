@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_effnet.atomic_write import check_new, replacing
 from keras_effnet.cli.predict import add_model, image_input, open_model
-from keras_effnet.image_preprocessing import load_image
+from keras_effnet.image_decoding import load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.suggestions import unknown_name
@@ -48,7 +48,7 @@ def run(options):
     if not options.out.lower().endswith((".png", ".jpg", ".jpeg")):
         raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
     _check_replaceable(options)
-    image = load_image(options.image)  # before the slow part
+    image = load_image(options.image, ignore_exif=options.ignore_exif)  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
     prepared_as = image_input(model)
     image = prepared_as.prepare(image)

@@ -1,20 +1,15 @@
 """``effnet predict``: classifies images, with the preprocessing that the weights require."""
 
 import argparse
+import functools
 import os
 import pathlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_preprocessing import (
-    Preprocessing,
-    is_image_file,
-    load_image,
-    preprocess,
-    preprocessing,
-    resize,
-)
+from keras_effnet.image_decoding import is_image_file, load_image
+from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing, resize
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.suggestions import unknown_name
@@ -45,17 +40,23 @@ def add_model(parser):
         help="a file with one class name on each line (default: labels.txt beside a .keras file; "
         "ImageNet's names for 1,000 classes)",
     )
+    parser.add_argument(
+        "--ignore_exif",
+        action="store_true",
+        help="leave photos as they are stored, whatever their EXIF rotation",
+    )
 
 
 def run(options):
     paths = image_files(options.images)
-    first = [load_image(path) for path in paths[:_BATCH]]  # before the slow part
+    load = functools.partial(load_image, ignore_exif=options.ignore_exif)
+    first = [load(path) for path in paths[:_BATCH]]  # before the slow part
     model, names = open_model(options.model, options.weights, options.labels)
     prepared_as = image_input(model)
     print(f"{model.name}: {prepared_as}")
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
-        images = [load_image(path) for path in batch] if start else first
+        images = [load(path) for path in batch] if start else first
         pixels = np.stack([prepared_as.for_model(prepared_as.prepare(image)) for image in images])
         scores = np.asarray(model.predict(pixels, verbose=0), "float32")
         if scores.ndim != 2:

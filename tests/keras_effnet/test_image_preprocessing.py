@@ -1,12 +1,20 @@
+import io
+
 import numpy as np
 import pytest
 
 from keras_effnet.constructors import create_model
+from keras_effnet.image_decoding import (
+    HEAD_BYTES,
+    IMAGE_FORMATS,
+    decode_image,
+    image_format,
+    image_shape,
+    load_image,
+)
 from keras_effnet.image_preprocessing import (
     INTERPOLATIONS,
     Preprocessing,
-    decode_image,
-    load_image,
     preprocess,
     preprocessing,
     resize,
@@ -117,6 +125,76 @@ def test_images_are_decoded_to_8_bit_rgb(photo, tmp_path):
         np.testing.assert_array_equal(decode_image(path.read_bytes()), expected, name)
 
 
+def _encode(pixels, kind, **options):
+    from PIL import Image, features
+
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+_LOSSLESS = {"WEBP": {"lossless": True}, "JPEG2000": {"irreversible": False}}
+
+
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
+def test_content_decides_the_format(photo, kind, tmp_path):
+    path = tmp_path / "photo.jpg"  # the wrong ending for most
+    path.write_bytes(_encode(photo, kind, **_LOSSLESS.get(kind, {})))
+    assert image_format(path.read_bytes()[:HEAD_BYTES]) == kind
+    pixels = load_image(path)
+    assert pixels.shape == (*image_shape(path.read_bytes()), 3) == photo.shape
+    if kind not in ("JPEG", "GIF", "AVIF"):
+        np.testing.assert_array_equal(pixels, photo)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_of_16_bits_the_upper_8_are_kept(photo, kind):
+    deep = photo[..., 0].astype(np.uint16) * 256 + 99
+    np.testing.assert_array_equal(decode_image(_encode(deep, kind))[..., 1], photo[..., 0])
+
+
+_TURNED = {  # EXIF orientation -> the upright image of the stored one
+    1: lambda x: x,
+    2: np.fliplr,
+    3: lambda x: np.rot90(x, 2),
+    4: np.flipud,
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", _TURNED)
+def test_images_are_turned_upright_by_exif(photo, kind, orientation):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[274] = orientation
+    encoded = _encode(photo, kind, exif=exif, **_LOSSLESS.get(kind, {}))
+    upright = _TURNED[orientation](photo)
+    np.testing.assert_array_equal(decode_image(encoded), upright)
+    assert image_shape(encoded) == upright.shape[:2]
+    if kind != "TIFF":  # whose orientation is no EXIF
+        np.testing.assert_array_equal(decode_image(encoded, ignore_exif=True), photo)
+        assert image_shape(encoded, ignore_exif=True) == photo.shape[:2]
+
+
+def test_damaged_exif_is_ignored(photo):
+    encoded = _encode(photo, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    np.testing.assert_array_equal(decode_image(encoded), photo)
+
+
+def test_heic_is_recognized_and_refused_by_name():
+    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50)
+    assert image_format(head) == "HEIC"
+    with pytest.raises(ValueError, match="HEIC is not supported here, convert it to JPEG or PNG"):
+        decode_image(head)
+
+
 def test_errors_name_the_undecodable_file(photo, tmp_path):
     from PIL import Image
 
@@ -129,7 +207,7 @@ def test_errors_name_the_undecodable_file(photo, tmp_path):
     for name, message in (
         ("x.jpg", "is not an image"),
         ("cut.png", "cannot be decoded"),
-        ("deep.tiff", "has I pixels, more than 8 bits"),
+        ("deep.tiff", "has I pixels, not 8 or 16 bits"),
     ):
         path = tmp_path / name
         with pytest.raises(ValueError, match=rf"{name} {message}"):

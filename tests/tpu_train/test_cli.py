@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from keras_effnet.pretrained.download import DownloadError
 from tpu_train import cli
 from tpu_train.cli import recipe_flags
 from tpu_train.cli.train import STOPPED, define, main
@@ -117,6 +118,10 @@ def test_trains_on_a_file_and_exits_with_the_documented_statuses(arguments, tmp_
     assert main([*arguments, "--epochs=1", "--phases=1"]) == 0
     assert "evaluation accuracy" in capsys.readouterr().out
     assert (tmp_path / "w" / "model.keras").is_file()
+    assert main([*arguments, "--epochs=1", "--phases=1"]) == 0  # the same command again
+    out = capsys.readouterr().out
+    assert f"the run in {tmp_path / 'w'} is complete" in out
+    assert out.count("\n") == 1
     assert main(arguments) == 2
     assert "already contains a run" in capsys.readouterr().err
     assert main([*arguments, "--learning_rate=1e30", "--clip_norm=0", "--overwrite"]) == 1
@@ -195,3 +200,68 @@ def test_the_command_line_enables_onednn_unless_it_is_set(monkeypatch, before, a
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before)
     assert cli.main(["--help"]) == 0
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == after
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line_and_status_2(
+    arguments, monkeypatch, capsys
+):
+    def offline(*_):
+        raise DownloadError("b0.h5 is not in the cache, and KERAS_EFFNET_OFFLINE is set")
+
+    monkeypatch.setattr("tpu_train.training.model_factory.training_network", offline)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "effnet-train: b0.h5 is not in the cache, and KERAS_EFFNET_OFFLINE is set\n"
+    )
+
+
+def _interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_prepare_is_one_line_and_status_75(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("tpu_train.input_pipeline.tfrecord_writer.write_shards", _interrupted)
+    assert cli.main(["prepare", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]) == STOPPED
+    err = capsys.readouterr().err.strip()
+    assert err == "Stopped: the same command resumes at the first missing shard"
+
+
+def test_ctrl_c_elsewhere_is_one_line_and_status_130(monkeypatch, capsys):
+    monkeypatch.setattr("tpu_train.cli.train.main", _interrupted)
+    assert cli.main(["--data=x"]) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted"
+
+
+_WITHOUT_TENSORFLOW = """
+import sys
+from tpu_train.cli import main
+for line in sys.argv[1].splitlines():
+    assert main(line.split()) == 2, line
+    assert "tensorflow" not in sys.modules, line
+"""
+_BAD_LINES = """--data=/nonexistent --workdir=w
+--data=setup.py --workdir=w
+--data=. --workdir=setup.py/w
+--data=. --workdir=w --holdout=2
+--data=. --workdir=w --on_nan=ignore
+--data=. --workdir=w --device=cp
+--data=. --workdir=w --stop_after=soon
+--data=. --workdir=w --eval_epochs=-1
+--data=. --workdir=w --max_corrupt=-1
+prepare --data=/nonexistent --out=w
+prepare --data=. --out=w --holdout=0
+preview --data=/nonexistent
+preview --data=. --images=3
+preview --data=. --out=w.txt"""
+
+
+def test_bad_flags_and_paths_are_found_before_tensorflow_is_imported():
+    process = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORFLOW, _BAD_LINES],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.count("\n") == len(_BAD_LINES.splitlines()), process.stderr

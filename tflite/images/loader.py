@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_preprocessing import decode_image, is_image_file, preprocess, resize
+from keras_effnet.image_decoding import decode_image, is_image_file
+from keras_effnet.image_preprocessing import preprocess, resize
 from keras_effnet.label_file import class_index
 from keras_effnet.suggestions import unknown_name
 from tflite.images import tfrecord

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+STOPPED = 75  # exit status EX_TEMPFAIL: try again
 METADATA = "169.254.169.254"  # metadata.google.internal, without a DNS query
 POLL_SECONDS = 5.0  # a preempted machine ends 30 s after the notice
 _TIMEOUT_SECONDS = 2.0
@@ -28,6 +29,10 @@ _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 class StoppedError(RuntimeError):
     """The run was asked to stop and has saved a checkpoint; the same command resumes it."""
+
+
+class CompleteError(ValueError):
+    """The work directory has this very run, and it is finished."""
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -36,5 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         from tpu_train.cli.train import main as run
 
-        return run(argv)
-    return run(argv[1:])
+        return _run(run, argv)
+    return _run(run, argv[1:])
+
+
+def _run(command, argv):
+    try:
+        return command(argv)
+    except KeyboardInterrupt:
+        print("\nInterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT

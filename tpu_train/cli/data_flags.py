@@ -1,6 +1,10 @@
 """Flags that select the images of a command."""
 
+import sys
+
 from absl import flags
+
+from tpu_train.input_pipeline import data_paths
 
 
 def define(values):
@@ -19,5 +23,21 @@ def define(values):
         **common,
     )
     flags.DEFINE_integer(
-        "max_corrupt", 10, "undecodable images that are skipped, at most", **common
+        "max_corrupt", 10, "undecodable images that are skipped, at most", lower_bound=0, **common
     )
+
+
+def check(values, command):
+    """Raises ``ValueError`` for missing or impossible data, before TensorFlow is imported."""
+    if not values.data:
+        raise ValueError(f"--data is missing; see {command} --help")
+    data_paths.check_holdout(values.holdout)
+    data_paths.check_path(values.data)
+
+
+def print_notes(*sources):
+    """Prints what of the data is not used, each line once."""
+    notes = [note for source in sources for note in source.notes]
+    notes += [f"skipped, cannot be decoded: {path}" for s in sources for path in s.skipped]
+    for note in dict.fromkeys(notes):
+        print(note, file=sys.stderr)

@@ -1,13 +1,15 @@
 """``effnet-train prepare --data=my_photos --out=my_shards``: writes verified TFRecord shards.
 
 ``effnet-train prepare --check --data=my_shards`` verifies shards and writes nothing. The exit
-status is 0 on success, 1 for a failing disk or corrupt shards, 2 for bad input.
+status is 0 on success, 1 for a failing disk or corrupt shards, 2 for bad input, and 75 after
+Ctrl-C: the same command resumes.
 """
 
 import sys
 
 from absl import flags
 
+from tpu_train.checkpointing.preemption import STOPPED
 from tpu_train.cli import data_flags, recipe_flags
 
 
@@ -18,11 +20,16 @@ def main(argv=None):
         values = _define()
         if not recipe_flags.parse(values, "effnet-train prepare", argv, __doc__):
             return 0
-        if not values.data:
-            raise ValueError("--data is missing; see effnet-train prepare --help")
-        if bool(values.out) == values.check:
+        if values.data and bool(values.out) == values.check:
             raise ValueError("give either --out (to write shards) or --check (to verify them)")
-        return _check(values) if values.check else _prepare(values)
+        data_flags.check(values, "effnet-train prepare")
+        if values.check:
+            return _check(values)
+        try:
+            return _prepare(values)
+        except KeyboardInterrupt:
+            print("\nStopped: the same command resumes at the first missing shard", file=sys.stderr)
+            return STOPPED
     except (flags.Error, ValueError) as error:
         print(f"effnet-train prepare: {error}", file=sys.stderr)
         return 2

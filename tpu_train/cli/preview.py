@@ -9,6 +9,7 @@ import sys
 from absl import flags
 
 from tpu_train.cli import data_flags, recipe_flags
+from tpu_train.input_pipeline import data_paths
 
 _INTRODUCTION = """Draws the first training images of every phase: cropped, augmented and mixed.
 
@@ -22,8 +23,8 @@ def main(argv):
         if not recipe_flags.parse(values, "effnet-train preview", argv, _INTRODUCTION):
             return 0
         recipe = recipe_flags.chosen(values)
-        if not values.data:
-            raise ValueError("--data is missing; see effnet-train preview --help")
+        data_flags.check(values, "effnet-train preview")
+        data_paths.check_picture(values.out, values.images)
         return _draw(recipe, values)
     except (flags.Error, ValueError) as error:
         print(f"effnet-train preview: {error}", file=sys.stderr)
@@ -50,6 +51,7 @@ def _draw(recipe, values):
     training, _ = open_data(
         values.data, holdout=values.holdout, seed=recipe.seed, max_corrupt=values.max_corrupt
     )
+    data_flags.print_notes(training)
     draw_preview(recipe, training, values.out, images=values.images)
     print(values.out)
     return 0

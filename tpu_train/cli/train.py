@@ -1,22 +1,32 @@
 """``effnet-train --recipe=photos --data=my_photos --workdir=run1``: parses flags and trains.
 
-Exit status: 0 after a finished run, 1 after a failed one, 2 for invalid input, and 75 for a run
-that was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved a checkpoint: the
-same command resumes it.
+Exit status: 0 after a finished run, now or before, 1 after a failed one, 2 for invalid input, and
+75 for a run that was stopped (Ctrl-C, SIGTERM, --stop_after, a preemption notice) and saved a
+checkpoint: the same command resumes it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
+from keras_effnet.pretrained.download import DownloadError
+from keras_effnet.suggestions import unknown_name
+from tpu_train.checkpointing.preemption import (
+    STOPPED,
+    CompleteError,
+    StoppedError,
+    interrupts,
+    parse_duration,
+)
 from tpu_train.cli import data_flags, recipe_flags
+from tpu_train.device_names import DEVICES
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, show
 
-STOPPED = 75  # EX_TEMPFAIL: try again
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
   effnet-train --recipe=photos --data=my_photos --workdir=run1
@@ -36,14 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values.show:
             print(show(recipe))
             print()
-            print(phases.show(phases.make_phases(recipe, values.examples)))
+            planned = phases.make_phases(recipe, values.examples)
+            print(phases.show(planned))
             print(f"for {values.examples} training images (--examples=...)")
+            print(phases.batch_norm_warning(recipe, planned), end="")
             return 0
-        for flag in ("data", "workdir"):
-            if not getattr(values, flag):
-                raise ValueError(f"--{flag} is missing; see effnet-train --help")
+        _check(values)
         return _train(recipe, values)
-    except (flags.Error, ValueError) as error:
+    except CompleteError as error:
+        print(f"effnet-train: {error}")
+        return 0
+    except (flags.Error, ValueError, DownloadError) as error:
         print(f"effnet-train: {error}", file=sys.stderr)
         return 2
 
@@ -67,6 +80,7 @@ def define() -> flags.FlagValues:
         "eval_epochs",
         0.0,
         "epochs between evaluations; 0: only at the end of each phase",
+        lower_bound=0,
         **to_values,
     )
     flags.DEFINE_string(
@@ -75,9 +89,10 @@ def define() -> flags.FlagValues:
         "save a checkpoint and stop after this time, e.g. 11h or 90m; empty for no limit",
         **to_values,
     )
-    flags.DEFINE_string(
+    flags.DEFINE_enum(
         "on_nan",
         "stop",
+        ["stop", "skip"],
         "if the loss becomes NaN or Inf: stop, or skip (resume from the last checkpoint without "
         "the steps that caused it)",
         **to_values,
@@ -86,21 +101,46 @@ def define() -> flags.FlagValues:
         "keep_checkpoints", False, "keep the checkpoints of a finished run", **to_values
     )
     flags.DEFINE_float(
-        "save_minutes", 10.0, "minutes between checkpoints within a phase", **to_values
+        "save_minutes",
+        10.0,
+        "minutes between checkpoints within a phase",
+        lower_bound=0,
+        **to_values,
     )
     flags.DEFINE_boolean(
         "show", False, "print the recipe and its phases without training", **to_values
     )
     flags.DEFINE_integer(
-        "examples", 10_000, "number of training images assumed by --show", **to_values
+        "examples",
+        10_000,
+        "number of training images assumed by --show",
+        lower_bound=1,
+        **to_values,
     )
     recipe_flags.define(values)
     return values
 
 
+def _check(values):
+    """Raises ``ValueError`` for flags that cannot work, before TensorFlow is imported."""
+    for flag in ("data", "workdir"):
+        if not getattr(values, flag):
+            raise ValueError(f"--{flag} is missing; see effnet-train --help")
+    existing = os.path.abspath(values.workdir)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if "://" not in values.workdir and not os.path.isdir(existing):
+        raise ValueError(f"workdir {values.workdir!r} is not writable: {existing} is a file")
+    kind = values.device.partition(":")[0]
+    if kind not in DEVICES:
+        raise ValueError(unknown_name("device", values.device, DEVICES))
+    if values.stop_after:
+        parse_duration(values.stop_after)
+    data_flags.check(values, "effnet-train")
+
+
 def _train(recipe: Recipe, values: flags.FlagValues) -> int:
-    # Imported here, so that --show and --help do not wait for TensorFlow.
-    from tpu_train.checkpointing.preemption import StoppedError, interrupts, parse_duration
+    # Imported here, so that --show, --help and bad flags do not wait for TensorFlow.
     from tpu_train.input_pipeline.data_loading import open_data
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.run import TrainingError, train
@@ -115,8 +155,7 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 seed=recipe.seed,
                 max_corrupt=values.max_corrupt,
             )
-            for path in training.skipped:
-                print(f"skipped, cannot be decoded: {path}", file=sys.stderr)
+            data_flags.print_notes(training, evaluation)
             result = train(
                 recipe,
                 training,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tpu_train.input_pipeline import augmentation, keras_cv_layers, mixup
-from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.input_pipeline.image_source import ImageSource, without_exif
 from tpu_train.recipes.phases import Phase, rows_of
 from tpu_train.recipes.schema import Recipe
 
@@ -59,6 +59,7 @@ def training_batches(
     first_example = phase.first_example + (first_step - phase.first_step) * phase.batch_size
     labels = tf.constant(source.labels)
     run_seed = tf.constant(recipe.seed, tf.int64)
+    source = without_exif(source) if recipe.ignore_exif else source
 
     @_no_autograph
     def example(k):
@@ -186,6 +187,7 @@ def evaluation_batches(
     replicas: int,
     crop: float = 0.0,
     interpolation: str = "bilinear",
+    ignore_exif: bool = False,
     host: int = 0,
     hosts: int = 1,
 ) -> tf.data.Dataset:
@@ -194,8 +196,9 @@ def evaluation_batches(
     An element is ``{"image": uint8 (batch, size, size, 3), "label": int32, as in training,
     "weight": float32 (batch,)}``; `weight` is 1 for images and 0 for padding. An image is the
     center square of ``int(crop * shorter side)`` pixels, or the full image, stretched, for a `crop`
-    of 0.
+    of 0. It is turned upright by its EXIF rotation, unless `ignore_exif`.
     """
+    source = without_exif(source) if ignore_exif else source
     labels = tf.constant(source.labels)
     per_host, per_replica = batch_size // hosts, batch_size // replicas
     batches = -(-source.examples // batch_size)

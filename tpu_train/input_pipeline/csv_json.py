@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import concurrent.futures
 import csv
 import json
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
+from tpu_train.input_pipeline.data_paths import TEST, TRAINING, VALIDATION, split_of
 from tpu_train.input_pipeline.image_source import (
     ImageSource,
     of_files,
     pad_labels,
     without_corrupt,
 )
+from tpu_train.remote_files import read_file
 
-TRAINING = ("train", "training")
-EVALUATION = ("validation", "val", "test", "evaluation")
 _COLUMNS = "`image` (a path), `label` and optionally `split`"
 
 
@@ -30,19 +32,24 @@ class Row:
 
     path: str
     labels: tuple[int, ...]
-    is_evaluation: bool
+    split: str | None  # TRAINING, VALIDATION or TEST; None in a manifest without splits
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether it is an image of the validation or test split."""
+        return self.split in (VALIDATION, TEST)
 
 
 def read_manifest(path: str) -> tuple[list[Row], list[str], bool]:
     """(rows, classes, whether it has splits) of a manifest, in which every image is unique.
 
-    A CSV file has the columns ``image``, ``label`` and optionally ``split`` (train or validation);
-    several labels of an image are separated by ``|``. A JSON file is a list of objects with these
-    keys; several labels are a list. Labels are names, or class numbers from 0. Raises
-    ``ValueError`` that names the bad row.
+    A CSV file has the columns ``image``, ``label`` and optionally ``split`` (any usual name of
+    train, validation and test), separated by commas, semicolons or tabs; several labels of an image
+    are separated by ``|``. The encoding is UTF-8, or UTF-16 with a byte order mark. A JSON file is
+    a list of objects with these keys; several labels are a list. Labels are names, or class numbers
+    from 0. Raises ``ValueError`` that names the bad row.
     """
-    with tf.io.gfile.GFile(path) as file:
-        text = file.read()
+    text = _decode_text(path, read_file(path))
     table = _read_csv(path, text) if path.lower().endswith(".csv") else _read_json(path, text)
     if not table:
         raise ValueError(f"{path} has no rows: it needs {_COLUMNS}, one row per image")
@@ -52,7 +59,7 @@ def read_manifest(path: str) -> tuple[list[Row], list[str], bool]:
         Row(
             image,
             tuple(sorted({numbers[label] for label in labels})),
-            has_split and _is_evaluation(split, where),
+            _split(split, where) if has_split else None,
         )
         for image, labels, split, where in table
     ]
@@ -60,17 +67,37 @@ def read_manifest(path: str) -> tuple[list[Row], list[str], bool]:
     return rows, classes, has_split
 
 
+def _decode_text(path, content):
+    """The text of a file; Excel and Notepad begin it with a byte order mark."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start:,}): save it as UTF-8; in "
+            "Excel choose `CSV UTF-8`"
+        ) from error
+
+
 def _read_csv(path, text):
-    table = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    columns = table.fieldnames or []
+    lines = text.splitlines()
+    if lines and re.fullmatch(r"sep=.", lines[0], re.IGNORECASE):  # of Excel
+        del lines[0]
+    # Excel writes the delimiter of the system's language.
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    table = csv.DictReader(lines, skipinitialspace=True, delimiter=delimiter)
+    columns = [(name or "").strip().lower() for name in table.fieldnames or []]
+    table.fieldnames = columns
     missing = [c for c in ("image", "label") if c not in columns]
     if missing:
         raise ValueError(
-            f"{path} has the columns {', '.join(columns) or 'none'} and lacks "
+            f"{path} has the columns {', '.join(filter(None, columns)) or 'none'} and lacks "
             f"{' and '.join(missing)}: its first line must name {_COLUMNS}"
         )
     rows = []
     for row in table:
+        if not any(row.values()):  # Excel writes the delimiters of empty rows
+            continue
         where = f"{path} line {table.line_num}"
         labels = [label.strip() for label in (row["label"] or "").split("|")]
         rows.append(_checked_row(where, row["image"], labels, row.get("split")))
@@ -123,12 +150,11 @@ def _number_classes(path, rows):
     return classes, {name: n for n, name in enumerate(classes)}
 
 
-def _is_evaluation(split, where):
-    if split not in TRAINING + EVALUATION:
-        raise ValueError(
-            f"{where} has the split {split!r}; accepted: {', '.join(TRAINING + EVALUATION)}"
-        )
-    return split in EVALUATION
+def _split(name, where):
+    split = split_of(name) if isinstance(name, str) else None
+    if split is None:
+        raise ValueError(f"{where} has the split {name!r}; accepted: train, validation, test")
+    return split
 
 
 def _check_splits(path, rows, has_split):
@@ -176,6 +202,11 @@ def from_manifest(
     source = of_files(path, classes, labels, files, [row.path for row in rows])
     if not has_split:
         return without_corrupt(source, max_corrupt), None
-    evaluation = np.array([row.is_evaluation for row in rows])
-    splits = (source.take(np.flatnonzero(rows)) for rows in (~evaluation, evaluation))
+    names = np.array([row.split for row in rows])
+    evaluation = names == (VALIDATION if VALIDATION in names else TEST)
+    kept_out = np.flatnonzero((names == TEST) & ~evaluation)
+    if len(kept_out):
+        note = f"kept out of training and evaluation: {len(kept_out)} test images of {path}"
+        source = replace(source, notes=(note,))
+    splits = (source.take(np.flatnonzero(rows)) for rows in (names == TRAINING, evaluation))
     return None, tuple(without_corrupt(split, max_corrupt) for split in splits)

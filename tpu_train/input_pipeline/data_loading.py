@@ -8,26 +8,21 @@ that cannot be decoded ends the training.
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from tpu_train.input_pipeline import csv_json, tfds, tfrecord
+from keras_effnet.image_decoding import HEAD_BYTES
+from tpu_train.input_pipeline import csv_json, data_paths, tfds, tfrecord
+from tpu_train.input_pipeline.encoded_images import slice_window
 from tpu_train.input_pipeline.image_source import (
     ImageSource,
     of_files,
-    slice_window,
     split,
     without_corrupt,
-)
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-_SPLITS = (("train", "validation"), ("train", "val"), ("train", "test"))
-_ACCEPTED = (
-    "a folder with one folder of images per class, a folder of TFRecord shards "
-    "(train-00000-of-00008, ...), a CSV or JSON manifest, an .npz file with the arrays images and "
-    "labels, or tfds:NAME"
 )
 
 
@@ -38,8 +33,8 @@ def open_data(
 
     `data` is
 
-    - a folder of class folders, or a folder with ``train`` and ``validation`` (or ``val``, or
-      ``test``) of class folders;
+    - a folder of class folders, or a folder with ``train`` and ``validation`` (or any usual name
+      of them) of class folders; ``test`` is the evaluation set only without a ``validation``;
     - a folder of TFRecord shards in ImageNet's form; ``validation`` shards, else ``minival``, else
       ``test`` are the evaluation set;
     - a ``.csv`` or ``.json`` manifest, see
@@ -52,8 +47,8 @@ def open_data(
     cannot be trained on.
     """
     data = os.fspath(data)
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout must be between 0 and 1, e.g. 0.2; got {holdout}")
+    data_paths.check_holdout(holdout)
+    data_paths.check_path(data)
     source, splits = _open(data, max_corrupt)
     return splits or split(source, holdout, seed)
 
@@ -68,13 +63,13 @@ def _open(data, max_corrupt):
             return tfrecord.from_shards(data, shards)
         return _from_folders(data, max_corrupt)
     if not tf.io.gfile.exists(data):
-        raise ValueError(f"data {data!r} does not exist: give {_ACCEPTED}")
+        raise ValueError(f"data {data!r} does not exist: give {data_paths.ACCEPTED}")
     ending = os.path.splitext(data)[1].lower()
     if ending == ".npz":
         return _from_npz(data), None
     if ending in (".csv", ".json"):
         return csv_json.from_manifest(data, max_corrupt)
-    raise ValueError(f"data {data!r} has an unknown type: give {_ACCEPTED}")
+    raise ValueError(f"data {data!r} has an unknown type: give {data_paths.ACCEPTED}")
 
 
 def from_arrays(name: str, images, labels, classes) -> ImageSource:
@@ -118,42 +113,57 @@ def from_folder(folder: str | os.PathLike[str], *, max_corrupt: int = 10) -> Ima
     them, no images, or only one class.
     """
     folder = os.fspath(folder)
-    images = []  # (class, path)
+    return _from_files(folder, _list_files(folder), max_corrupt)
+
+
+def _from_files(folder, files, max_corrupt):
+    """The :class:`ImageSource` of the `files` of a folder, relative to it, with their notes."""
+
+    def read_head(file):
+        with tf.io.gfile.GFile(os.path.join(folder, file), "rb") as opened:
+            return opened.read(HEAD_BYTES)
+
+    def read_heads(files):
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            return list(pool.map(read_head, files))
+
+    found = data_paths.find_images(folder, files, read_heads)
+    classes = found.classes
+    numbers = {name: n for n, name in enumerate(classes)}
+    labels = np.array([numbers[name] for name, _ in found.images], np.int32)
+    paths = [os.path.join(folder, path) for _, path in found.images]
+    source = of_files(folder, classes, labels, paths, paths)
+    return without_corrupt(dataclasses.replace(source, notes=found.notes), max_corrupt)
+
+
+def _list_files(folder):
+    """The paths of all files of a folder, relative to it."""
+    listed = []
     for root, _, files in tf.io.gfile.walk(folder):
-        inside = os.path.relpath(root, folder).split(os.sep)[0]
-        if inside != "." and not inside.startswith("."):
-            names = [f for f in files if f.lower().endswith(IMAGE_ENDINGS)]
-            images += [(inside, os.path.join(root, f)) for f in names]
-    images.sort()
-    if not images:
-        raise ValueError(
-            f"{folder} has no images: it needs one folder per class with "
-            f"{'/'.join(IMAGE_ENDINGS)} files"
-        )
-    classes = sorted({name for name, _ in images})
-    if len(classes) < 2:
-        raise ValueError(
-            f"{folder} has images of only one class ({classes[0]}); it needs one folder per class "
-            "and at least two classes"
-        )
-    labels = [classes.index(name) for name, _ in images]
-    paths = [path for _, path in images]
-    source = of_files(folder, classes, np.array(labels, np.int32), paths, paths)
-    return without_corrupt(source, max_corrupt)
+        inside = os.path.relpath(root, folder).replace(os.sep, "/")
+        listed += files if inside == "." else [f"{inside}/{file}" for file in files]
+    return listed
 
 
 def _from_folders(folder, max_corrupt):
-    for train, evaluation in _SPLITS:
-        splits = os.path.join(folder, train), os.path.join(folder, evaluation)
-        if all(map(tf.io.gfile.isdir, splits)):
-            sources = tuple(from_folder(path, max_corrupt=max_corrupt) for path in splits)
-            if sources[0].classes != sources[1].classes:
-                differing = sorted(set(sources[0].classes) ^ set(sources[1].classes))
-                raise ValueError(
-                    f"{splits[0]} and {splits[1]} have different classes: {', '.join(differing)}"
-                )
-            return None, sources
-    return from_folder(folder, max_corrupt=max_corrupt), None
+    files = _list_files(folder)
+    splits, notes = data_paths.find_splits(folder, files)
+    if not splits:
+        return _from_files(folder, files, max_corrupt), None
+    sources = []
+    for name in splits.values():
+        inside = [file[len(name) + 1 :] for file in files if file.startswith(f"{name}/")]
+        sources.append(_from_files(os.path.join(folder, name), inside, max_corrupt))
+    training = dataclasses.replace(sources[0], notes=(*notes, *sources[0].notes))
+    if len(sources) == 1:
+        return training, None
+    evaluation = sources[1]
+    if training.classes != evaluation.classes:
+        differing = sorted(set(training.classes) ^ set(evaluation.classes))
+        raise ValueError(
+            f"{training.name} and {evaluation.name} have different classes: {', '.join(differing)}"
+        )
+    return None, (training, evaluation)
 
 
 def _from_npz(path):

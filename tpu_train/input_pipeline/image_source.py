@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
+
+from tpu_train.input_pipeline.encoded_images import decode_crop, encoded_shape
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class ImageSource:
 
     `read` takes a scalar index and returns a stored image: encoded (a string) or its pixels.
     `shape` returns the int32 (height, width, channels) of a stored image, without decoding a JPEG,
-    and `crop` its pixels in a window (y, x, height, width), as uint8 RGB.
+    and `crop` its pixels in a window (y, x, height, width), as uint8 RGB. Both turn the image
+    upright by its EXIF rotation; see :func:`without_exif`.
     """
 
     name: str
@@ -26,7 +30,9 @@ class ImageSource:
     shape: Callable
     crop: Callable
     skipped: tuple[str, ...] = ()  # images that could not be decoded
+    notes: tuple[str, ...] = ()  # what else is not used, and why: one line each
     where: Callable = str  # the name of the image at a Python index, for messages
+    is_encoded: bool = False  # whether `read` returns encoded images, which may have EXIF
 
     @property
     def examples(self) -> int:
@@ -55,7 +61,25 @@ class ImageSource:
 def of_encoded(name, classes, labels, read, where):
     """An :class:`ImageSource` of encoded images (JPEG, PNG, ...), which `read` reads by index."""
     return ImageSource(
-        name, tuple(classes), labels, read, shape=_encoded_shape, crop=_decode_crop, where=where
+        name,
+        tuple(classes),
+        labels,
+        read,
+        shape=encoded_shape,
+        crop=decode_crop,
+        where=where,
+        is_encoded=True,
+    )
+
+
+def without_exif(source: ImageSource) -> ImageSource:
+    """The source with its images as they are stored: EXIF rotation is ignored."""
+    if not source.is_encoded:
+        return source
+    return replace(
+        source,
+        shape=functools.partial(encoded_shape, ignore_exif=True),
+        crop=functools.partial(decode_crop, ignore_exif=True),
     )
 
 
@@ -94,6 +118,7 @@ def split(source: ImageSource, holdout: float, seed: int) -> tuple[ImageSource, 
             f"class {name!r}": np.flatnonzero(source.labels == label)
             for label, name in enumerate(source.classes)
         }
+        _check_every_class(source, groups)
     held_out = []
     for group, indices in groups.items():
         if len(indices) < 2:
@@ -105,6 +130,27 @@ def split(source: ImageSource, holdout: float, seed: int) -> tuple[ImageSource, 
     held_out = np.sort(np.concatenate(held_out))
     kept = np.setdiff1d(np.arange(source.examples), held_out)
     return source.take(kept), source.take(held_out)
+
+
+def _check_every_class(source, groups):
+    """Raises ``ValueError`` for classes without images, which class numbers with gaps give."""
+    empty = [name for name, indices in zip(source.classes, groups.values()) if not len(indices)]
+    if not empty:
+        return
+    present = [name for name in source.classes if name not in empty]
+    problem = f"{source.name}: no image has the class {_some(empty)}, only {_some(present)}"
+    if not all(name.isdecimal() for name in source.classes):
+        raise ValueError(f"{problem}. Remove the class, or add images of it")
+    advice = "subtract 1" if empty == ["0"] else "number them without gaps"
+    origin = "counting from 1" if empty == ["0"] else "numbers of another list of classes"
+    raise ValueError(
+        f"{problem}. Labels that are numbers are class numbers, from 0 without gaps; these look "
+        f"like {origin}: {advice}, or give names instead"
+    )
+
+
+def _some(names):
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
 
 
 def decode_all(source: ImageSource, indices) -> Iterator[tuple]:
@@ -164,42 +210,16 @@ def without_corrupt(source: ImageSource, limit: int) -> ImageSource:
         if len(skipped) > limit:
             raise too_many_corrupt(limit, [source.where(i) for i in skipped], error)
     kept = source.take(np.setdiff1d(np.arange(source.examples), skipped))
+    for label in np.setdiff1d(source.labels[source.labels >= 0], kept.labels):
+        raise ValueError(
+            f"{source.name}: no image of the class {source.classes[label]} can be decoded: "
+            f"{', '.join(source.where(i) for i in skipped[:3])}. Repair them, or remove the class"
+        )
     return replace(kept, skipped=tuple(source.where(i) for i in skipped))
-
-
-def slice_window(image, window):
-    """The pixels of an image in a window (y, x, height, width)."""
-    begin, size = tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
-    return tf.slice(image, begin, size)
-
-
-def _is_jpeg(encoded):
-    return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-
-
-def _decode(encoded):
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
-
-
-def _encoded_shape(encoded):
-    return tf.cond(
-        _is_jpeg(encoded),
-        lambda: tf.image.extract_jpeg_shape(encoded),
-        lambda: tf.shape(_decode(encoded)),
-    )
-
-
-def _decode_crop(encoded, window):
-    return tf.cond(
-        _is_jpeg(encoded),
-        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3),
-        lambda: slice_window(_decode(encoded), window),
-    )
 
 
 def error_line(error: tf.errors.OpError) -> str:
     """The first line of a TensorFlow error, without node and operation names."""
     message = re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
+    message = message.partition("ValueError: ")[2] or message  # of a Python function in the graph
     return message.splitlines()[0] if message else type(error).__name__

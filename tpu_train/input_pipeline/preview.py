@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_effnet.atomic_write import replacing
 from tpu_train.input_pipeline.batches import training_batches
+from tpu_train.input_pipeline.data_paths import check_picture
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.keras_cv_layers import plot_images
 from tpu_train.input_pipeline.mixup import apply_mixing
@@ -32,14 +33,7 @@ def draw_preview(
     written to, or a missing keras_cv, which draws them.
     """
     path = os.fspath(path)
-    if images < 2 or images % 2:
-        raise ValueError(f"images must be even and at least 2 (mixup pairs them), got {images}")
-    if not path.lower().endswith(".png"):
-        raise ValueError(f"the picture {path} must have the ending .png")
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise ValueError(f"folder {folder} does not exist: create it, or choose another one")
-
+    check_picture(path, images)
     phases = make_phases(recipe, source.examples)
     side = max(phase.image_size for phase in phases)
     rows, captions = [], []

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_effnet.image_decoding import HEAD_BYTES, image_format
 from keras_effnet.label_file import format_labels, parse_labels
 from keras_effnet.tfrecord import (
     FRAMING,
@@ -39,7 +40,6 @@ from tpu_train.remote_files import GFILE, read_file, sha256, write_file
 
 IMAGES_PER_SHARD = 1250  # ImageNet's: 1,281,167 images in 1,024 shards
 _PLAN = "plan.json"
-_FORMATS = ((b"\xff\xd8\xff", b"JPEG"), (b"\x89PNG", b"PNG"), (b"GIF8", b"GIF"), (b"BM", b"BMP"))
 
 
 class PrepareError(RuntimeError):
@@ -67,6 +67,7 @@ class WrittenShards:
     sizes: dict[str, int]  # bytes by split
     classes: tuple[str, ...]
     skipped: tuple[str, ...]  # images that could not be decoded
+    notes: tuple[str, ...]  # what else of the data is not used
     written: int  # images of this run; the other shards existed already
     seconds: float
 
@@ -104,9 +105,10 @@ def write_shards(
     layout = _make_layout(splits, options)
     plan = _make_plan(splits, layout, options.seed)
     skipped = list(dict.fromkeys([*training.skipped, *evaluation.skipped]))
+    notes = tuple(dict.fromkeys([*training.notes, *evaluation.notes]))
     if _is_complete(folder, plan):
         index = read_index(folder, GFILE)
-        return _summarize(folder, index, skipped, 0, time.monotonic() - began)
+        return _summarize(folder, index, skipped, notes, 0, time.monotonic() - began)
     partial = _begin(folder, plan)
     entries, written = [], 0
     total = sum(source.examples for source in splits.values())
@@ -129,7 +131,7 @@ def write_shards(
         write_file(os.path.join(folder, INDEX), "".join(f"{line}\n" for line in lines).encode())
     tf.io.gfile.rmtree(partial)
     seconds = time.monotonic() - began
-    return _summarize(folder, read_index(folder, GFILE), skipped, written, seconds)
+    return _summarize(folder, read_index(folder, GFILE), skipped, notes, written, seconds)
 
 
 def summary(result: WrittenShards) -> str:
@@ -142,6 +144,7 @@ def summary(result: WrittenShards) -> str:
         )
     for name in result.skipped:
         lines.append(f"  skipped, cannot be decoded: {name}")
+    lines += [f"  {note}" for note in result.notes]
     if result.written:
         lines.append(
             f"{result.written:,} images written and verified in {result.seconds:.0f} s "
@@ -316,10 +319,9 @@ def _make_example(encoded, size, labels, classes, file_name):
     def of_ints(values):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
-    image_format = next((name for magic, name in _FORMATS if encoded.startswith(magic)), b"")
     features = {
         IMAGE_KEY: of_bytes([encoded]),
-        "image/format": of_bytes([image_format]),
+        "image/format": of_bytes([(image_format(encoded[:HEAD_BYTES]) or "").encode()]),
         "image/filename": of_bytes([file_name.encode()]),
         "image/height": of_ints([size[0]]),
         "image/width": of_ints([size[1]]),
@@ -370,7 +372,7 @@ def _disk_errors(folder, temporary=None):
         ) from error
 
 
-def _summarize(folder, index: Index, skipped, written, seconds):
+def _summarize(folder, index: Index, skipped, notes, written, seconds):
     entries = {split: index.of_split(split) for split in index.header["splits"]}
     return WrittenShards(
         folder,
@@ -379,6 +381,7 @@ def _summarize(folder, index: Index, skipped, written, seconds):
         {split: sum(e["bytes"] for e in some) for split, some in entries.items()},
         tuple(index.header["classes"]),
         tuple(skipped + [name for e in index.entries for name in e["skipped"]]),
+        notes,
         written,
         seconds,
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpu_train.recipes.schema import Recipe
 
 MIN_IMAGE_SIZE = 32
+_BATCH_NORM_IMAGES = 16  # below, statistics are noisy (arXiv 1803.08494, figure 1)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,20 @@ def checked_phases(recipe: Recipe, replicas: int, examples: int) -> tuple[Phase,
         if error:
             raise ValueError(f"phase {phase.number}: {error}")
     return phases
+
+
+def batch_norm_warning(recipe: Recipe, phases: Sequence[Phase]) -> str:
+    """What to do about batch-norm statistics of few images; "" if there are enough or none."""
+    images = min(phase.batch_size // phase.accumulation for phase in phases)
+    images = min(images, recipe.batch_norm_group_size or images)
+    if recipe.freeze != "none" or images >= _BATCH_NORM_IMAGES:
+        return ""
+    return (
+        f"warning: batch norm computes its statistics from {images} images, which is noisy below "
+        f"{_BATCH_NORM_IMAGES}: raise --batch_size (smaller images leave memory for it: "
+        "--image_size_last), use fewer gradient-accumulation steps, set --batch_norm_group_size=0, "
+        "or, from pretrained weights, give --freeze=batch_norm"
+    )
 
 
 def batch_size_error(recipe: Recipe, phase: Phase, replicas: int) -> str:

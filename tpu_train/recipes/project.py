@@ -52,6 +52,7 @@ _DIGITS = Recipe(
     random_erasing_prob=0.0,
     interpolation="bilinear",
     crop_eval=0.0,
+    ignore_exif=False,
     loss="softmax",
     label_smoothing=0.05,
     class_weights="none",

@@ -55,6 +55,7 @@ _V2_CODE = Recipe(
     random_erasing_prob=0.0,
     interpolation="bilinear",
     crop_eval=0.0,  # preprocess_for_eval: no crop from 320 px on
+    ignore_exif=True,  # tf.image.decode_jpeg does
     loss="softmax",
     label_smoothing=0.1,
     class_weights="none",

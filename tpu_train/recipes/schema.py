@@ -109,6 +109,9 @@ class Recipe:
     crop_eval: float = _setting(
         "center crop of evaluation, as a fraction of the shorter side; 0 for the full image"
     )
+    ignore_exif: bool = _setting(
+        "leave photos as they are stored, whatever their EXIF rotation, as the papers' code does"
+    )
 
     loss: str = _setting("cross-entropy: softmax or sigmoid", "loss")
     label_smoothing: float = _setting("fraction of the label spread over all classes")

@@ -36,6 +36,7 @@ def make_evaluation(
             replicas=replicas,
             crop=recipe.crop_eval,
             interpolation=recipe.interpolation,
+            ignore_exif=recipe.ignore_exif,
             host=context.input_pipeline_id,
             hosts=context.num_input_pipelines,
         )

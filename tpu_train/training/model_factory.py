@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -18,6 +19,11 @@ from keras_effnet.variants import find_variant
 from keras_effnet.weight_transfer import set_weights
 from tpu_train.recipes.schema import Recipe
 
+_CONTRACT = (
+    "it must be a function with keras.applications' arguments weights, input_tensor, classes and "
+    "classifier_activation, which returns a keras.Model from pixels in [-1, 1], of any image size, "
+    "to logits (batch, classes), preferably one that begins at input_tensor"
+)
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -66,7 +72,8 @@ def exported_network(recipe: Recipe, classes: int, weights: Sequence[np.ndarray]
 def _build(recipe, classes, size, activation, policy):
     with _dtype_policy(policy):
         if ":" in recipe.model:
-            return _imported_network(recipe.model, classes, size, activation)
+            sizes = {recipe.image_size_first, recipe.image_size_last, recipe.image_size_eval}
+            return _imported_network(recipe.model, classes, size, activation, sorted(sizes))
         with warnings.catch_warnings():  # about the new classifier, which is trained next
             warnings.filterwarnings("ignore", ".*the classifier of .* starts at random")
             return create_model(
@@ -100,24 +107,56 @@ def _variant(recipe):
     return scale(recipe.model, width=recipe.width, depth=recipe.depth)
 
 
-def _imported_network(name, classes, size, activation):
+def _imported_network(name, classes, size, activation, sizes):
     """Calls ``module:function`` with keras.applications' arguments, on pixels in [-1, 1]."""
     inputs = keras.Input((size, size, 3))
     pixels = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
     network = _import_function(name)(
         weights=None, input_tensor=pixels, classes=classes, classifier_activation=None
     )
-    outputs = network.output
+    if not isinstance(network, keras.Model):
+        raise ValueError(f"model {name!r} returned {type(network).__name__}: {_CONTRACT}")
+    try:
+        return _with_activation(inputs, network.output, activation, network.name)
+    except ValueError:  # the function has not used input_tensor
+        return _with_activation(
+            inputs, _connect(name, network, pixels, sizes), activation, network.name
+        )
+
+
+def _with_activation(inputs, outputs, activation, name):
     if activation is not None:
         outputs = keras.layers.Activation(activation, dtype="float32")(outputs)
     # A new model: the function's own takes its input as a list of one tensor.
-    return keras.Model(inputs, outputs, name=network.name)
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _connect(name, network, pixels, sizes):
+    """The output of a network that has an input layer, with its layers on `pixels`, not nested.
+
+    The network must accept images of all `sizes`.
+    """
+    try:
+        for size in sizes:
+            network.call(keras.Input((size, size, 3)))
+        return network.call(pixels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"model {name!r} has an input of shape {network.input_shape[1:]} and does not accept "
+            f"images of {' and '.join(map(str, sizes))} px: {_CONTRACT}"
+        ) from error
 
 
 def _import_function(name):
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        function = getattr(importlib.import_module(module), function)
+        inspect.signature(function).bind(
+            weights=None, input_tensor=None, classes=2, classifier_activation=None
+        )
+        return function
+    except TypeError as error:
+        raise ValueError(f"model {name!r} cannot be called ({error}): {_CONTRACT}") from error
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"model {name!r} cannot be imported ({error}): give a name of `effnet models`, or "

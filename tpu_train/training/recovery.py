@@ -21,6 +21,7 @@ from tpu_train.training.run_context import RunContext, TrainingHistory
 
 ON_NAN = ("stop", "skip")
 MAX_ROLLBACKS = 10  # with --on_nan=skip; a run that needs more has another problem
+MAX_ROLLBACKS_TO_ONE_STEP = 3  # without a newer checkpoint between them
 LOST_WORKER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -74,10 +75,11 @@ def check_finite(run: RunContext, phase: Phase, first_step: int, end_step: int, 
 
 def nan_advice(run: RunContext, phase: Phase, problem: str) -> str:
     """The problem, where it occurred, and which flags to change."""
+    skip = ", or give --on_nan=skip" if run.on_nan == "stop" else ""
     return (
         f"{problem} (phase {phase.number}, {phase.image_size} px): lower --learning_rate (now "
-        f"{run.recipe.learning_rate}), set --clip_norm=1, lengthen --warmup_epochs, or give "
-        "--on_nan=skip. The last checkpoint is kept"
+        f"{run.recipe.learning_rate}), set --clip_norm=1, lengthen --warmup_epochs{skip}. The last "
+        "checkpoint is kept"
     )
 
 
@@ -121,6 +123,13 @@ def _skip_steps(run, history, error):
         ) from error
     skipped = [*history.skipped_steps, [error.first_step, error.end_step]]
     step, history = _roll_back(run, skipped)
+    since = [first for first, _ in history.skipped_steps if first >= step]
+    if len(since) >= MAX_ROLLBACKS_TO_ONE_STEP:
+        raise TrainingError(
+            f"The loss is NaN or Inf in steps {steps}, after {len(since) - 1} times that steps "
+            f"were skipped since the last checkpoint, of step {step}: skipping more would not "
+            f"help. {error}"
+        ) from error
     run.metrics.log(
         f"loss is NaN or Inf in steps {steps}: skipping them and resuming after step {step}"
     )

@@ -27,10 +27,12 @@ from keras_effnet.label_file import write_labels
 from keras_effnet.weight_transfer import set_weights
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
+from tpu_train.checkpointing.preemption import CompleteError
 from tpu_train.checkpointing.run_identity import identify_run, onednn_enabled
 from tpu_train.input_pipeline.image_source import ImageSource
-from tpu_train.recipes.phases import batch_size_error, make_phases
+from tpu_train.recipes.phases import batch_norm_warning, batch_size_error, make_phases
 from tpu_train.recipes.schema import Recipe, check
+from tpu_train.remote_files import read_file
 from tpu_train.training import distributed_layers, model_factory, optimizers
 from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
@@ -103,7 +105,8 @@ def train(
         keep_checkpoints: keep them when the run has finished.
         stop: returns the reason to stop, or ""; called after every host call.
 
-    Raises ``ValueError`` for invalid input, before anything slow, :class:`TrainingError` if the run
+    Raises ``ValueError`` for invalid input, before anything slow (its subclass ``CompleteError`` if
+    `workdir` has this run, finished), :class:`TrainingError` if the run
     cannot continue, and :class:`tpu_train.checkpointing.preemption.StoppedError` after a stop.
     """
     start = time.monotonic()
@@ -159,7 +162,7 @@ def train(
             messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
         for message in messages:
             metrics.log(message)
-        _write_recipe(files.local("recipe.json"), recipe, phases, training)
+        _write_recipe(files.local("recipe.json"), recipe, phases, training, evaluation)
 
         # Train.
         stack.enter_context(graph_rewriting(strategy))
@@ -233,7 +236,25 @@ def check_run(
         )
     if training.classes != evaluation.classes:
         raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
+    if not overwrite:
+        _check_not_complete(recipe, training, evaluation, workdir)
     workdirs.check(workdir, overwrite=overwrite)
+
+
+def _check_not_complete(recipe, training, evaluation, workdir):
+    """Raises :class:`CompleteError` if `workdir` has the finished run of this recipe and data."""
+    model, record = os.path.join(workdir, "model.keras"), os.path.join(workdir, "recipe.json")
+    if not tf.io.gfile.exists(model) or not tf.io.gfile.exists(record):
+        return
+    if tf.io.gfile.isdir(os.path.join(workdir, workdirs.CHECKPOINTS)):
+        return  # the run finishes from its last checkpoint
+    with contextlib.suppress(json.JSONDecodeError):
+        if json.loads(read_file(record)).get("run") == json.loads(
+            json.dumps(identify_run(recipe, training, evaluation))
+        ):
+            raise CompleteError(
+                f"the run in {workdir} is complete: {model}. Give --overwrite to train it again"
+            )
 
 
 def _worker_name(strategy):
@@ -254,6 +275,9 @@ def _describe_run(recipe, training, evaluation, strategy):
             "oneDNN is off; on x86 CPUs, set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported "
             "for faster training"
         )
+    warning = batch_norm_warning(recipe, make_phases(recipe, training.examples))
+    if warning:
+        lines.append(warning)
     if recipe.augment == "keras_cv":
         lines.append("keras_cv augmentation is not reproducible: every run draws other images")
     return lines
@@ -282,12 +306,13 @@ def _make_export(recipe, classes, ema_model):
     return export
 
 
-def _write_recipe(path, recipe, phases, training):
+def _write_recipe(path, recipe, phases, training, evaluation):
     record = {
         "recipe": dataclasses.asdict(recipe),
         "phases": [dataclasses.asdict(p) for p in phases],
         "training_images": training.examples,
         "skipped_files": list(training.skipped),
+        "run": identify_run(recipe, training, evaluation),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }

@@ -147,7 +147,7 @@ def test_files_that_are_not_read_are_named_with_the_reason(tmp_path, monkeypatch
     loaded = tflite.load_images(tmp_path, (8, 8))
     assert loaded.files == ("cat/00.png", "cat/large.png")
     notes = "\n".join(loaded.notes())
-    assert notes.count("HEIC image, which Pillow cannot read here") == 2
+    assert notes.count("HEIC is not supported here, convert it to JPEG or PNG") == 2
     assert "c.jpg is not an image that can be read" in notes
     assert "e.png cannot be decoded: it is larger than 2,000 pixels" in notes
     assert "not images: 3 files (README.md, cat/Thumbs.db, cat/notes.txt)" in notes

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tpu_train.input_pipeline.csv_json import read_manifest
 from tpu_train.input_pipeline.data_loading import open_data
 
 
@@ -97,3 +98,64 @@ def test_corrupt_files_of_a_manifest_are_named_and_skipped(photos):
 def test_bad_manifests_are_errors_that_name_the_row(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
         opened(write_manifest(tmp_path / name, text))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image,label,split\ncat/0.JPEG,\u00e4,train\ndog/0.JPEG,b,val\n".encode("utf-8-sig"),
+        "Image;Label;Split\r\ncat/0.JPEG;\u00e4;Train\r\ndog/0.JPEG;b;Valid\r\n;;\r\n".encode(),
+        "sep=;\r\nimage;label;split\r\ncat/0.JPEG;\u00e4;TRAIN\r\ndog/0.JPEG;b;dev\r\n".encode(),
+        "image\tlabel\tsplit\ncat/0.JPEG\t\u00e4\ttrain\ndog/0.JPEG\tb\ttest\n".encode("utf-16"),
+    ],
+    ids=["byte order mark", "semicolons", "sep line", "utf-16"],
+)
+def test_files_of_excel_are_read(tmp_path, content):
+    path = tmp_path / "l.csv"
+    path.write_bytes(content)
+    rows, classes, has_split = read_manifest(str(path))
+    assert [(row.path, row.is_evaluation) for row in rows] == [
+        ("cat/0.JPEG", False),
+        ("dog/0.JPEG", True),
+    ]
+    assert classes == ["b", "\u00e4"]
+    assert has_split
+
+
+def test_an_encoding_that_is_not_utf_8_is_an_error(tmp_path):
+    (tmp_path / "l.csv").write_bytes("image,label\na.jpg,\u00e4\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"is not UTF-8 .* in Excel choose `CSV UTF-8`"):
+        read_manifest(str(tmp_path / "l.csv"))
+
+
+def test_a_json_file_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "l.json").write_bytes(b'\xef\xbb\xbf[{"image": "a.jpg", "label": "x"}]')
+    assert read_manifest(str(tmp_path / "l.json"))[1] == ["x"]
+
+
+def test_test_rows_are_kept_out_if_there_are_validation_rows(photos):
+    path = write_manifest(
+        photos / "l.csv",
+        "image,label,split\ncat/0.JPEG,a,train\ndog/0.JPEG,b,train\ncat/2.JPEG,a,val\n"
+        "dog/2.JPEG,b,test\n",
+    )
+    training, evaluation = opened(path)
+    assert (training.examples, evaluation.examples) == (2, 1)
+    assert training.notes[0].startswith("kept out of training and evaluation: 1 test images")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (
+            (0, 1, 2, 10),
+            "no image has the class 3, 4, 5, 6 and 3 others, only 0, 1, 2, 10.*list of",
+        ),
+        ((1, 2, 3), "no image has the class 0, only 1, 2, 3.* like counting from 1: subtract 1"),
+    ],
+)
+def test_class_numbers_with_gaps_are_explained(tmp_path, numbers, message):
+    labels = np.repeat(numbers, 3)
+    np.savez(tmp_path / "d.npz", images=np.zeros((len(labels), 4, 4, 3), np.uint8), labels=labels)
+    with pytest.raises(ValueError, match=message):
+        open_data(tmp_path / "d.npz", holdout=0.5, seed=0)

@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from tpu_train.input_pipeline.batches import training_batches
+from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import from_arrays, from_folder, open_data
 from tpu_train.recipes.phases import make_phases
 
@@ -94,3 +97,35 @@ def test_remote_folders_are_read_like_local_ones(photos):
     assert remote.where(0) == "ram://photos/cat/0.JPEG"
     assert remote.labels.tolist() == local.labels.tolist()
     assert remote.read(tf.constant(5)) == local.read(tf.constant(5))
+
+
+def test_a_class_that_loses_all_images_to_decoding_is_an_error(photos):
+    for path in (photos / "dog").iterdir():
+        path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ValueError, match="no image of the class dog can be decoded"):
+        from_folder(photos)
+
+
+def test_photos_are_upright_in_batches_unless_the_recipe_ignores_exif(tmp_path, tiny_recipe):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        pixels = np.zeros((40, 60, 3), np.uint8)
+        pixels[:20] = 255
+        exif = Image.Exif()
+        exif[274] = 3
+        for n, kind in enumerate(("jpg", "webp", "png")):
+            Image.fromarray(pixels).save(tmp_path / name / f"{n}.{kind}", exif=exif)
+    source = from_folder(tmp_path)
+    assert source.examples == 6
+    recipe = dataclasses.replace(
+        tiny_recipe, augment="none", random_crop_min_area=1.0, flip=False, ignore_exif=False
+    )
+    phase = make_phases(recipe, source.examples)[0]
+    for ignore_exif in (False, True):
+        recipe = dataclasses.replace(recipe, ignore_exif=ignore_exif)
+        options = {"first_step": 0, "end_step": 1, "replicas": 1}
+        (training,) = training_batches(source, recipe, phase, **options)
+        (evaluation,) = evaluation_batches(source, 32, 6, replicas=1, ignore_exif=ignore_exif)
+        for batch in (training, evaluation):
+            top_is_white = batch["image"].numpy()[:, :12].mean((1, 2, 3)) > 200
+            assert (top_is_white == ignore_exif).all()

@@ -4,6 +4,7 @@ import pytest
 
 from tpu_train.recipes.phases import (
     Phase,
+    batch_norm_warning,
     batch_size_error,
     checked_phases,
     make_phases,
@@ -358,3 +359,24 @@ def test_replicas_and_accumulation_steps_share_out_every_row(replicas, accumulat
             first, count = rows_of(replica, step, shape, replicas)
             rows += range(first, first + count)
     assert rows == list(range(64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "images"),
+    [
+        ({"batch_size": 2}, 2),
+        ({"batch_size": 64, "gradient_accumulation_last": 8}, 8),
+        ({"batch_size": 64, "batch_norm_group_size": 4}, 4),
+        ({"batch_size": 64, "batch_size_first": 8}, 8),
+        ({"batch_size": 16}, None),
+        ({"batch_size": 2, "freeze": "batch_norm"}, None),
+        ({"batch_size": 2, "freeze": "backbone"}, None),
+    ],
+)
+def test_batch_norm_of_few_images_is_a_warning_with_ways_out(changes, images):
+    recipe = dataclasses.replace(DIGITS, **changes)
+    warning = batch_norm_warning(recipe, make_phases(recipe, 1000))
+    assert bool(warning) == (images is not None)
+    if images:
+        assert f"statistics from {images} images" in warning
+        assert "--freeze=batch_norm" in warning

@@ -8,7 +8,7 @@ import pytest
 
 from keras_effnet.constructors import create_model
 from keras_effnet.variants import VARIANTS
-from tpu_train.training import model_factory
+from tpu_train.training import distributed_layers, model_factory
 from tpu_train.training.model_factory import exported_network, training_network
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 40, 40, 3)).astype(np.float32)
@@ -92,7 +92,7 @@ def test_building_a_network_restores_the_callers_dtype_policy(tiny_recipe, calle
 
 
 def test_the_dtype_policy_is_restored_after_an_error(tiny_recipe, caller_policy):
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="cannot be called"):
         training_network(
             dataclasses.replace(tiny_recipe, model="builtins:len", precision="bfloat16"), 4
         )
@@ -175,3 +175,46 @@ def test_invalid_models_are_errors(tiny_recipe, changes, why):
     assert "tiny" in VARIANTS
     with pytest.raises(ValueError, match=why):
         model_factory.check(dataclasses.replace(tiny_recipe, **changes))
+
+
+def _own_input(weights, input_tensor, classes, classifier_activation):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    x = keras.layers.BatchNormalization(name="bn")(x)
+    x = keras.layers.Dropout(0.5, name="top")(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, keras.layers.Dense(classes, name="head")(x))
+
+
+def _fixed_input(weights, input_tensor, classes, classifier_activation):
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(inputs)))
+
+
+def test_a_network_with_its_input_layer_is_connected(module, tiny_recipe):
+    sys.modules["test_module"].imported_network = _own_input
+    recipe = dataclasses.replace(tiny_recipe, model=module, weights="", zero_init_classifier=False)
+    trained = training_network(recipe, 4)
+    assert trained.input_shape == (None, None, None, 3)
+    assert {"conv", "bn", "top", "head"} <= {layer.name for layer in trained.layers}  # not nested
+    clone = distributed_layers.training_clone(trained)
+    assert isinstance(clone.get_layer("bn"), distributed_layers.GroupedBatchNorm)
+    exported = exported_network(recipe, 4, trained.get_weights())
+    logits = trained(PIXELS, training=False).numpy()
+    np.testing.assert_allclose(clone(PIXELS, training=False), logits, rtol=1e-5)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(exported(PIXELS, training=False), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (_fixed_input, "does not accept images of .* px: it must be a function with"),
+        (lambda **_: "network", "returned str: it must be a function with"),
+        (lambda classes: None, "cannot be called .*it must be a function with"),
+        (3, "cannot be called .*it must be a function with"),
+    ],
+)
+def test_the_contract_of_an_imported_network_is_named(module, tiny_recipe, function, message):
+    sys.modules["test_module"].imported_network = function
+    with pytest.raises(ValueError, match=message):
+        training_network(dataclasses.replace(tiny_recipe, model=module, weights=""), 4)

@@ -7,7 +7,13 @@ import tensorflow as tf
 
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.training import loop, recovery
-from tpu_train.training.recovery import LossNotFiniteError, TrainingError, check_finite, lost_worker
+from tpu_train.training.recovery import (
+    LossNotFiniteError,
+    TrainingError,
+    check_finite,
+    lost_worker,
+    nan_advice,
+)
 
 STEPS = 12  # in two phases, 3 per host call
 
@@ -125,6 +131,17 @@ def test_too_many_rollbacks_end_the_run():
     message = f"NaN or Inf in steps 60-62, after {count} times that steps were skipped"
     with pytest.raises(TrainingError, match=message):
         skip(FakeRun(history), history, 60, 63)
+
+
+def test_a_run_ends_if_its_checkpoint_does_not_advance():
+    history = recovery.TrainingHistory(skipped_steps=[[0, 3], [6, 9], [9, 12]])
+    run = FakeRun(history)
+    message = "in steps 12-14, after 2 times that steps were skipped since the last .*of step 6"
+    with pytest.raises(TrainingError, match=message):
+        skip(run, history, 12, 15)
+    assert "--on_nan" not in nan_advice(run, PHASE, "NaN")
+    run.on_nan = "stop"
+    assert "or give --on_nan=skip" in nan_advice(run, PHASE, "NaN")
 
 
 def test_without_a_checkpoint_there_is_no_rollback():

@@ -1,0 +1,159 @@
+import itertools
+
+import pytest
+
+from tpu_train.input_pipeline.data_paths import (
+    TRAINING,
+    VALIDATION,
+    check_path,
+    find_images,
+    find_splits,
+    is_leftover,
+    split_of,
+)
+
+_JPEG, _PNG, _WEBP = b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "
+
+
+def _files(*folders, file="{}.jpg", count=2):
+    return [f"{folder}/{file.format(n)}" for folder in folders for n in range(count)]
+
+
+def _class_folders(*splits):
+    return _files(*(f"{split}/{name}" for split in splits for name in ("cat", "dog")))
+
+
+def _no_heads(files):
+    return [b"text" for _ in files]
+
+
+@pytest.mark.parametrize("training", ["train", "Train", "TRAINING", "training_set", "train-data"])
+@pytest.mark.parametrize(
+    "evaluation", ["val", "valid", "Validation", "dev", "eval", "VAL", "test", "Testing"]
+)
+def test_usual_names_of_splits_are_splits(training, evaluation):
+    splits, notes = find_splits("d", _class_folders(training, evaluation))
+    assert splits == {TRAINING: training, VALIDATION: evaluation}
+    assert notes == ()
+
+
+@pytest.mark.parametrize("name", ["trains", "valve", "tester", "devil", "cat", "evaluator", ""])
+def test_other_names_are_no_splits(name):
+    assert split_of(name) is None
+
+
+def test_a_test_folder_is_kept_out_if_there_is_a_validation():
+    splits, (note,) = find_splits("d", _class_folders("train", "valid", "test"))
+    assert splits == {TRAINING: "train", VALIDATION: "valid"}
+    assert note.startswith("kept out of training and evaluation: the test images in test")
+
+
+def test_training_images_alone_are_the_training_split():
+    assert find_splits("d", _class_folders("Train")) == ({TRAINING: "Train"}, ())
+    files = _class_folders("train") + _files("test")
+    splits, (note,) = find_splits("d", files)
+    assert splits == {TRAINING: "train"}
+    assert note == "not used, because they have no class folders: test"
+
+
+def test_folders_beside_both_splits_are_named():
+    files = (
+        _class_folders("train", "val") + _files("extra") + ["labels/a.xml", "__MACOSX/x/._a.jpg"]
+    )
+    splits, (note,) = find_splits("d", files)
+    assert splits == {TRAINING: "train", VALIDATION: "val"}
+    assert note == "not used, because they are no splits: extra"
+
+
+def test_a_class_of_trains_is_a_class():
+    assert find_splits("d", _files("bus", "car", "train")) == ({}, ())
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (_class_folders("valid", "test"), "valid, test and no training images"),
+        (_files("cat", "dog") + _class_folders("test"), "is test a class, or the test images?"),
+        (_files("cat", "dog", "val"), "is val a class, or the validation images?"),
+        (_files("cat") + _class_folders("train"), "is train a class, or the training images?"),
+        (_class_folders("train", "Training", "val"), "Training, train, which are the same split"),
+        (_class_folders("train", "val", "dev"), "dev, val, which are the same split"),
+    ],
+)
+def test_folders_that_may_be_splits_or_classes_are_a_question(files, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        find_splits("d", files)
+
+
+def test_classes_with_the_same_folders_inside_are_a_question():
+    parts = ("fold1", "fold2", "fold3"), ("cat", "dog", "bird")
+    files = _files(*("/".join(p) for p in itertools.product(*parts)))
+    with pytest.raises(ValueError, match=r"are the classes fold1, .*, or bird, cat, dog, which"):
+        find_images("d", files, _no_heads)
+    with pytest.raises(ValueError, match="are the classes cat, dog, or train, val, which"):
+        find_images("d", _files("cat/train", "cat/val", "dog/train", "dog/val"), _no_heads)
+
+
+def test_folders_inside_classes_may_differ_or_be_one_each():
+    for files in (
+        _files("cat/images", "dog/images"),
+        _files("cat/a", "cat/b", "dog/c"),
+        _files("cat/a", "cat/b", "dog/a", "dog/b", "dog"),
+    ):
+        assert find_images("d", files, _no_heads).classes == ["cat", "dog"]
+
+
+def test_one_folder_around_the_classes_is_named():
+    with pytest.raises(ValueError, match=r"only one class \(archive\).* did you mean d/archive"):
+        find_images("d", _class_folders("archive"), _no_heads)
+
+
+def test_content_makes_an_image_of_any_ending():
+    heads = {"cat/0": _JPEG, "cat/1.dat": _PNG, "dog/0.heic": _JPEG, "dog/a.txt": b"hello"}
+    found = find_images("d", [*heads, "dog/1.webp"], lambda files: [heads[f] for f in files])
+    assert [path for _, path in found.images] == ["cat/0", "cat/1.dat", "dog/0.heic", "dog/1.webp"]
+    assert found.notes == ("not read, because they are no images of a known format: 1 .txt",)
+
+
+def test_files_that_are_not_read_are_counted_by_kind():
+    heic = b"\0\0\0\x18ftypheic"
+    files = [*_files("cat", "dog"), "cat/a.psd", "cat/b.psd", "dog/a.heic", "dog/b"]
+    found = find_images("d", files, lambda f: [heic if n.endswith("heic") else b"?" for n in f])
+    assert found.notes[0].endswith(": 2 .psd, 1 HEIC, 1 without an ending")
+
+
+def test_leftovers_of_operating_systems_are_left_out_and_noted_once():
+    leftovers = [
+        *(f"cat/._{n}.jpg" for n in range(11)),
+        *("cat/.DS_Store", "dog/Thumbs.db", "dog/desktop.ini", "__MACOSX/cat/._0.jpg"),
+        *("dog/.ipynb_checkpoints/0.jpg", "dog/@eaDir/0.jpg"),
+    ]
+    assert all(map(is_leftover, leftovers))
+    found = find_images("d", _files("cat", "dog") + leftovers + [".DS_Store"], _no_heads)
+    assert found.classes == ["cat", "dog"]
+    assert len(found.images) == 4
+    (note,) = found.notes
+    assert note.startswith("left out 17 hidden files and files of archives and operating systems")
+
+
+def test_a_class_that_loses_all_images_is_an_error_that_names_it():
+    files = _files("cat", "dog") + _files("bird", file="{}.heic", count=3)
+    with pytest.raises(ValueError, match=r"no image of the class bird can be read \(3 \.heic\)"):
+        find_images("d", files, _no_heads)
+    found = find_images("d", [*_files("cat", "dog"), "docs/a.txt", "docs/b.md"], _no_heads)
+    assert "no classes, because they have no images: docs" in found.notes
+
+
+def test_images_in_no_folder_are_noted_or_an_error():
+    found = find_images("d", [*_files("cat", "dog"), "0.jpg"], _no_heads)
+    assert found.notes == ("not used, because they are in no class folder: 0.jpg",)
+    with pytest.raises(ValueError, match="d has no images in folders: it needs one folder per"):
+        find_images("d", ["0.jpg"], _no_heads)
+
+
+def test_only_local_paths_are_checked_without_tensorflow(tmp_path):
+    for path in ("tfds:cifar10", "gs://bucket/photos", str(tmp_path)):
+        check_path(path)
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="has an unknown type"):
+        check_path(str(tmp_path / "photos.zip"))
