@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_effnet.suggestions import unknown_name
 from tpu_train.device_names import DEVICES
+from tpu_train.training.worker_wait import wait_for_workers
 
 
 def make_strategy(device: str = "auto") -> tf.distribute.Strategy:
@@ -35,6 +36,7 @@ def make_strategy(device: str = "auto") -> tf.distribute.Strategy:
                 "device 'multi-worker' needs the environment variable TF_CONFIG with the cluster's "
                 "addresses and this worker's index: see tensorflow.org/guide/distributed_training"
             )
+        wait_for_workers(os.environ["TF_CONFIG"])
         return tf.distribute.MultiWorkerMirroredStrategy()
     if kind == "tpu":
         return _tpu(detail)
