@@ -12,6 +12,8 @@ from tflite.evaluation import classifier, paired_statistics
 from tflite.evaluation.output_error import correlation, relative_errors
 from tflite.flatbuffer import ops, runner
 
+MEASURES = ("KL divergence", "agreement")
+OUTPUT_MEASURES = ("relative error", "correlation")  # of models that are no classifiers
 _MAX_LEARNING = 512  # images that ranges, weights and biases are computed from
 _TRIMMED = 0.03  # fraction of the images, those with the largest divergence
 _RUNS = 20  # of a latency measurement

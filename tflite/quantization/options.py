@@ -20,13 +20,9 @@ class ConversionOptions:
     softmax: bool = False  # append a softmax to a network that ends in logits
 
     def __post_init__(self):
-        for name, smallest in (
-            ("search_seconds", 0),
-            ("max_corrupt", 0),
-            ("calibration_images", 1),
-        ):
+        for name, smallest in (("max_corrupt", 0), ("calibration_images", 1)):
             value = getattr(self, name)
-            if value is not None and not value >= smallest:  # also for NaN
+            if value is not None and value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {value}")
 
     @classmethod

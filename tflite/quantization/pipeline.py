@@ -16,7 +16,7 @@ from tflite.presets import Preset
 from tflite.quantization.calibration import CalibrationImages, calibrate
 from tflite.quantization.mixed_precision import Budget, Float32Region, within_budget
 from tflite.quantization.normalization_folding import fold_normalization
-from tflite.quantization.objective import Objective, held_out
+from tflite.quantization.objective import MEASURES, Objective, held_out
 from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
@@ -24,10 +24,6 @@ from tflite.quantization.state import State
 from tflite.quantization.steps import STEPS, WEIGHT_STEPS, Context, Step, make_context
 
 _FOLDING_IMAGES = 8  # that normalization folding is checked on
-
-
-MEASURES = ("KL divergence", "agreement")
-OUTPUT_MEASURES = ("relative error", "correlation")
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,10 @@ class QuantizationStep:
     def as_dict(self) -> dict:
         """For JSON: a ``kl_divergence`` of None for a model that does not run."""
         kl = self.kl_divergence if self.runs else None
-        return {**dataclasses.asdict(self), "kl_divergence": kl, "runs": self.runs}
+        row = {**dataclasses.asdict(self), "kl_divergence": kl, "runs": self.runs}
+        if self.measures == MEASURES:
+            del row["measures"]
+        return row
 
 
 def is_kept(kl_divergence: float, best: float, threshold: float | None) -> bool:
@@ -97,7 +96,7 @@ def _run_step(step, state, context):
         agreement,
         time.monotonic() - start,
         kept,
-        MEASURES if context.objective.model.is_classifier else OUTPUT_MEASURES,
+        context.measures,
     )
     kept_or_not = "kept" if kept else "not kept"
     first, second = row.measures

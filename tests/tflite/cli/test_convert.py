@@ -310,6 +310,14 @@ def test_the_table_of_steps_has_a_row_for_each_step_and_region():
     assert rows[3] == "float32  stem: sensitive"
 
 
+def test_the_table_of_steps_of_other_outputs_names_their_measures():
+    measures = ("relative error", "correlation")
+    steps = [QuantizationStep("min-max ranges", "", 0.25, 0.9, 1.0, True, measures)]
+    conversion = types.SimpleNamespace(quantization_steps=steps, float32_regions=[])
+    header = convert.format_steps(conversion).splitlines()[0]
+    assert header.split() == ["step", "error", "correlation", "seconds"]
+
+
 def test_a_conversion_without_steps_has_no_table():
     conversion = types.SimpleNamespace(quantization_steps=(), float32_regions=())
     assert convert.format_steps(conversion) == ""
