@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_decoding import is_image_file, load_image
+from keras_effnet.image_decoding import IMAGE_FORMATS, is_image_file, load_image
 from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing, resize
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import class_names_for, decode_predictions
@@ -90,7 +90,7 @@ def image_files(paths) -> list[str]:
             if not name.startswith(".") and is_image_file(os.path.join(folder, name))
         ]
         if not found:
-            raise ValueError(f"{path} contains no images")
+            raise ValueError(f"{path} contains no images ({', '.join(IMAGE_FORMATS)})")
         files += sorted(found)
     return files
 

@@ -10,7 +10,7 @@ antialiasing of the model's preprocessing are missing. The float and the convert
 pixels here, so their comparison holds; top-1 is that of this preprocessing. For the accuracy with
 MediaPipe, prepare the images with ``mediapipe.stretch`` and give them as an array.
 
-EXIF rotation is ignored, as in training. This module does not need TensorFlow.
+Photos are turned upright by their EXIF rotation. This module does not need TensorFlow.
 """
 
 from __future__ import annotations

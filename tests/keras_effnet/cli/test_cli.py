@@ -184,7 +184,7 @@ def test_predict_takes_the_images_of_a_folder(trained, tmp_path, capsys):
     assert printed == [str(folder / "a.png"), str(folder / "b.PNG"), str(image)]
     (tmp_path / "empty").mkdir()
     assert main(["predict", str(tmp_path / "empty"), f"--model={path}"]) == 2
-    assert "empty contains no images (.jpg" in capsys.readouterr().err
+    assert "empty contains no images (JPEG" in capsys.readouterr().err
     assert main(["explain", str(folder), f"--model={path}"]) == 2
     assert "is a folder: give the path of an image file" in capsys.readouterr().err
 

@@ -115,10 +115,11 @@ def test_a_truncated_image_is_corrupt(tmp_path):
     assert len(tflite.load_images(tmp_path, (8, 8)).skipped) == 1
 
 
-def test_sixteen_bit_images_are_corrupt_rather_than_white(tmp_path):
-    _png(tmp_path / "good.png")
+def test_sixteen_bit_images_keep_their_upper_8_bits(tmp_path):
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
-    assert len(tflite.load_images(tmp_path, (8, 8)).skipped) == 1
+    loaded = tflite.load_images(tmp_path, (8, 8))
+    assert loaded.skipped == ()
+    assert np.unique(loaded.images) == [40000 >> 8]  # not white
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.tiff", "a.AVIF", "a.bmp", "a.jp2", "a.unknown", "a"])
