@@ -3,10 +3,14 @@
 import itertools
 import os
 import pathlib
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the command lines set it
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job, as under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 

@@ -69,6 +69,7 @@ def arguments(shards, tmp_path, monkeypatch, tiny):
     return [f"--data={shards}", f"--out={tmp_path / 'out'}", "--device=cpu", *flags]
 
 
+@pytest.mark.slow
 def test_scratch_and_transfer_are_compared(transfer, arguments, tmp_path, capsys, tiny):
     pretrained = tmp_path / "out" / "pretrained" / "model.keras"  # an existing model is reused
     pretrained.parent.mkdir(parents=True)

@@ -101,6 +101,7 @@ def test_a_network_cannot_shrink_or_change_its_kind(script, small, large):
         script.grow({}, plan(small), plan(dataclasses.replace(large, stages=changed)), {})
 
 
+@pytest.mark.slow
 def test_the_command_finds_the_variant_and_writes_logits(
     keras, script, small, large, tame, images, tmp_path, monkeypatch, capsys
 ):

@@ -292,6 +292,8 @@ for what, outputs in have.items():
 """
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 def test_saved_files_load_without_this_package(keras, tiny, images, tame, tmp_path, run_python):
     model = create_model(tiny, classes=3)
     tame(model)

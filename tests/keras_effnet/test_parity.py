@@ -88,6 +88,8 @@ def _assert_same_layers(ours, theirs, v1):
     assert order(ours) == order(theirs)  # files are read in this order too
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
 @pytest.mark.parametrize("name", SPEEDS)
 def test_released_files_logits_and_features_match_applications(
@@ -175,7 +177,7 @@ def test_signatures_are_keras_applications(keras, name):
     rest = ours[len(shared) :]
     if keras.__version__.startswith("2."):  # before `name`
         assert rest.pop(0).name == "name"
-    additions = {"drop_path_rate", "dropout_rate", "preprocessing"}
+    additions = {"drop_path_rate", "dropout_rate", "name_prefix", "preprocessing"}
     additions |= {"include_preprocessing"} if VARIANTS[name].family is V1 else set()
     assert {p.name for p in rest} == additions
     assert {p.kind for p in rest} == {inspect.Parameter.KEYWORD_ONLY}

@@ -116,6 +116,8 @@ def test_ported_networks_give_equal_outputs(keras, tmp_path, source):
     np.testing.assert_allclose(np.array(after(images)), want, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 @pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 @pytest.mark.parametrize(
     ("name", "function"),

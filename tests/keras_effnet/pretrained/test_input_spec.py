@@ -26,6 +26,8 @@ def test_an_unreadable_file_states_nothing(name, tmp_path):
     assert read_input_spec(tmp_path / name) == InputSpec(None, None)
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 @pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetV2B0", "EfficientNetV2S"])
 def test_a_saved_keras_applications_model_normalizes_the_same(keras, tmp_path, name):
     """Its preprocessing is a rescaling, with or without a normalization after it."""

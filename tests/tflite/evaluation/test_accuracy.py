@@ -163,6 +163,7 @@ def test_latency_is_measured_with_one_and_two_threads(float_content, int8_conten
     )
 
 
+@pytest.mark.slow
 def test_other_classes_or_image_sizes_are_errors(tiny, build, float_content, images):
     five = tflite.export_float32(build(tiny, classes=5))
     with pytest.raises(ValueError, match="10 and 5 classes"):

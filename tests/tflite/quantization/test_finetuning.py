@@ -87,6 +87,7 @@ def test_finetuning_improves_the_quantized_scores(folded, photos, finetuned):
     assert objective(tflite.quantize(model, new_ranges, plan))[0] < 0.8 * before
 
 
+@pytest.mark.slow
 def test_result_is_a_float_tflite_for_the_same_plan(folded, photos, finetuned):
     ranges, plan, model, new_ranges, _ = finetuned(folded, photos)
     assert tflite.read_ops(model) == tflite.read_ops(folded)

@@ -101,6 +101,7 @@ def test_evaluates_every_eval_epochs_and_at_the_end_of_phases(train_conv, accura
     assert result.best["step"] == 12
 
 
+@pytest.mark.slow
 def test_the_best_model_is_exported_and_survives_a_resume(
     train_conv, accuracies, exported_weights, stop_at, tmp_path
 ):

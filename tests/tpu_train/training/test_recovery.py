@@ -65,6 +65,7 @@ def test_a_rollback_removes_the_records_of_repeated_steps(train_conv, nan_at, re
     assert [r["step"] for r in records()] == [3, 9, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 11])
 def test_nan_weights_after_a_phases_last_step_are_not_saved(
     train_conv, nan_at, log, exported_weights, step
@@ -224,6 +225,7 @@ def test_out_of_memory_resumes_with_accumulation_and_the_same_losses(
     assert losses["two"] == pytest.approx(losses["one"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_accumulation_steps(
     train_conv, out_of_memory, records, log, stop_at, exported_weights
 ):

@@ -134,6 +134,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(run, finished, tmp_path, stop
     assert sorted(os.listdir(stopped)) == sorted(os.listdir(folder))
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 def test_pretrained_weights_and_their_normalization_are_used(run, tmp_path, tiny):
     """With other classes: the backbone is kept, the classifier is new."""
     half = Normalization((127.5,) * 3, (127.5,) * 3)
@@ -165,6 +167,7 @@ def test_a_different_run_is_not_resumed(train_conv, stop_at):
         train_conv(changes={"learning_rate": 0.02}, overwrite=True, stop=stop_at(0))
 
 
+@pytest.mark.slow
 def test_a_corrupt_checkpoint_costs_only_its_steps(
     train_conv, stop_at, log, exported_weights, tmp_path
 ):
@@ -223,6 +226,7 @@ def test_balanced_class_weights_are_inverse_to_frequencies():
     np.testing.assert_array_equal(run_module._balanced_class_weights(balanced), [1, 1, 1])
 
 
+@pytest.mark.slow
 def test_a_network_learns_the_training_images(run):
     augmentation = (
         *(
@@ -256,6 +260,8 @@ def test_a_run_writes_the_documented_files(finished, source):
     assert "phase 2/2, 40 px: 6 steps in" in log
 
 
+@pytest.mark.slow
+@pytest.mark.every_stack
 def test_the_exported_model_has_the_reported_accuracy_with_keras_alone(finished, tmp_path, source):
     result, _, _ = finished()
     images = np.stack([source.read(i).numpy() for i in range(source.examples)])

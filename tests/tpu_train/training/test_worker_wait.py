@@ -41,6 +41,7 @@ def _start(ports, index):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_waiting_worker_names_the_others_and_obeys_signals(ports, number):
     process = _start(ports, 0)
