@@ -19,6 +19,8 @@ NOISE = [
     "I0000 00:00:1795746879.685781   16884 cudart_stub.cc:31] Could not find cuda drivers on your",
     "E0000 00:00:1795746889.420959   16884 cuda_platform.cc:52] failed call to cuInit: INTERNAL",
     "W0000 00:00:1795746908.348420   16884 dataset.cc:997] Input of GeneratorDatasetOp::Dataset",
+    "E0000 00:00:1795754100.462968   30077 util.cc:131] oneDNN supports DT_UINT8 only on platforms "
+    "with AVX-512. Falling back to the default Eigen-based implementation if present.",
     "E0000 00:00:1732.5   1 computation_placer.cc:177] computation placer already registered.",
     "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow with",
     "2026-11-27 02:36:36.135290: I tensorflow/core/util/port.cc:113] oneDNN custom operations",
@@ -112,8 +114,7 @@ def test_output_of_child_processes_is_filtered_too():
 def test_ctrl_c_interrupts_the_program_but_not_the_filter():
     code = (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "print('ready', flush=True)\n"
-        f"try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    {NATIVE}raise"
+        f"try:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    {NATIVE}raise"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", START.replace("; ", "\n") + code],

@@ -23,7 +23,7 @@ def test_importing_the_package_takes_little_longer_than_keras(run_python):
 
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("JAX compiles every initialiser of every shape")
-@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnetv2-s"])
+@pytest.mark.parametrize("name", ["efficientnet-b0"])
 def test_building_is_as_fast_as_keras_applications(name, keras):
     """Target: not slower; 1.5 allows for a busy machine. Processor time, alternating."""
     spec = importlib.util.spec_from_file_location("start_up", BENCHMARK)
