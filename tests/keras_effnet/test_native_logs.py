@@ -114,7 +114,8 @@ def test_output_of_child_processes_is_filtered_too():
 def test_ctrl_c_interrupts_the_program_but_not_the_filter():
     code = (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"try:\n    print('ready', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    {NATIVE}raise"
+        "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n    {NATIVE}raise"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", START.replace("; ", "\n") + code],
