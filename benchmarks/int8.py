@@ -33,10 +33,11 @@ import numpy as np
 
 import tflite
 from keras_effnet.atomic_write import write_files
+from keras_effnet.evaluation.intervals import wilson
+from keras_effnet.evaluation.probabilities import log_probabilities
 from keras_effnet.image_preprocessing import resize
-from tflite import litert
-from tflite.evaluation import classifier, paired_statistics
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import classifier, ops, runner, runtime
+from tflite.evaluation import paired_statistics
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
 from tflite.quantization import equalization, range_search, weight_rounding
@@ -96,7 +97,7 @@ def baseline_tf(model, content, images):
     converter.representative_dataset = samples
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         return converter.convert()
 
 
@@ -112,9 +113,9 @@ def baseline_aeq(model, content, images):
         qtyping.TFLOperationName.OUTPUT,
         algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
     )
-    name = litert.interpreter(content).get_signature_list()["serving_default"]["inputs"][0]
+    name = runtime.interpreter(content).get_signature_list()["serving_default"]["inputs"][0]
     samples = [{name: image[None].astype(np.float32)} for image in images]
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         seen = made.calibrate({"serving_default": samples})
         return bytes(made.quantize(seen).quantized_model)
 
@@ -136,15 +137,13 @@ class Truth:
         self.content, self.images, self.labels = content, images, labels
         self.model = classifier.open_classifier(content)
         self.scores = classifier.scores(self.model, images)
-        self.log = paired_statistics.log_probabilities(self.scores, self.model.output_activation)
+        self.log = log_probabilities(self.scores, self.model.output_activation)
 
     def measured(self, product):
         """The metrics of one file, but for its latency."""
         model = classifier.open_classifier(product)
         scores = classifier.scores(model, self.images)
-        log = paired_statistics.log_probabilities(
-            scores, model.output_activation, output_scale=model.output_scale
-        )
+        log = log_probabilities(scores, model.output_activation, output_scale=model.output_scale)
         top, other = self.scores.argmax(-1), scores.argmax(-1)
         drop = paired_statistics.drop(top == self.labels, other == self.labels)
         same = int((top == other).sum())
@@ -155,13 +154,13 @@ class Truth:
             "drop_low": drop.confidence_interval[0],
             "drop_high": drop.confidence_interval[1],
             "agreement": same / len(top),
-            "agreement_low": paired_statistics.wilson(same, len(top))[0],
+            "agreement_low": wilson(same, len(top))[0],
             "divergence": float(
                 paired_statistics.divergences(self.log, log, self.model.output_activation).mean()
             ),
             "size_ratio": len(self.content) / len(product),
             "bytes": len(product),
-            "fully_accelerated": litert.is_fully_accelerated(product),
+            "fully_accelerated": runtime.is_fully_accelerated(product),
             "images": len(top),
         }
 
@@ -181,7 +180,7 @@ def kernels_agree(content, images):
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     fast = classifier.scores(classifier.open_classifier(content), images).argmax(-1)
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         slow = Interpreter(
             model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
         )

@@ -129,7 +129,7 @@ def draw(images, labels, conversion, classes, path):
     """Writes a picture of random held-out images, titled with the int8 predictions."""
     from matplotlib.figure import Figure
 
-    from tflite.flatbuffer import runner
+    from keras_effnet.litert import runner
 
     sample = np.random.default_rng(0).permutation(len(images))[:PREVIEW_IMAGES]
     scores = runner.scores(conversion.tflite_model, images[sample])

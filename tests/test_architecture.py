@@ -72,8 +72,10 @@ LAYERS = {
         ("model_cost",),
         ("network_plan",),
         ("variants",),
+        ("evaluation",),
         ("tfrecord", "tfds"),
         ("arguments", "label_file", "native_logs", "onnx_export"),
+        ("litert", "html_elements"),
         ("model_graph",),
         ("suggestions", "atomic_write"),
         ("interruption",),
@@ -95,7 +97,7 @@ LAYERS = {
         ("evaluation",),
         ("export", "images"),
         ("flatbuffer",),
-        ("litert", "presets"),
+        ("ai_edge_quantizer", "presets"),
     ),
 }
 
@@ -222,8 +224,8 @@ def test_tables_and_plans_import_no_framework(pure):
         ("torch", {"keras_effnet/porting/reference_models.py"}),
         ("timm", {"keras_effnet/porting/reference_models.py"}),
         ("torchvision", {"keras_effnet/porting/reference_models.py"}),
-        ("ai_edge_litert", {"tflite/litert.py"}),
-        ("ai_edge_quantizer", {"tflite/litert.py"}),
+        ("ai_edge_litert", {"keras_effnet/litert/runtime.py"}),
+        ("ai_edge_quantizer", {"tflite/ai_edge_quantizer.py"}),
     ],
 )
 def test_a_package_that_may_disappear_has_few_importers(module, importers):

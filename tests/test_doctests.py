@@ -36,7 +36,7 @@ def _modules():
 
 @pytest.mark.parametrize("module", _modules())
 def test_docstring_examples_run(module):
-    if module.startswith("tflite"):
+    if module.startswith(("tflite", "keras_effnet.litert")):
         pytest.importorskip("ai_edge_litert")
         pytest.importorskip("ai_edge_quantizer")
     name = module[: -len(".__init__")] if module.endswith(".__init__") else module

@@ -102,7 +102,7 @@ def test_the_converters_hidden_log_has_pythons_stderr_too():
     code = (
         "import os, sys\n"
         "from keras_effnet.native_logs import filter_native_logs\n"
-        "from tflite.litert import native_log_hidden\n"
+        "from keras_effnet.litert.runtime import native_log_hidden\n"
         "filter_native_logs()\n"
         "with native_log_hidden():\n"
         "    os.write(2, b'native\\n')\n"

@@ -11,10 +11,10 @@ Step by step: ``export_float32`` -> ``load_images``, ``calibrate`` -> ``make_pla
 ``evaluate``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
+from keras_effnet.litert.ops import ConversionError, read_ops
 from tflite.converter import convert
 from tflite.evaluation.accuracy import EvaluationImages, EvaluationReport, Metrics, evaluate
 from tflite.export import export_float32, load_keras
-from tflite.flatbuffer.ops import ConversionError, read_ops
 from tflite.images.loader import ImageSet, load_images
 from tflite.presets import PRESETS, Preset
 from tflite.quantization.calibration import calibrate, collect_histograms

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite.evaluation import classifier, plausibility
+from keras_effnet.litert import classifier, metadata
+from tflite.evaluation import plausibility
 from tflite.evaluation.accuracy import EvaluationImages, evaluate
 from tflite.evaluation.comparison import compare
 from tflite.export import export_float32
-from tflite.flatbuffer import metadata, rewrite
+from tflite.flatbuffer import rewrite
 from tflite.images.loader import ImageSet, fitting_labels, load_images
 from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_effnet.litert import ops, runner, runtime
 from keras_effnet.weight_transfer import copy_weights
-from tflite import litert
-from tflite.flatbuffer import ops, rewrite, runner
+from tflite.flatbuffer import rewrite
 
 _TOLERANCE = 1e-4  # relative to the largest |output|, or to 1 if that is larger
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
@@ -48,7 +48,7 @@ def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | N
     if not os.path.isfile(path):
         raise ValueError(f"model {path!r} is not a file; give a .keras or .h5 file")
     problem = None
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         import keras
 
         try:
@@ -148,7 +148,7 @@ def export_float32(model, *, image_size=None) -> bytes:
         ValueError: not an image classifier, or a model without an image size.
         ConversionError: the converted model has no weights, or other scores.
     """
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         import keras
         import tensorflow as tf
 
@@ -172,7 +172,7 @@ def export_float32(model, *, image_size=None) -> bytes:
     # Keras 3 wraps tf.Variables, which hides them from tf.Module.
     module.model_variables = [v if isinstance(v, tf.Variable) else v.value for v in model.variables]
     module.saved_model = getattr(model, "loaded", None)
-    with tempfile.TemporaryDirectory() as folder, litert.native_log_hidden():
+    with tempfile.TemporaryDirectory() as folder, runtime.native_log_hidden():
         tf.saved_model.save(
             module, folder, signatures={"serving_default": serve.get_concrete_function()}
         )
@@ -254,7 +254,7 @@ class SavedModel:
     layers = ()  # none is known
 
     def __init__(self, folder: str):
-        with litert.native_log_hidden():
+        with runtime.native_log_hidden():
             import tensorflow as tf
 
             self.loaded = tf.saved_model.load(folder)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
-from tflite.evaluation.classifier import open_classifier
+from keras_effnet.litert import ops
+from keras_effnet.litert.classifier import open_classifier
 from tflite.export import image_shape
-from tflite.flatbuffer import ops
 from tflite.presets import Preset, find_preset
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.options import ConversionOptions

@@ -12,9 +12,9 @@ import numpy as np
 
 from keras_effnet import atomic_write
 from keras_effnet.label_file import format_labels
+from keras_effnet.litert import ops
 from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
-from tflite.flatbuffer import ops
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan

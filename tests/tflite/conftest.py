@@ -12,8 +12,8 @@ pytest.importorskip("ai_edge_quantizer", reason='needs pip install "keras_effnet
 import keras_effnet
 import tflite
 from keras_effnet.image_preprocessing import resize
+from keras_effnet.litert import runner
 from keras_effnet.variants import LITE, V1, Normalization, Stage
-from tflite.flatbuffer import runner
 from tflite.flatbuffer.graph import LINEAR, Graph
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tflite
-from tflite.flatbuffer import ops
+from keras_effnet.litert import ops
 
 
 def _cifar10(folder, pattern, count):

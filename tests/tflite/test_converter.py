@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
+from keras_effnet.litert import metadata, ops, runner, runtime
+from keras_effnet.litert.classifier import open_classifier
 from tflite.converter import ConversionImages
-from tflite.evaluation.classifier import open_classifier
-from tflite.flatbuffer import metadata, ops, runner
 from tflite.quantization.mixed_precision import Budget
 from tflite.request import ConversionRequest
 
@@ -73,7 +72,7 @@ def test_every_preset_converts(preset, float_content, images, converted):
 
 @pytest.mark.parametrize("preset", ["float16", "int8", "int8_mixed", "weight_only"])
 def test_presets_for_cpus_are_fully_accelerated(preset, float_content, images, converted):
-    assert litert.is_fully_accelerated(converted(float_content, preset, images).tflite_model)
+    assert runtime.is_fully_accelerated(converted(float_content, preset, images).tflite_model)
 
 
 def test_strict_int8_has_no_float(float_content, images, converted):

@@ -4,12 +4,12 @@ import pytest
 import tensorflow as tf
 
 import tflite
-from tflite import export, litert
-from tflite.flatbuffer import runner
+from keras_effnet.litert import runner, runtime
+from tflite import export
 
 
 def test_batch_is_one_and_the_signature_has_names(float_content):
-    interpreter = litert.interpreter(float_content)
+    interpreter = runtime.interpreter(float_content)
     assert interpreter.get_input_details()[0]["shape_signature"].tolist() == [1, 32, 32, 3]
     assert interpreter.get_signature_list() == {
         "serving_default": {"inputs": ["images"], "outputs": ["scores"]}
@@ -23,7 +23,7 @@ def test_scores_equal_those_of_the_model(model, float_content, images):
 
 def test_image_size_fixes_an_open_size(tiny, build):
     content = tflite.export_float32(build(tiny, input_shape=(None, None, 3)), image_size=(40, 48))
-    interpreter = litert.interpreter(content)
+    interpreter = runtime.interpreter(content)
     assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 40, 48, 3]
 
 
@@ -70,7 +70,7 @@ def test_a_saved_model_folder_is_exported(tmp_path):
     module.parts = [v.value if hasattr(keras, "Variable") else v for v in model.variables]
     spec = tf.TensorSpec((None, 8, 8, 3), tf.float32, name="photo")
     module.serve = tf.function(lambda photo: {"y": model(photo)}, input_signature=[spec])
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.serve)
         tf.saved_model.save(module, str(tmp_path / "none"), signatures={"other": module.serve})
     content = tflite.export_float32(tflite.load_keras(tmp_path / "saved"))
@@ -82,7 +82,7 @@ def test_a_saved_model_folder_is_exported(tmp_path):
 
 def test_grey_images_are_exported_and_other_channels_are_an_error(tiny, build):
     content = tflite.export_float32(build(tiny, input_shape=(32, 32, 1)))
-    assert litert.input_shape(content) == (32, 32, 1)
+    assert runtime.input_shape(content) == (32, 32, 1)
     with pytest.raises(ValueError, match=r"\(32, 32, 5\).*RGB"):
         export.image_shape(build(tiny, input_shape=(32, 32, 5), include_preprocessing=False))
 
@@ -149,7 +149,7 @@ def test_a_file_without_weights_is_an_error(model):
     serve = tf.function(lambda images: model(images, training=False)).get_concrete_function(
         tf.TensorSpec((1, 32, 32, 3), tf.float32)
     )
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         content = tf.lite.TFLiteConverter.from_concrete_functions([serve], model).convert()
     with pytest.raises(tflite.ConversionError, match="READ_VARIABLE"):
         export.check_float(content, model, (32, 32, 3))

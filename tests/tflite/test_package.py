@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tflite.flatbuffer import ops
+from keras_effnet.litert import ops
 
 
 def _python(code):

@@ -1,6 +1,6 @@
 import pytest
 
-from tflite.flatbuffer import metadata
+from keras_effnet.litert import metadata
 from tflite.quantization.mixed_precision import Budget
 from tflite.request import MIN_AGREEMENT, ConversionRequest
 

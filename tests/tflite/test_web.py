@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tflite import litert
-from tflite.flatbuffer import metadata, rewrite, runner
+from keras_effnet.litert import metadata, runner, runtime, writer
 from tflite.images import mediapipe
 
 WEB = pathlib.Path(__file__).parents[2] / "examples" / "web"
@@ -239,7 +238,7 @@ def test_a_file_that_is_not_an_image_is_reported(content, visit, labelled_model)
 
 
 def test_a_model_without_labels_shows_class_numbers(visit, int8_content):
-    page = visit(rewrite.write(litert.flatbuffer_tools().read_model_from_bytearray(int8_content)))
+    page = visit(writer.write(runtime.flatbuffer_tools().read_model_from_bytearray(int8_content)))
     _drop(page, "photo.png", _png(_photo(32, 32)))
     assert re.fullmatch(r"class \d", _displayed_scores(page)[0][0])
 

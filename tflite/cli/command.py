@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from keras_effnet.interruption import run_command
-from tflite.flatbuffer.ops import ConversionError
+from keras_effnet.litert.ops import ConversionError
 from tflite.images import loader, tfrecord
 
 IMAGES = (
@@ -86,7 +86,7 @@ def import_custom_objects(module: str | None) -> dict[str, object]:
 
 
 def _imported(module):
-    from tflite.litert import native_log_hidden
+    from keras_effnet.litert.runtime import native_log_hidden
 
     with native_log_hidden():  # it imports Keras
         if not module.endswith(".py"):

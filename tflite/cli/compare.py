@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.label_file import read_labels
+from keras_effnet.litert import metadata
+from keras_effnet.litert.classifier import Classifier, open_classifier
 from tflite.cli.command import (
     IMAGES,
     LABELS,
@@ -22,9 +24,7 @@ from tflite.cli.command import (
     require_images,
 )
 from tflite.evaluation.accuracy import EvaluationImages
-from tflite.evaluation.classifier import Classifier, open_classifier
 from tflite.evaluation.comparison import compare
-from tflite.flatbuffer import metadata
 from tflite.images.loader import fitting_labels, load_images
 from tflite.report import own_files, provenance
 from tflite.report.html_report import write_report

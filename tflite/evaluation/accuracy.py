@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import litert
-from tflite.evaluation import classifier, paired_statistics
+from keras_effnet.evaluation.intervals import wilson
+from keras_effnet.evaluation.probabilities import log_probabilities
+from keras_effnet.litert import classifier, ops, runner, runtime
+from tflite.evaluation import paired_statistics
 from tflite.evaluation.output_error import OutputError, output_errors
-from tflite.flatbuffer import ops, runner
 
 NAMES = ("float32", "int8")
 RUNS = 50  # timed runs of each model
@@ -174,9 +175,7 @@ def evaluate(
             report, candidate=metrics[1], outputs=output_errors(models[0].outputs, *scores)
         )
     logs = [
-        paired_statistics.log_probabilities(
-            each, model.output_activation, output_scale=model.output_scale
-        )
+        log_probabilities(each, model.output_activation, output_scale=model.output_scale)
         for each, model in zip(scores, models)
     ]
     equal = int((predictions[0] == predictions[1]).sum())
@@ -184,7 +183,7 @@ def evaluate(
         report,
         candidate=metrics[1],
         agreement=equal / report.images,
-        agreement_confidence_interval=paired_statistics.wilson(equal, report.images),
+        agreement_confidence_interval=wilson(equal, report.images),
         drop=None
         if labels is None
         else paired_statistics.drop(*(p == labels for p in predictions)),
@@ -225,7 +224,7 @@ def _metrics(models, pixels, scores, labels, runs):
             top1=None if labels is None else float((scores[i].argmax(-1) == labels).mean()),
             size=len(model.tflite_model),
             latency_ms=latencies[1][i],
-            fully_accelerated=litert.is_fully_accelerated(model.tflite_model),
+            fully_accelerated=runtime.is_fully_accelerated(model.tflite_model),
             float_ops=ops.count_ops(_float_ops(model.tflite_model)),
             top5=None if labels is None else _top5(scores[i], labels),
             latency_2_threads_ms=latencies[2][i],

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite.evaluation import classifier, delegates, sqnr
+from keras_effnet.litert import classifier, ops
+from tflite.evaluation import delegates, sqnr
 from tflite.evaluation.accuracy import NAMES, RUNS, EvaluationImages, EvaluationReport, evaluate
-from tflite.flatbuffer import ops
 
 SQNR_IMAGES = 32
 

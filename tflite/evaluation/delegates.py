@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tflite import litert
-from tflite.flatbuffer.ops import Op, read_ops
+from keras_effnet.litert import runtime
+from keras_effnet.litert.ops import Op, read_ops
 
 MEASURED, DOCUMENTED = "measured", "documented"  # evidence of a rule
 
@@ -145,10 +145,10 @@ def support(tflite_model: bytes, *, fully_accelerated: bool | None = None) -> tu
 
     Args:
         tflite_model: bytes.
-        fully_accelerated: the result of ``litert.is_fully_accelerated``, if it is known already.
+        fully_accelerated: the result of ``runtime.is_fully_accelerated``, if it is known already.
     """
     if fully_accelerated is None:
-        fully_accelerated = litert.is_fully_accelerated(tflite_model)
+        fully_accelerated = runtime.is_fully_accelerated(tflite_model)
     rows = read_ops(tflite_model)
     return tuple(
         by_rules(name, rows, fully_accelerated if name == "XNNPACK" else None) for name in DELEGATES

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+from keras_effnet.evaluation.intervals import Z
 
 
 @dataclass(frozen=True)
@@ -60,39 +60,6 @@ def mcnemar(n10: int, n01: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """(low, high) of the 95 % Wilson score interval of the proportion `hits` / `count`.
-
-    >>> [round(end, 3) for end in wilson(9, 10)]
-    [0.596, 0.982]
-    """
-    share, z2 = hits / count, _Z**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = _Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def log_probabilities(scores, output_activation: str, *, output_scale: float = 0.0) -> np.ndarray:
-    """Natural logarithms of the probabilities, (n, classes) float64, of scores (n, classes).
-
-    Args:
-        scores: dequantized outputs of the model.
-        output_activation: "logits" are normalized by a softmax; "softmax" outputs are scaled to
-            sum 1, which 8 bits only approximate; "sigmoid" outputs, independent classes, are kept.
-        output_scale: scale of a quantized output. Probabilities are at least half of it (or 1e-9),
-            because all smaller ones are quantized to 0.
-    """
-    scores = np.asarray(scores, np.float64)
-    if output_activation == "logits":
-        shifted = scores - scores.max(-1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    floor = max(1e-9, output_scale / 2)
-    if output_activation == "sigmoid":
-        return np.log(np.clip(scores, floor, 1 - floor))
-    clipped = np.maximum(scores, floor)
-    return np.log(clipped / clipped.sum(-1, keepdims=True))
-
-
 def divergences(reference, candidate, output_activation: str) -> np.ndarray:
     """KL(reference || candidate) of every image, (n,) in nats, from log probabilities (n, classes).
     For "sigmoid" it is the sum over the classes, each a binary distribution.
@@ -126,4 +93,4 @@ def _tango(n10, n01, n):
                 outside = middle
         return inside
 
-    return edge(-1.0, _Z), edge(1.0, _Z)
+    return edge(-1.0, Z), edge(1.0, Z)

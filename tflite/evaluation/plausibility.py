@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_effnet.diagnostics import check_model
-from tflite.evaluation import paired_statistics
+from keras_effnet.evaluation.intervals import wilson
 
 _PIXEL_CHECKS = ("normalised-twice", "scaled-twice", "not-normalised", "range")
 
@@ -43,7 +43,7 @@ def is_at_chance(top1: float, images: int, classes: int) -> bool:
     >>> is_at_chance(0.12, 100, 10), is_at_chance(0.8, 100, 10)
     (True, False)
     """
-    low, _ = paired_statistics.wilson(round(top1 * images), images)
+    low, _ = wilson(round(top1 * images), images)
     return low <= 1 / classes
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite.evaluation import classifier
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import classifier, ops, runner
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _BLOCK = re.compile(r"(?<![a-z0-9])block(\d+)([a-z]+)_")

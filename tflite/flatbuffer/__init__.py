@@ -1,1 +1,1 @@
-"""Reads and rewrites the .tflite format: ops, graph, metadata."""
+"""Rewrites .tflite files: the graph, and changes that no converter makes."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_effnet.litert import writer
+from keras_effnet.litert.ops import WITH_WEIGHTS
+from keras_effnet.litert.runtime import flatbuffer_tools, schema
 from tflite.flatbuffer import rewrite
-from tflite.flatbuffer.ops import WITH_WEIGHTS
-from tflite.litert import flatbuffer_tools, schema
 
 LINEAR = WITH_WEIGHTS
 
@@ -64,7 +65,7 @@ class Graph:
     def content(self) -> bytes:
         """The .tflite, with aligned buffers. The graph can still be changed afterwards."""
         self._graph.operators = [operation.raw for operation in self.operations]
-        return rewrite.write(copy.deepcopy(self._tree))
+        return writer.write(copy.deepcopy(self._tree))
 
     @property
     def input(self) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from tflite.flatbuffer import ops, rewrite, runner
+from keras_effnet.litert import ops, runner
+from tflite.flatbuffer import rewrite
 from tflite.flatbuffer.graph import Graph
 
 IMAGES = 32

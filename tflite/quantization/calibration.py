@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import litert
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import ops, runner, runtime
 from tflite.quantization import range_estimation
 
 MIN_IMAGES = 16
@@ -139,7 +138,7 @@ def _checked(float32_model, images, min_images):
     """The images as an array, if the model accepts them; ``ValueError`` otherwise."""
     images = np.asarray(images)
     require_images(len(images), min_images)
-    shape = litert.input_shape(float32_model)
+    shape = runtime.input_shape(float32_model)
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise ValueError(
             f"calibration images are {images.dtype} {images.shape}; this model takes uint8 "

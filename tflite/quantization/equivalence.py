@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import ops, runner
 
 TOLERANCE = 1e-4  # of the largest |score|, or of 1 if that is smaller
 

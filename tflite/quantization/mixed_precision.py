@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from keras_effnet.litert import ops
 from tflite.evaluation import sqnr
-from tflite.flatbuffer import ops
 from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.objective import Objective, agreement_and_drop, latency_ms
 from tflite.quantization.plan import QuantPlan

@@ -8,9 +8,10 @@ import time
 
 import numpy as np
 
-from tflite.evaluation import classifier, paired_statistics
+from keras_effnet.evaluation.probabilities import log_probabilities
+from keras_effnet.litert import classifier, ops, runner
+from tflite.evaluation import paired_statistics
 from tflite.evaluation.output_error import correlation, relative_errors
-from tflite.flatbuffer import ops, runner
 
 MEASURES = ("KL divergence", "agreement")
 OUTPUT_MEASURES = ("relative error", "correlation")  # of models that are no classifiers
@@ -33,7 +34,7 @@ class Objective:
         self.model = classifier.open_classifier(float32_model)
         self.scores = classifier.scores(self.model, images)
         self.predictions = self.scores.argmax(-1)
-        self.log = paired_statistics.log_probabilities(self.scores, self.model.output_activation)
+        self.log = log_probabilities(self.scores, self.model.output_activation)
 
     def first(self, count: int) -> Objective:
         """The objective on the first `count` images only."""
@@ -74,9 +75,7 @@ class Objective:
         if scores is None:
             return float("inf"), np.full(len(self.images), -1)
         _, (_, scale, _) = ops.quantization(model)
-        log = paired_statistics.log_probabilities(
-            scores, self.model.output_activation, output_scale=scale
-        )
+        log = log_probabilities(scores, self.model.output_activation, output_scale=scale)
         return (
             trimmed_mean(
                 paired_statistics.divergences(self.log, log, self.model.output_activation)

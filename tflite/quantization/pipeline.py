@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tflite.flatbuffer import ops
+from keras_effnet.litert import ops
 from tflite.presets import Preset
 from tflite.quantization.calibration import CalibrationImages, calibrate
 from tflite.quantization.mixed_precision import Budget, Float32Region, within_budget

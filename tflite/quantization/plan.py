@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from tflite.flatbuffer.ops import WITH_WEIGHTS, Op, count_ops
+from keras_effnet.litert.ops import WITH_WEIGHTS, Op, count_ops
 from tflite.presets import Preset, find_preset
 
 # Ops that ai-edge-quantizer quantizes and XNNPACK runs in int8.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tflite import litert
-from tflite.flatbuffer import ops, rewrite
+from keras_effnet.litert import ops
+from tflite import ai_edge_quantizer
+from tflite.flatbuffer import rewrite
 from tflite.quantization.plan import QuantPlan
 
 
@@ -27,7 +28,7 @@ def quantize(float32_model: bytes, ranges: dict | None, plan: QuantPlan) -> byte
     if preset.name == "float32":
         return float32_model
     if not preset.calibrated:
-        model = litert.float_activations(float32_model, preset.weights)
+        model = ai_edge_quantizer.float_activations(float32_model, preset.weights)
         _check(model, plan)
         return model
     names = [op.output for op in plan.ops if op.precision != "float32"]
@@ -44,7 +45,7 @@ def quantize(float32_model: bytes, ranges: dict | None, plan: QuantPlan) -> byte
             f"kernel, e.g. {floats[0].name}: use preset int8"
         )
     rules = [(op.name, f"^{re.escape(op.output)};") for op in floats]
-    model = litert.static(
+    model = ai_edge_quantizer.static(
         float32_model,
         ranges,
         rules,

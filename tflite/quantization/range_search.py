@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from tflite.evaluation import classifier, sqnr
+from keras_effnet.litert import classifier
+from tflite.evaluation import sqnr
 from tflite.flatbuffer.graph import Graph
 from tflite.quantization.objective import Objective
 from tflite.quantization.plan import QuantPlan

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_effnet.litert import ops
 from tflite.evaluation import sqnr
-from tflite.flatbuffer import ops
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.presets import Preset, find_preset
 from tflite.quantization import bias_correction, equalization, range_search, weight_rounding

@@ -12,7 +12,7 @@ import concurrent.futures
 
 import numpy as np
 
-from tflite.flatbuffer import runner
+from keras_effnet.litert import runner
 from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.normalization_folding import padding
 

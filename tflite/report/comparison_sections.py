@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from keras_effnet import html_elements as html
 from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
-from tflite.report import html_elements as html
 
 PREVIEWS = 10  # changed predictions that are shown with their image
 _LOW_DB = 10.0  # below: the error is more than a third of the values

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from tflite.report import html_elements as html
+from keras_effnet import html_elements as html
 
 _FILES = 20  # calibration files that are named
 

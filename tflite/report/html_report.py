@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_effnet import atomic_write
-from tflite.evaluation import paired_statistics
+from keras_effnet import html_elements as html
+from keras_effnet.evaluation.intervals import wilson
 from tflite.evaluation.comparison import Comparison
 from tflite.report import comparison_sections, conversion_sections, provenance
-from tflite.report import html_elements as html
+from tflite.report.own_files import GENERATOR
 
 _RECORD = ("preset", "warnings", "plan", "quantization_steps", "float32_regions", "calibration")
 
@@ -109,7 +110,8 @@ def render(
     name = provenance.file_name(origin)
     if name and name != candidate:
         title = f"{name}: {title}"
-    return html.document(title, "\n".join(section for section in sections if section))
+    body = "\n".join(section for section in sections if section)
+    return html.document(title, body, GENERATOR)
 
 
 def _head(comparison, record, origin):
@@ -270,7 +272,7 @@ def _interval(ends):
 
 def _share(share, images):
     """A share of the images with its confidence interval, as HTML."""
-    low, high = paired_statistics.wilson(round(share * images), images)
+    low, high = wilson(round(share * images), images)
     return f"{share:.2%} <small class=wrap>({low:.1%} to {high:.1%})</small>"
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from keras_effnet import atomic_write
 from keras_effnet.label_file import read_labels
-from tflite.report.html_elements import GENERATOR
+
+GENERATOR = "effnet-tflite"  # marks the pages of this package
 
 
 def check_replaceable(path: str | os.PathLike[str], inputs: Mapping[str, object] = {}) -> str:
@@ -55,7 +56,9 @@ def _is_ours(path):
         return isinstance(record, dict) and not {"preset", "report"}.isdisjoint(record)
     with open(path, "rb") as file:
         head = file.read(4096)
-    return GENERATOR.encode() in head if path.endswith(".html") else head[4:8] == b"TFL3"
+    if path.endswith(".html"):
+        return f'content="{GENERATOR}"'.encode() in head
+    return head[4:8] == b"TFL3"
 
 
 def _read_json(path):

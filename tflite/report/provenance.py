@@ -8,7 +8,7 @@ import os
 import platform
 
 import keras_effnet
-from tflite.report import html_elements as html
+from keras_effnet import html_elements as html
 
 _PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "tensorflow", "keras", "numpy")
 

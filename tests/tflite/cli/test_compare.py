@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 import tflite
+from keras_effnet.litert import metadata
 from tflite.cli.compare import main_compare, main_report
-from tflite.flatbuffer import metadata
 
 
 @pytest.fixture

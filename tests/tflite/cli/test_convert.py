@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 import tflite
-from tflite import litert
+from keras_effnet.litert import metadata, runtime
 from tflite.cli import compare, convert
-from tflite.flatbuffer import metadata
 from tflite.quantization.mixed_precision import Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 
@@ -256,7 +255,7 @@ def test_a_failed_conversion_returns_1_and_writes_no_file(files, float_content, 
 
 def test_an_interrupted_conversion_prints_one_line(files, float_content, capfd, monkeypatch):
     def interrupted(_, *, log, **__):
-        with litert.native_log_hidden():
+        with runtime.native_log_hidden():
             os.write(2, b"log of a library\n")
             signal.raise_signal(signal.SIGINT)
 

@@ -5,22 +5,21 @@ import pytest
 from scipy import special, stats
 
 import tflite
-from tflite import litert
-from tflite.evaluation import classifier, paired_statistics
+from keras_effnet.litert import classifier, runner, runtime, writer
+from tflite.evaluation import paired_statistics
 from tflite.evaluation.accuracy import EvaluationImages
-from tflite.flatbuffer import rewrite, runner
 
 
 def _disturbed(content):
     """The same network with random errors in its weights."""
-    tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
+    tree = runtime.flatbuffer_tools().read_model_from_bytearray(content)
     rng = np.random.default_rng(0)
     for buffer in tree.buffers:
         if buffer.data is not None and len(buffer.data) > 256:
             weights = np.frombuffer(bytes(buffer.data), np.float32)
             noisy = weights + rng.normal(0, weights.std(), weights.shape)
             buffer.data = np.frombuffer(noisy.astype(np.float32).tobytes(), np.uint8)
-    return rewrite.write(tree)
+    return writer.write(tree)
 
 
 def _evaluate(reference, candidate, images, labels=None, candidate_images=None, **options):

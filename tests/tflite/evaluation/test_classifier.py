@@ -4,9 +4,7 @@ import tensorflow as tf
 from ai_edge_quantizer import quantizer, recipe
 
 import tflite
-from tflite import litert
-from tflite.evaluation import classifier
-from tflite.flatbuffer import metadata, ops, runner
+from keras_effnet.litert import classifier, metadata, ops, runner, runtime
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +17,7 @@ def int8_ends():
             name: {end: np.float32(value).reshape(1, 1) for end, value in bounds.items()}
             for name, bounds in ranges.items()
         }
-        with litert._quiet():
+        with runtime.quiet():
             quantized = quantizer.Quantizer(content, recipe.static_wi8_ai8()).quantize(arrays)
         return bytes(quantized.quantized_model)
 
@@ -36,7 +34,7 @@ def _several_at_a_time(count):
         features = tf.reduce_mean(tf.nn.conv2d(images, kernel, 1, "SAME"), (1, 2))
         return tf.matmul(features, head)
 
-    with litert.native_log_hidden():
+    with runtime.native_log_hidden():
         return tf.lite.TFLiteConverter.from_concrete_functions(
             [network.get_concrete_function()], network
         ).convert()
@@ -101,7 +99,7 @@ def test_a_larger_batch_is_resized_to_one(images):
     model = classifier.open_classifier(content)
     assert (model.height, model.width, model.classes, model.resized) == (8, 8, 3, True)
     few = images[:4, :8, :8]
-    together = litert.interpreter(content)
+    together = runtime.interpreter(content)
     together.set_tensor(together.get_input_details()[0]["index"], few.astype(np.float32))
     together.invoke()
     want = together.get_tensor(together.get_output_details()[0]["index"])

@@ -3,10 +3,9 @@ import pytest
 from ai_edge_quantizer import quantizer, recipe
 
 import tflite
-from tflite import litert
+from keras_effnet.litert import ops, runtime
+from keras_effnet.litert.ops import Op
 from tflite.evaluation import delegates
-from tflite.flatbuffer import ops
-from tflite.flatbuffer.ops import Op
 
 
 def _ops(*texts):
@@ -95,14 +94,14 @@ def test_the_xnnpack_rules_agree_with_the_runtime(float_content, int8_content, i
         name: {end: np.float32(value).reshape(1, 1) for end, value in bounds.items()}
         for name, bounds in tflite.calibrate(float_content, images).items()
     }
-    with litert._quiet():
+    with runtime.quiet():
         strict = quantizer.Quantizer(float_content, recipe.static_wi8_ai8()).quantize(arrays)
     for content, fully in (
         (float_content, True),
         (int8_content, True),
         (bytes(strict.quantized_model), False),  # its softmax is int8
     ):
-        assert litert.is_fully_accelerated(content) is fully
+        assert runtime.is_fully_accelerated(content) is fully
         support = delegates.by_rules("XNNPACK", ops.read_ops(content))
         assert support.verdict == ("all" if fully else "not all")
         assert not support.unknown

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
+from keras_effnet.evaluation.probabilities import log_probabilities
 from tflite.evaluation import paired_statistics
 
 
@@ -83,26 +84,11 @@ def test_mcnemar_equals_the_binomial_test(n10, n01):
     assert paired_statistics.mcnemar(n10, n01) == pytest.approx(want, rel=1e-9)
 
 
-@pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (97, 100), (9650, 10_000)])
-def test_wilson_equals_scipys_interval(hits, count):
-    want = stats.binomtest(hits, count).proportion_ci(method="wilson")
-    assert paired_statistics.wilson(hits, count) == pytest.approx((want.low, want.high))
-
-
-def test_logits_and_their_softmax_give_equal_probabilities():
-    logits = np.random.default_rng(0).normal(0, 3, (5, 7))
-    log = paired_statistics.log_probabilities(logits, "logits")
-    np.testing.assert_allclose(log, special.log_softmax(logits, -1))
-    np.testing.assert_allclose(
-        log, paired_statistics.log_probabilities(special.softmax(logits, -1), "softmax"), atol=1e-6
-    )
-
-
 def test_divergence_of_softmax_outputs_is_relative_entropy():
     p, q = np.random.default_rng(0).dirichlet(np.ones(6), (2, 4))
     got = paired_statistics.divergences(
-        paired_statistics.log_probabilities(p, "softmax"),
-        paired_statistics.log_probabilities(q, "softmax"),
+        log_probabilities(p, "softmax"),
+        log_probabilities(q, "softmax"),
         "softmax",
     )
     np.testing.assert_allclose(got, stats.entropy(p, q, axis=-1))
@@ -117,10 +103,10 @@ def test_divergence_of_sigmoid_outputs_sums_the_classes():
 
 def test_a_quantized_zero_counts_as_half_the_output_scale():
     p, q = np.array([[0.999, 0.001]]), np.array([[1.0, 0.0]])
-    floor = paired_statistics.log_probabilities(q, "softmax", output_scale=1 / 256)[0, 1]
+    floor = log_probabilities(q, "softmax", output_scale=1 / 256)[0, 1]
     assert math.exp(floor) == pytest.approx(1 / 513, rel=1e-3)
     divergences = paired_statistics.divergences(
-        paired_statistics.log_probabilities(p, "softmax"), np.log(q + 1e-300), "softmax"
+        log_probabilities(p, "softmax"), np.log(q + 1e-300), "softmax"
     )
     assert divergences[0] > 0.6  # a zero probability without the floor
 

@@ -2,19 +2,18 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.evaluation import classifier, sqnr
-from tflite.flatbuffer import rewrite
+from keras_effnet.litert import classifier, runtime, writer
+from tflite.evaluation import sqnr
 
 _OPEN = classifier.open_classifier
 
 
 def _renamed(content, first=0):
     """The same file with meaningless tensor names."""
-    tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
+    tree = runtime.flatbuffer_tools().read_model_from_bytearray(content)
     for index, tensor in enumerate(tree.subgraphs[0].tensors, first):
         tensor.name = f"t{index}".encode()
-    return rewrite.write(tree)
+    return writer.write(tree)
 
 
 def test_a_file_against_itself_has_the_maximum_sqnr(float_content, images):

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import ops, rewrite, runner
+from keras_effnet.litert import ops, runner, runtime, writer
 from tflite.flatbuffer.graph import LINEAR, Graph, swishes
 
 
@@ -58,7 +57,7 @@ def test_shared_biases_can_be_changed_one_by_one(float_content):
 
 
 def test_a_bias_that_two_operations_read_is_copied(trained_v1, photos):
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(bytearray(trained_v1))
     rows = [op for op in tree.subgraphs[0].operators if len(op.inputs) == 3]
     shapes = [tuple(tree.subgraphs[0].tensors[op.inputs[2]].shape) for op in rows]
@@ -69,7 +68,7 @@ def test_a_bias_that_two_operations_read_is_copied(trained_v1, photos):
         if x == y
     )
     second.inputs = [*second.inputs[:2], first.inputs[2]]
-    shared = rewrite.write(tree)
+    shared = writer.write(tree)
 
     graph = Graph(shared)
     a, b = (

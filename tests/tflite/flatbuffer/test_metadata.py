@@ -4,15 +4,15 @@ import zipfile
 import numpy as np
 import pytest
 
-from tflite import litert
-from tflite.flatbuffer import metadata, ops, rewrite, runner, tables
+from keras_effnet.litert import metadata, ops, runner, runtime, tables, writer
+from tflite.flatbuffer import rewrite
 
 LABELS = [f"class {i}" for i in range(10)]
 
 
 def _packed(content):
     """The same .tflite with its buffers behind the flatbuffer, as ai-edge-quantizer writes it."""
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(content)
     sizes = {i: bytes(b.data) for i, b in enumerate(tree.buffers) if b.data is not None}
     for i in sizes:
@@ -28,9 +28,9 @@ def _packed(content):
 
 
 def _changed(content, change):
-    tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
+    tree = runtime.flatbuffer_tools().read_model_from_bytearray(content)
     change(tree)
-    return rewrite.write(tree)
+    return writer.write(tree)
 
 
 def _scores(content, images):
@@ -76,7 +76,7 @@ def test_scores_signature_and_alignment_stay(kind, float_content, int8_content, 
     assert ops.misaligned_buffers(content) == 0
     assert ops.read_ops(content) == ops.read_ops(before)
     assert ops.quantization(content) == ops.quantization(before)
-    interpreter = litert.interpreter(content)
+    interpreter = runtime.interpreter(content)
     assert list(interpreter.get_signature_list()) == ["serving_default"]
     feed = images[:1].astype(interpreter.get_input_details()[0]["dtype"])
     np.testing.assert_array_equal(
@@ -137,7 +137,7 @@ def test_stats_are_the_range_of_the_models_input(float_content, int8_content):
     """The stats are in field 5 of table 0 in field 2 of table 0 in field 3 of the root."""
 
     def stats(content):
-        tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
+        tree = runtime.flatbuffer_tools().read_model_from_bytearray(content)
         (row,) = [m for m in tree.metadata if m.name == b"TFLITE_METADATA"]
         data = bytes(tree.buffers[row.buffer].data)
         assert data[4:8] == b"M001"
@@ -200,7 +200,7 @@ def _retyped(name, ends=("inputs", "outputs")):
     def change(tree):
         for end in ends:
             tensor = tree.subgraphs[0].tensors[getattr(tree.subgraphs[0], end)[0]]
-            tensor.type = getattr(litert.flatbuffer_tools().TensorType, name)
+            tensor.type = getattr(runtime.flatbuffer_tools().TensorType, name)
 
     return change
 
@@ -269,10 +269,10 @@ def test_missing_attached_labels_are_an_error(float_content):
 
 def test_metadata_of_another_format_is_an_error(float_content):
     def damage(to):
-        tree = litert.flatbuffer_tools().read_model_from_bytearray(metadata.attach(float_content))
+        tree = runtime.flatbuffer_tools().read_model_from_bytearray(metadata.attach(float_content))
         (row,) = [m for m in tree.metadata if m.name == b"TFLITE_METADATA"]
         tree.buffers[row.buffer].data = to(bytes(tree.buffers[row.buffer].data))
-        return rewrite.write(tree)
+        return writer.write(tree)
 
     with pytest.raises(ValueError, match="format b'M999'"):
         metadata.read(damage(lambda data: data[:4] + b"M999" + data[8:]))

@@ -3,8 +3,7 @@ import collections
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import metadata, ops
+from keras_effnet.litert import metadata, ops, runtime
 
 
 def test_part_sizes_add_up_to_the_file(float_content, int8_content):
@@ -41,7 +40,7 @@ def test_ops_have_the_data_types_of_their_values(int8_content):
 
 
 def test_ops_have_the_output_of_the_tensor_at_their_index(int8_content):
-    names = {d["index"]: d["name"] for d in litert.interpreter(int8_content).get_tensor_details()}
+    names = {d["index"]: d["name"] for d in runtime.interpreter(int8_content).get_tensor_details()}
     rows = ops.read_ops(int8_content)
     assert len(rows) > 40
     assert all(names[op.index] == op.output for op in rows)
@@ -83,7 +82,7 @@ def test_bias_locations_point_at_the_bias_values(int8_content):
     """The bytes at each location are those of the bias buffer."""
     places = ops.bias_locations(int8_content)
     assert len(places) > 10
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(bytearray(int8_content))
     tensors = tree.subgraphs[0].tensors
     for op in tree.subgraphs[0].operators:

@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import ops, rewrite, runner
+from keras_effnet.litert import ops, runner, runtime, writer
+from tflite import ai_edge_quantizer
+from tflite.flatbuffer import rewrite
 
 
 def test_uint8_input_gives_the_same_scores(float_content, images):
     content = rewrite.uint8_input(float_content)
-    interpreter = litert.interpreter(content)
+    interpreter = runtime.interpreter(content)
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
     assert interpreter.get_input_details()[0]["name"] == "serving_default_images:0"
     np.testing.assert_array_equal(
@@ -17,13 +18,13 @@ def test_uint8_input_gives_the_same_scores(float_content, images):
 
 
 def test_uint8_input_keeps_the_signature(float_content, images):
-    signature = litert.interpreter(rewrite.uint8_input(float_content)).get_signature_runner()
+    signature = runtime.interpreter(rewrite.uint8_input(float_content)).get_signature_runner()
     want = runner.scores(float_content, images[:1])
     np.testing.assert_array_equal(signature(images=images[:1])["scores"], want)
 
 
 def test_uint8_input_runs_accelerated(float_content):
-    assert litert.is_fully_accelerated(rewrite.uint8_input(float_content))
+    assert runtime.is_fully_accelerated(rewrite.uint8_input(float_content))
 
 
 def test_uint8_input_twice_is_an_error(float_content):
@@ -32,7 +33,7 @@ def test_uint8_input_twice_is_an_error(float_content):
 
 
 def test_written_buffers_are_aligned(float_content, int8_content):
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(bytearray(float_content))
     plain = bytes(tools.convert_object_to_bytearray(tree))
     assert ops.misaligned_buffers(plain) > 0  # written by LiteRT's Python tools
@@ -41,7 +42,7 @@ def test_written_buffers_are_aligned(float_content, int8_content):
 
 def test_buffers_behind_the_flatbuffer_survive(float_content, images):
     """ai-edge-quantizer writes them so from 256 KiB up; a plain read and write loses them."""
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(float_content)
     tail = b""
     sizes = {i: bytes(b.data) for i, b in enumerate(tree.buffers) if b.data is not None}
@@ -66,12 +67,12 @@ def test_buffers_behind_the_flatbuffer_survive(float_content, images):
 def int8_ends(float_content, images):
     """An int8 .tflite with an int8 input and output."""
     ranges = tflite.calibrate(float_content, images)
-    return litert.static(float_content, ranges, [], float_ends=False)
+    return ai_edge_quantizer.static(float_content, ranges, [], float_ends=False)
 
 
 def test_uint8_input_output_gives_the_same_bits(int8_ends, images):
     content = rewrite.uint8_input_output(int8_ends)
-    inner, outer = litert.interpreter(int8_ends), litert.interpreter(content)
+    inner, outer = runtime.interpreter(int8_ends), runtime.interpreter(content)
     feed, fetch = outer.get_input_details()[0], outer.get_output_details()[0]
     assert feed["dtype"] == fetch["dtype"] == np.uint8
     for image in images[:4]:
@@ -96,7 +97,7 @@ def test_uint8_input_output_keeps_scale_and_shifts_zero_point(int8_ends):
 
 def test_uint8_input_output_keeps_signature_and_names(int8_ends, images):
     content = rewrite.uint8_input_output(int8_ends)
-    before, after = litert.interpreter(int8_ends), litert.interpreter(content)
+    before, after = runtime.interpreter(int8_ends), runtime.interpreter(content)
     assert before.get_signature_list() == after.get_signature_list()
     for details in ("get_input_details", "get_output_details"):
         assert getattr(before, details)()[0]["name"] == getattr(after, details)()[0]["name"]
@@ -125,12 +126,12 @@ def test_short_names_keep_scores_and_signature(float_content, images):
         runner.scores(again, images[:2]),
         runner.scores(float_content, images[:2]),
     )
-    signature = litert.interpreter(again).get_signature_runner()
+    signature = runtime.interpreter(again).get_signature_runner()
     assert signature(images=images[:1].astype(np.float32))["scores"].shape == (1, 10)
 
 
 def test_a_truncated_model_outputs_the_named_tensor(int8_content, images):
-    interpreter = litert.interpreter(int8_content, keep_tensors=True)
+    interpreter = runtime.interpreter(int8_content, keep_tensors=True)
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
     interpreter.invoke()
     tensors = {d["name"]: d["index"] for d in interpreter.get_tensor_details()}
@@ -138,7 +139,7 @@ def test_a_truncated_model_outputs_the_named_tensor(int8_content, images):
     for place in range(3, len(rows), 11):
         cut = rewrite.truncate_after(int8_content, rows[place].output)
         assert tflite.read_ops(cut) == rows[: place + 1]
-        short = litert.interpreter(cut)
+        short = runtime.interpreter(cut)
         assert short.get_output_details()[0]["name"] == rows[place].output
         short.set_tensor(short.get_input_details()[0]["index"], images[:1])
         short.invoke()
@@ -155,10 +156,10 @@ def test_truncating_after_an_unknown_tensor_is_an_error(int8_content):
 
 def test_equal_zero_points_are_written_once(int8_content, images):
     """Every reader gets them, and nothing else changes."""
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(bytearray(int8_content))
     plain = bytes(tools.convert_object_to_bytearray(tree))
-    shared = rewrite.write(tools.read_model_from_bytearray(bytearray(int8_content)))
+    shared = writer.write(tools.read_model_from_bytearray(bytearray(int8_content)))
     assert len(shared) < len(plain) - 5000
     a, b = (tools.read_model_from_bytearray(c).subgraphs[0].tensors for c in (plain, shared))
     for one, other in zip(a, b):

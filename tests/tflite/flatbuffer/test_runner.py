@@ -4,12 +4,11 @@ import time
 import numpy as np
 import pytest
 
-from tflite import litert
-from tflite.flatbuffer import runner
+from keras_effnet.litert import runner, runtime
 
 
 def by_hand(tflite_model, images, names):
-    interpreter = litert.interpreter(tflite_model, keep_tensors=True)
+    interpreter = runtime.interpreter(tflite_model, keep_tensors=True)
     feed = interpreter.get_input_details()[0]
     indices = {d["name"]: d["index"] for d in interpreter.get_tensor_details()}
     rows = []
@@ -21,7 +20,7 @@ def by_hand(tflite_model, images, names):
 
 
 def an_inner_tensor(tflite_model):
-    details = litert.interpreter(tflite_model, keep_tensors=True).get_tensor_details()
+    details = runtime.interpreter(tflite_model, keep_tensors=True).get_tensor_details()
     return next(d for d in details if "block1a" in d["name"] and len(d["shape"]) == 4)
 
 
@@ -61,13 +60,13 @@ def test_an_unknown_tensor_is_an_error_before_the_first_image(float_content, ima
 
 def test_interpreters_are_made_in_the_callers_thread(float_content, images, monkeypatch):
     """Making one hides the native log of the whole process: two at once lose standard error."""
-    make, threads = litert.interpreter, []
+    make, threads = runtime.interpreter, []
 
     def interpreter(*args, **options):
         threads.append(threading.current_thread())
         return make(*args, **options)
 
-    monkeypatch.setattr(litert, "interpreter", interpreter)
+    monkeypatch.setattr(runtime, "interpreter", interpreter)
     list(runner.run(float_content, images, threads=2))
     assert threads == [threading.main_thread()] * 2
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import metadata, rewrite, runner
+from keras_effnet.litert import metadata, runner, runtime, writer
+from tflite.flatbuffer import rewrite
 from tflite.images import mediapipe
 
 _MISSING = (
@@ -108,12 +108,12 @@ def test_mediapipe_rejects_a_float_model_without_metadata(classify, float_conten
 
 
 def test_an_int8_input_is_rejected_by_mediapipe_and_attach(classify, float_content):
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(rewrite.uint8_input(metadata.attach(float_content)))
     image = tree.subgraphs[0].tensors[tree.subgraphs[0].inputs[0]]
     image.type = tools.TensorType.INT8
     image.quantization.zeroPoint = np.array([-128], np.int64)
-    content = rewrite.write(tree)
+    content = writer.write(tree)
     with pytest.raises(Exception, match="INT8"):
         classify(content, _photo(32, 32))
     with pytest.raises(

@@ -3,7 +3,7 @@ import functools
 import numpy as np
 
 import tflite
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import ops, runner
 from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization import bias_correction
 

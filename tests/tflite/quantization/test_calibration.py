@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import ops, runner, runtime
 from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization.calibration import (
     _BINS,
@@ -36,7 +35,7 @@ def test_ranges_equal_those_of_ai_edge_quantizer(float_content, images):
     from ai_edge_quantizer import calibrator, quantizer, recipe
     from ai_edge_quantizer.utils import qsv_utils
 
-    with litert._quiet():
+    with runtime.quiet():
         theirs = calibrator.Calibrator(float_content, qsv_update_func=qsv_utils.min_max_update)
         theirs.calibrate(
             {"serving_default": [{"images": i[None].astype(np.float32)} for i in images]},
@@ -214,13 +213,13 @@ def test_nan_in_one_image_is_not_lost():
 
 def test_interpreters_are_made_in_the_main_thread(float_content, images, monkeypatch):
     """Making one hides the native log of the process: two at once would lose standard error."""
-    kept, threads = litert.interpreter, []
+    kept, threads = runtime.interpreter, []
 
     def interpreter(*args, **options):
         threads.append(threading.current_thread())
         return kept(*args, **options)
 
-    monkeypatch.setattr(litert, "interpreter", interpreter)
+    monkeypatch.setattr(runtime, "interpreter", interpreter)
     before = os.fstat(2)
     collect_histograms(float_content, images)
     assert set(threads) == {threading.main_thread()}

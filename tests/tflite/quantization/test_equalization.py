@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import ops, runner
 from tflite.flatbuffer.graph import LINEAR, Graph, swishes
 from tflite.quantization import equalization
 from tflite.quantization.calibration import collect_histograms

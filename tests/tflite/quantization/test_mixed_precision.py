@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 import tflite
-from tflite import litert
+from keras_effnet.litert import runtime
 from tflite.quantization.mixed_precision import (
     Budget,
     Float32Region,
@@ -159,7 +159,7 @@ def test_fewest_regions_meet_a_budget_that_int8_misses(int8):
     assert "top" in {region.name for region in regions}
     model = state.quantized_with_regions(chosen)
     assert objective(model)[1] >= 0.9
-    assert litert.is_fully_accelerated(model)
+    assert runtime.is_fully_accelerated(model)
     floats = {op.output for op in tflite.read_ops(model) if op.dtype == "FLOAT32"}
     for region in regions:
         assert set(region.outputs) <= floats

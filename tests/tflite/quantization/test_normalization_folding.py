@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite.flatbuffer import runner
+from keras_effnet.litert import runner
 from tflite.flatbuffer.graph import Graph
 from tflite.quantization import normalization_folding
 from tflite.quantization.normalization_folding import fold_normalization

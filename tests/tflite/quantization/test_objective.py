@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite.evaluation import classifier
-from tflite.flatbuffer import runner
+from keras_effnet.litert import classifier, runner
 from tflite.quantization.objective import (
     Objective,
     agreement_and_drop,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite.flatbuffer import runner
+from keras_effnet.litert import runner
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.presets import find_preset
 from tflite.quantization import equalization, pipeline

@@ -1,7 +1,7 @@
 import pytest
 
 import tflite
-from tflite.flatbuffer.ops import Op
+from keras_effnet.litert.ops import Op
 from tflite.quantization.plan import make_plan
 
 

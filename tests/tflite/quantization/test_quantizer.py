@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import ops, runner
+from keras_effnet.litert import ops, runner, runtime
+from tflite import ai_edge_quantizer
 from tflite.flatbuffer.graph import Graph
 
 
@@ -19,7 +19,7 @@ def test_file_follows_the_plan(tiny, build, images, activation):
     last = {"softmax": {"SOFTMAX"}, "sigmoid": {"LOGISTIC"}, None: set()}[activation]
     assert floats == {"SUB", "MUL", "DEQUANTIZE", "FULLY_CONNECTED"} | last
     assert ops.quantization(made) == (("UINT8", 1.0, 0), ("FLOAT32", 0.0, 0))
-    assert litert.is_fully_accelerated(made)
+    assert runtime.is_fully_accelerated(made)
     assert ops.misaligned_buffers(made) == 0
 
 
@@ -34,7 +34,7 @@ def test_relu6_network_converts(trained_lite, images):
     content = trained_lite
     plan = tflite.make_plan(tflite.read_ops(content), "int8", calibration_images=16)
     made = tflite.quantize(content, tflite.calibrate(content, images), plan)
-    assert litert.is_fully_accelerated(made)
+    assert runtime.is_fully_accelerated(made)
 
 
 def test_image_order_does_not_change_a_byte(float_content, int8_content, images):
@@ -48,7 +48,7 @@ def test_edited_ranges_are_followed(float_content, images):
     ranges = tflite.calibrate(float_content, images)
     name = next(op.output for op in plan.ops if op.name == "CONV_2D")
     ranges[name] = {"min": -6.0, "max": 9.3}
-    made = litert.interpreter(tflite.quantize(float_content, ranges, plan))
+    made = runtime.interpreter(tflite.quantize(float_content, ranges, plan))
     details = next(d for d in made.get_tensor_details() if d["name"] == name)
     assert details["quantization"][0] == pytest.approx(15.3 / 255, rel=1e-3)
 
@@ -75,7 +75,7 @@ def test_tensor_without_a_range_is_an_error(float_content):
 def test_file_that_does_not_follow_the_plan_is_an_error(float_content, images, monkeypatch):
     plan = tflite.make_plan(tflite.read_ops(float_content), "int8", calibration_images=16)
     ranges = tflite.calibrate(float_content, images)
-    monkeypatch.setattr(litert, "static", lambda content, *_, **__: content)
+    monkeypatch.setattr(ai_edge_quantizer, "static", lambda content, *_, **__: content)
     with pytest.raises(tflite.ConversionError, match=r"is FLOAT32, not INT8"):
         tflite.quantize(float_content, ranges, plan)
 
@@ -125,7 +125,7 @@ def test_int16_has_float_ends_and_zero_points_of_0(float_content, images):
     made, _ = _quantized(float_content, "int16x8", images)
     floats = {op.name for op in tflite.read_ops(made) if op.dtype == "FLOAT32"}
     assert floats <= {"DEQUANTIZE"}
-    details = litert.interpreter(made).get_tensor_details()
+    details = runtime.interpreter(made).get_tensor_details()
     scales = [d["quantization"] for d in details if d["dtype"] is np.int16]
     assert len(scales) > 30
     assert {zero for _, zero in scales} == {0}
@@ -154,9 +154,9 @@ def test_float32_region_has_int8_weights(float_content, images):
     plan = plan.with_floats((row.output,), "float32 region: stem")
     made = tflite.quantize(float_content, tflite.calibrate(float_content, images), plan)
     assert {op.output: op.dtype for op in tflite.read_ops(made)}[row.output] == "FLOAT32"
-    assert litert.is_fully_accelerated(made)
+    assert runtime.is_fully_accelerated(made)
     assert "CONV_2D 1  (float32 region: stem)" in str(plan)
     kernel = Graph(float_content).shape(Graph(float_content).operations[2].inputs[1])
-    tensors = litert.interpreter(made).get_tensor_details()
+    tensors = runtime.interpreter(made).get_tensor_details()
     stems = [d for d in tensors if tuple(d["shape"]) == kernel]
     assert np.int8 in {d["dtype"] for d in stems}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
+from keras_effnet.litert import runtime
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.quantization.calibration import _Accumulator, collect_histograms
 from tflite.quantization.range_estimation import (
@@ -167,7 +167,7 @@ def test_range_above_zero_is_extended_to_zero(trained_v1, photos):
     plan = tflite.make_plan(tflite.read_ops(trained_v1), "int8", calibration_images=16)
     name = next(op.output for op in plan.ops if op.name == "ADD")
     found[name] = {"min": 1.0, "max": 9.0}
-    made = litert.interpreter(tflite.quantize(trained_v1, found, plan))
+    made = runtime.interpreter(tflite.quantize(trained_v1, found, plan))
     details = next(d for d in made.get_tensor_details() if d["name"] == name)
     scale, zero = details["quantization"]
     assert (-128 - zero) * scale == 0

@@ -3,8 +3,7 @@ import pytest
 import tensorflow as tf
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import runner
+from keras_effnet.litert import runner, runtime
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.quantization import equalization
 from tflite.quantization.calibration import collect_histograms
@@ -67,7 +66,7 @@ def _off(content, plan, found, photos):
     """
     graph = Graph(content)
     interpreter = TFInterpreter(graph, found, plan)
-    made = litert.interpreter(tflite.quantize(content, found, plan), keep_tensors=True)
+    made = runtime.interpreter(tflite.quantize(content, found, plan), keep_tensors=True)
     feed, details = made.get_input_details()[0], made.get_tensor_details()
     details = {d["name"]: d for d in details if d["dtype"] is np.int8}
     rows = {}

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import tflite
-from tflite import litert
-from tflite.flatbuffer import runner
+from keras_effnet.litert import runner, runtime
 from tflite.flatbuffer.graph import LINEAR, Graph
 from tflite.quantization import weight_rounding
 from tflite.quantization.calibration import calibrate, hash_order
@@ -79,7 +78,7 @@ def test_zero_weights_and_inputs_are_kept():
 
 def _stored(content):
     """{tensor: its dequantized weights in a quantized file}."""
-    made = litert.interpreter(content)
+    made = runtime.interpreter(content)
     found = {}
     for row in made.get_tensor_details():
         scales = row["quantization_parameters"]["scales"]

@@ -7,11 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from tflite import litert
+from keras_effnet.litert import runtime, writer
 from tflite.evaluation.accuracy import EvaluationImages
 from tflite.evaluation.comparison import compare
 from tflite.evaluation.paired_statistics import Drop
-from tflite.flatbuffer import rewrite
 from tflite.report import comparison_sections, provenance
 from tflite.report.html_report import render, write_report
 
@@ -57,14 +56,14 @@ _NAMES = [f"class <{i}>" for i in range(10)]
 
 def _disturbed(content):
     """The same network with random errors in its weights."""
-    tree = litert.flatbuffer_tools().read_model_from_bytearray(content)
+    tree = runtime.flatbuffer_tools().read_model_from_bytearray(content)
     rng = np.random.default_rng(0)
     for buffer in tree.buffers:
         if buffer.data is not None and len(buffer.data) > 256:
             weights = np.frombuffer(bytes(buffer.data), np.float32)
             noisy = weights + rng.normal(0, weights.std(), weights.shape)
             buffer.data = np.frombuffer(noisy.astype(np.float32).tobytes(), np.uint8)
-    return rewrite.write(tree)
+    return writer.write(tree)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,19 @@ import os
 
 import pytest
 
-from tflite.report import html_elements, own_files
+from keras_effnet.html_elements import document
+from tflite.report import own_files
 
 
 @pytest.mark.parametrize(
     ("name", "ours", "foreign"),
     [
         ("m.tflite", b"\0\0\0\0TFL3", b"PK\3\4 a Keras file"),
-        ("m.html", html_elements.document("t", "b").encode(), b"<html>my page</html>"),
+        (
+            "m.html",
+            document("t", "b", own_files.GENERATOR).encode(),
+            b"<html>my page</html>",
+        ),
         ("m.json", json.dumps({"preset": "int8"}).encode(), b'{"my": "settings"}'),
         ("m.json", json.dumps({"report": {}}).encode(), b"not JSON"),
         ("m.labels.txt", b"cat\ndog\n", b"\xff\xfe\0"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import litert
+from keras_effnet.litert import runtime
 
 WITH_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # inputs: x, kernel, bias
 ALIGNMENT = 16  # bytes, of a buffer: force_align in the schema
@@ -48,7 +48,7 @@ def read_ops(tflite_model: bytes) -> tuple[Op, ...]:
     ``Op.types`` is the data type of the op's values. "hybrid" means float32 values with int8
     weights (dynamic range quantization); "a->b" means that the op converts a to b.
     """
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     model = tools.Model.GetRootAs(tflite_model, 0)
     graph = model.Subgraphs(0)
     builtin = {code: name for name, code in vars(tools.BuiltinOperator).items() if name.isupper()}
@@ -90,7 +90,7 @@ def activations(tflite_model: bytes) -> dict[str, int]:
     """{name: index} of the float32 tensors that depend on the image: the input and the outputs of
     the ops, without weights.
     """
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     graph = tools.Model.GetRootAs(tflite_model, 0).Subgraphs(0)
     outputs = (graph.Operators(i).OutputsAsNumpy() for i in range(graph.OperatorsLength()))
     indices = np.concatenate([graph.InputsAsNumpy(), *outputs]).tolist()
@@ -100,7 +100,7 @@ def activations(tflite_model: bytes) -> dict[str, int]:
 
 def quantization(tflite_model: bytes) -> tuple[tuple[str, float, int], tuple[str, float, int]]:
     """(dtype, scale, zero point) of the input and of the output; scale 0 for float."""
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     graph = tools.Model.GetRootAs(tflite_model, 0).Subgraphs(0)
 
     def describe(index):
@@ -119,7 +119,7 @@ def bias_locations(tflite_model: bytes) -> dict[str, tuple[int, np.ndarray]]:
     The offset is the position of the values in the file's bytes; the scales are float64, one for
     each channel. Biases of other types, and those stored behind the flatbuffer, are left out.
     """
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(tflite_model)
     model = tools.Model.GetRootAs(tflite_model, 0)
     graph = tree.subgraphs[0]
@@ -144,7 +144,7 @@ def buffer_ranges(tflite_model: bytes) -> dict[int, tuple[int, int]]:
     A buffer is inside the flatbuffer or, as ai-edge-quantizer writes them from 256 KiB up, behind
     it. The end of a truncated file's buffer can lie beyond the file.
     """
-    model = litert.flatbuffer_tools().Model.GetRootAs(tflite_model, 0)
+    model = runtime.flatbuffer_tools().Model.GetRootAs(tflite_model, 0)
     ranges = {}
     for index, buffer in enumerate(map(model.Buffers, range(model.BuffersLength()))):
         if buffer.Offset():
@@ -166,7 +166,7 @@ def size_by_part(tflite_model: bytes) -> dict[str, int]:
     Weights are listed by data type, so that ops kept in float32 show. "structure" is the rest of
     the file: names, shapes, padding.
     """
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     tree = tools.read_model_from_bytearray(tflite_model)
     lengths = [0 if b.data is None else len(b.data) for b in tree.buffers]
     parts = collections.Counter()
@@ -202,7 +202,7 @@ def size_by_part(tflite_model: bytes) -> dict[str, int]:
 
 def _scale_bytes(tflite_model):
     """Bytes of float32 scales and int64 zero points; tensors may share a vector."""
-    model = litert.flatbuffer_tools().Model.GetRootAs(tflite_model, 0)
+    model = runtime.flatbuffer_tools().Model.GetRootAs(tflite_model, 0)
     vectors = {}  # start -> bytes
     for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
         for tensor in map(graph.Tensors, range(graph.TensorsLength())):

@@ -17,8 +17,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tflite import litert
-from tflite.flatbuffer import ops, rewrite, tables
+from keras_effnet.litert import ops, runtime, tables, writer
 
 _BUFFER = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
@@ -89,7 +88,7 @@ def attach(
     input_name, output_name = _names(tree, image, scores)
     table = _described(name, description, input_name, output_name, mean, std, labels, image)
     _set_buffer(tree, tables.to_bytes(table, _IDENTIFIER))
-    model = rewrite.write(tree)
+    model = writer.write(tree)
     return model if labels is None else _append_file(model, _LABELS, "\n".join(labels) + "\n")
 
 
@@ -193,7 +192,7 @@ def _tree(tflite_model):
         for index, (_, end) in ops.buffer_ranges(tflite_model).items():
             if end > len(tflite_model):  # the reader below would silently take what is there
                 raise ValueError(f"buffer {index} ends at byte {end:,}")
-        tree = litert.flatbuffer_tools().read_model_from_bytearray(tflite_model)
+        tree = runtime.flatbuffer_tools().read_model_from_bytearray(tflite_model)
         if not tree.subgraphs or not tree.buffers:
             raise ValueError("no graph")
     except tables.UNREADABLE as error:
@@ -223,7 +222,7 @@ def _input_and_output(tree):
         )
     for end, tensor in (("input", inputs[0]), ("output", outputs[0])):
         if not _is(tensor, "UINT8", "FLOAT32"):
-            dtype = litert.flatbuffer_tools().type_to_name(tensor.type)
+            dtype = runtime.flatbuffer_tools().type_to_name(tensor.type)
             raise ValueError(
                 f"the model has an {end} of {dtype}; MediaPipe's ImageClassifier accepts UINT8 and "
                 "FLOAT32. Convert it with another --preset, or with a uint8 or float32 input and "
@@ -233,7 +232,7 @@ def _input_and_output(tree):
 
 
 def _is(tensor, *names):
-    types = litert.flatbuffer_tools().TensorType
+    types = runtime.flatbuffer_tools().TensorType
     return tensor.type in {getattr(types, name) for name in names}
 
 
@@ -257,7 +256,7 @@ def _entries(tree):
 
 
 def _set_buffer(tree, data):
-    tools = litert.flatbuffer_tools()
+    tools = runtime.flatbuffer_tools()
     entries = _entries(tree)
     if not entries:
         tree.buffers.append(tools.BufferT())

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from tflite import litert
+from keras_effnet.litert import runtime
 
 
 class Tensors(Mapping):
@@ -113,7 +113,7 @@ def open_interpreter(tflite_model: bytes, *, num_threads: int = 1, keep_tensors:
     Raises:
         RuntimeError, ValueError: LiteRT cannot run the model, or cannot resize its batch.
     """
-    interpreter = litert.interpreter(
+    interpreter = runtime.interpreter(
         tflite_model, num_threads=num_threads, keep_tensors=keep_tensors
     )
     batch, *rest = (int(n) for n in interpreter.get_input_details()[0]["shape"])
@@ -149,7 +149,7 @@ def scores(tflite_model: bytes, images: np.ndarray, *, interpreter=None) -> np.n
 
 def signature_outputs(tflite_model: bytes, images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """{name: output} of each image, by the names of the signature, whose input is ``images``."""
-    run_signature = litert.interpreter(tflite_model).get_signature_runner()
+    run_signature = runtime.interpreter(tflite_model).get_signature_runner()
     for image in images:
         yield run_signature(images=image[None])
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite import litert
-from tflite.flatbuffer import metadata, ops, runner
+from keras_effnet.litert import metadata, ops, runner, runtime
 
 _PASSED_THROUGH = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 _UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, KeyError)
@@ -65,7 +64,7 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
     """
     _require_complete(tflite_model, name)
     try:
-        interpreter = litert.interpreter(tflite_model)
+        interpreter = runtime.interpreter(tflite_model)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1:]
         raise ValueError(f"{name} cannot be run: {' '.join(reason)}") from error
@@ -163,7 +162,7 @@ def scores(classifier: Classifier, images: np.ndarray) -> np.ndarray:
 
 def _outputs(tflite_model, details):
     """((name, shape, columns) of each output, stride of each)."""
-    tree = litert.flatbuffer_tools().read_model_from_bytearray(bytearray(tflite_model))
+    tree = runtime.flatbuffer_tools().read_model_from_bytearray(bytearray(tflite_model))
     signatures = (tree.signatureDefs or [])[:1]
     names = {int(t.tensorIndex): t.name.decode() for s in signatures for t in s.outputs or []}
     described, strides, start = [], [], 0
@@ -212,7 +211,7 @@ def _require_complete(tflite_model, name):
         raise ValueError(f"{name} is not a .tflite file (TFL3 is missing at its start)")
     try:
         ends = [end for _, end in ops.buffer_ranges(tflite_model).values()]
-        litert.flatbuffer_tools().read_model_from_bytearray(tflite_model)  # reads everything
+        runtime.flatbuffer_tools().read_model_from_bytearray(tflite_model)  # reads everything
         complete = max(ends, default=0) <= len(tflite_model)
     except _UNREADABLE:
         complete = False

@@ -7,8 +7,6 @@ import html
 import io
 from collections.abc import Sequence
 
-GENERATOR = '<meta name="generator" content="effnet-tflite">'  # marks the pages of this package
-
 _CSS = """
 :root { color-scheme: light dark; --bg: #f7f7f5; --card: #fff; --ink: #1c2127; --soft: #59626e;
   --line: #e2e4e7; --first: #8d97a5; --second: #0f766e; --good: #15703a; --bad: #b3261e;
@@ -111,11 +109,12 @@ def text(value) -> str:
     return html.escape(str(value))
 
 
-def document(title: str, body: str) -> str:
-    """A complete HTML page."""
+def document(title: str, body: str, generator: str) -> str:
+    """A complete HTML page; `generator` names the command that writes it."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'{GENERATOR}\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="generator" content="{text(generator)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n"
         "</main>\n</body>\n</html>\n"
     )

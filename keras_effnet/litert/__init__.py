@@ -1,0 +1,1 @@
+"""Reads and runs .tflite image models from any tool; needs the extra ``keras_effnet[tflite]``."""
