@@ -9,7 +9,11 @@ import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import evaluation_batches
 from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.input_pipeline.targets import soft_targets
 from tpu_train.recipes.schema import Recipe
+from tpu_train.training.step import losses
+
+_TOP = 5
 
 
 def make_evaluation(
@@ -18,22 +22,67 @@ def make_evaluation(
     source: ImageSource,
     recipe: Recipe,
 ) -> Callable[[], dict[str, float]]:
-    """A function without arguments that returns {name: accuracy in [0, 1]} of `models`.
+    """A function without arguments that evaluates classifiers of logits: means over all images.
 
-    `models` maps names to classifiers that return logits. All are evaluated on the same batches,
-    preprocessed as the recipe says. A prediction for an image of several labels is correct if it is
-    one of them. The last batch is padded with images of weight 0. The function is traced once, at
-    its first call.
+    For each name in `models` the result has the top-1 accuracy in [0, 1] as ``name``, the loss as
+    ``loss_name``, and for more than five classes the top-5 accuracy as ``top5_name``. The loss is
+    the recipe's, without label smoothing and class weights. A prediction for an image of several
+    labels is correct if it is one of them.
+
+    All models are evaluated on the same batches, preprocessed as the recipe says. The last batch is
+    padded with images of weight 0. The function is traced once, at its first call.
     """
+    classes = len(source.classes)
+    batch_size = evaluation_batch_size(strategy, source, recipe)
+    batches = distributed_batches(strategy, source, recipe, batch_size)
+
+    @tf.function(jit_compile=False)
+    def sum_metrics(batch):
+        def replica_fn(batch):
+            targets = soft_targets(batch["label"], classes, smoothing=0.0, loss=recipe.loss)
+            rows = [
+                _metrics(recipe.loss, targets, model(batch["image"], training=False), batch)
+                for model in models.values()
+            ]
+            return tf.stack(rows)
+
+        return strategy.reduce("SUM", strategy.run(replica_fn, args=(batch,)), axis=None)
+
+    def evaluate():
+        sums = sum(sum_metrics(batch).numpy().astype("float64") for batch in batches())
+        result = {}
+        for name, (correct, in_top, loss) in zip(models, (sums / source.examples).tolist()):
+            result[name] = correct
+            result[f"loss_{name}"] = loss
+            if classes > _TOP:
+                result[f"top5_{name}"] = in_top
+        return result
+
+    return evaluate
+
+
+def evaluation_batch_size(
+    strategy: tf.distribute.Strategy, source: ImageSource, recipe: Recipe
+) -> int:
+    """The number of images of a global evaluation batch: a multiple of the replicas."""
     replicas = strategy.num_replicas_in_sync
-    batch_size = -(-min(recipe.batch_size, source.examples) // replicas) * replicas
+    return -(-min(recipe.batch_size, source.examples) // replicas) * replicas
+
+
+def distributed_batches(
+    strategy: tf.distribute.Strategy, source: ImageSource, recipe: Recipe, batch_size: int
+) -> Callable[[], tf.distribute.DistributedDataset]:
+    """A function that returns the evaluation batches of all replicas, from the first to the last.
+
+    An element is as in :func:`tpu_train.input_pipeline.batches.evaluation_batches`.
+    """
 
     def batches(context):
         return evaluation_batches(
             source,
             recipe.image_size_eval,
             batch_size,
-            replicas=replicas,
+            replicas=strategy.num_replicas_in_sync,
             crop=recipe.crop_eval,
             interpolation=recipe.interpolation,
             ignore_exif=recipe.ignore_exif,
@@ -41,24 +90,16 @@ def make_evaluation(
             hosts=context.num_input_pipelines,
         )
 
-    @tf.function(jit_compile=False)
-    def count_correct(batch):
-        def replica_fn(batch):
-            labels = batch["label"]
-            labels = labels[:, None] if len(labels.shape) == 1 else labels
-            counts = []
-            for model in models.values():
-                best = tf.argmax(model(batch["image"], training=False), -1, output_type=tf.int32)
-                correct = tf.reduce_any(best[:, None] == labels, -1)
-                counts.append(tf.reduce_sum(tf.cast(correct, tf.float32) * batch["weight"]))
-            return tf.stack(counts)
+    return lambda: strategy.distribute_datasets_from_function(batches)
 
-        return strategy.reduce("SUM", strategy.run(replica_fn, args=(batch,)), axis=None)
 
-    def evaluate():
-        counts = 0.0
-        for batch in strategy.distribute_datasets_from_function(batches):
-            counts += count_correct(batch).numpy()
-        return {name: float(c) / source.examples for name, c in zip(models, counts)}
-
-    return evaluate
+def _metrics(loss, targets, logits, batch):
+    """float32 [3]: sums over the batch's images of correct, top-5 correct, and loss."""
+    logits = tf.cast(logits, tf.float32)
+    labels = batch["label"]
+    labels = labels[:, None] if len(labels.shape) == 1 else labels
+    _, best = tf.math.top_k(logits, min(_TOP, logits.shape[-1]))
+    hits = tf.reduce_any(best[:, :, None] == labels[:, None], -1)
+    rows = [tf.cast(hits[:, 0], tf.float32), tf.cast(tf.reduce_any(hits, -1), tf.float32)]
+    rows.append(losses(loss, targets, logits))
+    return tf.reduce_sum(tf.stack(rows) * batch["weight"], -1)

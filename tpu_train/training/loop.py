@@ -18,6 +18,7 @@ from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.training import distributed_layers, recovery
 from tpu_train.training.distribution import worker_count
 from tpu_train.training.lr_schedule import learning_rate
+from tpu_train.training.metrics_writer import describe_evaluation
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import StepSpec, trace_steps
 
@@ -66,7 +67,7 @@ def _train_phases(run, restored):
         try:
             result = _train_phase(run, phase, max(step, phase.first_step), history)
             history.phases.append(result)
-            run.metrics.log(_summary(result, len(run.phases)))
+            run.metrics.log(_summary(result, len(run.phases), history.evaluations[-1]))
             step = phase.end_step
             _checkpoint(run, phase, step, history, end_of_phase=True)
         except recovery.RECOVERABLE as error:
@@ -191,8 +192,9 @@ def _batches(run, phase, first_step, end_step):
 
 
 def _evaluate(run, phase, step, history):
-    """Evaluates and records: {"ema", "non_ema"}, accuracies in [0, 1]."""
+    """Evaluates and records; returns what ``run.evaluate`` does."""
     accuracies = run.evaluate()
+    others = {f"evaluation_{k}": v for k, v in accuracies.items() if k not in ("ema", "non_ema")}
     best = max((e["ema"] for e in history.evaluations), default=-1.0)
     # After a rollback, a step may be evaluated again.
     if not any(e["step"] == step for e in history.evaluations):
@@ -204,6 +206,7 @@ def _evaluate(run, phase, step, history):
             "image_size": phase.image_size,
             "evaluation_accuracy_ema": accuracies["ema"],
             "evaluation_accuracy_non_ema": accuracies["non_ema"],
+            **others,
             "training_seconds": history.training_seconds,
         }
     )
@@ -253,9 +256,8 @@ def _images(phases):
     return sum((p.end_step - p.first_step) * p.batch_size for p in phases)
 
 
-def _summary(result, phases):
+def _summary(result, phases, evaluation):
     return (
         f"phase {result.number}/{phases}, {result.image_size} px: {result.steps} steps in "
-        f"{result.seconds:.0f} s, evaluation accuracy {result.accuracy:.2%} with EMA weights, "
-        f"{result.accuracy_non_ema:.2%} with non-EMA weights"
+        f"{result.seconds:.0f} s, {describe_evaluation(evaluation)}"
     )

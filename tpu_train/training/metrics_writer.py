@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import TextIO
 
 import tensorflow as tf
@@ -99,11 +100,11 @@ class MetricsWriter:
         """Records an evaluation; shown unless the phase is over, whose summary includes it."""
         self._write(record)
         if self.done_images < self.total_images:
-            self.log(
-                f"step {record['step']}: evaluation accuracy "
-                f"{record['evaluation_accuracy_ema']:.2%} with EMA weights, "
-                f"{record['evaluation_accuracy_non_ema']:.2%} with non-EMA weights"
-            )
+            metrics = {
+                key.removeprefix("evaluation_").removeprefix("accuracy_"): value
+                for key, value in record.items()
+            }
+            self.log(f"step {record['step']}: {describe_evaluation(metrics)}")
 
     def end_phase(self, record: dict) -> None:
         """Records the end of a phase."""
@@ -121,6 +122,25 @@ class MetricsWriter:
             for name, value in record.items():
                 if name not in ("step", "phase"):
                     tf.summary.scalar(name, value)
+
+
+def describe_evaluation(metrics: Mapping[str, float]) -> str:
+    """One line about an evaluation, from the values of ``make_evaluation``'s function.
+
+    >>> describe_evaluation({"ema": 0.912, "loss_ema": 0.3, "top5_ema": 0.99, "non_ema": 0.9})
+    'evaluation accuracy 91.20% (top-5 99.00%, loss 0.300) with EMA weights, 90.00% with non-EMA \
+weights'
+    """
+    shown = []
+    for key, weights in (("ema", "EMA"), ("non_ema", "non-EMA")):
+        details = [
+            f"{name} {form.format(metrics[f'{metric}_{key}'])}"
+            for metric, name, form in (("top5", "top-5", "{:.2%}"), ("loss", "loss", "{:.3f}"))
+            if f"{metric}_{key}" in metrics
+        ]
+        details = f" ({', '.join(details)})" if details else ""
+        shown.append(f"{metrics[key]:.2%}{details} with {weights} weights")
+    return f"evaluation accuracy {', '.join(shown)}"
 
 
 def _open_truncated(path, last_step):

@@ -24,12 +24,16 @@ def plot_curves(metrics_path: str | os.PathLike[str], png_path: str | os.PathLik
     top.plot(x, [r["loss"] for r in steps], color="tab:blue", label="training loss")
     top.set_ylabel("loss")
     bottom.plot(x, [100 * r["accuracy"] for r in steps], color="tab:blue", label="training")
-    for key, label, marker in (
-        ("evaluation_accuracy_ema", "evaluation, EMA weights", "o"),
-        ("evaluation_accuracy_non_ema", "evaluation, non-EMA weights", "x"),
+    for axes, key, scale, label, marker in (
+        (top, "evaluation_loss_ema", 1, "evaluation, EMA weights", "o"),
+        (top, "evaluation_loss_non_ema", 1, "evaluation, non-EMA weights", "x"),
+        (bottom, "evaluation_accuracy_ema", 100, "evaluation, EMA weights", "o"),
+        (bottom, "evaluation_accuracy_non_ema", 100, "evaluation, non-EMA weights", "x"),
+        (bottom, "evaluation_top5_ema", 100, "evaluation, top-5, EMA weights", "^"),
     ):
-        x, y = [r["step"] for r in evaluations], [100 * r[key] for r in evaluations]
-        bottom.plot(x, y, marker, label=label, clip_on=False, zorder=3)
+        points = [(r["step"], scale * r[key]) for r in evaluations if key in r]
+        if points:
+            axes.plot(*zip(*points), marker, label=label, clip_on=False, zorder=3)
     bottom.set_ylabel("accuracy, %")
     bottom.set_xlabel("step")
     first = 0

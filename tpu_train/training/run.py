@@ -56,7 +56,7 @@ class Result:
     labels_path: str
     classes: tuple[str, ...]
     phases: tuple[PhaseResult, ...]
-    evaluations: tuple[dict, ...]  # {"step", "ema", "non_ema"}: accuracies in [0, 1]
+    evaluations: tuple[dict, ...]  # {"step", "ema", "non_ema": accuracies in [0, 1], "loss_ema"...}
     seconds: float
 
     @property

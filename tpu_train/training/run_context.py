@@ -29,7 +29,7 @@ class RunContext:
     model: keras.Model
     state: TrainState
     class_weights: np.ndarray | None
-    evaluate: Callable[[], dict[str, float]]  # -> {"ema", "non_ema"}: accuracies in [0, 1]
+    evaluate: Callable[[], dict[str, float]]  # see make_evaluation; models "ema" and "non_ema"
     eval_epochs: float  # between evaluations; 0: only at the end of each phase
     metrics: MetricsWriter
     checkpoints: CheckpointManager
@@ -56,7 +56,7 @@ class TrainingHistory:
     """What has happened so far, beside the values of variables; saved with each checkpoint."""
 
     phases: list[PhaseResult] = field(default_factory=list)  # finished ones
-    evaluations: list[dict] = field(default_factory=list)  # {"step", "ema", "non_ema"}
+    evaluations: list[dict] = field(default_factory=list)  # {"step", "ema", "non_ema", ...}
     skipped_steps: list[list[int]] = field(default_factory=list)  # [first, end), by rollback
     accumulation: int = 1  # least gradient-accumulation steps: raised when memory was exhausted
     training_seconds: float = 0.0  # without evaluations, saving and tracing of phases

@@ -179,7 +179,7 @@ def make_step(spec: StepSpec) -> Callable:
         ):
             logits = tf.cast(spec.model(images, training=True), tf.float32)
             # Gradients are summed over the replicas, so the loss is over the global batch.
-            loss = tf.reduce_sum(_losses(recipe.loss, targets, logits, spec.class_weights))
+            loss = tf.reduce_sum(losses(recipe.loss, targets, logits, spec.class_weights))
             loss /= phase.batch_size
             scaled = loss if state.loss_scale is None else loss * state.loss_scale
         gradients = tape.gradient(scaled, state.trainable, unconnected_gradients="zero")
@@ -271,7 +271,7 @@ def _first(strategy, value):
     return strategy.experimental_local_results(value)[0]
 
 
-def _losses(kind, targets, logits, class_weights):
+def losses(kind, targets, logits, class_weights=None):
     """The loss of every image, float32 (batch,); each class's term is multiplied by its weight."""
     if kind == "sigmoid":
         terms = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)

@@ -63,6 +63,24 @@ def test_the_log_has_units_and_the_names_of_the_weights(writer):
     ]
 
 
+def test_an_evaluation_shows_loss_and_top5(writer):
+    metrics = writer()
+    metrics.start_phase(PHASE, 2, first_step=0)
+    record = evaluation_record(2)
+    metrics.log_evaluation(
+        {
+            **record,
+            "evaluation_loss_ema": 0.5,
+            "evaluation_top5_ema": 0.875,
+            "evaluation_loss_non_ema": 1,
+        }
+    )
+    assert metrics.stream.getvalue().splitlines()[1] == (
+        "step 2: evaluation accuracy 50.00% (top-5 87.50%, loss 0.500) with EMA weights, "
+        "25.00% (loss 1.000) with non-EMA weights"
+    )
+
+
 def test_an_evaluation_can_be_logged_before_a_phase(writer, tmp_path):
     writer().log_evaluation(evaluation_record(0))
     assert recorded_steps(tmp_path) == [0]
