@@ -61,7 +61,8 @@ from keras_effnet.onnx_export import export_onnx
 from keras_effnet.pretrained.download import DownloadError
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS, list_weights
 from keras_effnet.scaling import scale
-from keras_effnet.variants import VARIANTS, Stage, Variant, list_models
+from keras_effnet.variant_lookup import list_models
+from keras_effnet.variants import VARIANTS, Stage, Variant
 
 __version__ = "0.1.0"
 

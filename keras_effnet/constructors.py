@@ -13,7 +13,8 @@ from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
 from keras_effnet.pretrained.registry import default_preprocessing
 from keras_effnet.pretrained.resolve import resolve_weights
-from keras_effnet.variants import Variant, find_variant
+from keras_effnet.variant_lookup import find_variant
+from keras_effnet.variants import Variant
 
 _ARGUMENTS = """
 
@@ -72,7 +73,7 @@ def create_model(
     preprocessing: Preprocessing | None = None,
     name_prefix: str = "",
 ):
-    """A ``keras.Model`` of any variant: a name of ``list_models()`` or a ``Variant`` of your own.
+    """A ``keras.Model`` of a variant: a name of ``list_models()``, a ``.json`` file, a ``Variant``.
 
     The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and `name`
     to the variant's. `name_prefix` precedes the names of all layers, so that two networks can be
@@ -83,7 +84,7 @@ def create_model(
     >>> create_model("efficientnetv2-b0", classes=10, input_shape=(64, 64, 3)).output_shape
     (None, 10)
     """
-    variant = model if isinstance(model, Variant) else find_variant(model)
+    variant = find_variant(model)
     resolved = plan(variant, drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
     resolved_weights = resolve_weights(variant.name, weights)
     input_spec = resolved_weights.input_spec

@@ -10,7 +10,8 @@ import math
 import numbers
 from dataclasses import dataclass
 
-from keras_effnet.variants import Normalization, Variant, find_variant
+from keras_effnet.variant_lookup import find_variant
+from keras_effnet.variants import Normalization, Variant
 
 # Below this the last stages have less than one pixel; also keras.applications' limit.
 MIN_IMAGE_SIZE = 32
@@ -94,7 +95,7 @@ def plan(
     >>> plan("efficientnet-b3").blocks[-1].name
     'block7b'
     """
-    v = variant if isinstance(variant, Variant) else find_variant(variant)
+    v = find_variant(variant)
     drop_path_rate = _rate("drop_path_rate", drop_path_rate, v.drop_path_rate)
     scaled_stem = v.stem_filters if v.family.fixed_ends else scale_filters(v.stem_filters, v)
     repeats = [_scale_repeats(i, v) for i in range(len(v.stages))]

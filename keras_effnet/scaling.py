@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
-from keras_effnet.variants import VARIANTS, Evaluation, Variant, find_variant
+from keras_effnet.variant_lookup import find_variant
+from keras_effnet.variants import VARIANTS, Evaluation, Variant
 
 # All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).
 SIZE_STEP = 4
@@ -92,7 +93,7 @@ def scale(
     >>> plan(b4).blocks == plan("efficientnet-b4").blocks
     True
     """
-    v = base if isinstance(base, Variant) else find_variant(base)
+    v = find_variant(base)
     by_hand = {"width": width, "depth": depth, "image_size": image_size}
     given = {what: value for what, value in by_hand.items() if value is not None}
     if (phi is None) == (not given):
@@ -170,7 +171,7 @@ def family(
     >>> b1.published.name, b1.rule.image_size, b1.published.image_size
     ('efficientnet-b1', 240, 240)
     """
-    v = base if isinstance(base, Variant) else find_variant(base)
+    v = find_variant(base)
     published = {}
     if VARIANTS.get(v.name) == v:
         published = {phi: VARIANTS[name] for name, phi in PUBLISHED_PHI.get(v.name, {}).items()}
@@ -246,7 +247,7 @@ def search(
     alpha 1.20 beta 1.10 gamma 1.15: rule 1.92x, real 2.23x (0.86 GMACs), accuracy 77.2
     alpha 1.20 beta 1.00 gamma 1.30: rule 2.03x, real 2.77x (1.07 GMACs), accuracy 77.17 (misses)
     """
-    v = base if isinstance(base, Variant) else find_variant(base)
+    v = find_variant(base)
     base_macs = cost(v).macs
     accuracies, rows = {}, []
     for alpha, beta, gamma in itertools.product(*grid):

@@ -11,10 +11,7 @@ google/automl efficientnetv2).
 
 from __future__ import annotations
 
-import fnmatch
 from dataclasses import dataclass, replace
-
-from keras_effnet.suggestions import unknown_name
 
 
 @dataclass(frozen=True)
@@ -184,22 +181,3 @@ VARIANTS = {v.name: v for v in (
     Variant("efficientnetv2-xl",  V2,   _V2_XL,   32, 1.0, 1.0, 512, 0.4, None, _C128,     _WHOLE),
 )}
 # fmt: on
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the variants that match a shell pattern, in the table's order.
-
-    >>> list_models("*v2-b*")
-    ['efficientnetv2-b0', 'efficientnetv2-b1', 'efficientnetv2-b2', 'efficientnetv2-b3']
-    """
-    return [name for name in VARIANTS if fnmatch.fnmatchcase(name, pattern)]
-
-
-def find_variant(name: str) -> Variant:
-    """The :class:`Variant` of that exact name.
-
-    Raises ``ValueError`` with the nearest names for an unknown one.
-    """
-    if name in VARIANTS:
-        return VARIANTS[name]
-    raise ValueError(unknown_name("model", name, VARIANTS))

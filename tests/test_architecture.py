@@ -70,8 +70,12 @@ LAYERS = {
         ("image_decoding",),
         ("scaling",),
         ("model_cost",),
+        ("search_space",),
         ("network_plan",),
-        ("variants",),
+        ("variant_lookup",),
+        ("variant_file",),
+        ("block_strings",),
+        ("variants", "search_reward"),
         ("evaluation",),
         ("tfrecord", "tfds"),
         ("arguments", "label_file", "native_logs", "onnx_export"),
@@ -200,10 +204,16 @@ def test_tpu_train_and_tflite_do_not_import_each_other():
     )
 
 
+_PURE = (
+    *("variants", "block_strings", "variant_file", "variant_lookup", "network_plan"),
+    *("model_cost", "scaling", "search_space", "search_reward"),
+)
+
+
 @pytest.mark.parametrize(
     "pure",
     [
-        *(f"keras_effnet/{n}.py" for n in ("variants", "network_plan", "model_cost", "scaling")),
+        *(f"keras_effnet/{n}.py" for n in _PURE),
         *sorted(_place(p) for p in (ROOT / "tpu_train" / "recipes").glob("*.py")),
         "tflite/presets.py",
     ],

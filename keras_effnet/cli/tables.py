@@ -7,7 +7,8 @@ from keras_effnet.labels import imagenet_classes
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
-from keras_effnet.variants import VARIANTS, list_models
+from keras_effnet.variant_lookup import list_models
+from keras_effnet.variants import VARIANTS
 
 
 def add_pattern(parser):

@@ -1,7 +1,6 @@
 import pytest
 
-from keras_effnet.suggestions import unknown_name
-from keras_effnet.variants import VARIANTS, find_variant, list_models
+from keras_effnet.variants import VARIANTS
 
 
 def test_the_variants_are_those_of_the_papers(zoo):
@@ -48,30 +47,3 @@ def test_only_lite_has_mbconv_without_squeeze_and_excite():
         ratios = {s.se_ratio for s in v.stages if s.op == "mbconv"}
         assert ratios == ({0.0} if v.family.name == "lite" else {0.25})
         assert {s.se_ratio for s in v.stages if s.op == "fused"} <= {0.0}
-
-
-def test_list_models_filters_by_pattern_in_table_order():
-    assert list_models() == list(VARIANTS)
-    assert list_models("*-l*") == [
-        "efficientnet-l2", *[f"efficientnet-lite{i}" for i in range(5)], "efficientnetv2-l",
-    ]  # fmt: skip
-    assert list_models("nothing") == []
-
-
-@pytest.mark.parametrize(
-    ("typo", "nearest"),
-    [
-        ("efficientnetb3", "'efficientnet-b3'"),
-        ("EfficientNetV2-M", "'efficientnetv2-m'"),
-        ("efficientnet-light0", "'efficientnet-lite0'"),
-    ],
-)
-def test_an_unknown_model_names_the_nearest(typo, nearest):
-    with pytest.raises(ValueError, match="Did you mean") as error:
-        find_variant(typo)
-    assert nearest in str(error.value)
-    assert "efficientnetv2-xl" in str(error.value)  # the message names all variants
-
-
-def test_a_dissimilar_name_gets_no_suggestion():
-    assert "Did you mean" not in unknown_name("model", "resnet50", VARIANTS)

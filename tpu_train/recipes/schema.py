@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from keras_effnet.suggestions import unknown_name
-from keras_effnet.variants import find_variant
+from keras_effnet.variant_lookup import find_variant
 
 OPTIMIZERS = (
     *("rmsprop", "sgd", "adamw", "lion", "lamb"),

@@ -15,7 +15,7 @@ from keras_effnet.constructors import create_model
 from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.scaling import scale
-from keras_effnet.variants import find_variant
+from keras_effnet.variant_lookup import find_variant
 from keras_effnet.weight_transfer import set_weights
 from tpu_train.recipes.schema import Recipe
 
