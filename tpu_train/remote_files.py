@@ -8,13 +8,15 @@ import os
 import tensorflow as tf
 
 from keras_effnet.atomic_write import write_files
-from keras_effnet.tfrecord import FileSystem
+from keras_effnet.datasets.file_system import FileSystem
 
 GFILE = FileSystem(
     listdir=tf.io.gfile.listdir,
     exists=tf.io.gfile.exists,
+    isdir=tf.io.gfile.isdir,
     size=lambda path: tf.io.gfile.stat(path).length,
     open=tf.io.gfile.GFile,
+    traverse=tf.io.gfile.walk,
 )
 
 

@@ -4,11 +4,13 @@ import argparse
 import functools
 import os
 import pathlib
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_decoding import IMAGE_FORMATS, is_image_file, load_image
+from keras_effnet.datasets.folders import open_images
+from keras_effnet.image_decoding import load_image
 from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing, resize
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import class_names_for, decode_predictions
@@ -76,22 +78,17 @@ def run(options):
 def image_files(paths) -> list[str]:
     """The files of a list of files and folders; of a folder the images in it, at any depth.
 
-    Raises ``ValueError`` for a folder without images. Hidden files are left out.
+    Raises ``ValueError`` for a folder without images. Prints what of a folder is not read.
     """
     files = []
     for path in paths:
-        if not os.path.isdir(path):
+        if os.path.isdir(path):
+            images = open_images(path)
+            files += images.storage.paths
+            for note in images.notes:
+                print(note, file=sys.stderr)
+        else:
             files.append(path)
-            continue
-        found = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if not name.startswith(".") and is_image_file(os.path.join(folder, name))
-        ]
-        if not found:
-            raise ValueError(f"{path} contains no images ({', '.join(IMAGE_FORMATS)})")
-        files += sorted(found)
     return files
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from keras_effnet import tfds
-from keras_effnet.tfrecord import (
+from keras_effnet.datasets import tfds
+from keras_effnet.datasets.tf_example import parse_example
+from keras_effnet.datasets.tfrecord import (
     IMAGE_KEY,
     LABEL_KEY,
     Records,
@@ -20,7 +21,6 @@ from keras_effnet.tfrecord import (
     scan_framing,
     shard_paths,
 )
-from tflite.images.tf_example import parse_example
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +117,11 @@ def _splits(source):
 
 
 def _from_tfds(source):
-    dataset, split = tfds.open_dataset(source)
-    paths = dataset.files(split or "train")
-    records = Records.of_files(paths, [scan_framing(path) for path in paths])
-    name = source if split else f"{source}/train"
-    return RecordSet(name, records, dataset.image_key, dataset.label_key, 0, dataset.class_names)
+    dataset = tfds.open_tfds(source)
+    split = dataset.named_split or "train"
+    if split not in dataset.splits:
+        raise ValueError(f"{source} has no split {split!r}, but {', '.join(dataset.splits)}")
+    (images,) = dataset.open(split)
+    name = source if dataset.named_split else f"{source}/train"
+    records, keys = images.storage.records, (dataset.image_key, dataset.label_key)
+    return RecordSet(name, records, *keys, 0, dataset.class_names)

@@ -4,7 +4,8 @@ import sys
 
 from absl import flags
 
-from tpu_train.input_pipeline import data_paths
+from keras_effnet.datasets.dataset import check_path
+from keras_effnet.datasets.holdout import check_holdout
 
 
 def define(values):
@@ -31,8 +32,8 @@ def check(values, command):
     """Raises ``ValueError`` for missing or impossible data, before TensorFlow is imported."""
     if not values.data:
         raise ValueError(f"--data is missing; see {command} --help")
-    data_paths.check_holdout(values.holdout)
-    data_paths.check_path(values.data)
+    check_holdout(values.holdout)
+    check_path(values.data)
 
 
 def print_notes(*sources):

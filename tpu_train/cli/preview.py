@@ -9,7 +9,7 @@ import sys
 from absl import flags
 
 from tpu_train.cli import data_flags, recipe_flags
-from tpu_train.input_pipeline import data_paths
+from tpu_train.input_pipeline.picture_path import check_picture
 
 _INTRODUCTION = """Draws the first training images of every phase: cropped, augmented and mixed.
 
@@ -24,7 +24,7 @@ def main(argv):
             return 0
         recipe = recipe_flags.chosen(values)
         data_flags.check(values, "effnet-train preview")
-        data_paths.check_picture(values.out, values.images)
+        check_picture(values.out, values.images)
         return _draw(recipe, values)
     except (flags.Error, ValueError) as error:
         print(f"effnet-train preview: {error}", file=sys.stderr)

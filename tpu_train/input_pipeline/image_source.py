@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
+from keras_effnet.datasets.holdout import hold_out
 from tpu_train.input_pipeline.encoded_images import decode_crop, encoded_shape
 
 
@@ -93,64 +94,13 @@ def of_files(name, classes, labels, paths, names):
     return of_encoded(name, classes, labels, read, where=names.__getitem__)
 
 
-def pad_labels(values: np.ndarray, counts: np.ndarray, most: int) -> np.ndarray:
-    """int32 labels (images,) if `most` is 1, else (images, most) padded with -1.
-
-    `values` are the labels of all images, concatenated; `counts` the number of each image.
-    """
-    if most == 1:
-        return values.astype(np.int32)
-    table = np.full((len(counts), most), -1, np.int32)
-    table[np.arange(most) < counts[:, None]] = values
-    return table
-
-
 def split(source: ImageSource, holdout: float, seed: int) -> tuple[ImageSource, ImageSource]:
-    """(training, evaluation) splits of a source; `holdout` is the evaluation fraction per class.
-
-    For images with several labels it is the fraction of all images. The split is a function of the
-    seed. Raises ``ValueError`` for a class with one image.
+    """(training, evaluation) splits of a source, as
+    :func:`keras_effnet.datasets.holdout.hold_out` splits it.
     """
-    random = np.random.default_rng(seed)
-    groups = {"": np.arange(source.examples)}
-    if not source.is_multi_label:
-        groups = {
-            f"class {name!r}": np.flatnonzero(source.labels == label)
-            for label, name in enumerate(source.classes)
-        }
-        _check_every_class(source, groups)
-    held_out = []
-    for group, indices in groups.items():
-        if len(indices) < 2:
-            raise ValueError(
-                f"{source.name}: {group} has {len(indices)} image; it needs at least two, one for "
-                "training and one for evaluation"
-            )
-        held_out.append(random.permutation(indices)[: max(1, round(holdout * len(indices)))])
-    held_out = np.sort(np.concatenate(held_out))
-    kept = np.setdiff1d(np.arange(source.examples), held_out)
+    labels, classes = source.labels, source.classes
+    kept, held_out = hold_out(source.name, labels, classes, holdout, seed)
     return source.take(kept), source.take(held_out)
-
-
-def _check_every_class(source, groups):
-    """Raises ``ValueError`` for classes without images, which class numbers with gaps give."""
-    empty = [name for name, indices in zip(source.classes, groups.values()) if not len(indices)]
-    if not empty:
-        return
-    present = [name for name in source.classes if name not in empty]
-    problem = f"{source.name}: no image has the class {_some(empty)}, only {_some(present)}"
-    if not all(name.isdecimal() for name in source.classes):
-        raise ValueError(f"{problem}. Remove the class, or add images of it")
-    advice = "subtract 1" if empty == ["0"] else "number them without gaps"
-    origin = "counting from 1" if empty == ["0"] else "numbers of another list of classes"
-    raise ValueError(
-        f"{problem}. Labels that are numbers are class numbers, from 0 without gaps; these look "
-        f"like {origin}: {advice}, or give names instead"
-    )
-
-
-def _some(names):
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
 
 
 def decode_all(source: ImageSource, indices) -> Iterator[tuple]:

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from keras_effnet.atomic_write import replacing
 from tpu_train.input_pipeline.batches import training_batches
-from tpu_train.input_pipeline.data_paths import check_picture
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.keras_cv_layers import plot_images
 from tpu_train.input_pipeline.mixup import apply_mixing
+from tpu_train.input_pipeline.picture_path import check_picture
 from tpu_train.input_pipeline.targets import soft_targets
 from tpu_train.recipes.phases import Phase, make_phases
 from tpu_train.recipes.schema import Recipe

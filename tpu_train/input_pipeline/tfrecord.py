@@ -1,58 +1,26 @@
-"""TFRecord shards as a source of images: every record is read by index, in a TensorFlow graph.
+"""TFRecord files in a TensorFlow graph: every record is read by index.
 
 ``effnet-train prepare`` writes an index beside its shards. Files without an index are scanned once
 when they are opened, which takes as long as reading them. Framing, shard names and the index:
-:mod:`keras_effnet.tfrecord`.
+:mod:`keras_effnet.datasets.tfrecord`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
-from keras_effnet.tfrecord import (
+from keras_effnet.datasets.shards import LabeledRecords
+from keras_effnet.datasets.tfrecord import (
     FRAMING,
     IMAGE_KEY,
     LABEL_KEY,
-    LABELS,
     Records,
     empty_file,
-    find_shards,
-    read_class_names,
-    read_index,
-    shard_paths,
 )
-from tpu_train.input_pipeline.image_source import ImageSource, error_line, of_encoded, pad_labels
-from tpu_train.remote_files import GFILE
-
-_SPLITS = ("train", "minival", "validation", "test")
-_EVALUATION = ("validation", "minival", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class LabeledRecords:
-    """Records and their labels, at least one each."""
-
-    records: Records
-    labels: np.ndarray  # int64 (labels of all records,), as stored: from 1 in ImageNet's form
-    counts: np.ndarray  # int64 (records,), the number of labels of each record
-
-
-def shard_sets(folder: str) -> dict[str, list[str]]:
-    """{"train": paths, "validation": paths, ...} of the shards in a folder; empty if it has none.
-
-    Raises ``ValueError`` if shards are missing.
-    """
-    splits = find_shards(folder, GFILE)
-    return {
-        split: shard_paths(folder, split, shards)
-        for split, shards in splits.items()
-        if split in _SPLITS
-    }
+from tpu_train.input_pipeline.image_source import error_line
 
 
 def scan(
@@ -98,21 +66,6 @@ def scan(
     return LabeledRecords(Records.of_files(paths, framings), labels, counts)
 
 
-def _from_index(folder, index, split):
-    """The :class:`LabeledRecords` of a split, in the order of the images they were written from."""
-    entries = index.of_split(split)
-    paths = [os.path.join(folder, entry["file"]) for entry in entries]
-    records = Records.of_files(paths, [index.framing(path, GFILE) for path in paths])
-    order = np.argsort(np.concatenate([entry["positions"] for entry in entries]))
-    labels = [row for entry in entries for row in entry["labels"]]
-    labels = [labels[i] for i in order]
-    return LabeledRecords(
-        records.take(order),
-        np.array([label for row in labels for label in row], np.int64),
-        np.array([len(row) for row in labels], np.int64),
-    )
-
-
 def make_reader(records: Records, image_key: str = IMAGE_KEY) -> Callable:
     """A function from a scalar index to the encoded image of that record, in a graph.
 
@@ -139,66 +92,3 @@ def make_reader(records: Records, image_key: str = IMAGE_KEY) -> Callable:
         return tf.io.parse_single_example(record, features)[image_key]
 
     return read
-
-
-def from_shards(
-    folder: str, shards: dict[str, list[str]]
-) -> tuple[ImageSource | None, tuple[ImageSource, ImageSource] | None]:
-    """(source, None), or (None, (training, evaluation)) of the `shards` by split in a folder.
-
-    The evaluation split is ``validation``, else ``minival``, else ``test``. Class names are the
-    lines of ``labels.txt``, or the labels. Raises ``ValueError`` for shards that cannot be trained
-    on.
-    """
-    index = read_index(folder, GFILE)
-    available = index.header["splits"] if index else shards
-    if "train" not in available:
-        raise ValueError(f"{folder} has no train shards, but {', '.join(available)} shards")
-    splits = ["train", *[split for split in _EVALUATION if split in available][:1]]
-    records = {
-        split: _from_index(folder, index, split) if index else scan(shards[split])
-        for split in splits
-    }
-    classes = _class_names(folder, records)
-    most = max(labeled.counts.max() for labeled in records.values())
-    sources = [
-        of_records(f"{folder} {split}", classes, labeled, IMAGE_KEY, 1, most=most)
-        for split, labeled in records.items()
-    ]
-    return (None, tuple(sources)) if len(sources) == 2 else (sources[0], None)
-
-
-def _class_names(folder, records):
-    lowest = min(labeled.labels.min() for labeled in records.values())
-    highest = max(labeled.labels.max() for labeled in records.values())
-    classes = read_class_names(folder, GFILE)
-    if classes is None:
-        classes = [str(n) for n in range(1, highest + 1)]
-    if lowest < 1 or highest > len(classes):
-        raise ValueError(
-            f"{folder} has labels from {lowest} to {highest}, but labels count from 1 and "
-            f"{LABELS} has {len(classes)} classes"
-        )
-    if len(classes) < 2:
-        raise ValueError(f"{folder} has only one class ({classes[0]}); training needs at least two")
-    return classes
-
-
-def of_records(
-    name: str,
-    classes: Sequence[str],
-    labeled: LabeledRecords,
-    image_key: str,
-    first_label: int,
-    *,
-    most: int = 0,
-) -> ImageSource:
-    """The :class:`ImageSource` of records whose labels count from `first_label`.
-
-    `most` is the number of labels that every image is padded to; 0 for the records' maximum.
-    """
-    labels = pad_labels(
-        labeled.labels - first_label, labeled.counts, most or int(labeled.counts.max())
-    )
-    read = make_reader(labeled.records, image_key)
-    return of_encoded(name, classes, labels, read, labeled.records.where)

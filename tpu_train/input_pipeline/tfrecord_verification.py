@@ -8,15 +8,10 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from keras_effnet.tfrecord import IMAGE_KEY, INDEX, read_index
-from tpu_train.input_pipeline.image_source import corrupt
-from tpu_train.input_pipeline.tfrecord import (
-    LabeledRecords,
-    from_shards,
-    of_records,
-    scan,
-    shard_sets,
-)
+from keras_effnet.datasets.shards import LabeledRecords, open_shards
+from keras_effnet.datasets.tfrecord import INDEX
+from tpu_train.input_pipeline.image_source import corrupt, of_encoded
+from tpu_train.input_pipeline.tfrecord import make_reader, scan
 from tpu_train.remote_files import GFILE, sha256
 
 
@@ -37,10 +32,10 @@ def verify_shards(folder: str | os.PathLike[str], *, stream: TextIO | None = Non
     Raises ``ValueError`` for a folder without shards, or one that lacks some of them.
     """
     folder = os.fspath(folder)
-    shards = shard_sets(folder)
-    if not shards:
+    dataset = open_shards(folder, GFILE, scan)
+    if dataset is None:
         raise ValueError(f"{folder} has no shards (train-00000-of-00008, ...) to verify")
-    index = read_index(folder, GFILE)
+    shards, index = dataset.shards, dataset.index
     entries = {entry["file"]: entry for entry in index.entries} if index else {}
     names = [os.path.basename(path) for paths in shards.values() for path in paths]
     problems = [f"{os.path.join(folder, n)} is missing" for n in sorted(set(entries) - set(names))]
@@ -61,11 +56,12 @@ def verify_shards(folder: str | os.PathLike[str], *, stream: TextIO | None = Non
                 problems += corrupt_images(labeled)
             progress.update()
     if not problems:
-        from_shards(folder, shards)  # raises if labels and the label file do not match
+        dataset.open(*dataset.splits)  # raises if labels and the label file do not match
     return Verification(images, len(names), index is not None, tuple(problems))
 
 
 def corrupt_images(labeled: LabeledRecords) -> list[str]:
     """One line for each image that cannot be decoded."""
-    source = of_records("", (), labeled, IMAGE_KEY, 1)
+    records = labeled.records
+    source = of_encoded("", (), labeled.counts, make_reader(records), records.where)
     return [f"{source.where(i)} cannot be decoded: {error}" for i, error in corrupt(source)]

@@ -20,9 +20,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_effnet.image_decoding import HEAD_BYTES, image_format
-from keras_effnet.label_file import format_labels, parse_labels
-from keras_effnet.tfrecord import (
+from keras_effnet.datasets.tfrecord import (
     FRAMING,
     IMAGE_KEY,
     INDEX,
@@ -32,6 +30,8 @@ from keras_effnet.tfrecord import (
     Index,
     read_index,
 )
+from keras_effnet.image_decoding import HEAD_BYTES, image_format
+from keras_effnet.label_file import format_labels, parse_labels
 from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.input_pipeline.image_source import ImageSource, decode_all, too_many_corrupt
 from tpu_train.input_pipeline.tfrecord import scan

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 import tflite
-from keras_effnet.tfrecord import ENTRY_KEYS
+from keras_effnet.datasets.tfrecord import ENTRY_KEYS
 from tflite.cli import compare
 from tflite.images import tfrecord
 from tflite.images.loader import resize

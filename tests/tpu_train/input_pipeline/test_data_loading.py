@@ -10,6 +10,15 @@ from tpu_train.input_pipeline.data_loading import from_arrays, from_folder, open
 from tpu_train.recipes.phases import make_phases
 
 
+def opened(path, **kwargs):
+    return open_data(path, **{"holdout": 0.5, "seed": 0, **kwargs})
+
+
+def write_manifest(path, text):
+    path.write_text(text)
+    return path
+
+
 def test_images_of_a_folder_are_decoded(photos, tiny_recipe):
     source = from_folder(photos)
     assert source.classes == ("cat", "dog")
@@ -129,3 +138,59 @@ def test_photos_are_upright_in_batches_unless_the_recipe_ignores_exif(tmp_path, 
         for batch in (training, evaluation):
             top_is_white = batch["image"].numpy()[:, :12].mean((1, 2, 3)) > 200
             assert (top_is_white == ignore_exif).all()
+
+
+def test_a_manifest_without_splits_holds_out_a_fraction(photos):
+    rows = "".join(
+        f"{kind}/{i}.JPEG,{n}\n" for n, kind in enumerate(["cat", "dog"]) for i in (0, 2)
+    )
+    training, evaluation = opened(write_manifest(photos / "manifest.csv", "image,label\n" + rows))
+    assert training.classes == ("0", "1")
+    assert sorted(training.labels) == sorted(evaluation.labels) == [0, 1]
+
+
+def test_corrupt_files_of_a_manifest_are_named_and_skipped(photos):
+    (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff broken")
+    path = write_manifest(
+        photos / "manifest.csv",
+        "image,label,split\ncat/0.JPEG,a,train\ndog/0.JPEG,b,train\nbad.jpg,b,train\n"
+        "cat/2.JPEG,a,val\n",
+    )
+    training, _ = opened(path)
+    assert (training.examples, training.skipped) == (2, ("bad.jpg",))
+    with pytest.raises(ValueError, match=r"More than 0 images cannot be decoded.*bad\.jpg"):
+        opened(path, max_corrupt=0)
+
+
+def test_test_rows_are_kept_out_if_there_are_validation_rows(photos):
+    path = write_manifest(
+        photos / "l.csv",
+        "image,label,split\ncat/0.JPEG,a,train\ndog/0.JPEG,b,train\ncat/2.JPEG,a,val\n"
+        "dog/2.JPEG,b,test\n",
+    )
+    training, evaluation = opened(path)
+    assert (training.examples, evaluation.examples) == (2, 1)
+    assert training.notes[0] == f"kept out of training and evaluation: the test images of {path}"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (
+            (0, 1, 2, 10),
+            "no image has the class 3, 4, 5, 6 and 3 others, only 0, 1, 2, 10.*list of",
+        ),
+        ((1, 2, 3), "no image has the class 0, only 1, 2, 3.* like counting from 1: subtract 1"),
+    ],
+)
+def test_class_numbers_with_gaps_are_explained(tmp_path, numbers, message):
+    labels = np.repeat(numbers, 3)
+    np.savez(tmp_path / "d.npz", images=np.zeros((len(labels), 4, 4, 3), np.uint8), labels=labels)
+    with pytest.raises(ValueError, match=message):
+        open_data(tmp_path / "d.npz", holdout=0.5, seed=0)
+
+
+def test_a_manifest_of_one_class_cannot_be_trained_on(photos):
+    path = write_manifest(photos / "l.csv", "image,label\ncat/0.JPEG,x\ncat/1.png,x\n")
+    with pytest.raises(ValueError, match=r"only one class \(x\); training needs at least two"):
+        opened(path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_effnet.tfrecord import IMAGE_KEY, LABEL_KEY
+from keras_effnet.datasets.tfrecord import IMAGE_KEY, LABEL_KEY
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.input_pipeline.image_source import corrupt

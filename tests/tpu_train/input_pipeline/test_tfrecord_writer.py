@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_effnet.tfrecord import read_index
+from keras_effnet.datasets.tfrecord import read_index
 from tpu_train.cli.prepare import main
 from tpu_train.input_pipeline import tfrecord_writer
 from tpu_train.input_pipeline.batches import evaluation_batches, training_batches

@@ -16,11 +16,12 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.label_file import parse_labels
 
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
@@ -30,19 +31,6 @@ ENTRY_KEYS = ("file", "split", "bytes", "sha256", "positions", "offsets", "lengt
 _SHARD = re.compile(r"([A-Za-z]\w*)-(\d{5})-of-(\d{5})")
 _HEADER = struct.Struct("<QI")  # length, its CRC
 FRAMING = _HEADER.size + 4  # bytes around a record
-
-
-@dataclass(frozen=True)
-class FileSystem:
-    """The file operations of this module: of local files, or those of ``tf.io.gfile``."""
-
-    listdir: Callable = os.listdir
-    exists: Callable = os.path.exists
-    size: Callable = os.path.getsize
-    open: Callable = open  # (path, "rb") -> a file
-
-
-LOCAL = FileSystem()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +66,10 @@ class Records:
         arrays = {"files", "numbers", "offsets", "lengths"}
         return replace(self, **{name: getattr(self, name)[order] for name in arrays})
 
-    def read(self, i: int) -> bytes:
-        """The bytes of record `i` of a local file; ``ValueError`` if it is not at its position."""
+    def read(self, i: int, files: FileSystem = LOCAL) -> bytes:
+        """The bytes of record `i`; ``ValueError`` if it is not at its position."""
         length = int(self.lengths[i])
-        with open(self.paths[self.files[i]], "rb", buffering=0) as file:
+        with files.open(self.paths[self.files[i]], "rb") as file:
             file.seek(int(self.offsets[i]))
             framed = file.read(_HEADER.size + length)
         if len(framed) < _HEADER.size + length or _length(framed, self.where(i)) != length:
@@ -189,13 +177,13 @@ def read_class_names(folder: str, files: FileSystem = LOCAL) -> tuple[str, ...] 
         return parse_labels(file.read(), path)
 
 
-def scan_framing(path: str) -> tuple[list[int], list[int]]:
-    """(offsets, lengths) of the records of a local file, seeking from one record to the next.
+def scan_framing(path: str, files: FileSystem = LOCAL) -> tuple[list[int], list[int]]:
+    """(offsets, lengths) of the records of a file, seeking from one record to the next.
 
     Raises ``ValueError`` for a file that is truncated, damaged, empty or not a TFRecord file.
     """
-    size, position, offsets, lengths = os.path.getsize(path), 0, [], []
-    with open(path, "rb", buffering=0) as file:
+    size, position, offsets, lengths = files.size(path), 0, [], []
+    with files.open(path, "rb") as file:
         while position < size:
             where = f"{path} record {len(offsets)}"
             file.seek(position)

@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from keras_effnet.tfrecord import (
+from keras_effnet.datasets.tfrecord import (
     ENTRY_KEYS,
     FRAMING,
     FileSystem,

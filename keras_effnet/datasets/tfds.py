@@ -5,9 +5,13 @@ tensorflow_datasets.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from keras_effnet.datasets.labeled_images import ImageRecords, LabeledImages, pad_flat_labels
+from keras_effnet.datasets.tfrecord import Records, scan_framing
 
 PREFIX = "tfds:"
 
@@ -21,16 +25,40 @@ class TfdsDataset:
     label_key: str
     class_names: tuple[str, ...] | None  # labels count from 0
     paths: dict[str, tuple[str, ...]]  # by split
+    scan: Callable | None = None  # (paths, image_key=, label_key=) -> LabeledRecords
+    named_split: str | None = None  # by the user
 
-    def files(self, split: str) -> tuple[str, ...]:
-        """The paths of a split; ``ValueError`` if it does not exist."""
-        if split not in self.paths:
-            raise ValueError(f"{self.name} has no split {split!r}, but {', '.join(self.paths)}")
-        return self.paths[split]
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the data set, or the one that the user named."""
+        return (self.named_split,) if self.named_split else tuple(self.paths)
+
+    def open(self, *splits: str) -> list[LabeledImages]:
+        """The images of splits; without `scan`, labels are read when they are asked for.
+
+        Raises ``ValueError`` for labels that are not classes.
+        """
+        return [self._open(split) for split in splits]
+
+    def _open(self, split):
+        paths, keys = self.paths[split], (self.image_key, self.label_key)
+        name = f"{self.name} {split}"
+        if self.scan is None:
+            records = Records.of_files(paths, [scan_framing(path) for path in paths])
+            return LabeledImages(name, self.class_names, ImageRecords(records, *keys, 0))
+        labeled = self.scan(paths, image_key=keys[0], label_key=keys[1])
+        lowest, highest = labeled.labels.min(), labeled.labels.max()
+        if lowest < 0 or highest >= len(self.class_names):
+            raise ValueError(
+                f"{name} has labels from {lowest} to {highest}, but {len(self.class_names)} classes"
+            )
+        labels = pad_flat_labels(labeled.labels, labeled.counts)
+        storage = ImageRecords(labeled.records, *keys, 0)
+        return LabeledImages(name, self.class_names, storage, labels)
 
 
-def open_dataset(name: str) -> tuple[TfdsDataset, str | None]:
-    """(data set, split) of ``tfds:NAME[/CONFIG][/SPLIT]``; the split is None if none is given.
+def open_tfds(name: str, scan: Callable | None = None) -> TfdsDataset:
+    """The :class:`TfdsDataset` of ``tfds:NAME[/CONFIG][/SPLIT]``.
 
     The data set is downloaded and prepared where tensorflow_datasets keeps its data
     (``TFDS_DATA_DIR``); the TFRecord files are read there, since ``as_numpy`` would read or decode
@@ -73,8 +101,10 @@ def open_dataset(name: str) -> tuple[TfdsDataset, str | None]:
         split_name: tuple(os.fspath(path) for path in info.filepaths)
         for split_name, info in builder.info.splits.items()
     }
-    dataset = TfdsDataset(name, *keys, None if names is None else tuple(names), paths)
-    return dataset, split
+    if split is not None and split not in paths:
+        raise ValueError(f"{name} has no split {split!r}, but {', '.join(paths)}")
+    classes = None if names is None else tuple(names)
+    return TfdsDataset(name, *keys, classes, paths, scan, split)
 
 
 def _find_builder(datasets, name):

@@ -9,19 +9,11 @@ import csv
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-import tensorflow as tf
-
-from tpu_train.input_pipeline.data_paths import TEST, TRAINING, VALIDATION, split_of
-from tpu_train.input_pipeline.image_source import (
-    ImageSource,
-    of_files,
-    pad_labels,
-    without_corrupt,
-)
-from tpu_train.remote_files import read_file
+from keras_effnet.datasets.file_system import LOCAL, FileSystem
+from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages, pad_labels
+from keras_effnet.datasets.splits import ALL, TEST, VALIDATION, split_of
 
 _COLUMNS = "`image` (a path), `label` and optionally `split`"
 
@@ -32,7 +24,7 @@ class Row:
 
     path: str
     labels: tuple[int, ...]
-    split: str | None  # TRAINING, VALIDATION or TEST; None in a manifest without splits
+    split: str | None  # "train", "validation" or "test"; None in a manifest without splits
 
     @property
     def is_evaluation(self) -> bool:
@@ -40,7 +32,52 @@ class Row:
         return self.split in (VALIDATION, TEST)
 
 
-def read_manifest(path: str) -> tuple[list[Row], list[str], bool]:
+@dataclass(frozen=True, eq=False)
+class ManifestDataset:
+    """The images of a manifest."""
+
+    path: str
+    rows: tuple[Row, ...]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]  # those of its rows; only ALL without a split column
+    files: FileSystem = LOCAL
+
+    def open(self, *splits: str) -> list[LabeledImages]:
+        """The images of splits; ``ValueError`` for files that do not exist."""
+        folder = os.path.dirname(self.path)
+        chosen = [[r for r in self.rows if split in (r.split, ALL)] for split in splits]
+        paths = [tuple(os.path.join(folder, row.path) for row in rows) for rows in chosen]
+        self._check_exist([path for some in paths for path in some])
+        most = max(len(row.labels) for row in self.rows)
+        return [
+            LabeledImages(
+                self.path,
+                self.classes,
+                ImageFiles(some, tuple(row.path for row in rows), self.files),
+                pad_labels([row.labels for row in rows], most),
+            )
+            for rows, some in zip(chosen, paths)
+        ]
+
+    def _check_exist(self, paths):
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            exist = list(pool.map(self.files.exists, paths))
+        missing = [path for path, exists in zip(paths, exist) if not exists]
+        if missing:
+            raise ValueError(
+                f"{self.path} names {len(missing)} files that do not exist: "
+                f"{', '.join(missing[:3])}"
+            )
+
+
+def open_manifest(path: str, files: FileSystem = LOCAL) -> ManifestDataset:
+    """The :class:`ManifestDataset` of a file; ``ValueError`` as :func:`read_manifest` raises."""
+    rows, classes, has_split = read_manifest(path, files)
+    splits = tuple(dict.fromkeys(row.split for row in rows)) if has_split else (ALL,)
+    return ManifestDataset(path, tuple(rows), tuple(classes), splits, files)
+
+
+def read_manifest(path: str, files: FileSystem = LOCAL) -> tuple[list[Row], list[str], bool]:
     """(rows, classes, whether it has splits) of a manifest, in which every image is unique.
 
     A CSV file has the columns ``image``, ``label`` and optionally ``split`` (any usual name of
@@ -49,7 +86,7 @@ def read_manifest(path: str) -> tuple[list[Row], list[str], bool]:
     a list of objects with these keys; several labels are a list. Labels are names, or class numbers
     from 0. Raises ``ValueError`` that names the bad row.
     """
-    text = _decode_text(path, read_file(path))
+    text = _decode_text(path, files.read(path))
     table = _read_csv(path, text) if path.lower().endswith(".csv") else _read_json(path, text)
     if not table:
         raise ValueError(f"{path} has no rows: it needs {_COLUMNS}, one row per image")
@@ -175,38 +212,3 @@ def _check_splits(path, rows, has_split):
         raise ValueError(
             f"{path} has a split column, but only {split} rows: leave it out, or use both splits"
         )
-
-
-def from_manifest(
-    path: str, max_corrupt: int
-) -> tuple[ImageSource | None, tuple[ImageSource, ImageSource] | None]:
-    """(source, None), or (None, (training, evaluation)) of a manifest with splits.
-
-    Every file is decoded once. Raises ``ValueError`` for a manifest that cannot be trained on.
-    """
-    rows, classes, has_split = read_manifest(path)
-    if len(classes) < 2:
-        raise ValueError(f"{path} has only one class ({classes[0]}); training needs at least two")
-    files = [os.path.join(os.path.dirname(path), row.path) for row in rows]
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        exist = list(pool.map(tf.io.gfile.exists, files))
-    if not all(exist):
-        missing = [file for file, exists in zip(files, exist) if not exists]
-        raise ValueError(
-            f"{path} names {len(missing)} files that do not exist: {', '.join(missing[:3])}"
-        )
-    counts = np.array([len(row.labels) for row in rows])
-    labels = pad_labels(
-        np.array([label for row in rows for label in row.labels]), counts, counts.max()
-    )
-    source = of_files(path, classes, labels, files, [row.path for row in rows])
-    if not has_split:
-        return without_corrupt(source, max_corrupt), None
-    names = np.array([row.split for row in rows])
-    evaluation = names == (VALIDATION if VALIDATION in names else TEST)
-    kept_out = np.flatnonzero((names == TEST) & ~evaluation)
-    if len(kept_out):
-        note = f"kept out of training and evaluation: {len(kept_out)} test images of {path}"
-        source = replace(source, notes=(note,))
-    splits = (source.take(np.flatnonzero(rows)) for rows in (names == TRAINING, evaluation))
-    return None, tuple(without_corrupt(split, max_corrupt) for split in splits)

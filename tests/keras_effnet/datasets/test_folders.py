@@ -2,15 +2,8 @@ import itertools
 
 import pytest
 
-from tpu_train.input_pipeline.data_paths import (
-    TRAINING,
-    VALIDATION,
-    check_path,
-    find_images,
-    find_splits,
-    is_leftover,
-    split_of,
-)
+from keras_effnet.datasets.folders import check_several_classes, find_images, is_leftover
+from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages
 
 _JPEG, _PNG, _WEBP = b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "
 
@@ -25,64 +18,6 @@ def _class_folders(*splits):
 
 def _no_heads(files):
     return [b"text" for _ in files]
-
-
-@pytest.mark.parametrize("training", ["train", "Train", "TRAINING", "training_set", "train-data"])
-@pytest.mark.parametrize(
-    "evaluation", ["val", "valid", "Validation", "dev", "eval", "VAL", "test", "Testing"]
-)
-def test_usual_names_of_splits_are_splits(training, evaluation):
-    splits, notes = find_splits("d", _class_folders(training, evaluation))
-    assert splits == {TRAINING: training, VALIDATION: evaluation}
-    assert notes == ()
-
-
-@pytest.mark.parametrize("name", ["trains", "valve", "tester", "devil", "cat", "evaluator", ""])
-def test_other_names_are_no_splits(name):
-    assert split_of(name) is None
-
-
-def test_a_test_folder_is_kept_out_if_there_is_a_validation():
-    splits, (note,) = find_splits("d", _class_folders("train", "valid", "test"))
-    assert splits == {TRAINING: "train", VALIDATION: "valid"}
-    assert note.startswith("kept out of training and evaluation: the test images in test")
-
-
-def test_training_images_alone_are_the_training_split():
-    assert find_splits("d", _class_folders("Train")) == ({TRAINING: "Train"}, ())
-    files = _class_folders("train") + _files("test")
-    splits, (note,) = find_splits("d", files)
-    assert splits == {TRAINING: "train"}
-    assert note == "not used, because they have no class folders: test"
-
-
-def test_folders_beside_both_splits_are_named():
-    files = (
-        _class_folders("train", "val") + _files("extra") + ["labels/a.xml", "__MACOSX/x/._a.jpg"]
-    )
-    splits, (note,) = find_splits("d", files)
-    assert splits == {TRAINING: "train", VALIDATION: "val"}
-    assert note == "not used, because they are no splits: extra"
-
-
-def test_a_class_of_trains_is_a_class():
-    assert find_splits("d", _files("bus", "car", "train")) == ({}, ())
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (_class_folders("valid", "test"), "valid, test and no training images"),
-        (_files("cat", "dog") + _class_folders("test"), "is test a class, or the test images?"),
-        (_files("cat", "dog", "val"), "is val a class, or the validation images?"),
-        (_files("cat") + _class_folders("train"), "is train a class, or the training images?"),
-        (_class_folders("train", "Training", "val"), "Training, train, which are the same split"),
-        (_class_folders("train", "val", "dev"), "dev, val, which are the same split"),
-    ],
-)
-def test_folders_that_may_be_splits_or_classes_are_a_question(files, message):
-    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
-        find_splits("d", files)
 
 
 def test_classes_with_the_same_folders_inside_are_a_question():
@@ -104,8 +39,11 @@ def test_folders_inside_classes_may_differ_or_be_one_each():
 
 
 def test_one_folder_around_the_classes_is_named():
+    found = find_images("d", _class_folders("archive"), _no_heads)
+    paths = tuple(f"d/{path}" for _, path in found.images)
+    images = LabeledImages("d", tuple(found.classes), ImageFiles(paths, paths))
     with pytest.raises(ValueError, match=r"only one class \(archive\).* did you mean d/archive"):
-        find_images("d", _class_folders("archive"), _no_heads)
+        check_several_classes(images)
 
 
 def test_content_makes_an_image_of_any_ending():
@@ -147,13 +85,7 @@ def test_a_class_that_loses_all_images_is_an_error_that_names_it():
 def test_images_in_no_folder_are_noted_or_an_error():
     found = find_images("d", [*_files("cat", "dog"), "0.jpg"], _no_heads)
     assert found.notes == ("not used, because they are in no class folder: 0.jpg",)
+    found = find_images("d", ["0.jpg"], _no_heads)
+    assert (found.images, found.classes) == (((None, "0.jpg"),), None)
     with pytest.raises(ValueError, match="d has no images in folders: it needs one folder per"):
-        find_images("d", ["0.jpg"], _no_heads)
-
-
-def test_only_local_paths_are_checked_without_tensorflow(tmp_path):
-    for path in ("tfds:cifar10", "gs://bucket/photos", str(tmp_path)):
-        check_path(path)
-    (tmp_path / "photos.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="has an unknown type"):
-        check_path(str(tmp_path / "photos.zip"))
+        check_several_classes(LabeledImages("d", None, ImageFiles(("0.jpg",), ("0.jpg",))))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tflite.images.tf_example import parse_example
+from keras_effnet.datasets.tf_example import parse_example
 
 
 def _example(**features):

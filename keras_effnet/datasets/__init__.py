@@ -1,0 +1,1 @@
+"""Data sets of labeled images: folders, manifests, TFRecord shards, arrays, TensorFlow Datasets."""

@@ -1,0 +1,247 @@
+"""Folders of image files: their splits, classes and images, and the files that are left out."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_effnet.datasets.file_system import LOCAL, FileSystem
+from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages
+from keras_effnet.datasets.splits import ALL, find_splits, some
+from keras_effnet.image_decoding import HEAD_BYTES, IMAGE_ENDINGS, IMAGE_FORMATS, image_format
+
+# Left behind by archives and operating systems, beside all names that start with a dot.
+_LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
+_DOCUMENTS = (
+    *(".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".yaml", ".yml", ".pdf", ".log"),
+    *(".py", ".ipynb", ".sh"),
+)
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """The images of a folder, and what was left out."""
+
+    images: tuple[tuple[str | None, str], ...]  # (class or None, path relative to the folder)
+    notes: tuple[str, ...]  # one line for each kind of file that is not used
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The class names, sorted; None without class folders."""
+        names = {name for name, _ in self.images}
+        return None if None in names else sorted(names)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderDataset:
+    """A folder of images: of class folders, of splits with class folders, or of images alone."""
+
+    folder: str
+    listed: tuple[str, ...]  # all files, relative to the folder
+    split_folders: Mapping[str, str]  # {split: folder in it}; empty without splits
+    notes: tuple[str, ...]
+    files: FileSystem = LOCAL
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the folder; only ALL if it has none."""
+        return tuple(self.split_folders) or (ALL,)
+
+    def open(self, *splits: str) -> list[LabeledImages]:
+        """The images of splits; ``ValueError`` if their classes differ, and as `find_images`."""
+        opened = [self._open(self.split_folders.get(split, "")) for split in splits]
+        first = opened[0]
+        for other in opened[1:]:
+            if first.classes != other.classes:
+                differing = sorted(set(first.classes or ()) ^ set(other.classes or ()))
+                raise ValueError(
+                    f"{first.name} and {other.name} have different classes: {', '.join(differing)}"
+                )
+        return opened
+
+    def _open(self, inside):
+        folder = os.path.join(self.folder, inside) if inside else self.folder
+        start = f"{inside}/" if inside else ""
+        listed = [file[len(start) :] for file in self.listed if file.startswith(start)]
+        found = find_images(folder, listed, _head_reader(folder, self.files))
+        classes, labels = found.classes, None
+        if classes is not None:
+            numbers = {name: n for n, name in enumerate(classes)}
+            labels = np.array([numbers[name] for name, _ in found.images], np.int32)
+            classes = tuple(classes)
+        paths = tuple(os.path.join(folder, path) for _, path in found.images)
+        storage = ImageFiles(paths, paths, self.files)
+        return LabeledImages(folder, classes, storage, labels, (*self.notes, *found.notes))
+
+
+def open_folder(folder: str, files: FileSystem = LOCAL) -> FolderDataset:
+    """The :class:`FolderDataset` of a folder; ``ValueError`` as :func:`find_splits` raises."""
+    listed = list_files(folder, files)
+    splits, notes = find_splits(folder, image_folders(listed))
+    return FolderDataset(folder, tuple(listed), splits, notes, files)
+
+
+def open_images(folder: str, files: FileSystem = LOCAL) -> LabeledImages:
+    """All images in a folder and its subfolders, sorted and without labels.
+
+    Raises ``ValueError`` for a folder without images.
+    """
+    listed = list_files(folder, files)
+    images, *left_out = _sort_out(listed, _head_reader(folder, files))
+    if not images:
+        raise ValueError(f"{folder} contains no images ({', '.join(IMAGE_FORMATS)})")
+    paths = tuple(os.path.join(folder, path) for path in sorted(images))
+    return LabeledImages(folder, None, ImageFiles(paths, paths, files), None, _notes(*left_out))
+
+
+def list_files(folder: str, files: FileSystem = LOCAL) -> list[str]:
+    """The paths of all files of a folder, relative to it, with slashes."""
+    listed = []
+    for root, _, names in files.traverse(folder):
+        inside = os.path.relpath(root, folder).replace(os.sep, "/")
+        listed += names if inside == "." else [f"{inside}/{name}" for name in names]
+    return listed
+
+
+def is_leftover(path: str) -> bool:
+    """Whether a relative path is hidden, or left behind by an archive or an operating system.
+
+    >>> [is_leftover(path) for path in ("cat/._0.jpg", "cat/Thumbs.db", "cat/0.jpg")]
+    [True, True, False]
+    """
+    return any(part.startswith(".") or part.lower() in _LEFTOVERS for part in path.split("/"))
+
+
+def find_images(
+    folder: str, files: Sequence[str], read_heads: Callable[[list[str]], list[bytes]]
+) -> FoundImages:
+    """The images among the `files` of a folder, and their classes: its folders.
+
+    A folder with images and no folders of images has no classes. A file with another ending than
+    those of images is one if its content is: `read_heads` returns the first bytes of files. Raises
+    ``ValueError`` for no images, for a class none of whose files can be read, and for folders that
+    may be something else than classes.
+    """
+    present, kinds, leftovers = _sort_out(files, read_heads)
+    strays = [file for file in present if "/" not in file]
+    images = tuple(sorted((f.split("/")[0], f) for f in present if "/" in f))
+    classes = {name for name, _ in images}
+    lost = collections.defaultdict(dict)
+    for file, kind in kinds.items():
+        if "/" in file and file.split("/")[0] not in classes:
+            lost[file.split("/")[0]][file] = kind
+    _check_lost(folder, lost)
+    if not present:
+        raise ValueError(
+            f"{folder} has no images: it needs one folder per class with "
+            f"{'/'.join(IMAGE_ENDINGS)} files"
+        )
+    _check_classes(folder, images, sorted(classes))
+    in_classes = {file: kind for file, kind in kinds.items() if "/" in file}
+    notes = _notes(in_classes if images else kinds, leftovers)
+    if lost:
+        notes += (f"no classes, because they have no images: {some(sorted(lost))}",)
+    if not images:
+        return FoundImages(tuple((None, file) for file in sorted(strays)), notes)
+    if strays:
+        notes += (f"not used, because they are in no class folder: {some(strays)}",)
+    return FoundImages(images, notes)
+
+
+def check_several_classes(images: LabeledImages) -> None:
+    """Raises ``ValueError`` unless the images of a folder have at least two classes."""
+    folder, classes = images.name, images.classes
+    if classes is None:
+        raise ValueError(
+            f"{folder} has no images in folders: it needs one folder per class with "
+            f"{'/'.join(IMAGE_ENDINGS)} files"
+        )
+    if len(classes) < 2:
+        paths = [os.path.relpath(path, folder) for path in images.storage.paths]
+        inner = image_folders(path.replace(os.sep, "/") for path in paths)[classes[0]] - {""}
+        raise ValueError(
+            f"{folder} has images of only one class ({classes[0]}); it needs one folder per class "
+            "and at least two classes"
+            + (f": did you mean {os.path.join(folder, classes[0])}?" if len(inner) > 1 else "")
+        )
+
+
+def _sort_out(files, read_heads):
+    """(images, {file that is not read: its kind}, leftovers) of relative paths."""
+    present = [file for file in files if not is_leftover(file)]
+    leftovers = [file for file in files if is_leftover(file) and "/" in file]
+    unknown = [file for file in present if not file.lower().endswith(IMAGE_ENDINGS)]
+    formats = dict(zip(unknown, map(image_format, read_heads(unknown))))
+    kinds = {
+        file: name if name == "HEIC" else os.path.splitext(file)[1].lower() or "without an ending"
+        for file, name in formats.items()
+        if name not in IMAGE_FORMATS
+    }
+    return [file for file in present if file not in kinds], kinds, leftovers
+
+
+def _notes(kinds, leftovers):
+    notes = ()
+    if leftovers:
+        notes += (
+            f"left out {len(leftovers)} hidden files and files of archives and operating systems: "
+            f"{some(leftovers)}",
+        )
+    if kinds:
+        notes += (f"not read, because they are no images of a known format: {_counts(kinds)}",)
+    return notes
+
+
+def _head_reader(folder, files):
+    """A function from relative paths to the first bytes of the files."""
+
+    def read_head(path):
+        return files.read(os.path.join(folder, path), HEAD_BYTES)
+
+    def read_heads(paths):
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            return list(pool.map(read_head, paths))
+
+    return read_heads
+
+
+def image_folders(files):
+    """{folder at the top: {folder in it, or "" for images directly in it}} of image files."""
+    inside = collections.defaultdict(set)
+    for file in files:
+        parts = file.split("/")
+        if len(parts) > 1 and not is_leftover(file) and not file.lower().endswith(_DOCUMENTS):
+            inside[parts[0]].add(parts[1] if len(parts) > 2 else "")
+    return dict(sorted(inside.items()))
+
+
+def _check_lost(folder, lost):
+    for name, kinds in sorted(lost.items()):
+        if not all(kind in _DOCUMENTS for kind in kinds.values()):
+            raise ValueError(
+                f"{folder}: no image of the class {name} can be read ({_counts(kinds)}): convert "
+                f"them to JPEG or PNG, or move {name} out of the folder. Read are "
+                f"{', '.join(IMAGE_FORMATS)}"
+            )
+
+
+def _check_classes(folder, images, classes):
+    inside = image_folders([path for _, path in images])
+    shared = set.intersection(*inside.values()) if len(classes) > 1 else ()
+    if len(shared) > 1 and not any("" in folders for folders in inside.values()):
+        raise ValueError(
+            f"{folder}: are the classes {some(classes)}, or {some(sorted(shared))}, which each "
+            f"of them contains? The folders directly in {folder}, or in its train and validation, "
+            "must be the classes and their images must not be sorted into the same folders again; "
+            "a CSV manifest takes any layout"
+        )
+
+
+def _counts(kinds: Mapping[str, str]):
+    """The number of each kind of {file: kind}: "3 .txt, 1 HEIC"."""
+    return ", ".join(f"{n} {kind}" for kind, n in collections.Counter(kinds.values()).most_common())
