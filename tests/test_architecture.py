@@ -59,7 +59,7 @@ def _assert_none(violations):
 # and from the lines below it.
 LAYERS = {
     "keras_effnet": (
-        ("cli",),
+        ("cli", "public_names"),
         ("porting",),
         ("diagnostics", "saliency"),
         ("image_size", "finetuning", "feature_pyramid"),
@@ -93,7 +93,7 @@ LAYERS = {
         ("device_names", "remote_files"),
     ),
     "tflite": (
-        ("cli",),
+        ("cli", "public_names"),
         ("converter",),
         ("request", "result"),
         ("report",),
@@ -298,7 +298,8 @@ def test_no_file_is_longer_than_400_lines():
 
 @pytest.mark.parametrize("package", ["tflite", "tpu_train"])
 def test_few_files_lie_directly_in_a_package(package):
-    files = sorted(p.name for p in (ROOT / package).glob("*.py") if p.name != "__init__.py")
+    names = {p.name for p in (ROOT / package).glob("*.py")}
+    files = sorted(names - {"__init__.py", "public_names.py"})
     assert len(files) <= 6, files
 
 

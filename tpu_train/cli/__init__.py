@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
-from keras_effnet.native_logs import filter_native_logs
+from keras_effnet.interruption import run_command
 
 COMMANDS = ("prepare", "preview", "plan", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command named by the first argument; returns the exit status."""
+    return run_command("effnet-train", lambda: _run(argv))
+
+
+def _run(argv):
     if argv is None:  # run as a program
+        from keras_effnet.native_logs import filter_native_logs
+
         filter_native_logs()
     # TensorFlow reads it when it is imported. Its default on x86 is oneDNN only for processors
     # with AVX-512 VNNI; on others a training step is almost three times faster with it
@@ -25,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
-    # Imported when needed: each command imports only its own flags.
+    # Imported when needed: imports take long, and Ctrl-C is handled by now.
     if command == "prepare":
         from tpu_train.cli.prepare import main as run
     elif command == "preview":
@@ -37,13 +42,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         from tpu_train.cli.train import main as run
 
-        return _run(run, argv)
-    return _run(run, argv[1:])
-
-
-def _run(command, argv):
-    try:
-        return command(argv)
-    except KeyboardInterrupt:
-        print("\nInterrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return run(argv)
+    return run(argv[1:])
