@@ -25,6 +25,7 @@ import tensorflow as tf
 from keras_effnet.atomic_write import replacing, write_files
 from keras_effnet.label_file import write_labels
 from keras_effnet.weight_transfer import set_weights
+from tpu_train.callbacks.records import Callback, end_reported
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.preemption import CompleteError
@@ -32,13 +33,14 @@ from tpu_train.checkpointing.run_identity import identify_run, onednn_enabled
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import batch_norm_warning, batch_size_error, make_phases
 from tpu_train.recipes.schema import Recipe, check
-from tpu_train.remote_files import read_file
+from tpu_train.remote_files import is_remote, read_file
 from tpu_train.training import distributed_layers, model_factory, optimizers
 from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
 from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
+from tpu_train.training.profiler import Profiler, check_profile
 from tpu_train.training.recovery import ON_NAN, TrainingError
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import TrainState, graph_rewriting
@@ -84,6 +86,8 @@ def train(
     on_nan: str = "stop",
     keep_checkpoints: bool = False,
     stop: Callable[[], str] = lambda: "",
+    callback: Callback | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> Result:
     """Trains from the recipe's weights, or resumes from the checkpoint in `workdir`.
 
@@ -104,6 +108,8 @@ def train(
             checkpoint and skip the steps that caused it.
         keep_checkpoints: keep them when the run has finished.
         stop: returns the reason to stop, or ""; called after every host call.
+        callback: called by the chief with the records of :mod:`tpu_train.callbacks.records`.
+        profile: (first, end) of the steps that are profiled for TensorBoard.
 
     Raises ``ValueError`` for invalid input, before anything slow (its subclass ``CompleteError`` if
     `workdir` has this run, finished), :class:`TrainingError` if the run
@@ -121,6 +127,7 @@ def train(
     # Build: the trained model, a clone that holds its EMA weights, and the optimizer's slots.
     keras.utils.set_random_seed(recipe.seed)
     phases = make_phases(recipe, training.examples)
+    check_profile(profile, phases[-1].end_step)
     classes = len(training.classes)
     network = model_factory.training_network(recipe, classes)
     with strategy.scope():
@@ -131,6 +138,7 @@ def train(
         state = TrainState.create(model, ema_model, recipe)
 
     is_chief = strategy.extended.should_checkpoint
+    callback = callback if callback and is_chief else Callback()
     files = workdirs.Workdir(workdir, "" if is_chief else _worker_name(strategy))
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(files))
@@ -142,7 +150,7 @@ def train(
             save_minutes,
             writes=is_chief,
             gather=make_gather(strategy),
-            after_save=files.publish,
+            after_save=lambda: _after_save(files, checkpoints, callback),
         )
         messages = []
         restored = None
@@ -154,15 +162,35 @@ def train(
 
         # Report what is trained.
         metrics = MetricsWriter(
-            files.local(""), stream, first_step=restored.step if restored else 0
+            files.local(""),
+            stream,
+            first_step=restored.step if restored else 0,
+            callback=callback,
         )
         stack.enter_context(contextlib.closing(metrics))
+        profiler = Profiler(metrics.events, profile)
+        stack.enter_context(contextlib.closing(profiler))
         messages += _describe_run(recipe, training, evaluation, strategy)
         if restored:
             messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
         for message in messages:
             metrics.log(message)
         _write_recipe(files.local("recipe.json"), recipe, phases, training, evaluation)
+        stack.enter_context(end_reported(callback, lambda: metrics.step))
+        callback(
+            "run_start",
+            metrics.step,
+            {
+                "workdir": workdir if is_remote(workdir) else os.path.abspath(workdir),
+                "recipe": dataclasses.asdict(recipe),
+                "phases": [dataclasses.asdict(phase) for phase in phases],
+                "classes": list(training.classes),
+                "training_images": training.examples,
+                "evaluation_images": evaluation.examples,
+                "devices": describe(strategy),
+                "resumed": restored is not None,
+            },
+        )
 
         # Train.
         stack.enter_context(graph_rewriting(strategy))
@@ -181,6 +209,7 @@ def train(
             ),
             eval_epochs=eval_epochs,
             metrics=metrics,
+            profiler=profiler,
             checkpoints=checkpoints,
             on_nan=on_nan,
             stop=stop,
@@ -239,6 +268,11 @@ def check_run(
     if not overwrite:
         _check_not_complete(recipe, training, evaluation, workdir)
     workdirs.check(workdir, overwrite=overwrite)
+
+
+def _after_save(files, checkpoints, callback):
+    files.publish()
+    callback("checkpoint", checkpoints.latest_step, {"folder": checkpoints.folder})
 
 
 def _check_not_complete(recipe, training, evaluation, workdir):
