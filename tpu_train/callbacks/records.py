@@ -1,4 +1,4 @@
-"""The records with which a run calls its callback, and how it does."""
+"""The records of a run, and the calls of its callback."""
 
 from __future__ import annotations
 
