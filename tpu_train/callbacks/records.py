@@ -55,8 +55,8 @@ class Callback:
             self.function = None
             raise CallbackError(
                 f"the callback {self.name} failed at {event} of step {step}: {describe(error)}. "
-                "The last checkpoint is kept: correct the callback, or leave --callback out, and "
-                "the same command resumes the run"
+                "The last checkpoint is kept, and the same command resumes the run: correct the "
+                "callback, or leave --callback out"
             ) from error
 
 

@@ -42,5 +42,25 @@ def _run(argv):
     else:
         from tpu_train.cli.train import main as run
 
-        return run(argv)
-    return run(argv[1:])
+        command = ""
+    try:
+        return run(argv[1:] if command else argv)
+    except Exception as error:
+        message = _failure(error)
+        if message is None:  # an error of this package: its traceback says where
+            raise
+        print(f"{f'effnet-train {command}'.rstrip()}: {message}", file=sys.stderr)
+        return 1
+
+
+def _failure(error):
+    """One line about a failure of the disk, of the memory or of a device; None for others."""
+    kinds = [OSError, MemoryError]
+    if "tensorflow" in sys.modules:
+        kinds.append(sys.modules["tensorflow"].errors.OpError)
+    if not isinstance(error, tuple(kinds)):
+        return None
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    lines = [line for line in text.splitlines() if line.strip()]
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    return f"{'out of memory: lower --batch_size. ' * memory}{lines[0]}"

@@ -8,6 +8,7 @@ checkpoint: the same command resumes it.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -25,11 +26,13 @@ from tpu_train.checkpointing.preemption import (
     interrupts,
     parse_duration,
 )
+from tpu_train.checkpointing.run_identity import check_recipe
 from tpu_train.cli import data_flags, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, show
+from tpu_train.training.model_source import check_source
 
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
@@ -56,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(phases.batch_norm_warning(recipe, planned), end="")
             return 0
         _check(values)
+        check_source(recipe)
+        if not values.overwrite:
+            check_recipe(recipe, values.workdir)
         return _train(recipe, values)
     except CompleteError as error:
         print(f"effnet-train: {error}")
@@ -160,6 +166,9 @@ def _check(values):
         parse_duration(values.stop_after)
     parse_duration(values.wait_for_workers)
     _profile(values.profile)
+    for name in ("eval_epochs", "save_minutes"):
+        if not math.isfinite(values[name].value):
+            raise ValueError(f"{name} must be a number, got {values[name].value}")
     if values.callback:
         _check_callback(values.callback)
     data_flags.check(values, "effnet-train")

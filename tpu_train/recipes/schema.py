@@ -6,6 +6,7 @@ every field is read during training: a test observes it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 from keras_effnet.suggestions import unknown_name
@@ -207,12 +208,13 @@ def check(recipe: Recipe) -> None:
         (_IMAGE_SIZES, lambda value: value >= 32, "at least 32"),
         (_BELOW_1, lambda value: 0 <= value < 1, "in [0, 1)"),
         (_UP_TO_1, lambda value: 0 <= value <= 1, "in [0, 1]"),
+        (("seed",), lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
         (("random_crop_min_area",), lambda value: 0 < value <= 1, "in (0, 1]"),
     )
     for names, is_valid, accepted in ranges:
         for name in names:
             value = getattr(recipe, name)
-            if not is_valid(value):
+            if not is_valid(value) or not math.isfinite(value):
                 raise ValueError(f"{name} must be {accepted}, got {value}")
 
 

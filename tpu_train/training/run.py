@@ -160,26 +160,11 @@ def train(
             files.remove(workdirs.CHECKPOINTS)
         files.prepare(resume=restored is not None)
 
-        # Report what is trained.
-        metrics = MetricsWriter(
-            files.local(""),
-            stream,
-            first_step=restored.step if restored else 0,
-            callback=callback,
-        )
-        stack.enter_context(contextlib.closing(metrics))
-        profiler = Profiler(metrics.events, profile)
-        stack.enter_context(contextlib.closing(profiler))
-        messages += _describe_run(recipe, training, evaluation, strategy)
-        if restored:
-            messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
-        for message in messages:
-            metrics.log(message)
-        _write_recipe(files.local("recipe.json"), recipe, phases, training, evaluation)
-        stack.enter_context(end_reported(callback, lambda: metrics.step))
+        first_step = restored.step if restored else 0
+        # Before the first file: a callback that cannot start leaves nothing to clean up.
         callback(
             "run_start",
-            metrics.step,
+            first_step,
             {
                 "workdir": workdir if is_remote(workdir) else os.path.abspath(workdir),
                 "recipe": dataclasses.asdict(recipe),
@@ -192,6 +177,18 @@ def train(
             },
         )
 
+        # Report what is trained.
+        metrics = MetricsWriter(files.local(""), stream, first_step=first_step, callback=callback)
+        stack.enter_context(contextlib.closing(metrics))
+        profiler = Profiler(metrics.events, profile)
+        stack.enter_context(contextlib.closing(profiler))
+        messages += _describe_run(recipe, training, evaluation, strategy)
+        if restored:
+            messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
+        for message in messages:
+            metrics.log(message)
+        _write_recipe(files.local("recipe.json"), recipe, phases, training, evaluation)
+        stack.enter_context(end_reported(callback, lambda: metrics.step))
         # Train.
         stack.enter_context(graph_rewriting(strategy))
         export = _make_export(recipe, classes, ema_model)
