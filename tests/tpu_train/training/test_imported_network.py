@@ -53,6 +53,7 @@ def trained():
     return network
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 @pytest.mark.parametrize("name", ["w.keras", "w.weights.h5", "w.h5"])
 def test_a_weight_file_of_bgr_images_gives_the_same_logits(module, trained, tmp_path, name):
     path = str(tmp_path / name)
