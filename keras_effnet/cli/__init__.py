@@ -8,7 +8,7 @@ from keras_effnet.interruption import run_command
 from keras_effnet.native_logs import filter_native_logs
 
 # command -> (description, function that adds its arguments, function that runs it)
-_COMMANDS = {
+COMMANDS = {
     "models": (
         "list the variants: size, parameters, multiply-adds, published top-1",
         tables.add_pattern,
@@ -62,11 +62,11 @@ def _run(argv):
         description="EfficientNet V1, V2 and Lite: models, pretrained weights, costs, predictions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (description, add_arguments, _) in _COMMANDS.items():
+    for name, (description, add_arguments, _) in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=description, description=description))
     try:
         options = parser.parse_args(argv)
-        _COMMANDS[options.command][2](options)
+        COMMANDS[options.command][2](options)
     except (ValueError, OSError) as error:
         print(f"effnet: {error}", file=sys.stderr)
         return 2
