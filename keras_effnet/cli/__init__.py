@@ -1,9 +1,9 @@
-"""``effnet``: lists models and pretrained weights, computes costs, classifies images."""
+"""``effnet``: lists models and weights, computes costs, classifies images, evaluates models."""
 
 import sys
 
 from keras_effnet.arguments import ArgumentParser
-from keras_effnet.cli import cost, explain, port, predict, tables
+from keras_effnet.cli import cost, evaluate, explain, port, predict, tables
 from keras_effnet.interruption import run_command
 from keras_effnet.native_logs import filter_native_logs
 
@@ -41,6 +41,11 @@ COMMANDS = {
         port.run,
     ),
     "predict": ("classify images", predict.add_arguments, predict.run),
+    "evaluate": (
+        "evaluate a classifier on labeled images: metrics, per class and per image",
+        evaluate.add_arguments,
+        evaluate.run,
+    ),
     "explain": (
         "show which parts of an image a prediction is based on",
         explain.add_arguments,
@@ -50,7 +55,9 @@ COMMANDS = {
 
 
 def main(argv=None):
-    """Runs one command; returns the exit status: 0, 2 for bad input, 75 after Ctrl-C."""
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 75 after
+    Ctrl-C.
+    """
     if argv is None:  # run as a program
         filter_native_logs()
     return run_command("effnet", lambda: _run(sys.argv[1:] if argv is None else argv))
@@ -66,8 +73,7 @@ def _run(argv):
         add_arguments(commands.add_parser(name, help=description, description=description))
     try:
         options = parser.parse_args(argv)
-        COMMANDS[options.command][2](options)
+        return COMMANDS[options.command][2](options) or 0
     except (ValueError, OSError) as error:
         print(f"effnet: {error}", file=sys.stderr)
         return 2
-    return 0

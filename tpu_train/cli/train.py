@@ -108,6 +108,12 @@ def define() -> flags.FlagValues:
         **to_values,
     )
     flags.DEFINE_boolean(
+        "pages",
+        True,
+        "evaluate the final model once more, and write evaluation.html and test.html",
+        **to_values,
+    )
+    flags.DEFINE_boolean(
         "show", False, "print the recipe and its phases without training", **to_values
     )
     flags.DEFINE_integer(
@@ -168,6 +174,8 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 on_nan=values.on_nan,
                 keep_checkpoints=values.keep_checkpoints,
                 stop=stop,
+                test=None,
+                pages=values.pages,
             )
     except TrainingError as error:
         print(f"effnet-train: {error}", file=sys.stderr)
@@ -179,6 +187,10 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
         f"evaluation accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
         f"model {result.model_path}, curves {result.curves_path}"
     )
+    if result.test_accuracy is not None:
+        print(f"test accuracy {result.test_accuracy:.2%}")
+    for page in result.pages.values():
+        print(f"evaluation page {page}")
     if result.best["ema"] > result.accuracy:
         print(
             f"best evaluation accuracy {result.best['ema']:.2%}, after step "

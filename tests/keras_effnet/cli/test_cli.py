@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from keras_effnet.cli import main
-from keras_effnet.cli.predict import image_input
 from keras_effnet.constructors import create_model
 from keras_effnet.image_decoding import load_image
+from keras_effnet.image_input import image_input
 from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import imagenet_classes
