@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from keras_effnet.evaluation.outcomes import ScoreKind
-from keras_effnet.image_input import ImageInput, image_input
 from keras_effnet.image_preprocessing import INTERPOLATIONS, Preprocessing
 from keras_effnet.label_file import read_labels
+from keras_effnet.model_input import ImageInput, image_input
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS
 

@@ -68,7 +68,7 @@ LAYERS = {
         ("constructors",),
         ("pretrained",),
         ("model_structure", "gradients", "model", "weight_transfer", "pixel_flow"),
-        ("image_input",),
+        ("model_input",),
         ("image_preprocessing", "labels"),
         ("datasets",),
         ("image_decoding",),

@@ -10,8 +10,8 @@ import numpy as np
 from keras_effnet.datasets.folders import open_images
 from keras_effnet.image_classifier import open_model
 from keras_effnet.image_decoding import load_image
-from keras_effnet.image_input import image_input
 from keras_effnet.labels import class_names_for, decode_predictions
+from keras_effnet.model_input import image_input
 
 _BATCH = 32
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_effnet.evaluation.class_metrics import macro_means, ratio
+from keras_effnet.evaluation.per_class import macro_means, ratio
 
 THRESHOLD = 0.5
 

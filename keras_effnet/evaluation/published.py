@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keras_effnet.evaluation.class_metrics import Share
+from keras_effnet.evaluation.per_class import Share
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.variants import VARIANTS
 

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from keras_effnet.evaluation.calibration import Calibration, calibrate
-from keras_effnet.evaluation.class_metrics import (
+from keras_effnet.evaluation.intervals import mean_interval
+from keras_effnet.evaluation.multi_label import THRESHOLD, LabelMetrics, label_metrics
+from keras_effnet.evaluation.outcomes import TOP, Outcomes, ScoreKind
+from keras_effnet.evaluation.per_class import (
     ClassMetrics,
     Share,
     class_metrics,
     confusions,
     largest_confusions,
 )
-from keras_effnet.evaluation.intervals import mean_interval
-from keras_effnet.evaluation.multi_label import THRESHOLD, LabelMetrics, label_metrics
-from keras_effnet.evaluation.outcomes import TOP, Outcomes, ScoreKind
 
 _CONFUSIONS = 50  # in the JSON; the CSV has all
 WORST, LEAST_CERTAIN = 20, 10  # images on the sheets
@@ -91,7 +91,7 @@ class Evaluation:
 
     @functools.cached_property
     def confusions(self) -> np.ndarray:
-        """As :func:`keras_effnet.evaluation.class_metrics.confusions`; none for several labels."""
+        """As :func:`keras_effnet.evaluation.per_class.confusions`; none for several labels."""
         if self.is_multi_label:
             return np.zeros((0, 3), np.int64)
         return confusions(self.outcomes.labels, self.outcomes.predictions)

@@ -147,7 +147,7 @@ def _check(values):
 
 def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     # Imported here, so that --show, --help and bad flags do not wait for TensorFlow.
-    from tpu_train.input_pipeline.data_loading import open_data
+    from tpu_train.input_pipeline.data_loading import open_data, open_test_images
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.run import TrainingError, train
 
@@ -162,6 +162,11 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 max_corrupt=values.max_corrupt,
             )
             data_flags.print_notes(training, evaluation)
+            test = None
+            if values.pages:
+                test = open_test_images(
+                    values.data, training.classes, max_corrupt=values.max_corrupt
+                )
             result = train(
                 recipe,
                 training,
@@ -174,7 +179,7 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 on_nan=values.on_nan,
                 keep_checkpoints=values.keep_checkpoints,
                 stop=stop,
-                test=None,
+                test=test,
                 pages=values.pages,
             )
     except TrainingError as error:

@@ -23,7 +23,7 @@ def test_calibrated_predictions_have_a_small_error():
     assert calibrate(confidence, RANDOM.random(100_000) < confidence).ece < 0.01
 
 
-def test_the_error_of_predictions_that_are_always_certain_is_one_minus_accuracy():
+def test_the_error_of_certain_predictions_is_one_minus_accuracy():
     got = calibrate(np.ones(10), np.arange(10) < 7)
     assert got.ece == pytest.approx(0.3)
     assert got.overconfidence == pytest.approx(0.3)

@@ -1,6 +1,6 @@
 import pytest
 
-from keras_effnet.evaluation.class_metrics import Share
+from keras_effnet.evaluation.per_class import Share
 from keras_effnet.evaluation.published import find_published
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from keras_effnet.evaluation.class_metrics import class_metrics, confusions, largest_confusions
+from keras_effnet.evaluation.per_class import class_metrics, confusions, largest_confusions
 
 RANDOM = np.random.default_rng(1)
 LABELS = RANDOM.integers(0, 6, 400)
