@@ -74,7 +74,7 @@ setup(
             "ruff",
             "scikit-learn",
         ],
-        "docs": ["scikit-learn"],
+        "docs": ["mkdocs-material", "mkdocstrings-python", "scikit-learn"],
     },
     entry_points={
         "console_scripts": [

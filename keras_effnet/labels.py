@@ -26,6 +26,15 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(names for _, _, names in _imagenet())
 
 
+def imagenet_ids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet-1k's 1,000 classes, in the order of the classifier's outputs.
+
+    >>> imagenet_ids()[0]
+    'n01440764'
+    """
+    return tuple(wordnet_id for wordnet_id, _, _ in _imagenet())
+
+
 def label_map(classes: int) -> list[int] | None:
     """The indices of ImageNet-1k's 1,000 classes among the outputs of a larger classifier.
 
@@ -75,7 +84,7 @@ def decode_predictions(
     classes = scores.shape[1]
     ids = range(classes)
     if class_names is None and classes == 1000:
-        ids = [wordnet_id for wordnet_id, _, _ in _imagenet()]
+        ids = imagenet_ids()
         class_names = [names.split(",")[0].replace(" ", "_") for names in imagenet_classes()]
     elif class_names is None:
         class_names = class_names_for(classes)

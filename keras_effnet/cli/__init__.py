@@ -1,4 +1,4 @@
-"""``effnet``: lists models and pretrained weights, computes costs, classifies images."""
+"""``effnet``: lists models and weights, computes costs, classifies images, evaluates models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from keras_effnet.interruption import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 2 for bad input, 75 after Ctrl-C."""
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad
+    input, 75 after Ctrl-C.
+    """
     return run_command("effnet", lambda: _run(argv))
 
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from keras_effnet.arguments import ArgumentParser
-from keras_effnet.cli import cost, explain, port, predict, tables
+from keras_effnet.cli import cost, evaluate, explain, port, predict, tables
 
 # command -> (description, function that adds its arguments, function that runs it)
-_COMMANDS = {
+COMMANDS = {
     "models": (
         "list the variants: size, parameters, multiply-adds, published top-1",
         tables.add_pattern,
@@ -42,6 +42,11 @@ _COMMANDS = {
         port.run,
     ),
     "predict": ("classify images", predict.add_arguments, predict.run),
+    "evaluate": (
+        "evaluate a classifier on labeled images: metrics, per class and per image",
+        evaluate.add_arguments,
+        evaluate.run,
+    ),
     "explain": (
         "show which parts of an image a prediction is based on",
         explain.add_arguments,
@@ -51,18 +56,17 @@ _COMMANDS = {
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs one command; returns the exit status: 0, or 2 for bad input."""
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad input."""
     parser = ArgumentParser(
         prog="effnet",
         description="EfficientNet V1, V2 and Lite: models, pretrained weights, costs, predictions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (description, add_arguments, _) in _COMMANDS.items():
+    for name, (description, add_arguments, _) in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=description, description=description))
     try:
         options = parser.parse_args(argv)
-        _COMMANDS[options.command][2](options)
+        return COMMANDS[options.command][2](options) or 0
     except (ValueError, OSError) as error:
         print(f"effnet: {error}", file=sys.stderr)
         return 2
-    return 0

@@ -5,10 +5,12 @@ import os
 import numpy as np
 
 from keras_effnet.atomic_write import check_new, replacing
-from keras_effnet.cli.predict import add_model, image_input, open_model
+from keras_effnet.cli.predict import add_model
+from keras_effnet.image_classifier import open_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
+from keras_effnet.model_input import image_input
 from keras_effnet.suggestions import unknown_name
 
 METHODS = ("grad-cam", "occlusion")

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_effnet.pretrained.download import DownloadError
 from tpu_train import cli
@@ -129,6 +130,23 @@ def test_trains_on_a_file_and_exits_with_the_documented_statuses(arguments, tmp_
     assert "already contains a run" in capsys.readouterr().err
     assert main([*arguments, "--learning_rate=1e30", "--clip_norm=0", "--overwrite"]) == 1
     assert "lower --learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_test_split_is_evaluated_at_the_end(arguments, tmp_path, capsys):
+    for i in range(12):
+        split, name = ("train", "val", "test")[i % 3], "ab"[i % 2]
+        (tmp_path / "photos" / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (20 * i,) * 3).save(
+            tmp_path / "photos" / split / name / f"{i}.png"
+        )
+    data = f"--data={tmp_path / 'photos'}"
+    assert main([*arguments, data, "--epochs=1", "--phases=1", "--batch_size=2"]) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy" in out
+    assert f"evaluation page {tmp_path / 'w' / 'test.html'}" in out
+    record = json.loads((tmp_path / "w" / "test.json").read_text())
+    assert record["metrics"]["images"] == 4
 
 
 def test_an_earlier_better_evaluation_is_printed(arguments, tmp_path, capsys, monkeypatch):

@@ -136,6 +136,12 @@ def define() -> flags.FlagValues:
         **to_values,
     )
     flags.DEFINE_boolean(
+        "pages",
+        True,
+        "evaluate the final model once more, and write evaluation.html and test.html",
+        **to_values,
+    )
+    flags.DEFINE_boolean(
         "show", False, "print the recipe and its phases without training", **to_values
     )
     flags.DEFINE_integer(
@@ -199,7 +205,7 @@ def _check_callback(name):
 
 def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     # Imported here, so that --show, --help and bad flags do not wait for TensorFlow.
-    from tpu_train.input_pipeline.data_loading import open_data
+    from tpu_train.input_pipeline.data_loading import open_data, open_test_images
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.run import TrainingError, train
 
@@ -219,6 +225,11 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 max_corrupt=values.max_corrupt,
             )
             data_flags.print_notes(training, evaluation)
+            test = None
+            if values.pages:
+                test = open_test_images(
+                    values.data, training.classes, max_corrupt=values.max_corrupt
+                )
             result = train(
                 recipe,
                 training,
@@ -233,6 +244,8 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 stop=stop,
                 callback=callback,
                 profile=_profile(values.profile),
+                test=test,
+                pages=values.pages,
             )
     except (TrainingError, CallbackError) as error:
         print(f"effnet-train: {error}", file=sys.stderr)
@@ -244,6 +257,10 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
         f"evaluation accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
         f"model {result.model_path}, curves {result.curves_path}"
     )
+    if result.test_accuracy is not None:
+        print(f"test accuracy {result.test_accuracy:.2%}")
+    for page in result.pages.values():
+        print(f"evaluation page {page}")
     if result.best["ema"] > result.accuracy:
         print(
             f"best evaluation accuracy {result.best['ema']:.2%}, after step "

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from keras_effnet.cli import main
-from keras_effnet.cli.predict import image_input
 from keras_effnet.constructors import create_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import imagenet_classes
+from keras_effnet.model_input import image_input
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.variants import VARIANTS

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 def run(source, tiny_recipe, tmp_path):
     """run(device, workdir, ...) trains the tiny network, with fields of the recipe replaced."""
 
-    def run(device="cpu", workdir="run", *, folder=None, stop=lambda: "", **changes):
+    def run(device="cpu", workdir="run", *, folder=None, stop=lambda: "", pages=False, **changes):
         with open(tmp_path / "log", "w") as stream:
             return train(
                 dataclasses.replace(tiny_recipe, **changes),
@@ -35,6 +35,7 @@ def run(source, tiny_recipe, tmp_path):
                 make_strategy(device),
                 stream=stream,
                 stop=stop,
+                pages=pages,
             )
 
     return run
@@ -54,7 +55,7 @@ def finished(run, finished_runs, tmp_path):
     def finished(device="cpu"):
         workdir = device.replace(":", "")
         if device not in results:
-            result = run(device, workdir, folder=folder)
+            result = run(device, workdir, folder=folder, pages=True)
             results[device] = result, (tmp_path / "log").read_text()
         result, log = results[device]
         return result, folder / workdir, log
@@ -247,8 +248,15 @@ def test_a_network_learns_the_training_images(run):
 def test_a_run_writes_the_documented_files(finished, source):
     result, folder, log = finished()
     assert sorted(os.listdir(folder)) == [
-        *("curves.png", "labels.txt", "metrics.jsonl", "model.keras", "recipe.json", "tensorboard"),
+        *("curves.png", "evaluation.html", "evaluation.json", "evaluation_classes.csv"),
+        *("evaluation_confusion_matrix.csv", "evaluation_confusion_matrix.svg"),
+        *("evaluation_confusions.csv", "evaluation_images.csv", "labels.txt", "metrics.jsonl"),
+        *("model.keras", "recipe.json", "tensorboard"),
     ]
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["metrics"]["top1"]["value"] == pytest.approx(result.accuracy)
+    assert evaluation["metrics"]["images"] == source.examples
+    assert result.pages == {"evaluation": str(folder / "evaluation.html")}
     assert pathlib.Path(result.labels_path).read_text() == "a\nb\nc\nd\n"
     records = list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
     steps = [r for r in records if "loss" in r]
@@ -414,6 +422,11 @@ def test_two_workers_give_the_weights_of_one(source, tiny_recipe, tmp_path):
     )
     for a, b in zip(values, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    two, one = (
+        json.loads((tmp_path / w / "evaluation.json").read_text())["metrics"]
+        for w in ("two", "one")
+    )
+    assert (two["images"], two["top1"]) == (one["images"], one["top1"])  # each image once
 
 
 def _tiny_source():
