@@ -7,7 +7,8 @@ import zipfile
 
 from keras_effnet.atomic_write import check_new, replacing
 from keras_effnet.porting import PROJECTS, export, port
-from keras_effnet.porting.pytorch import GENERATOR, HALF
+from keras_effnet.porting.pytorch import GENERATOR
+from keras_effnet.pretrained.pytorch_projects import HALF
 from keras_effnet.variants import VARIANTS
 
 TOLERANCE = 1e-3  # relative; with a larger difference nothing is written

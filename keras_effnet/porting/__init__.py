@@ -15,15 +15,16 @@ from keras_effnet.atomic_write import replacing
 from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.network_plan import plan
 from keras_effnet.porting.parity_report import Difference, ParityReport
-from keras_effnet.porting.projects import PROJECTS, Project, find_network, find_project
+from keras_effnet.porting.projects import PROJECTS, Project, find_project
 from keras_effnet.porting.reference_models import (
     Checkpoint,
     NotRunnableError,
     keras_outputs,
     random_images,
 )
-from keras_effnet.porting.timm_config import read_config
+from keras_effnet.pretrained.pytorch_projects import find_network
 from keras_effnet.pretrained.registry import default_preprocessing
+from keras_effnet.pretrained.timm_config import read_config
 from keras_effnet.variants import VARIANTS, Normalization
 
 __all__ = ["PROJECTS", "Difference", "ParityReport", "export", "port"]

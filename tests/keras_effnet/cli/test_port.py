@@ -10,8 +10,9 @@ import pytest
 
 from keras_effnet.cli import main
 from keras_effnet.network_plan import plan
-from keras_effnet.porting import keras_h5, pytorch
+from keras_effnet.porting import keras_h5
 from keras_effnet.porting.parity_report import Difference, ParityReport
+from keras_effnet.pretrained import pytorch_projects
 from keras_effnet.pretrained.layer_names import weighted_layers
 from keras_effnet.variants import VARIANTS
 from tools import foreign
@@ -29,9 +30,11 @@ def small_b0():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(keras_h5.QUBVEL_VARIANTS, "efficientnet-b0", small)
         for name in ("tf_efficientnet_b0", "efficientnet_b0"):
-            other = pytorch.TIMM_VARIANTS[name]
+            other = pytorch_projects.TIMM_VARIANTS[name]
             patch.setitem(
-                pytorch.TIMM_VARIANTS, name, dataclasses.replace(other, stages=small.stages)
+                pytorch_projects.TIMM_VARIANTS,
+                name,
+                dataclasses.replace(other, stages=small.stages),
             )
         yield small
 

@@ -12,10 +12,9 @@ import pytest
 
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import PROJECTS, export, port
-from keras_effnet.porting.projects import find_network
-from keras_effnet.porting.pytorch import TIMM, TORCHVISION
 from keras_effnet.porting.reference_models import keras_outputs, random_images
 from keras_effnet.pretrained.package_files import LUKEMELAS
+from keras_effnet.pretrained.pytorch_projects import TIMM, TORCHVISION, find_network
 from keras_effnet.pretrained.state_dicts import read
 from tools import foreign
 
