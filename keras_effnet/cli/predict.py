@@ -13,7 +13,8 @@ from keras_effnet.datasets.folders import open_images
 from keras_effnet.image_decoding import load_image
 from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing, resize
 from keras_effnet.label_file import read_labels
-from keras_effnet.labels import class_names_for, decode_predictions
+from keras_effnet.labels import class_names_for, decode_predictions, label_map
+from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS
 
@@ -35,7 +36,8 @@ def add_model(parser):
     )
     parser.add_argument(
         "--weights",
-        help="for a name: a row of `effnet weights`, or a file (default: auto, the best published)",
+        help="for a name: a row of `effnet weights`, a file, or hf://OWNER/NAME of the Hugging "
+        "Face hub (default: auto, the best published)",
     )
     parser.add_argument(
         "--labels",
@@ -106,7 +108,13 @@ def open_model(model, weights=None, labels=None):
     if model in VARIANTS:
         from keras_effnet.constructors import create_model
 
-        return create_model(model, weights=weights or "auto"), names
+        stated = resolve_weights(model, weights or "auto").input_spec
+        mapped = stated.classes is None or label_map(stated.classes) is not None
+        if stated.source:
+            print(f"weights of {stated.source}")
+        return create_model(
+            model, weights=weights or "auto", classes=1000 if mapped else stated.classes
+        ), names
     if not os.path.isfile(model):
         raise ValueError(f"{unknown_name('model', model, VARIANTS)}; and no file has that name")
     if weights is not None:

@@ -24,6 +24,7 @@ class Project:
     variants: Mapping[str, Variant]  # the project's name of a network -> our variant
     read: Callable  # (path, plan, include_top=) -> {our layer's name: arrays}
     outputs: Callable | None = None  # (reference_models.Checkpoint, images) -> {place: array}
+    package: str | None = None  # that `outputs` runs
     write: LayerNames | None = None  # the names in a state dict; None: files are only read
     # the project's name of a network -> preprocessing, where the project states it
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
@@ -38,6 +39,7 @@ PROJECTS = {
             variants=keras_applications.APPLICATIONS_VARIANTS,
             read=keras_applications.read,
             outputs=reference_models.applications_outputs,
+            package="keras",
         ),
         Project(
             name="qubvel",
@@ -64,23 +66,29 @@ PROJECTS = {
                 variants=row.variants,
                 read=partial(state_dicts.read, names=row.names),
                 outputs=outputs,
+                package=package,
                 write=row.names,
                 preprocessing=row.preprocessing,
             )
-            for row, of, outputs in (
-                (PYTORCH_PROJECTS["timm"], "", reference_models.timm_outputs),
-                (PYTORCH_PROJECTS["torchvision"], "", reference_models.torchvision_outputs),
+            for row, package, of, outputs in (
+                (PYTORCH_PROJECTS["timm"], "timm", "", reference_models.timm_outputs),
                 (
-                    PYTORCH_PROJECTS["lukemelas"],
-                    " of efficientnet_pytorch",
-                    partial(reference_models.lukemelas_outputs, package="efficientnet_pytorch"),
+                    PYTORCH_PROJECTS["torchvision"],
+                    "torchvision",
+                    "",
+                    reference_models.torchvision_outputs,
                 ),
-                (
-                    PYTORCH_PROJECTS["efficientnet-lite-pytorch"],
-                    " of efficientnet_lite_pytorch",
-                    partial(
-                        reference_models.lukemelas_outputs, package="efficientnet_lite_pytorch"
-                    ),
+                *(
+                    (
+                        PYTORCH_PROJECTS[name],
+                        package,
+                        f" of {package}",
+                        partial(reference_models.lukemelas_outputs, package=package),
+                    )
+                    for name, package in (
+                        ("lukemelas", "efficientnet_pytorch"),
+                        ("efficientnet-lite-pytorch", "efficientnet_lite_pytorch"),
+                    )
                 ),
             )
         ),
