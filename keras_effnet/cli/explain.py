@@ -49,7 +49,7 @@ def run(options):
         raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
     _check_replaceable(options)
     image = load_image(options.image, ignore_exif=options.ignore_exif)  # before the slow part
-    model, names = open_model(options.model, options.weights, options.labels)
+    model, names = open_model(options)
     prepared_as = image_input(model)
     image = prepared_as.prepare(image)
     pixels = prepared_as.for_model(image)
@@ -62,7 +62,7 @@ def run(options):
         description = f"feature maps of {options.maps}"
     else:
         scores = np.asarray(model.predict(pixels[None].astype("float32"), verbose=0))
-        names = names or class_names_for(scores.shape[-1])
+        names = names or class_names_for(scores.shape[-1], options.label_format or "names")
         best = decode_predictions(scores, 1, names)[0][0][0]
         index = _class(options.class_name, names) if options.class_name else best
         if options.method == "grad-cam":

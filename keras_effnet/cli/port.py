@@ -68,7 +68,7 @@ def add_arguments(parser):
             type=_constants,
             metavar="R,G,B",
             help=f"the {name} of the pixels by which they are normalized: one number or three. In "
-            "[0, 255]; in [0, 1] if no number of --mean and --std is above 1, as in timm",
+            "[0, 255]; in [0, 1] if all of --mean and --std are at most 1, as in timm",
         )
     parser.add_argument(
         "--normalization",

@@ -13,7 +13,7 @@ from keras_effnet.datasets.folders import open_images
 from keras_effnet.image_decoding import load_image
 from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing, resize
 from keras_effnet.label_file import read_labels
-from keras_effnet.labels import class_names_for, decode_predictions, label_map
+from keras_effnet.labels import LABEL_FORMATS, class_names_for, decode_predictions, label_map
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS
@@ -45,6 +45,11 @@ def add_model(parser):
         "ImageNet's names for 1,000 classes)",
     )
     parser.add_argument(
+        "--label_format",
+        choices=LABEL_FORMATS,
+        help="ImageNet's classes by all their names (default), the first one, or the WordNet id",
+    )
+    parser.add_argument(
         "--ignore_exif",
         action="store_true",
         help="leave photos as they are stored, whatever their EXIF rotation",
@@ -55,7 +60,7 @@ def run(options):
     paths = image_files(options.images)
     load = functools.partial(load_image, ignore_exif=options.ignore_exif)
     first = [load(path) for path in paths[:_BATCH]]  # before the slow part
-    model, names = open_model(options.model, options.weights, options.labels)
+    model, names = open_model(options)
     prepared_as = image_input(model)
     print(f"{model.name}: {prepared_as}")
     for start in range(0, len(paths), _BATCH):
@@ -70,7 +75,7 @@ def run(options):
         if scores.min() < 0 or scores.max() > 1:  # logits
             scores = np.exp(scores - scores.max(axis=1, keepdims=True))
             scores /= scores.sum(axis=1, keepdims=True)
-        names = names or class_names_for(scores.shape[1])
+        names = names or class_names_for(scores.shape[1], options.label_format or "names")
         for path, best in zip(batch, decode_predictions(scores, options.top, names)):
             print(path)
             for index, name, score in best:
@@ -94,11 +99,15 @@ def image_files(paths) -> list[str]:
     return files
 
 
-def open_model(model, weights=None, labels=None):
-    """(keras.Model, class names or None) of a .keras file or a variant's name.
+def open_model(options):
+    """(keras.Model, class names or None) of the flags of :func:`add_model`.
 
-    Raises ``ValueError`` for another `model`, and for `weights` in addition to a file.
+    Raises ``ValueError`` for flags that contradict each other, another model than a .keras file or
+    a variant's name, and another number of names than of classes.
     """
+    model, weights, labels = options.model, options.weights, options.labels
+    if labels is not None and options.label_format:
+        raise ValueError("--label_format is for ImageNet's names: drop it, or --labels")
     names = None
     if labels is None and os.path.isfile(model):
         beside = pathlib.Path(model).with_name("labels.txt")
@@ -112,9 +121,9 @@ def open_model(model, weights=None, labels=None):
         mapped = stated.classes is None or label_map(stated.classes) is not None
         if stated.source:
             print(f"weights of {stated.source}")
-        return create_model(
-            model, weights=weights or "auto", classes=1000 if mapped else stated.classes
-        ), names
+        classes = 1000 if mapped else stated.classes
+        _check_names(labels, names, classes)
+        return create_model(model, weights=weights or "auto", classes=classes), names
     if not os.path.isfile(model):
         raise ValueError(f"{unknown_name('model', model, VARIANTS)}; and no file has that name")
     if weights is not None:
@@ -128,9 +137,21 @@ def open_model(model, weights=None, labels=None):
     import keras
 
     try:
-        return keras.saving.load_model(model, compile=False), names
+        loaded = keras.saving.load_model(model, compile=False)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{model} cannot be read as a .keras file: {error}") from error
+    shapes = [tuple(tensor.shape) for tensor in getattr(loaded, "outputs", None) or ()]
+    if len(shapes) == 1 and len(shapes[0]) == 2:
+        _check_names(labels, names, shapes[0][1])
+    return loaded, names
+
+
+def _check_names(labels, names, classes):
+    if names is not None and classes is not None and len(names) != classes:
+        raise ValueError(
+            f"{labels} has {len(names)} class names, but the model has {classes} classes: give one "
+            "name for each class, in the order of training"
+        )
 
 
 @dataclass(frozen=True)

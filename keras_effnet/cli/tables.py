@@ -3,7 +3,7 @@
 import fnmatch
 
 from keras_effnet.label_file import write_labels
-from keras_effnet.labels import imagenet_classes
+from keras_effnet.labels import LABEL_FORMATS, imagenet_classes
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
@@ -69,10 +69,16 @@ def weights(options):
 
 def add_out(parser):
     parser.add_argument("--out", required=True, help="the label file to write: labels.txt")
+    parser.add_argument(
+        "--format",
+        choices=LABEL_FORMATS,
+        default="names",
+        help="all names of a class (default), the first one, or the WordNet id",
+    )
 
 
 def labels(options):
-    write_labels(options.out, imagenet_classes())
+    write_labels(options.out, imagenet_classes(options.format))
     print(f"{options.out}: the names of ImageNet's {len(imagenet_classes()):,} classes")
 
 

@@ -166,7 +166,7 @@ def test_port_exports_state_dicts(keras, model, tmp_path, capsys):
 
 @pytest.fixture
 def timm_file(small_b0, model, tmp_path):
-    """A state dict with timm's names, in a folder of its own, without a config.json."""
+    """A state dict with timm's names, in a separate folder, without a config.json."""
     path = tmp_path / "timm" / "x.safetensors"
     path.parent.mkdir()
     resolved = plan(pytorch_projects.TIMM_VARIANTS["tf_efficientnet_b0"])
