@@ -62,6 +62,7 @@ LAYERS = {
         ("cli",),
         ("porting",),
         ("diagnostics", "saliency"),
+        ("batch_checks", "output_checks"),
         ("image_size", "finetuning", "feature_pyramid"),
         ("constructors",),
         ("pretrained",),
@@ -81,7 +82,7 @@ LAYERS = {
         ("arguments", "label_file", "native_logs", "onnx_export"),
         ("litert", "html_elements"),
         ("model_graph",),
-        ("suggestions", "atomic_write"),
+        ("suggestions", "atomic_write", "finding"),
         ("interruption",),
     ),
     "tpu_train": (
