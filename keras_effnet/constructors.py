@@ -156,6 +156,8 @@ def create_model(
         for layer in network.layers:
             if id(layer) not in theirs:
                 setattr(layer, attribute, f"{name_prefix}{layer.name}")
+        if attribute == "_name":  # Keras 2 keeps the old names in the model
+            network = keras.Model(network.inputs, network.outputs, name=network.name)
     return network
 
 

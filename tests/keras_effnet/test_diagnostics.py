@@ -301,6 +301,8 @@ def test_a_softmax_of_a_softmax_is_found(keras, tiny):
 
 
 def test_a_normalization_with_stale_constants_is_found(keras, pixels):
+    if keras.__version__.startswith("2."):
+        pytest.skip("Keras 2 does not keep the constants that it uses")
     norm = keras.layers.Normalization()
     norm.adapt(pixels)
     model = keras.Sequential([keras.Input((32, 32, 3)), norm, keras.layers.Conv2D(2, 3)])

@@ -172,10 +172,11 @@ class Models:
 
     def unreadable(self):
         class Broken(self.keras.Model):
-            @property
-            def outputs(self):
-                raise KeyError("lost")
+            def _lost(self, *value):
+                if not value:
+                    raise KeyError("lost")
 
+            outputs = property(_lost, _lost)
             output_names = property(lambda self: 1 / 0)
 
         return Broken()

@@ -174,6 +174,7 @@ def timm_file(small_b0, model, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_port_states_the_origin_of_every_setting(keras, timm_file, tmp_path, capsys):
     arguments = [timm_file, "--from=timm", "--model=tf_efficientnet_b0", "--no_compare"]
 

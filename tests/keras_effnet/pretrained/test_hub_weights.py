@@ -170,6 +170,7 @@ def _weights_requested(server):
     return [path for path in server.requests if path.endswith((".safetensors", ".bin", ".keras"))]
 
 
+@pytest.mark.slow
 def test_a_timm_repository_gives_timms_outputs_and_works_offline(
     keras, server, home, timm_repository, timm_network, images, monkeypatch, caplog
 ):
@@ -274,6 +275,7 @@ def test_a_missing_package_and_an_unreachable_hub_are_errors(home, monkeypatch):
         create_model("efficientnet-b0", weights="hf://me/flowers")
 
 
+@pytest.mark.slow
 def test_files_of_torchvision_and_of_this_package_are_found(
     keras, server, home, small_b0, tame, images, tmp_path, caplog
 ):
@@ -298,6 +300,7 @@ def test_files_of_torchvision_and_of_this_package_are_found(
     assert "assumed: image size 224; crop 0.875; interpolation bicubic" in caplog.text
 
 
+@pytest.mark.slow
 def test_predict_and_port_take_an_address(keras, server, home, timm_repository, tmp_path, capsys):
     from PIL import Image
 
