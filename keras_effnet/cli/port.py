@@ -153,7 +153,7 @@ def _given(options) -> GivenSettings:
 
 
 def _crop(text):
-    if text == WHOLE:
+    if text in (WHOLE, "0"):  # 0 as in the other commands
         return WHOLE
     crop = float(text)
     if not 0 < crop <= 1:

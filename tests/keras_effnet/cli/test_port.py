@@ -191,7 +191,7 @@ def test_port_states_the_origin_of_every_setting(keras, timm_file, tmp_path, cap
     for flag in ("image_size", "crop", "interpolation", "mean", "std"):
         assert f"correct it with --{flag}\n" in output
     assert "assumed image size 224" in output
-    flags = ["--image-size=96", "--crop=whole", "--interpolation=bilinear", "--mean=0.5"]
+    flags = ["--image-size=96", "--crop=0", "--interpolation=bilinear", "--mean=0.5"]
     output, images, mean = settings("given.keras", *flags, "--std=0.25,0.25,0.25")
     assert (images, mean) == (Preprocessing(96, None, "bilinear"), 127.5)
     assert "assumed" not in output
