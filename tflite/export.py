@@ -216,6 +216,19 @@ def check_float(content: bytes, model, shape: tuple[int, int, int]) -> None:
         )
 
 
+def keras_outputs(model, images: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+    """The outputs of a model as :func:`export_float32` takes it, float32 (n, ...); of several
+    outputs {name: (n, ...)}.
+    """
+    with native_log_hidden():
+        rows = [_call(model, image[None].astype(np.float32)) for image in images]
+    outputs = {
+        name: np.concatenate([np.asarray(row[name], np.float32) for row in rows])
+        for name in rows[0]
+    }
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
 def _call(model, images):
     """{name: output} in inference mode; the only input is passed in the structure that the model
     was built with.

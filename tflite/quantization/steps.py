@@ -16,7 +16,7 @@ from tflite.flatbuffer.graph import Graph, swishes
 from tflite.presets import Preset, find_preset
 from tflite.quantization import bias_correction, equalization, range_search, weight_rounding
 from tflite.quantization.calibration import CalibrationImages, accumulate_histograms
-from tflite.quantization.objective import MEASURES, OUTPUT_MEASURES, Objective, held_out
+from tflite.quantization.objective import MEASURES, Objective, held_out
 from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
@@ -71,7 +71,9 @@ def make_context(
     Only the weights are quantized while steps for other than int8 activations are evaluated.
     """
     learning, held = held_out(len(calibration))
-    objective = Objective(float32_model, calibration.images[held[:_OBJECTIVE_IMAGES]])
+    held = held[:_OBJECTIVE_IMAGES]
+    labels = None if calibration.labels is None else calibration.labels[held]
+    objective = Objective(float32_model, calibration.images[held], labels, metric=options.metric)
     return Context(
         preset=preset if preset.activations == "int8" else find_preset("weight_only"),
         float32_model=float32_model,
@@ -80,7 +82,7 @@ def make_context(
         options=options,
         calibration_images=len(calibration) if preset.calibrated else 0,
         log=log,
-        measures=MEASURES if objective.model.is_classifier else OUTPUT_MEASURES,
+        measures=objective.measures,
     )
 
 
@@ -263,7 +265,7 @@ STEPS = (  # for int8 activations
     Step("bias correction", "biases restore the float model's channel means", correct_biases),
     Step("fine-tuning", "block by block, then on the scores; no labels", finetune,
          enabled=lambda context: context.options.finetunes(context.preset)
-         and context.measures == MEASURES),
+         and context.objective.model.is_classifier),
     Step("range search", "moves the ranges of the tensors with the lowest SQNR", search_ranges,
          enabled=_searches),
 )

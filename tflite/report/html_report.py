@@ -158,6 +158,8 @@ def _headlines(r):
                 f"and {r.drop.n01:,} became right (McNemar test, p = {r.drop.p_value:.2g}).",
             )
         )
+    if r.metric is not None:
+        cards.insert(0, _metric_card(r.metric))
     cards += [_output_card(output) for output in r.outputs]
     if r.agreement is not None:
         cards.append(_agreement_card(r))
@@ -203,6 +205,21 @@ def _agreement_card(r):
         ("95 % confidence interval", f"{low:.2%} to {high:.2%}"),
         f"Both models predict the same class on {r.images - len(r.changed_predictions):,} of "
         f"{r.images:,} images, right or wrong.",
+    )
+
+
+def _metric_card(metric):
+    details = []
+    if metric.confidence_interval is not None:
+        low, high = metric.confidence_interval
+        details = ["95 % confidence interval", f"{_signed(low, 4)} to {_signed(high, 4)}"]
+    better = "lower" if metric.lower_is_better else "higher"
+    return html.card(
+        f"Loss of {metric.name}",
+        _signed(metric.loss, 4),
+        details,
+        f"Your own metric, {better} is better: {metric.reference:.5g} before, "
+        f"{metric.candidate:.5g} after. A positive loss is worse.",
     )
 
 
@@ -276,5 +293,5 @@ def _share(share, images):
     return f"{share:.2%} <small class=wrap>({low:.1%} to {high:.1%})</small>"
 
 
-def _signed(value):
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+def _signed(value, digits=2):
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
