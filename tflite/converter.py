@@ -64,8 +64,10 @@ def convert(
         **options: fields of :class:`~tflite.quantization.options.ConversionOptions`:
             ``calibration_images`` (default 512, or 2,048 for int8_mixed; half of them, at most
             512, are learned from, the others are held out), ``finetune`` (takes minutes),
-            ``search_seconds``, ``max_corrupt``, ``softmax`` (appends one to logits), ``metric`` (a
-            function of the outputs and labels, see ``tflite.evaluation.user_metric``).
+            ``search_seconds``, ``cache`` (of calibrations, on disk), ``recipe`` (see
+            ``tflite.quantization.plan_file``), ``max_corrupt``, ``softmax`` (appends one to
+            logits), ``metric`` (a function of the outputs and labels, see
+            ``tflite.evaluation.user_metric``).
 
     Raises:
         TypeError: an unknown option.

@@ -220,7 +220,7 @@ def keras_outputs(model, images: np.ndarray) -> np.ndarray | dict[str, np.ndarra
     """The outputs of a model as :func:`export_float32` takes it, float32 (n, ...); of several
     outputs {name: (n, ...)}.
     """
-    with native_log_hidden():
+    with runtime.native_log_hidden():
         rows = [_call(model, image[None].astype(np.float32)) for image in images]
     outputs = {
         name: np.concatenate([np.asarray(row[name], np.float32) for row in rows])

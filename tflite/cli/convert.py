@@ -111,6 +111,12 @@ def _parse(argv):
         "edited: precision and range of single ops or of all that match a pattern",
     )
     parser.add_argument("--metric", help=METRIC)
+    parser.add_argument(
+        "--no_cache",
+        action="store_true",
+        help="neither read nor write the cache of calibrations (in KERAS_HOME, default ~/.keras), "
+        "which serves later conversions of the same network with the same images",
+    )
     parser.add_argument("--labels", help=LABELS)
     parser.add_argument("--module", help=MODULE)
     parser.add_argument(
@@ -178,6 +184,7 @@ def _run(options, argv):
         softmax=options.softmax,
         metric=metric,
         recipe=recipe,
+        cache=not options.no_cache,
         log=lambda line: print(line, flush=True),
     )
     is_own = class_names is not None and _is_labels_file_of(options.labels, out)

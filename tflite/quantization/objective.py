@@ -13,6 +13,7 @@ from keras_effnet.litert import classifier, ops, runner
 from tflite.evaluation import paired_statistics
 from tflite.evaluation.output_error import correlation, relative_errors
 from tflite.evaluation.user_metric import UserMetric
+from tflite.quantization.calibration_cache import NO_CACHE, CalibrationCache
 
 MEASURES = ("KL divergence", "agreement")
 OUTPUT_MEASURES = ("relative error", "correlation")  # of models that are no classifiers
@@ -38,10 +39,16 @@ class Objective:
         labels=None,
         *,
         metric: UserMetric | None = None,
+        cache: CalibrationCache = NO_CACHE,
     ):
         self.images, self.labels, self.metric = images, labels, metric
         self.model = classifier.open_classifier(float32_model)
-        self.scores = classifier.scores(self.model, images)
+        self.scores = cache.arrays(
+            "scores",
+            float32_model,
+            images,
+            lambda: {"scores": classifier.scores(self.model, images)},
+        )["scores"]
         self.predictions = self.scores.argmax(-1)
         self.log = log_probabilities(self.scores, self.model.output_activation)
 

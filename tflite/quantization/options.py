@@ -20,6 +20,7 @@ class ConversionOptions:
     calibration_images: int | None = None  # at most; None: 512, and 2,048 for int8_mixed
     finetune: bool | None = None  # fine-tune against the float model; None: only int8_strict
     softmax: bool = False  # append a softmax to a network that ends in logits
+    cache: bool = False  # keep calibrations in Keras's cache, and use them again
     recipe: PlanFile | None = None  # a plan that replaces precisions and ranges
     metric: UserMetric | None = None  # drives the steps in place of the KL divergence
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from keras_effnet.litert import ops, runner
 from tflite.presets import Preset
 from tflite.quantization.calibration import CalibrationImages, calibrate
+from tflite.quantization.calibration_cache import NO_CACHE
 from tflite.quantization.mixed_precision import Budget, Float32Region, within_budget
 from tflite.quantization.normalization_folding import fold_normalization
 from tflite.quantization.objective import MEASURES, OUTPUT_MEASURES, Objective, held_out
@@ -174,7 +175,7 @@ def run(
             budget,
             state,
             plan,
-            held_out=budget_objective(float32_model, calibration),
+            held_out=budget_objective(float32_model, calibration, context.cache),
             objective=context.objective.without_metric(),
             seconds=options.search_seconds,
             log=log,
@@ -205,8 +206,8 @@ def _folded(float32_model, preset, calibration):
     )
 
 
-def budget_objective(float32_model, calibration):
+def budget_objective(float32_model, calibration, cache=NO_CACHE):
     """Objective on all held-out images, with their labels."""
     _, held = held_out(len(calibration))
     labels = None if calibration.labels is None else calibration.labels[held]
-    return Objective(float32_model, calibration.images[held], labels)
+    return Objective(float32_model, calibration.images[held], labels, cache=cache)

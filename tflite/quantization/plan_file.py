@@ -1,6 +1,6 @@
 """The quantization plan as JSON: written with every conversion, edited, and given back.
 
-A conversion's .json has it under ``"quantization_plan"``; a file of its own has the same form::
+A conversion's .json has it under ``"quantization_plan"``; a file with nothing else has the same form::
 
     {"preset": "int8", "ops": [
         {"output": "block1a_project_conv*", "precision": "float32"},
@@ -156,7 +156,7 @@ def plan_json(plan: QuantPlan, ranges: Mapping | None) -> dict:
 
 
 def read_plan(path: str | os.PathLike[str]) -> PlanFile:
-    """The :class:`PlanFile` in the JSON of a conversion, or in a file of its own.
+    """The :class:`PlanFile` in the JSON of a conversion, or in a file with nothing else.
 
     Raises:
         ValueError: the file does not exist, is not JSON, or has no plan.
