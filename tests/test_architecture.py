@@ -85,6 +85,7 @@ LAYERS = {
         ("model_graph",),
         ("suggestions", "atomic_write"),
         ("interruption",),
+        ("command_output",),
     ),
     "tpu_train": (
         ("cli",),

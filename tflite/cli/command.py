@@ -32,12 +32,14 @@ LABELS = "text file with one class name per line, in the order of the scores"
 
 def exit_status(name: str, command: Callable[[], int]) -> int:
     """Runs a command; returns its exit status, 2 for bad input, 1 for a failed conversion, 75 after
-    Ctrl-C. Prints an error as one line.
+    Ctrl-C, 143 after SIGTERM. Prints an error as one line.
     """
 
     def run():
         try:
             return command()
+        except BrokenPipeError:
+            raise  # nobody reads the output
         except (ValueError, OSError, ImportError) as error:
             message, status = error, 2
         except ConversionError as error:

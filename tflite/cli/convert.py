@@ -25,6 +25,7 @@ from tflite.cli.command import (
     require_file,
     require_images,
 )
+from tflite.cli.progress import SECONDS, progress_lines
 from tflite.converter import convert
 from tflite.presets import PRESETS, find_preset
 from tflite.quantization.mixed_precision import Budget
@@ -117,6 +118,11 @@ def _parse(argv):
         help="neither read nor write the cache of calibrations (in KERAS_HOME, default ~/.keras), "
         "which serves later conversions of the same network with the same images",
     )
+    parser.add_argument(
+        "--no_progress",
+        action="store_true",
+        help=f"do not print the running stage again every {SECONDS:g} seconds",
+    )
     parser.add_argument("--labels", help=LABELS)
     parser.add_argument("--module", help=MODULE)
     parser.add_argument(
@@ -168,25 +174,26 @@ def _run(options, argv):
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     custom_objects = import_custom_objects(options.module)
-    print(f"Loading {options.model}", flush=True)
-    conversion = convert(
-        _load_model(options.model, custom_objects),
-        preset=options.preset,
-        max_drop=options.max_drop,
-        min_agreement=options.min_agreement,
-        finetune=options.finetune,
-        calibration=options.calibration,
-        evaluation=options.evaluation,
-        class_names=class_names,
-        image_size=options.image_size,
-        calibration_images=options.calibration_images,
-        max_corrupt=options.max_corrupt,
-        softmax=options.softmax,
-        metric=metric,
-        recipe=recipe,
-        cache=not options.no_cache,
-        log=lambda line: print(line, flush=True),
-    )
+    with progress_lines(seconds=None if options.no_progress else SECONDS) as log:
+        log(f"Loading {options.model}")
+        conversion = convert(
+            _load_model(options.model, custom_objects),
+            preset=options.preset,
+            max_drop=options.max_drop,
+            min_agreement=options.min_agreement,
+            finetune=options.finetune,
+            calibration=options.calibration,
+            evaluation=options.evaluation,
+            class_names=class_names,
+            image_size=options.image_size,
+            calibration_images=options.calibration_images,
+            max_corrupt=options.max_corrupt,
+            softmax=options.softmax,
+            metric=metric,
+            recipe=recipe,
+            cache=not options.no_cache,
+            log=log,
+        )
     is_own = class_names is not None and _is_labels_file_of(options.labels, out)
     paths = save(
         conversion,

@@ -62,9 +62,14 @@ class ImageSet:
 
 
 def check_source(source: str) -> None:
-    """Raises ``ValueError`` for a folder without images, before anything slow."""
-    if os.path.isdir(source) and not tfrecord.find_shards(source):
-        _find(source)
+    """Raises ``ValueError`` for a folder without images, or another kind of file, before anything
+    slow.
+    """
+    if os.path.isdir(source):
+        if not tfrecord.find_shards(source):
+            _find(source)
+    elif os.path.exists(source):
+        _require_npz(source)
 
 
 def load_images(
@@ -123,12 +128,7 @@ def load_images(
             return _from_records(records, prepare, class_names, limit, max_corrupt)
         if os.path.isdir(path):
             return _from_folder(path, prepare, class_names, limit, max_corrupt)
-        if not path.endswith(".npz") or not os.path.isfile(path):
-            raise ValueError(
-                f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
-                "folder with one folder per class, a folder of TFRecord shards (or "
-                "FOLDER/validation), tfds:NAME, or an .npz with `images` (and `labels`)"
-            )
+        _require_npz(path)
         images, labels = _read_npz(path)
         name = path
     else:
@@ -331,9 +331,18 @@ def _find(folder):
     return (flat, None, others) if flat else (paths, names, others)
 
 
-def _read_npz(path):
+def _require_npz(path):
+    if not path.endswith(".npz") or not os.path.isfile(path):
+        raise ValueError(
+            f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
+            "folder with one folder per class, a folder of TFRecord shards (or "
+            "FOLDER/validation), tfds:NAME, or an .npz with `images` (and `labels`)"
+        )
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz file (truncated, or of another format)")
+
+
+def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

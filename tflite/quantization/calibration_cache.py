@@ -3,7 +3,7 @@
 An entry holds arrays that were computed from a float32 .tflite and images. Its name is a hash of
 both; the images are those after preprocessing, so that other crops or sizes are other entries. It
 also holds what may change the numbers: versions and the processor. An entry that is damaged, or of
-another version, is ignored with one line and written anew. Entries are written atomically, so that
+another version, is ignored with one line and written again. Entries are written atomically, so that
 several processes may share the cache; those used least recently are deleted above the size limit.
 
 Entries are in ``keras_effnet/calibration`` of Keras's cache (``KERAS_HOME``, default ``~/.keras``).
@@ -101,7 +101,7 @@ class CalibrationCache:
             write_files({str(path): buffer.getvalue()})
             self._delete_oldest()
         except OSError as error:
-            self.log(f"  Cache: {path.parent} cannot be written ({error}); going on without it")
+            self.log(f"  Cache: {path.parent} cannot be written ({error}); continuing without it")
 
     def _delete_oldest(self):
         entries = []

@@ -1,6 +1,6 @@
 """The quantization plan as JSON: written with every conversion, edited, and given back.
 
-A conversion's .json has it under ``"quantization_plan"``; a file with nothing else has the same form::
+A conversion's .json has it under ``"quantization_plan"``; a file with nothing else has this form::
 
     {"preset": "int8", "ops": [
         {"output": "block1a_project_conv*", "precision": "float32"},

@@ -43,7 +43,7 @@ def quantization_steps(rows) -> str:
         bar = ""
         if _is_number(kl):
             bar = (
-                f'<div class=track style="min-width:6rem"><span class="bar{"" if kept else " off"}"'
+                f'<div class=track><span class="bar{"" if kept else " off"}"'
                 f' style="width:{min(100, 100 * kl / largest):.1f}%"></span></div>'
             )
         tag = "" if kept else " <span class='tag soft'>not kept</span>"
@@ -51,9 +51,8 @@ def quantization_steps(rows) -> str:
             tag = " <span class='tag bad'>does not run</span>"
         cells.append(
             [
-                f"{html.text(row.get('name', ''))}{tag}",
-                f"<span class=soft>{html.text(row.get('description', ''))}</span>",
-                bar,
+                f"{html.text(row.get('name', ''))}{tag}<br>"
+                f"<span class=soft>{html.text(row.get('description', ''))}</span>{bar}",
                 _number(kl, "{:.4f}"),
                 _number(row.get("agreement"), form),
                 _number(row.get("seconds"), "{:.1f} s"),
@@ -63,8 +62,8 @@ def quantization_steps(rows) -> str:
         "Each row is the model after one more step, evaluated on held-out calibration images. A "
         f"step is kept only if it lowers {lowered} the float32 model."
     )
-    header = ["Step", "Description", "", first, second, "Time"]
-    return html.section("Quantization steps", meaning, html.table(header, cells, (3, 4, 5)))
+    header = ["Step", first, second, "Time"]
+    return html.section("Quantization steps", meaning, html.table(header, cells, (1, 2, 3)))
 
 
 def _measures(row):
@@ -74,7 +73,7 @@ def _measures(row):
         return "KL, nats", "Agreement", "the KL divergence to", "{:.2%}"
     if tuple(named) == ("relative error", "correlation"):  # of a model without classes
         return "Relative error", "Correlation", "the error relative to", "{:.2%}"
-    first, second = (html.text(str(name)) for name in named)
+    first, second = (html.text(str(name)).replace("_", "_<wbr>") for name in named)
     return first, second, f"the {first} against", "{:.5g}"
 
 

@@ -22,10 +22,11 @@ from tpu_train.checkpointing.preemption import (
     interrupts,
     parse_duration,
 )
-from tpu_train.cli import data_flags, recipe_flags
+from tpu_train.cli import data_flags, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, show
+from tpu_train.training.worker_wait import check_tf_config
 
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
@@ -143,6 +144,9 @@ def _check(values):
     if values.stop_after:
         parse_duration(values.stop_after)
     data_flags.check(values, "effnet-train")
+    outputs.check_folder("workdir", values.workdir, values.data)
+    if os.environ.get("TF_CONFIG"):
+        check_tf_config(os.environ["TF_CONFIG"])
 
 
 def _train(recipe: Recipe, values: flags.FlagValues) -> int:

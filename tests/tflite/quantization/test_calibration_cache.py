@@ -113,7 +113,7 @@ def test_cache_that_cannot_be_written_costs_one_line(cache, lines, obstacle):
         lines.clear()
     assert _get(cache)[1]
     assert len(lines) <= 2
-    assert "going on without it" in lines[-1]
+    assert "continuing without it" in lines[-1]
 
 
 def test_least_recently_used_entries_are_deleted_above_the_limit(cache):

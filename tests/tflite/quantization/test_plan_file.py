@@ -1,4 +1,5 @@
 import json
+import pathlib
 import re
 
 import pytest
@@ -193,6 +194,17 @@ def test_precision_that_a_preset_does_not_have_is_an_error(preset, precision, me
 
 
 # Conversions ----------------------------------------------------------------------------------
+
+
+def test_plan_in_the_documentation_is_followed(trained_v1, photos):
+    text = (pathlib.Path(__file__).parents[3] / "docs" / "tflite.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", text, re.S)
+    conversion = tflite.convert(
+        trained_v1, calibration=photos[:16], search_seconds=0, recipe=json.loads(example)
+    )
+    types = {op.output: op.dtype for op in tflite.read_ops(conversion.tflite_model)}
+    assert {t for name, t in types.items() if name.startswith("block1a_")} == {"FLOAT32"}
+    assert {"min": -4.0, "max": 4.0} in conversion.ranges.values()
 
 
 def test_edited_plan_of_a_conversion_is_followed(trained_v1, photos):
