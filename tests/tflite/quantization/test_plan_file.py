@@ -202,8 +202,8 @@ def test_plan_in_the_documentation_is_followed(trained_v1, photos):
     conversion = tflite.convert(
         trained_v1, calibration=photos[:16], search_seconds=0, recipe=json.loads(example)
     )
-    types = {op.output: op.dtype for op in tflite.read_ops(conversion.tflite_model)}
-    assert {t for name, t in types.items() if name.startswith("block1a_")} == {"FLOAT32"}
+    block = [op for op in conversion.plan.ops if op.output.startswith("block1a_")]
+    assert {op.precision for op in block} == {"float32"}
     assert {"min": -4.0, "max": 4.0} in conversion.ranges.values()
 
 
