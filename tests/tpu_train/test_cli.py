@@ -240,7 +240,9 @@ def _interrupted(*_, **__):
 
 def test_ctrl_c_in_prepare_is_one_line_and_status_75(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("tpu_train.input_pipeline.tfrecord_writer.write_shards", _interrupted)
-    assert cli.main(["prepare", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]) == STOPPED
+    (tmp_path / "photos").mkdir()
+    arguments = [f"--data={tmp_path / 'photos'}", f"--out={tmp_path / 'out'}"]
+    assert cli.main(["prepare", *arguments]) == STOPPED
     err = capsys.readouterr().err.strip()
     assert err == "Stopped: the same command resumes at the first missing shard"
 
