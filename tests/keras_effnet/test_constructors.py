@@ -8,6 +8,8 @@ from keras_effnet.image_preprocessing import preprocessing
 from keras_effnet.pretrained import download
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.fixture
 def no_download(monkeypatch):

@@ -200,7 +200,8 @@ print(sorted(k for k in changed if k.startswith("TF_ENABLE")))
 """
 
 
-def test_importing_tpu_train_does_not_set_onednn():
+@pytest.mark.every_stack
+def test_importing_every_module_does_not_set_onednn():
     environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
     process = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL],

@@ -93,6 +93,7 @@ def trained(tiny, keras, tame, tmp_path):
     return model, tmp_path / "model.keras", tmp_path / "x.png"
 
 
+@pytest.mark.every_stack
 def test_predict_prints_classes_and_preprocessing(trained, capsys):
     model, path, image = trained
     assert main(["predict", str(image), f"--model={path}"]) == 0
@@ -132,8 +133,10 @@ def test_a_damaged_model_file_is_a_one_line_error(trained, capsys):
     assert "cannot be read as a .keras file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 1), (32, 48, 3), (48, 32, 1), (None, None, 1)])
-@pytest.mark.parametrize("crop", [None, 0.875])
+@pytest.mark.parametrize(
+    ("shape", "crop"),
+    [((32, 32, 1), None), ((32, 48, 3), 0.875), ((48, 32, 1), None), ((None, None, 1), 0.875)],
+)
 def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, crop, capsys):
     from PIL import Image
 
@@ -152,6 +155,7 @@ def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, 
         assert picture.size[0] * height == 2 * width * picture.size[1]
 
 
+@pytest.mark.every_stack
 def test_an_oblong_input_gets_the_center_with_its_shape(keras, tiny):
     model = create_model(
         tiny, input_shape=(32, 64, 3), preprocessing=Preprocessing(64, 0.5, "bilinear")
