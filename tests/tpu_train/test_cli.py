@@ -116,6 +116,7 @@ def arguments(conv_recipe, monkeypatch, tmp_path):
     return ["--recipe=conv", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
 
 
+@pytest.mark.every_stack
 def test_trains_on_a_file_and_exits_with_the_documented_statuses(arguments, tmp_path, capsys):
     assert main([*arguments, "--epochs=1", "--phases=1"]) == 0
     assert "evaluation accuracy" in capsys.readouterr().out
