@@ -39,7 +39,7 @@ def test_losses_equal_keras(smoothing):
         ("sigmoid", keras.losses.binary_crossentropy, CLASSES),  # Keras's is the classes' mean
     ):
         soft = soft_targets(tf.constant(LABELS, tf.int32), CLASSES, smoothing=smoothing, loss=kind)
-        losses = step._losses(kind, soft, tf.constant(LOGITS), None)
+        losses = step.losses(kind, soft, tf.constant(LOGITS), None)
         expected = theirs(hot, tf.constant(LOGITS), from_logits=True, label_smoothing=smoothing)
         np.testing.assert_allclose(losses, times * expected, rtol=1e-5)
 
@@ -47,24 +47,24 @@ def test_losses_equal_keras(smoothing):
 def test_a_class_weight_multiplies_the_loss_of_its_class():
     weights = np.array([0.5, 2.0, 3.0], np.float32)
     hot, logits = tf.one_hot(LABELS, CLASSES), tf.constant(LOGITS)
-    plain = step._losses("softmax", hot, logits, None)
+    plain = step.losses("softmax", hot, logits, None)
     np.testing.assert_allclose(
-        step._losses("softmax", hot, logits, weights), weights[LABELS] * plain, rtol=1e-5
+        step.losses("softmax", hot, logits, weights), weights[LABELS] * plain, rtol=1e-5
     )
     soft = tf.constant([[0.25, 0.75, 0]] * 4)
     expected = sum(
-        weights[c] * soft[0, c] * step._losses("softmax", tf.one_hot([c] * 4, 3), logits, None)
+        weights[c] * soft[0, c] * step.losses("softmax", tf.one_hot([c] * 4, 3), logits, None)
         for c in range(2)
     )
-    np.testing.assert_allclose(step._losses("softmax", soft, logits, weights), expected, rtol=1e-5)
+    np.testing.assert_allclose(step.losses("softmax", soft, logits, weights), expected, rtol=1e-5)
     by_class = tf.nn.sigmoid_cross_entropy_with_logits(hot, logits)
     np.testing.assert_allclose(
-        step._losses("sigmoid", hot, logits, weights), by_class.numpy() @ weights, rtol=1e-5
+        step.losses("sigmoid", hot, logits, weights), by_class.numpy() @ weights, rtol=1e-5
     )
     for kind in ("softmax", "sigmoid"):
         np.testing.assert_allclose(
-            step._losses(kind, soft, logits, np.ones(3, np.float32)),
-            step._losses(kind, soft, logits, None),
+            step.losses(kind, soft, logits, np.ones(3, np.float32)),
+            step.losses(kind, soft, logits, None),
             rtol=1e-5,
         )
 
