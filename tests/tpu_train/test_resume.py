@@ -5,6 +5,8 @@ import signal
 import socket
 import time
 
+import keras
+import numpy as np
 import pytest
 
 from benchmarks import kill9
@@ -27,10 +29,11 @@ FLAGS = {
 SECONDS_TO_NOTICE = 120  # until a lost worker is noticed
 
 
-@pytest.fixture
-def flags(tmp_path):
-    kill9.write_data(tmp_path / "data.npz", images=48)
-    return {**FLAGS, "data": tmp_path / "data.npz"}
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    data = tmp_path_factory.mktemp("data") / "data.npz"
+    kill9.write_data(data, images=48)
+    return {**FLAGS, "data": data}
 
 
 def _train(flags, workdir):
@@ -39,7 +42,7 @@ def _train(flags, workdir):
 
 
 def test_a_run_killed_while_it_saves_resumes_bit_identically(flags, tmp_path):
-    flags["device"] = "cpu:2"
+    flags = {**flags, "device": "cpu:2"}
     _train(flags, tmp_path / "uninterrupted")
     killed = kill9.Training(flags, tmp_path / "killed")
     assert killed.until_saving(2), killed.said[-9:]
@@ -93,10 +96,26 @@ def _output(trainings):
     return "\n".join(line for training in trainings for line in training.said[-9:])
 
 
-def test_stopped_and_killed_workers_resume_bit_identically(flags, tmp_path):
-    uninterrupted = _start_two(flags, tmp_path / "uninterrupted")
-    assert [worker.wait() for worker in uninterrupted] == [0, 0], _output(uninterrupted)
+@pytest.fixture(scope="module")
+def uninterrupted(flags, tmp_path_factory):
+    """The work directory of two workers' uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("workers") / "uninterrupted"
+    workers = _start_two(flags, workdir)
+    assert [worker.wait() for worker in workers] == [0, 0], _output(workers)
+    return workdir
 
+
+def test_two_workers_give_the_weights_of_one(flags, tmp_path, uninterrupted):
+    _train({**flags, "device": "cpu"}, tmp_path / "one")
+    models = (
+        keras.saving.load_model(workdir / "model.keras", compile=False)
+        for workdir in (uninterrupted, tmp_path / "one")
+    )
+    for a, b in zip(*(model.get_weights() for model in models)):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_stopped_and_killed_workers_resume_bit_identically(flags, tmp_path, uninterrupted):
     stopped = _start_two(flags, tmp_path / "killed")
     assert _wait_for_checkpoint(stopped[0], tmp_path / "killed"), _output(stopped)
     stopped[1].process.send_signal(signal.SIGTERM)
@@ -113,4 +132,4 @@ def test_stopped_and_killed_workers_resume_bit_identically(flags, tmp_path):
 
     resumed = _start_two(flags, tmp_path / "killed")
     assert [worker.wait() for worker in resumed] == [0, 0], _output(resumed)
-    assert kill9.digests(tmp_path / "killed") == kill9.digests(tmp_path / "uninterrupted")
+    assert kill9.digests(tmp_path / "killed") == kill9.digests(uninterrupted)
