@@ -317,6 +317,7 @@ def deep(tiny):
     return dataclasses.replace(tiny, stages=(Stage("fused", 3, 1, 1, 8, 60, 0.0),))
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only("a SavedModel is TensorFlow's")
 def test_layer_names_after_z_can_be_exported(keras, deep, images, tame, tmp_path):
     """keras.applications continues with '{', which is invalid in TensorFlow scopes."""

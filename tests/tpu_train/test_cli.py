@@ -201,6 +201,7 @@ print(sorted(k for k in changed if k.startswith("TF_ENABLE")))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.every_stack
 def test_importing_every_module_does_not_set_onednn():
     environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}

@@ -37,6 +37,7 @@ def test_saved_weights_are_restored_exactly(mine, tiny, layouts, tame, tmp_path,
             np.testing.assert_array_equal(a, b, err_msg=layout)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
 def test_a_keras_applications_notop_file_loads(keras, images, tame, tmp_path, write_legacy_h5):
     theirs = keras.applications.EfficientNetB0(
