@@ -25,6 +25,7 @@ FLAGS = {
     "phases": 2,
     "image_size_last": 40,
     "image_size_eval": 40,
+    "pages": False,
 }
 SECONDS_TO_NOTICE = 120  # until a lost worker is noticed
 
@@ -100,19 +101,19 @@ def _output(trainings):
 def uninterrupted(flags, tmp_path_factory):
     """The work directory of two workers' uninterrupted run."""
     workdir = tmp_path_factory.mktemp("workers") / "uninterrupted"
-    workers = _start_two(flags, workdir)
+    workers = _start_two({**flags, "pages": True}, workdir)
     assert [worker.wait() for worker in workers] == [0, 0], _output(workers)
     return workdir
 
 
 def test_two_workers_give_the_weights_of_one(flags, tmp_path, uninterrupted):
-    _train({**flags, "device": "cpu"}, tmp_path / "one")
-    models = (
-        keras.saving.load_model(workdir / "model.keras", compile=False)
-        for workdir in (uninterrupted, tmp_path / "one")
-    )
+    _train({**flags, "device": "cpu", "pages": True}, tmp_path / "one")
+    workdirs = uninterrupted, tmp_path / "one"
+    models = (keras.saving.load_model(w / "model.keras", compile=False) for w in workdirs)
     for a, b in zip(*(model.get_weights() for model in models)):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    two, one = (json.loads((w / "evaluation.json").read_text())["metrics"] for w in workdirs)
+    assert (two["images"], two["top1"]) == (one["images"], one["top1"])  # each image once
 
 
 def test_stopped_and_killed_workers_resume_bit_identically(flags, tmp_path, uninterrupted):

@@ -36,7 +36,13 @@ def recipe(tiny_recipe):
 def test_one_and_two_devices_give_the_same_weights(recipe, source, tmp_path):
     """Batch norm is computed over both devices."""
     one, two = (
-        train(recipe, source, source, tmp_path / device.replace(":", ""), make_strategy(device))
+        train(
+            recipe,
+            *(source, source),
+            tmp_path / device.replace(":", ""),
+            make_strategy(device),
+            pages=False,
+        )
         for device in ("cpu", "cpu:2")
     )
     models = (keras.saving.load_model(r.model_path, compile=False) for r in (one, two))
