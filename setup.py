@@ -5,6 +5,7 @@ import re
 
 from setuptools import find_packages, setup
 
+URL = "https://github.com/keras-effnet/keras_effnet"
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "keras_effnet" / "__init__.py").read_text()
@@ -16,9 +17,14 @@ setup(
     description="EfficientNet V1, V2 and Lite for Keras: models, TPU training, TFLite int8",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    url=URL,
     license="Apache-2.0",
     packages=find_packages(include=["keras_effnet*", "tpu_train*", "tflite*"]),
-    package_data={"keras_effnet": ["*.tsv"]},
+    package_data={
+        "keras_effnet": ["*.tsv", "py.typed"],
+        "tpu_train": ["py.typed"],
+        "tflite": ["py.typed"],
+    },
     python_requires=">=3.9",
     install_requires=[
         "tensorflow>=2.15",
@@ -77,7 +83,7 @@ setup(
             "scikit-image",  # photos
             "scikit-learn",  # digits and photos
         ],
-        "docs": ["scikit-learn"],
+        "docs": ["mkdocs-material", "mkdocstrings-python", "scikit-learn"],
     },
     entry_points={
         "console_scripts": [
@@ -86,9 +92,21 @@ setup(
             "effnet-tflite = tflite.cli:main",
         ]
     },
+    project_urls={
+        "Documentation": f"{URL}/tree/main/docs",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+    },
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
         "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (9, 10, 11, 12, 13)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -46,6 +46,8 @@ thead th { border-bottom: 1px solid var(--line); }
 tbody th { color: var(--ink); font-weight: 500; }
 .n { text-align: right; white-space: nowrap; }
 .wide table { min-width: 44rem; }
+.beside { display: flex; flex-wrap: wrap; gap: .9rem; align-items: flex-start; }
+.beside > * { flex: 1 1 22rem; min-width: 0; }
 .wrap { display: inline-block; white-space: normal; max-width: 19rem; overflow-wrap: anywhere; }
 .plot { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
   padding: 1rem 1.1rem .8rem; font-size: .82rem; font-variant-numeric: tabular-nums; }
@@ -95,7 +97,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
   font-size: .85rem; color: var(--soft); }
 @media (max-width: 34rem) { main { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.4rem; }
   .shots { grid-template-columns: repeat(2, 1fr); gap: .6rem; } .wrap { max-width: 7rem; }
-  .n { white-space: normal; }
+  .n { white-space: normal; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .row { grid-template-columns: 4.3rem 1fr 3.7rem; gap: .5rem; }
   th, td { padding: .45rem .55rem; } table { font-size: .82rem; } }
 @media print { body { background: #fff; } .card, figure, tr { break-inside: avoid; } }
@@ -220,14 +222,20 @@ def _merged(sizes):
 
 
 def picture(image) -> str:
-    """An <img> of a uint8 image (height, width, 3 or 1), with its pixels in the page."""
+    """An <img> of a uint8 image (height, width, 3 or 1), with its pixels in the page: at most
+    224 a side, as JPEG; PNG for small images.
+    """
     from PIL import Image  # here: importing the package must not need Pillow
 
     thumbnail = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     small = max(thumbnail.size) <= 96
     thumbnail.thumbnail((224, 224))
     buffer = io.BytesIO()
-    thumbnail.save(buffer, "png", optimize=True)
+    if small:
+        thumbnail.save(buffer, "png", optimize=True)
+    else:
+        thumbnail.save(buffer, "jpeg", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode()
     kind = " class=small" if small else ""
-    return f'<img{kind} alt="" src="data:image/png;base64,{data}">'
+    media = "png" if small else "jpeg"
+    return f'<img{kind} alt="" src="data:image/{media};base64,{data}">'

@@ -1,14 +1,14 @@
-"""``effnet``: lists models and pretrained weights, computes costs, classifies images."""
+"""``effnet``: lists models and weights, computes costs, classifies images, evaluates models."""
 
 import sys
 
 from keras_effnet.arguments import ArgumentParser
-from keras_effnet.cli import cost, explain, port, predict, tables
+from keras_effnet.cli import cost, evaluate, explain, port, predict, tables
 from keras_effnet.interruption import run_command
 from keras_effnet.native_logs import filter_native_logs
 
 # command -> (description, function that adds its arguments, function that runs it)
-_COMMANDS = {
+COMMANDS = {
     "models": (
         "list the variants: size, parameters, multiply-adds, published top-1",
         tables.add_pattern,
@@ -41,6 +41,11 @@ _COMMANDS = {
         port.run,
     ),
     "predict": ("classify images", predict.add_arguments, predict.run),
+    "evaluate": (
+        "evaluate a classifier on labeled images: metrics, per class and per image",
+        evaluate.add_arguments,
+        evaluate.run,
+    ),
     "explain": (
         "show which parts of an image a prediction is based on",
         explain.add_arguments,
@@ -50,7 +55,9 @@ _COMMANDS = {
 
 
 def main(argv=None):
-    """Runs one command; returns the exit status: 0, 2 for bad input, 75 after Ctrl-C."""
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 75 after
+    Ctrl-C.
+    """
     if argv is None:  # run as a program
         filter_native_logs()
     return run_command("effnet", lambda: _run(sys.argv[1:] if argv is None else argv))
@@ -62,12 +69,13 @@ def _run(argv):
         description="EfficientNet V1, V2 and Lite: models, pretrained weights, costs, predictions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (description, add_arguments, _) in _COMMANDS.items():
+    for name, (description, add_arguments, _) in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=description, description=description))
     try:
         options = parser.parse_args(argv)
-        _COMMANDS[options.command][2](options)
+        return COMMANDS[options.command][2](options) or 0
+    except BrokenPipeError:
+        raise  # nobody reads the output
     except (ValueError, OSError) as error:
         print(f"effnet: {error}", file=sys.stderr)
         return 2
-    return 0

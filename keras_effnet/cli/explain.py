@@ -5,10 +5,11 @@ import os
 import numpy as np
 
 from keras_effnet.atomic_write import check_new, replacing
-from keras_effnet.cli.predict import add_model, image_input, open_model
+from keras_effnet.cli.predict import add_model, open_options_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
+from keras_effnet.model_input import image_input
 from keras_effnet.suggestions import unknown_name
 
 METHODS = ("grad-cam", "occlusion")
@@ -49,7 +50,7 @@ def run(options):
         raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
     _check_replaceable(options)
     image = load_image(options.image, ignore_exif=options.ignore_exif)  # before the slow part
-    model, names = open_model(options)
+    model, names = open_options_model(options)
     prepared_as = image_input(model)
     image = prepared_as.prepare(image)
     pixels = prepared_as.for_model(image)

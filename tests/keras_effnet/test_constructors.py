@@ -11,6 +11,8 @@ from keras_effnet.pretrained import download
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.saliency import grad_cam
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.fixture
 def no_download(monkeypatch):

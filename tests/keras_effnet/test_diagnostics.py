@@ -5,6 +5,8 @@ from keras_effnet.constructors import create_model
 from keras_effnet.diagnostics import check_model
 from keras_effnet.image_preprocessing import preprocessing
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.fixture
 def mine(tiny, keras):

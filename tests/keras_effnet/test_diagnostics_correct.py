@@ -8,6 +8,11 @@ from keras_effnet.diagnostics import check_model
 from keras_effnet.finetuning import freeze, with_new_head
 from keras_effnet.image_preprocessing import Preprocessing
 
+pytestmark = [
+    pytest.mark.every_stack,
+    pytest.mark.tensorflow_only("kinds of Keras models; test_diagnostics.py runs on every backend"),
+]
+
 S = (32, 32, 3)
 RAW = np.random.default_rng(0).integers(0, 256, (2, *S)).astype("uint8")
 UNIT = RAW / np.float32(255)

@@ -6,6 +6,8 @@ from keras_effnet.finetuning import with_new_head
 from keras_effnet.image_size import change_image_size
 from keras_effnet.weight_transfer import _all_layers, copy_weights, set_weights
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.fixture
 def wrapped(keras, tiny, tame, images):

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -8,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_effnet.pretrained.download import DownloadError
 from tpu_train import cli
@@ -114,6 +116,7 @@ def arguments(conv_recipe, monkeypatch, tmp_path):
     return ["--recipe=conv", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
 
 
+@pytest.mark.every_stack
 def test_trains_on_a_file_and_exits_with_the_documented_statuses(arguments, tmp_path, capsys):
     assert main([*arguments, "--epochs=1", "--phases=1"]) == 0
     assert "evaluation accuracy" in capsys.readouterr().out
@@ -126,6 +129,23 @@ def test_trains_on_a_file_and_exits_with_the_documented_statuses(arguments, tmp_
     assert "already contains a run" in capsys.readouterr().err
     assert main([*arguments, "--learning_rate=1e30", "--clip_norm=0", "--overwrite"]) == 1
     assert "lower --learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_test_split_is_evaluated_at_the_end(arguments, tmp_path, capsys):
+    for i in range(12):
+        split, name = ("train", "val", "test")[i % 3], "ab"[i % 2]
+        (tmp_path / "photos" / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (20 * i,) * 3).save(
+            tmp_path / "photos" / split / name / f"{i}.png"
+        )
+    data = f"--data={tmp_path / 'photos'}"
+    assert main([*arguments, data, "--epochs=1", "--phases=1", "--batch_size=2"]) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy" in out
+    assert f"evaluation page {tmp_path / 'w' / 'test.html'}" in out
+    record = json.loads((tmp_path / "w" / "test.json").read_text())
+    assert record["metrics"]["images"] == 4
 
 
 def test_an_earlier_better_evaluation_is_printed(arguments, tmp_path, capsys, monkeypatch):
@@ -181,7 +201,9 @@ print(sorted(k for k in changed if k.startswith("TF_ENABLE")))
 """
 
 
-def test_importing_tpu_train_does_not_set_onednn():
+@pytest.mark.slow
+@pytest.mark.every_stack
+def test_importing_every_module_does_not_set_onednn():
     environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
     process = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL],
@@ -221,7 +243,9 @@ def _interrupted(*_, **__):
 
 def test_ctrl_c_in_prepare_is_one_line_and_status_75(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("tpu_train.input_pipeline.tfrecord_writer.write_shards", _interrupted)
-    assert cli.main(["prepare", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]) == STOPPED
+    (tmp_path / "photos").mkdir()
+    arguments = [f"--data={tmp_path / 'photos'}", f"--out={tmp_path / 'out'}"]
+    assert cli.main(["prepare", *arguments]) == STOPPED
     err = capsys.readouterr().err.strip()
     assert err == "Stopped: the same command resumes at the first missing shard"
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import os
-import platform
 
-import keras_effnet
 from keras_effnet import html_elements as html
-
-_PACKAGES = ("ai-edge-litert", "ai-edge-quantizer", "tensorflow", "keras", "numpy")
+from keras_effnet.provenance import package_versions
 
 
 def origin_of(file: str | os.PathLike, *, model: str = "", command: str = "") -> dict:
@@ -21,19 +17,13 @@ def origin_of(file: str | os.PathLike, *, model: str = "", command: str = "") ->
         model: what it was converted from, or is compared with.
         command: the command line.
     """
-    versions = {"keras_effnet": keras_effnet.__version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
         "file": os.path.basename(file),
         "model": os.path.basename(os.path.normpath(model)) if model else "",
         "date": now.isoformat(timespec="seconds"),
         "command": command,
-        "versions": versions,
+        "versions": package_versions(),
     }
 
 

@@ -9,12 +9,14 @@ import uuid
 
 import tensorflow as tf
 
+from keras_effnet.evaluation.output_files import ENDINGS
 from tpu_train.remote_files import is_remote
 
 BEST = "best.keras"
 FILES = (
     *("model.keras", BEST, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
     "tensorboard",
+    *(f"{name}{ending}" for name in ("evaluation", "test") for ending in ENDINGS),
 )
 CHECKPOINTS = "checkpoints"
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from keras_effnet.command_output import run_printing
 from keras_effnet.native_logs import filter_native_logs
 
 COMMANDS = ("prepare", "preview", "plan", "doctor")
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command, argv):
     try:
-        return command(argv)
+        return run_printing("effnet-train", lambda: command(argv))
     except KeyboardInterrupt:
         print("\nInterrupted", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -22,10 +22,11 @@ from tpu_train.checkpointing.preemption import (
     interrupts,
     parse_duration,
 )
-from tpu_train.cli import data_flags, recipe_flags
+from tpu_train.cli import data_flags, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, show
+from tpu_train.training.worker_wait import check_tf_config
 
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
@@ -108,6 +109,12 @@ def define() -> flags.FlagValues:
         **to_values,
     )
     flags.DEFINE_boolean(
+        "pages",
+        True,
+        "evaluate the final model once more, and write evaluation.html and test.html",
+        **to_values,
+    )
+    flags.DEFINE_boolean(
         "show", False, "print the recipe and its phases without training", **to_values
     )
     flags.DEFINE_integer(
@@ -137,11 +144,14 @@ def _check(values):
     if values.stop_after:
         parse_duration(values.stop_after)
     data_flags.check(values, "effnet-train")
+    outputs.check_folder("workdir", values.workdir, values.data)
+    if os.environ.get("TF_CONFIG"):
+        check_tf_config(os.environ["TF_CONFIG"])
 
 
 def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     # Imported here, so that --show, --help and bad flags do not wait for TensorFlow.
-    from tpu_train.input_pipeline.data_loading import open_data
+    from tpu_train.input_pipeline.data_loading import open_data, open_test_images
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.run import TrainingError, train
 
@@ -156,6 +166,11 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 max_corrupt=values.max_corrupt,
             )
             data_flags.print_notes(training, evaluation)
+            test = None
+            if values.pages:
+                test = open_test_images(
+                    values.data, training.classes, max_corrupt=values.max_corrupt
+                )
             result = train(
                 recipe,
                 training,
@@ -168,6 +183,8 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 on_nan=values.on_nan,
                 keep_checkpoints=values.keep_checkpoints,
                 stop=stop,
+                test=test,
+                pages=values.pages,
             )
     except TrainingError as error:
         print(f"effnet-train: {error}", file=sys.stderr)
@@ -179,6 +196,10 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
         f"evaluation accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
         f"model {result.model_path}, curves {result.curves_path}"
     )
+    if result.test_accuracy is not None:
+        print(f"test accuracy {result.test_accuracy:.2%}")
+    for page in result.pages.values():
+        print(f"evaluation page {page}")
     if result.best["ema"] > result.accuracy:
         print(
             f"best evaluation accuracy {result.best['ema']:.2%}, after step "

@@ -194,7 +194,8 @@ def evaluation_batches(
     """One host's batches of an evaluation that has every image once; the last is padded.
 
     An element is ``{"image": uint8 (batch, size, size, 3), "label": int32, as in training,
-    "weight": float32 (batch,)}``; `weight` is 1 for images and 0 for padding. An image is the
+    "weight": float32 (batch,), "index": int64 (batch,)}``; `weight` is 1 for images and 0 for
+    padding, `index` the number of the image and -1 for padding. An image is the
     center square of ``int(crop * shorter side)`` pixels, or the full image, stretched, for a `crop`
     of 0. It is turned upright by its EXIF rotation, unless `ignore_exif`.
     """
@@ -215,6 +216,7 @@ def evaluation_batches(
             "image": tf.ensure_shape(image, [size, size, 3]),
             "label": labels[index],
             "weight": tf.cast(is_image, tf.float32),
+            "index": tf.where(is_image, position, -1),
         }
 
     return (

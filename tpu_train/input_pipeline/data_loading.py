@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_effnet.datasets import arrays, tfds
@@ -18,7 +20,7 @@ from keras_effnet.datasets.dataset import check_path, open_dataset
 from keras_effnet.datasets.folders import FolderDataset, check_several_classes, open_folder
 from keras_effnet.datasets.holdout import check_holdout
 from keras_effnet.datasets.labeled_images import ImageArray, ImageFiles, LabeledImages
-from keras_effnet.datasets.splits import ALL, TEST, TRAINING, evaluation_split
+from keras_effnet.datasets.splits import ALL, TEST, TRAINING, evaluation_split, some
 from tpu_train.input_pipeline.encoded_images import slice_window
 from tpu_train.input_pipeline.image_source import (
     ImageSource,
@@ -51,10 +53,37 @@ def open_data(
         _check_classes(dataset, images)
     notes = ()
     if TEST in dataset.splits and TEST not in names:
-        notes = (f"kept out of training and evaluation: the test images of {data}",)
+        notes = (f"kept for the end of the run: the test images of {data}",)
     sources = [_source(images, max_corrupt) for images in opened]
     sources[0] = dataclasses.replace(sources[0], notes=(*notes, *sources[0].notes))
     return tuple(sources) if len(sources) == 2 else split(sources[0], holdout, seed)
+
+
+def open_test_images(
+    data: str | os.PathLike[str], classes: Sequence[str], *, max_corrupt: int = 10
+) -> ImageSource | None:
+    """The test images of ``--data``, which training does not see; None if there are none.
+
+    There are none without a test split, if it has no labels, and if it is what :func:`open_data`
+    evaluates on. `classes` are those of training; the test images may lack some. Raises
+    ``ValueError`` for other classes, and for too many corrupt files.
+    """
+    dataset = open_dataset(os.fspath(data), GFILE, scan)
+    if TEST not in dataset.splits or evaluation_split(dataset.splits) == TEST:
+        return None
+    (images,) = dataset.open(TEST)
+    if images.labels is None:
+        return None
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown = [name for name in images.classes if name not in numbers]
+    if unknown:
+        raise ValueError(
+            f"{images.name} has classes that the training images lack: {some(unknown)}. Remove "
+            "them, or add training images"
+        )
+    source = _source(images, max_corrupt)
+    to_training = np.array([*(numbers[name] for name in images.classes), -1], np.int32)
+    return dataclasses.replace(source, classes=tuple(classes), labels=to_training[source.labels])
 
 
 def _used_splits(data, dataset):

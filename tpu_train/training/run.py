@@ -2,9 +2,9 @@
 
 ``train(find_recipe("digits"), training, evaluation, workdir, strategy)`` leaves in `workdir`:
 ``model.keras`` (EMA weights, class scores, normalization inside), ``labels.txt``, ``recipe.json``,
-``metrics.jsonl``, ``curves.png`` and ``tensorboard/``; ``best.keras`` if an earlier evaluation was
-better; and ``checkpoints/`` until it has finished. Called again after an interruption, it resumes
-and ends with the weights of an uninterrupted run.
+``metrics.jsonl``, ``curves.png``, ``tensorboard/`` and ``evaluation.html`` with its tables;
+``best.keras`` if an earlier evaluation was better; and ``checkpoints/`` until it has finished.
+Called again after an interruption, it resumes and ends with the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -36,6 +36,7 @@ from tpu_train.remote_files import read_file
 from tpu_train.training import distributed_layers, model_factory, optimizers
 from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
+from tpu_train.training.final_evaluation import write_pages
 from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
@@ -58,6 +59,8 @@ class Result:
     phases: tuple[PhaseResult, ...]
     evaluations: tuple[dict, ...]  # {"step", "ema", "non_ema": accuracies in [0, 1], "loss_ema"...}
     seconds: float
+    pages: Mapping[str, str]  # paths of the evaluation pages: "evaluation" and "test"
+    test_accuracy: float | None  # in [0, 1], of the exported model on the test images
 
     @property
     def accuracy(self) -> float:
@@ -84,6 +87,8 @@ def train(
     on_nan: str = "stop",
     keep_checkpoints: bool = False,
     stop: Callable[[], str] = lambda: "",
+    test: ImageSource | None = None,
+    pages: bool = True,
 ) -> Result:
     """Trains from the recipe's weights, or resumes from the checkpoint in `workdir`.
 
@@ -104,6 +109,8 @@ def train(
             checkpoint and skip the steps that caused it.
         keep_checkpoints: keep them when the run has finished.
         stop: returns the reason to stop, or ""; called after every host call.
+        test: images of the same classes, which are evaluated once, at the end of the run.
+        pages: write evaluation.html, and test.html for `test`, at the end of the run.
 
     Raises ``ValueError`` for invalid input, before anything slow (its subclass ``CompleteError`` if
     `workdir` has this run, finished), :class:`TrainingError` if the run
@@ -195,6 +202,16 @@ def train(
         write_labels(files.local("labels.txt"), training.classes)
         plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
         export(files.local("model.keras"))
+        evaluations = {}
+        if pages:
+            evaluations = write_pages(
+                strategy,
+                ema_model,
+                recipe,
+                {"evaluation": evaluation, **({} if test is None else {"test": test})},
+                files.local(""),
+                writes=is_chief,
+            )
         result = Result(
             model_path=os.path.join(files.path, "model.keras"),
             best_path=os.path.join(files.path, workdirs.BEST),
@@ -203,6 +220,8 @@ def train(
             classes=training.classes,
             phases=tuple(history.phases),
             evaluations=tuple(history.evaluations),
+            pages={name: os.path.join(files.path, f"{name}.html") for name in evaluations},
+            test_accuracy=evaluations["test"].top1.value if "test" in evaluations else None,
             seconds=time.monotonic() - start,
         )
         if result.accuracy >= result.best["ema"]:  # the last model is the best one

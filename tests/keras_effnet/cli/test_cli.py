@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from keras_effnet.cli import main
-from keras_effnet.cli.predict import image_input
 from keras_effnet.constructors import create_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.image_preprocessing import Preprocessing, preprocess, preprocessing
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import imagenet_classes
+from keras_effnet.model_input import image_input
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.variants import VARIANTS
@@ -97,6 +97,7 @@ def trained(tiny, keras, tame, tmp_path):
     return model, tmp_path / "model.keras", tmp_path / "x.png"
 
 
+@pytest.mark.every_stack
 def test_predict_prints_classes_and_preprocessing(trained, capsys):
     model, path, image = trained
     assert main(["predict", str(image), f"--model={path}"]) == 0
@@ -145,8 +146,10 @@ def test_a_damaged_model_file_is_a_one_line_error(trained, capsys):
     assert "cannot be read as a .keras file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 1), (32, 48, 3), (48, 32, 1), (None, None, 1)])
-@pytest.mark.parametrize("crop", [None, 0.875])
+@pytest.mark.parametrize(
+    ("shape", "crop"),
+    [((32, 32, 1), None), ((32, 48, 3), 0.875), ((48, 32, 1), None), ((None, None, 1), 0.875)],
+)
 def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, crop, capsys):
     from PIL import Image
 
@@ -165,6 +168,7 @@ def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, 
         assert picture.size[0] * height == 2 * width * picture.size[1]
 
 
+@pytest.mark.every_stack
 def test_an_oblong_input_gets_the_center_with_its_shape(keras, tiny):
     model = create_model(
         tiny, input_shape=(32, 64, 3), preprocessing=Preprocessing(64, 0.5, "bilinear")

@@ -59,6 +59,7 @@ def qubvel_b0(small_b0, model, tmp_path_factory):
     return path
 
 
+@pytest.mark.every_stack
 def test_port_writes_the_file_and_prints_a_report(keras, model, qubvel_b0, tmp_path, capsys):
     out = tmp_path / "x.keras"
     options = ["--model=efficientnet-b0", f"--out={out}", "--image-size=32", "--classes=3"]
@@ -143,6 +144,7 @@ def test_inconsistent_arguments_are_errors(capsys):
         assert output == ""
 
 
+@pytest.mark.every_stack
 def test_port_exports_state_dicts(keras, model, tmp_path, capsys):
     from safetensors.numpy import load_file
 

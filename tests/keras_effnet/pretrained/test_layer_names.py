@@ -20,6 +20,7 @@ ENDS = {
 }
 
 
+@pytest.mark.every_stack
 def test_weighted_layers_are_the_models_in_its_order(keras, small):
     from keras_effnet.constructors import create_model
 

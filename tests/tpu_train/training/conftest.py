@@ -23,7 +23,7 @@ def train_conv(source, conv_recipe, tmp_path):
                 tmp_path / workdir,
                 make_strategy(device),
                 stream=stream,
-                **options,
+                **{"pages": False, **options},
             )
 
     return train_conv

@@ -1,0 +1,111 @@
+"""The evaluation pages at the end of a run: metrics of the final weights, by class and image."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_effnet.evaluation.outcomes import OutcomeRecorder, Outcomes, ScoreKind
+from keras_effnet.evaluation.output_files import write_evaluation
+from keras_effnet.evaluation.summary import Evaluation, evaluate_outcomes
+from keras_effnet.provenance import package_versions
+from tpu_train.input_pipeline.image_source import ImageSource, without_exif
+from tpu_train.recipes.schema import Recipe
+from tpu_train.training.evaluation import distributed_batches, evaluation_batch_size
+
+_VERSIONS = ("tensorflow", "keras", "numpy")
+
+
+def write_pages(
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    recipe: Recipe,
+    sources: Mapping[str, ImageSource],
+    folder: str,
+    *,
+    writes: bool,
+) -> dict[str, Evaluation]:
+    """Evaluates `model`, a classifier of logits, on every source; {name: evaluation}.
+
+    All workers of `strategy` must call it. Those that `writes` write the files of
+    :func:`keras_effnet.evaluation.output_files.write_evaluation` to `folder`, named after the
+    sources.
+    """
+    evaluations = {}
+    for name, source in sources.items():
+        outcomes, kind = score_source(strategy, model, source, recipe)
+        identifiers = [str(source.where(i)) for i in range(source.examples)]
+        evaluations[name] = evaluate_outcomes(outcomes, kind, source.classes, identifiers)
+        if writes:
+            shown = without_exif(source) if recipe.ignore_exif else source
+            write_evaluation(
+                folder,
+                name,
+                evaluations[name],
+                _origin(recipe, source),
+                lambda row, shown=shown: _picture(shown, row),
+            )
+    return evaluations
+
+
+def score_source(
+    strategy: tf.distribute.Strategy, model: keras.Model, source: ImageSource, recipe: Recipe
+) -> tuple[Outcomes, ScoreKind]:
+    """The outcomes of all images of a source, each exactly once and in order, on every worker.
+
+    `model` returns logits. For a sigmoid loss the scores are their sigmoids.
+    """
+    kind = ScoreKind(len(source.classes), "sigmoid" if recipe.loss == "sigmoid" else "logits")
+    batch_size = evaluation_batch_size(strategy, source, recipe)
+
+    @tf.function(jit_compile=False)
+    def score(batch):
+        def replica_fn(batch):
+            scores = tf.cast(model(batch["image"], training=False), tf.float32)
+            scores = tf.sigmoid(scores) if kind.activation == "sigmoid" else scores
+            gather = tf.distribute.get_replica_context().all_gather
+            index = tf.cast(batch["index"], tf.int32)
+            return gather(index, axis=0), gather(scores, axis=0)
+
+        gathered = strategy.run(replica_fn, args=(batch,))
+        return tuple(strategy.experimental_local_results(value)[0] for value in gathered)
+
+    recorder, indices = OutcomeRecorder(kind), []
+    for batch in distributed_batches(strategy, source, recipe, batch_size)():
+        index, scores = (value.numpy() for value in score(batch))
+        index, scores = index[index >= 0], scores[index >= 0]
+        recorder.add(scores, source.labels[index])
+        indices.append(index)
+    order = np.argsort(np.concatenate(indices))
+    return recorder.outcomes().take(order), kind
+
+
+def _picture(source, i):
+    """Image `i`: uint8 (height, width, 3)."""
+    stored = source.read(tf.constant(i, tf.int64))
+    window = tf.concat([[0, 0], source.shape(stored)[:2]], 0)
+    return source.crop(stored, window).numpy()
+
+
+def _origin(recipe, source):
+    now = datetime.datetime.now(datetime.timezone.utc)
+    crop = f"center square of {recipe.crop_eval:.3g}" if recipe.crop_eval else "the whole image"
+    size = recipe.image_size_eval
+    return {
+        "model": recipe.model,
+        "data": source.name,
+        "unreadable": list(source.skipped),
+        "check": None,
+        "facts": {
+            "Model": f"{recipe.model}, EMA weights",
+            "Initial weights": recipe.weights,
+            "Data": source.name,
+            "Preprocessing": f"{crop}, {recipe.interpolation} to {size} x {size} pixels",
+            "Date": now.isoformat(timespec="seconds"),
+            "Versions": ", ".join(f"{k} {v}" for k, v in package_versions(_VERSIONS).items()),
+        },
+    }
