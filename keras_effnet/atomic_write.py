@@ -21,8 +21,7 @@ def write_files(files: Mapping[str, bytes]) -> None:
         try:
             for path, content in files.items():
                 temporary.append(_temporary_beside(path))
-                with open(temporary[-1], "wb") as file:
-                    file.write(content)
+                _write(temporary[-1], content, path)
             for path in files:
                 os.replace(temporary[0], path)
                 del temporary[0]
@@ -63,10 +62,12 @@ def check_writable(path: str | os.PathLike[str]) -> str:
     if not os.path.isdir(folder):
         raise ValueError(f"{folder!r} is not a folder; create it, or write elsewhere")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(path)  # raises for a name that is too long, and for a loop of links
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"{folder!r} is not writable ({error}); write elsewhere") from error
+        raise ValueError(f"{path!r} is not writable ({error}); write elsewhere") from error
     return path
 
 
@@ -89,6 +90,16 @@ def _is_same_file(path, other):
     if os.path.exists(path) and os.path.exists(other):
         return os.path.samefile(path, other)
     return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _write(temporary, content, path):
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise type(error)(error.errno, error.strerror, path) from error  # e.g. a full disk
 
 
 def _temporary_beside(path):

@@ -26,10 +26,11 @@ _ARGUMENTS = """
     Args:
         include_top: whether to add the classifier (average pooling, dropout, dense).
         weights: None for random weights; a name of ``list_weights(variant)``, e.g. "imagenet";
-            "auto" for the pretrained weights with the best published top-1; or the path of a
-            ``.keras``, ``.weights.h5`` or ``.h5`` file. For another number of classes the
-            classifier is new (with a warning); 21,843 and 1,001 classes are mapped to 1,000; the
-            stem is adapted to other channel counts.
+            "auto" for the pretrained weights with the best published top-1; the path of a
+            ``.keras``, ``.weights.h5`` or ``.h5`` file; or ``hf://OWNER/NAME`` (and ``@REVISION``)
+            for a repository of the Hugging Face hub. For another number of classes the
+            classifier is new (with a warning; from the hub this is an error); 21,843 and 1,001
+            classes are mapped to 1,000; the stem is adapted to other channel counts.
         input_tensor: a Keras tensor to use as input instead of a new one; `input_shape` may be
             omitted, or must agree.
         input_shape: (height, width, channels); height and width may be None, also with the
@@ -77,8 +78,7 @@ def create_model(
 
     The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and `name`
     to the variant's. `name_prefix` precedes the names of all layers, so that two networks can be
-    joined by their ``input`` and ``output`` in one model, where names must differ. (Functions that
-    find an EfficientNet by its layers' names, e.g. ``freeze``, take models without it; a network
+    joined by their ``input`` and ``output`` in one model, where names must differ. (A network
     called as a layer of another model needs only a `name`.)
 
     >>> create_model("efficientnetv2-b0", classes=10, input_shape=(64, 64, 3)).output_shape
@@ -86,15 +86,23 @@ def create_model(
     """
     variant = find_variant(model)
     resolved = plan(variant, drop_path_rate=drop_path_rate, dropout_rate=dropout_rate)
-    resolved_weights = resolve_weights(variant.name, weights)
-    input_spec = resolved_weights.input_spec
-    preprocessing = preprocessing or input_spec.preprocessing
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling {pooling!r} is unknown: give None, 'avg' or 'max'")
     if include_top and not (_is_count(classes) and classes >= 1):
         raise ValueError(
             f"classes {classes!r} is not a number of classes: give a whole number of at least 1"
         )
+    resolved_weights = resolve_weights(
+        variant.name, weights, classes=classes if include_top else None
+    )
+    input_spec = resolved_weights.input_spec
+    preprocessing = preprocessing or input_spec.preprocessing
+    resolved = replace(
+        resolved,
+        normalization=input_spec.normalization or resolved.normalization,
+        bn_epsilon=input_spec.bn_epsilon or resolved.bn_epsilon,
+        padding=input_spec.padding or resolved.padding,
+    )
 
     import keras  # here, so that tables and plans are read without loading a framework
 
@@ -128,7 +136,7 @@ def create_model(
             preprocessing = replace(preprocessing, image_size=height)
     path = resolved_weights.local_file(resolved, include_top=include_top)
     network = build(
-        replace(resolved, normalization=input_spec.normalization or resolved.normalization),
+        resolved,
         include_top=include_top,
         inputs=input_tensor,
         pooling=pooling,
@@ -148,6 +156,8 @@ def create_model(
         for layer in network.layers:
             if id(layer) not in theirs:
                 setattr(layer, attribute, f"{name_prefix}{layer.name}")
+        if attribute == "_name":  # Keras 2 keeps the old names in the model
+            network = keras.Model(network.inputs, network.outputs, name=network.name)
     return network
 
 

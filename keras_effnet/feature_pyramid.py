@@ -176,7 +176,7 @@ def _outputs_of_plan(p):
 
 
 def _outputs_of_backbone(backbone):
-    by_name = {layer.name: layer for layer in backbone.model.layers}
+    by_name = backbone.layers
     axis = -1 if by_name["stem_conv"].data_format == "channels_last" else 1
     outputs = [(stride_of([by_name["stem_conv"]]), by_name["stem_activation"])]
     for name, layers in layers_by_block(backbone).items():

@@ -45,7 +45,7 @@ def with_new_head(
         )
     if isinstance(classes, bool) or not isinstance(classes, numbers.Integral) or classes < 1:
         raise ValueError(f"classes {classes!r} is not a number of classes: give at least 1")
-    by_name = {layer.name: layer for layer in model.layers}
+    by_name = backbone.layers
     if dropout_rate is None:
         dropout_rate = by_name["top_dropout"].rate if "top_dropout" in by_name else 0.2
     if not 0 <= dropout_rate < 1:

@@ -97,7 +97,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem;
   font-size: .85rem; color: var(--soft); }
 @media (max-width: 34rem) { main { padding: 1.5rem 1rem 3rem; } h1 { font-size: 1.4rem; }
   .shots { grid-template-columns: repeat(2, 1fr); gap: .6rem; } .wrap { max-width: 7rem; }
-  .n { white-space: normal; }
+  .n { white-space: normal; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .row { grid-template-columns: 4.3rem 1fr 3.7rem; gap: .5rem; }
   th, td { padding: .45rem .55rem; } table { font-size: .82rem; } }
 @media print { body { background: #fff; } .card, figure, tr { break-inside: avoid; } }

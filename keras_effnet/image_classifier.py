@@ -12,7 +12,9 @@ import numpy as np
 from keras_effnet.evaluation.outcomes import ScoreKind
 from keras_effnet.image_preprocessing import INTERPOLATIONS, Preprocessing
 from keras_effnet.label_file import read_labels
+from keras_effnet.labels import label_map
 from keras_effnet.model_input import ImageInput, image_input
+from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import VARIANTS
 
@@ -221,7 +223,8 @@ def _kind_of(scores, activation):
 def open_model(model, weights=None, labels=None):
     """(keras.Model, class names or None) of a .keras file or a variant's name.
 
-    Raises ``ValueError`` for another `model`, and for `weights` in addition to a file.
+    Raises ``ValueError`` for another `model`, for `weights` in addition to a file, and for another
+    number of class names than of classes.
     """
     names = None
     if labels is None and os.path.isfile(model):
@@ -232,7 +235,13 @@ def open_model(model, weights=None, labels=None):
     if model in VARIANTS:
         from keras_effnet.constructors import create_model
 
-        return create_model(model, weights=weights or "auto"), names
+        stated = resolve_weights(model, weights or "auto").input_spec
+        mapped = stated.classes is None or label_map(stated.classes) is not None
+        if stated.source:
+            print(f"weights of {stated.source}")
+        classes = 1000 if mapped else stated.classes
+        _check_names(labels, names, classes)
+        return create_model(model, weights=weights or "auto", classes=classes), names
     if not os.path.isfile(model):
         raise ValueError(f"{unknown_name('model', model, VARIANTS)}; and no file has that name")
     if weights is not None:
@@ -246,6 +255,18 @@ def open_model(model, weights=None, labels=None):
     import keras
 
     try:
-        return keras.saving.load_model(model, compile=False), names
+        loaded = keras.saving.load_model(model, compile=False)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{model} cannot be read as a .keras file: {error}") from error
+    shapes = [tuple(tensor.shape) for tensor in getattr(loaded, "outputs", None) or ()]
+    if len(shapes) == 1 and len(shapes[0]) == 2:
+        _check_names(labels, names, max(2, shapes[0][1]))
+    return loaded, names
+
+
+def _check_names(labels, names, classes):
+    if names is not None and len(names) != classes:
+        raise ValueError(
+            f"{labels} has {len(names)} class names, but the model has {classes} classes: give one "
+            "name for each class, in the order of training"
+        )

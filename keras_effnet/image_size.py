@@ -28,8 +28,7 @@ def change_image_size(model, image_size: int | tuple[int, int] | None):
     >>> change_image_size(model, 96).input_shape
     (None, 96, 96, 3)
     """
-    backbone = find_backbone(model).model
-    stem = next(layer for layer in backbone.layers if layer.name == "stem_conv")
+    stem = find_backbone(model).layers["stem_conv"]
     resized = _at_size(model, _checked(image_size), stem.data_format == "channels_last")
     copy_weights(model, resized)
     return exportable(resized)

@@ -20,6 +20,8 @@ def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     file that is not UTF-8 or has an empty line; ``OSError`` for one that cannot be read.
     """
     path = os.fspath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would block, a device not end
+        raise ValueError(f"label file {path!r} is not a file; give a text file, one name a line")
     with open(path, "rb") as file:
         return parse_labels(file.read(), path)
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_effnet.suggestions import unknown_name
+
+LABEL_FORMATS = ("names", "short", "wnid")
 _TABLE = pathlib.Path(__file__).with_name("imagenet_classes.tsv")
 
 
@@ -17,22 +20,21 @@ def _imagenet():
     return tuple(tuple(line.split("\t")) for line in lines)
 
 
-def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet-1k's 1,000 classes, in the order of the classifier's outputs.
+def imagenet_classes(label_format: str = "names") -> tuple[str, ...]:
+    """The labels of ImageNet-1k's 1,000 classes, in the order of the classifier's outputs.
 
-    >>> imagenet_classes()[207]
-    'golden retriever'
+    `label_format` is one of :data:`LABEL_FORMATS`: all names of a class, its first name, or its
+    WordNet id. Only the ids are all different. Raises ``ValueError`` for another format.
+
+    >>> [imagenet_classes(label_format)[0] for label_format in LABEL_FORMATS]
+    ['tench, Tinca tinca', 'tench', 'n01440764']
     """
-    return tuple(names for _, _, names in _imagenet())
-
-
-def imagenet_ids() -> tuple[str, ...]:
-    """The WordNet ids of ImageNet-1k's 1,000 classes, in the order of the classifier's outputs.
-
-    >>> imagenet_ids()[0]
-    'n01440764'
-    """
-    return tuple(wordnet_id for wordnet_id, _, _ in _imagenet())
+    if label_format not in LABEL_FORMATS:
+        raise ValueError(unknown_name("label format", label_format, LABEL_FORMATS))
+    if label_format == "wnid":
+        return tuple(wordnet_id for wordnet_id, _, _ in _imagenet())
+    names = (names for _, _, names in _imagenet())
+    return tuple(n.split(",")[0] if label_format == "short" else n for n in names)
 
 
 def label_map(classes: int) -> list[int] | None:
@@ -54,13 +56,17 @@ def label_map(classes: int) -> list[int] | None:
     return None
 
 
-def class_names_for(classes: int) -> tuple[str, ...]:
+def class_names_for(classes: int, label_format: str = "names") -> tuple[str, ...]:
     """The names of a classifier's outputs if nothing states them: ImageNet's for 1,000 classes.
+
+    `label_format` is that of :func:`imagenet_classes`.
 
     >>> class_names_for(2)
     ('0', '1')
     """
-    return imagenet_classes() if classes == 1000 else tuple(map(str, range(classes)))
+    if classes == 1000:
+        return imagenet_classes(label_format)
+    return tuple(map(str, range(classes)))
 
 
 def decode_predictions(
@@ -84,8 +90,8 @@ def decode_predictions(
     classes = scores.shape[1]
     ids = range(classes)
     if class_names is None and classes == 1000:
-        ids = imagenet_ids()
-        class_names = [names.split(",")[0].replace(" ", "_") for names in imagenet_classes()]
+        ids = imagenet_classes("wnid")
+        class_names = [name.replace(" ", "_") for name in imagenet_classes("short")]
     elif class_names is None:
         class_names = class_names_for(classes)
     if len(class_names) != classes:

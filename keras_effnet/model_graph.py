@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 def require_model(model) -> None:
     """Raises ``ValueError`` for an object that is not a ``keras.Model``."""
-    if not hasattr(model, "layers") or not hasattr(model, "_flatten_layers"):
+    kind = type(model)  # reading an attribute of a model may run its code
+    if not hasattr(kind, "layers") or not hasattr(kind, "_flatten_layers"):
         raise ValueError(
             f"{model!r} is a {type(model).__name__}, not a keras.Model: build one with "
             "create_model(name), or load one"
@@ -48,8 +49,8 @@ def graph_of(model):
 def interpret(graph, values: Sequence, visit: Callable) -> list:
     """The values of a graph's outputs, given those of its inputs.
 
-    ``visit(layer, values of its inputs, its output tensors)`` returns the value of the outputs of a
-    layer. It is called in the order of execution, for the layers of nested models, too.
+    ``visit(layer, values of its inputs, node)`` returns the value of the outputs of a layer at that
+    call of it. It is called in the order of execution, for the layers of nested models, too.
     """
     known = {id(tensor): value for tensor, value in zip(graph.inputs, values)}
     for layer, node in _calls(graph):
@@ -61,7 +62,7 @@ def interpret(graph, values: Sequence, visit: Callable) -> list:
         if nested is not None and len(given) == len(nested.inputs):
             results = interpret(nested, given, visit)
         else:
-            results = [visit(layer, given, outputs)] * len(outputs)
+            results = [visit(layer, given, node)] * len(outputs)
         known.update((id(t), value) for t, value in zip(outputs, results))
     return [known.get(id(tensor)) for tensor in graph.outputs]
 
@@ -86,7 +87,7 @@ def execute(graph, known: dict, changed: dict | None = None) -> dict:
             execute(nested, known, changed)
             results = [target.get(id(t)) for t in nested.outputs]
         elif any(id(t) in target for t in given):
-            results = flat(_call(layer, node, values))
+            results = flat(call_node(layer, node, values))
         else:
             continue
         for tensor, value in zip(outputs, results):
@@ -147,8 +148,11 @@ def _calls(graph):
             yield getattr(node, "operation", None) or node.layer, node
 
 
-def _call(layer, node, values):
-    """The output of a layer in inference, called with the arguments of a node."""
+def call_node(layer, node, values):
+    """The output of a layer in inference, called with the arguments of a node.
+
+    `values` is {id(tensor): value} of its input tensors.
+    """
     args, kwargs = _arguments(node, values)
     if getattr(layer, "_call_has_training_arg", getattr(layer, "_expects_training_arg", False)):
         kwargs = {**kwargs, "training": False}  # augmentation layers augment by default
@@ -166,7 +170,7 @@ def _arguments(node, values):
 
 def output_layers(graph) -> list:
     """The layer that computes each output of a graph, in nested models the innermost one."""
-    return interpret(graph, [None] * len(graph.inputs), lambda layer, given, tensors: layer)
+    return interpret(graph, [None] * len(graph.inputs), lambda layer, given, node: layer)
 
 
 def flat(tensors) -> list:

@@ -1,8 +1,9 @@
 """Finds the EfficientNet in a model, and its blocks and groups of layers, by layer name.
 
 Every EfficientNet built by this package or by keras.applications uses the same layer names
-(``stem_conv``, ``block2a_project_bn``, ``top_conv``), and saved files keep them. So this works
-whatever the variant and wherever the model comes from. No Keras here: models are only read.
+(``stem_conv``, ``block2a_project_bn``, ``top_conv``), possibly behind a prefix, and saved files
+keep them. So this works whatever the variant and wherever the model comes from. No Keras here:
+models are only read.
 """
 
 from __future__ import annotations
@@ -14,18 +15,33 @@ from dataclasses import dataclass
 from keras_effnet.model_graph import require_model
 
 _BLOCK = re.compile(r"block(\d+)([a-z]+)_")
+_STEM = "stem_conv"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """An EfficientNet in a model: `path` leads from the model to it, both included."""
+    """An EfficientNet in a model: `path` leads from the model to it, both included.
+
+    `prefix` precedes the names of its layers (``create_model(name_prefix=...)``).
+    """
 
     path: tuple
+    prefix: str = ""
 
     @property
     def model(self):
         """The functional model that directly contains the EfficientNet's layers."""
         return self.path[-1]
+
+    @property
+    def layers(self) -> dict:
+        """{name without the prefix: layer} of the layers of the model, in its order."""
+        return {self.plain_name(layer): layer for layer in self.model.layers}
+
+    def plain_name(self, layer) -> str:
+        """A layer's name without the prefix."""
+        name = layer.name
+        return name[len(self.prefix) :] if name.startswith(self.prefix) else name
 
 
 def find_backbone(model) -> Backbone:
@@ -39,28 +55,32 @@ def find_backbone(model) -> Backbone:
         return backbones[0]
     name = getattr(model, "name", model)
     if not backbones:
-        prefixed = [x.name for x in model.layers if x.name.endswith("stem_conv")]
-        if prefixed:
-            raise ValueError(
-                f"{name} contains no layer named stem_conv, but {prefixed[0]}: a network built "
-                "with name_prefix is not found. Build it without, and call it as a layer"
-            )
         raise ValueError(
             f"{name} contains no EfficientNet: it has no layers named stem_conv and "
             "block1a_project_bn. Build one with create_model(name), or load a file of one"
         )
-    names = ", ".join(repr(b.model.name) for b in backbones)
+    names = ", ".join(
+        repr(b.model.name) + (f" (layers {b.prefix}...)" if b.prefix else "") for b in backbones
+    )
+    inner = [b for b in backbones if len(b.path) > 1]
+    example = f"model.get_layer({inner[0].model.name!r})" if inner else "the one that you built"
     raise ValueError(
         f"{name} contains {len(backbones)} EfficientNets ({names}): give one of them, e.g. "
-        f"model.get_layer({backbones[0].model.name!r})"
+        f"{example}"
     )
 
 
 def _backbones(path) -> Iterator[Backbone]:
     layers = path[-1].layers
-    names = {layer.name for layer in layers}
-    if "stem_conv" in names and any(_BLOCK.match(name) for name in names):
-        yield Backbone(path)
+    names = [layer.name for layer in layers]
+    prefixes = [name[: -len(_STEM)] for name in names if name.endswith(_STEM)]
+    found = [
+        prefix
+        for prefix in dict.fromkeys(prefixes)
+        if any(n.startswith(prefix) and _BLOCK.match(n[len(prefix) :]) for n in names)
+    ]
+    if found:
+        yield from (Backbone(path, prefix) for prefix in found)
         return
     for layer in layers:
         if hasattr(layer, "layers"):
@@ -70,8 +90,8 @@ def _backbones(path) -> Iterator[Backbone]:
 def layers_by_block(backbone: Backbone) -> dict[str, list]:
     """{"block1a": its layers, ...} of a backbone, in the network's order."""
     blocks = {}
-    for layer in backbone.model.layers:
-        match = _BLOCK.match(layer.name)
+    for name, layer in backbone.layers.items():
+        match = _BLOCK.match(name)
         if match:
             stage, letters = match.groups()
             blocks.setdefault((int(stage), len(letters), letters), []).append(layer)
@@ -82,11 +102,12 @@ def layers_by_block(backbone: Backbone) -> dict[str, list]:
 
 def last_layer(block: str, layers: Sequence):
     """The layer, of those of a block, that computes the block's output."""
-    by_name = {layer.name: layer for layer in layers}
     for suffix in ("add", "project_activation", "project_bn"):
-        if f"{block}_{suffix}" in by_name:
-            return by_name[f"{block}_{suffix}"]
-    raise ValueError(f"{block} has no known output layer: its layers are {', '.join(by_name)}")
+        for layer in layers:
+            if layer.name.endswith(f"{block}_{suffix}"):
+                return layer
+    names = ", ".join(layer.name for layer in layers)
+    raise ValueError(f"{block} has no known output layer: its layers are {names}")
 
 
 def stride_of(layers: Sequence) -> int:
@@ -112,14 +133,14 @@ def layers_by_group(model) -> dict[str, tuple]:
         after = outer.layers[index + 1 :] + after
     stages, top, head, stem = {}, [], [], []
     after_stem_conv = False
-    for layer in backbone.model.layers:
-        match = _BLOCK.match(layer.name)
+    for name, layer in backbone.layers.items():
+        match = _BLOCK.match(name)
         if match:
             stages.setdefault(int(match.group(1)), []).append(layer)
-        elif layer.name in ("top_conv", "top_bn", "top_activation"):
+        elif name in ("top_conv", "top_bn", "top_activation"):
             top.append(layer)
-        elif layer.name.startswith("stem_") or not after_stem_conv:
-            after_stem_conv = after_stem_conv or layer.name == "stem_conv"
+        elif name.startswith("stem_") or not after_stem_conv:
+            after_stem_conv = after_stem_conv or name == _STEM
             stem.append(layer)
         else:
             head.append(layer)

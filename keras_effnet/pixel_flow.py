@@ -1,6 +1,6 @@
 """Follows the pixels of a batch through a model's layers, up to the first convolutions.
 
-Nothing is assumed about layers whose effect on pixels is unknown, e.g. ``Lambda``.
+A layer whose effect on pixels is unknown, e.g. ``Lambda``, is called with black and white images.
 """
 
 from __future__ import annotations
@@ -11,7 +11,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from keras_effnet.image_preprocessing import parse_layer_name
-from keras_effnet.model_graph import flat_layers, graph_of, inner_layers, interpret
+from keras_effnet.model_graph import (
+    call_node,
+    flat,
+    flat_layers,
+    graph_of,
+    inner_layers,
+    interpret,
+)
+
+# The width of the values that a network is trained on: [0, 1], [-1, 1], or divided by the standard
+# deviation of ImageNet's channels (4.5). Constants outside of these bounds are mistakes.
+NARROWEST, WIDEST = 0.2, 25.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Flow:
     batch_norms: list = field(default_factory=list)  # that train behind a frozen convolution
     frozen_convolutions: set = field(default_factory=set)
 
-    def visit(self, layer, given, outputs):
+    def visit(self, layer, given, node):
         """The pixels behind a layer; records what it finds (see ``model_graph.interpret``)."""
         pixels = _joined(given)
         kind = kind_of(layer)
@@ -52,6 +63,7 @@ class Flow:
                 self.batch_norms.append(layer.name)
         pixels = replace(pixels, convolution=None)
         if kind in ("Rescaling", "Normalization"):
+            outputs = flat(node.output_tensors) if node is not None else []
             images = all(len(tensor.shape) == 4 for tensor in outputs)
             if pixels.convolved and images:  # for another network behind: nothing is known
                 self.entries = [replace(p, scale=None) for p in self.entries]
@@ -68,7 +80,19 @@ class Flow:
         keeps = kind.startswith(_KEEPS) or (
             kind == "Activation" and activation_of(layer) == "linear"
         )
-        return pixels if keeps else replace(pixels, scale=None)
+        return pixels if keeps else self._behind_unknown(layer, pixels, node)
+
+    def _behind_unknown(self, layer, pixels, node):
+        """The pixels behind a layer of unknown effect, which is measured if it has no weights."""
+        factor = None
+        if pixels.scale and not pixels.convolved and node is not None and not _weights(layer):
+            factor = _measured(layer, node, 255 * pixels.scale)
+        if factor is None:
+            return replace(pixels, scale=None)
+        if 0.99 < factor < 1.01:
+            return pixels
+        names = (*pixels.scalings, layer.name)
+        return replace(pixels, scalings=names, scale=pixels.scale * factor)
 
 
 _RESIZES = ("Resizing", "CenterCrop", "Cropping", "RandomCrop")
@@ -100,7 +124,7 @@ def trace_pixels(model):
         for layer in model.layers:
             nested = graph_of(layer)
             if nested is None:
-                pixels = flow.visit(layer, [pixels], [])
+                pixels = flow.visit(layer, [pixels], None)
             else:
                 pixels = interpret(nested, [pixels] * len(nested.inputs), flow.visit)[0] or pixels
     else:
@@ -115,6 +139,8 @@ def _only_graph(layer):
 
     Also None if other layers in it scale pixels.
     """
+    if not hasattr(layer, "_flatten_layers"):  # an operation
+        return None
     graphs, scales = [], False
     for inner in inner_layers(layer):
         graph = graph_of(inner) or _only_graph(inner)
@@ -151,6 +177,33 @@ def activation_of(layer) -> str:
 
 def _times(scale, factor):
     return None if scale is None or factor is None else scale * factor
+
+
+def _weights(layer) -> list:
+    """The weights of a layer; none of an operation, which is a layer in a functional model only."""
+    return list(getattr(layer, "weights", None) or ())
+
+
+def _measured(layer, node, white):
+    """The factor by which a layer scales pixels from 0 to `white`; None if it is unknown."""
+    tensors = flat(node.input_tensors)
+    if len(tensors) != 1 or len(tensors[0].shape) != 4:
+        return None
+    shape = [n or 8 for n in tensors[0].shape]
+    images = np.zeros((2, *shape[1:]), "float32")
+    images[1] = white
+    try:
+        import keras
+
+        ops = getattr(keras, "ops", None)  # none in Keras 2
+        values = ops.convert_to_tensor(images, dtype=tensors[0].dtype) if ops else images
+        (output,) = flat(call_node(layer, node, {id(tensors[0]): values}))
+        output = ops.convert_to_numpy(output) if ops else output
+        black, bright = np.asarray(output, "float64")
+    except Exception:  # the layer's own code ran
+        return None
+    factor = float(np.mean(np.abs(bright - black))) / white
+    return factor if math.isfinite(factor) and factor > 0 else None
 
 
 def _factor(layer):

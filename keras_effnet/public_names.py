@@ -29,8 +29,9 @@ from keras_effnet.constructors import (
     EfficientNetV2XL,
     create_model,
 )
-from keras_effnet.diagnostics import Finding, check_model
+from keras_effnet.diagnostics import check_model
 from keras_effnet.feature_pyramid import FeatureTable, Level, feature_table, features
+from keras_effnet.finding import Finding
 from keras_effnet.finetuning import (
     UnfreezePhase,
     freeze,

@@ -15,6 +15,7 @@ import numpy as np
 from keras_effnet.feature_pyramid import feature_table
 from keras_effnet.gradients import gradient
 from keras_effnet.model_graph import all_outputs, execute, graph_of, last_call, require_model
+from keras_effnet.model_structure import find_backbone
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.weight_transfer import copy_weights
 
@@ -242,7 +243,8 @@ def _default_layer(model, values):
     """The last feature map of at least 4 x 4 pixels in the EfficientNet of a model."""
     size = slice(2, 4) if _channels_first(model) else slice(1, 3)
     levels = [row.layer for row in feature_table(model).levels]
-    names = [*levels, "top_activation"] if "top_activation" in values else levels
+    top = f"{find_backbone(model).prefix}top_activation"
+    names = [*levels, top] if top in values else levels
     large = [n for n in names if min(values[n].shape[size]) >= 4]
     return (large or names)[-1]
 

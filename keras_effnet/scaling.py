@@ -105,8 +105,13 @@ def scale(
         _check_number("phi", phi, positive=False)
         for what in ("alpha", "beta", "gamma"):
             _check_number(what, getattr(coefficients, what))
-        width, depth = coefficients.beta**phi, coefficients.alpha**phi
-        image_size = _nearest_size(v.image_size * coefficients.gamma**phi)
+        try:
+            width, depth = coefficients.beta**phi, coefficients.alpha**phi
+            image_size = _nearest_size(v.image_size * coefficients.gamma**phi)
+        except OverflowError as error:
+            raise ValueError(
+                f"phi {phi:g} is too large: published networks have -3 to 10"
+            ) from error
         suffix = f"phi{phi:g}"
     else:
         for what, value in given.items():

@@ -22,5 +22,6 @@ def did_you_mean(name: object, choices: Iterable[str]) -> str:
     >>> did_you_mean("epoch", ["epochs", "seed"])
     " Did you mean 'epochs'?"
     """
-    near = difflib.get_close_matches(str(name).lower(), list(choices), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    spelling = {str(choice).lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(name).lower(), list(spelling), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(spelling[n]) for n in near)}?" if near else ""

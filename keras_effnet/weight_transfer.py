@@ -11,13 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_effnet.model_graph import inner_layers
+
 
 def copy_weights(source, target) -> None:
     """Gives a layer or model the state of another one with the same layers in the same order.
 
     The state is what a layer's ``save_own_variables`` stores in a file, and its
-    ``load_own_variables`` restores; layers without state need not correspond. Nothing is changed
-    if the states do not correspond: ``ValueError``.
+    ``load_own_variables`` restores, and the states of random number generators, which Keras's files
+    lack; layers without state need not correspond. Nothing is changed if the states do not
+    correspond: ``ValueError``.
 
     >>> import keras
     >>> a = keras.Sequential([keras.Input((2,)), keras.layers.Normalization()])
@@ -28,6 +31,7 @@ def copy_weights(source, target) -> None:
     [[1.0, 1.0]]
     """
     given, wanted = _states(source), _states(target)
+    seeds, new_seeds = _seeds(source), _seeds(target)
     if len(given) != len(wanted):
         raise ValueError(
             f"{source.name} has {len(given)} layers with weights, but {target.name} has "
@@ -41,6 +45,9 @@ def copy_weights(source, target) -> None:
             )
     for (_, state), (other, _) in zip(given, wanted):
         other.load_own_variables(state)
+    if len(seeds) == len(new_seeds):
+        for seed, new in zip(seeds, new_seeds):
+            new.assign(np.asarray(seed))
 
 
 def set_weights(model, weights: Sequence[np.ndarray]) -> None:
@@ -53,10 +60,29 @@ def set_weights(model, weights: Sequence[np.ndarray]) -> None:
         layer.load_own_variables(state)
 
 
+def _all_layers(layer):
+    """A layer and all layers in it, depth first; a layer that several models share, once in each.
+
+    So a copy in which those models no longer share it has the same order.
+    """
+    yield layer
+    for inner in inner_layers(layer):  # also those in custom layers
+        yield from _all_layers(inner)
+
+
+def _seeds(model):
+    """The states of the random number generators of all layers; none in Keras 2."""
+    return [
+        generator.state
+        for layer in _all_layers(model)
+        for generator in getattr(layer, "_seed_generators", ())
+    ]
+
+
 def _states(model):
     """[(layer, {key: array})] of all layers with state, nested ones too, in the model's order."""
     states = []
-    for layer in model._flatten_layers():  # also the layers inside custom layers
+    for layer in _all_layers(model):
         state = {}
         layer.save_own_variables(state)
         if state:

@@ -1,4 +1,4 @@
-"""Shared by all tests: two virtual CPU devices, a tiny network, and golden text files."""
+"""Shared by all tests: a tiny network and golden text files."""
 
 import itertools
 import os
@@ -13,12 +13,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job, as
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
-
-if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-    import tensorflow as tf
-
-    _CPU = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 from keras_effnet.variants import V2, Normalization, Stage, Variant
 

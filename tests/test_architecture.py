@@ -62,6 +62,7 @@ LAYERS = {
         ("cli", "public_names"),
         ("porting",),
         ("diagnostics", "saliency"),
+        ("batch_checks", "output_checks"),
         ("image_size", "finetuning", "feature_pyramid"),
         ("image_classifier",),
         ("evaluation",),
@@ -83,8 +84,9 @@ LAYERS = {
         ("arguments", "label_file", "native_logs", "onnx_export"),
         ("litert", "html_elements", "provenance"),
         ("model_graph",),
-        ("suggestions", "atomic_write"),
+        ("suggestions", "atomic_write", "finding"),
         ("interruption",),
+        ("command_output",),
     ),
     "tpu_train": (
         ("cli",),
@@ -239,6 +241,7 @@ def test_tables_and_plans_import_no_framework(pure):
         ("torch", {"keras_effnet/porting/reference_models.py"}),
         ("timm", {"keras_effnet/porting/reference_models.py"}),
         ("torchvision", {"keras_effnet/porting/reference_models.py"}),
+        ("huggingface_hub", {"keras_effnet/pretrained/hub.py"}),
         ("ai_edge_litert", {"keras_effnet/litert/runtime.py"}),
         ("ai_edge_quantizer", {"tflite/ai_edge_quantizer.py"}),
     ],
@@ -297,8 +300,16 @@ def test_no_public_function_has_the_name_of_its_module():
 
 
 def test_no_file_is_longer_than_400_lines():
-    lines = {_place(p): len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCES}
+    files = [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    lines = {p.relative_to(ROOT): len(p.read_text(encoding="utf-8").splitlines()) for p in files}
     _assert_none([f"{place}: {n} lines" for place, n in lines.items() if n > 400])
+
+
+@pytest.mark.parametrize("package", ["keras_effnet", "tpu_train"])
+def test_packages_have_the_syntax_of_python_3_9(package):
+    """TensorFlow 2.15 runs on Python 3.9 to 3.11; the tests run on one of them."""
+    for path in _in(package):
+        ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 9))
 
 
 @pytest.mark.parametrize("package", ["tflite", "tpu_train"])

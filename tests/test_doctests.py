@@ -11,6 +11,8 @@ import pytest
 
 import keras_effnet
 
+pytestmark = pytest.mark.every_stack
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 if os.environ.get("KERAS_BACKEND") == "jax":

@@ -14,6 +14,11 @@ pytest.importorskip("tensorflow")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MAIN = "import sys\nfrom {package}.cli import main\nsys.exit(main())"
+SHORT_SEARCHES = """\
+import functools
+from tflite.cli import convert
+convert.convert = functools.partial(convert.convert, search_seconds=0.1)
+"""
 SMALL_VARIANT = """\
 import dataclasses
 from keras_effnet.variants import VARIANTS
@@ -75,7 +80,7 @@ def test_a_conversion_prints_nothing_on_stderr(model, photos, tmp_path):
     pytest.importorskip("ai_edge_quantizer")
     out = tmp_path / "tiny.tflite"
     result = run(
-        MAIN.format(package="tflite"),
+        SHORT_SEARCHES + MAIN.format(package="tflite"),
         *(f"--model={model}", f"--calibration={photos}", f"--out={out}"),
     )
     assert out.is_file()

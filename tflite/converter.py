@@ -11,7 +11,8 @@ from keras_effnet.litert import classifier, metadata
 from tflite.evaluation import plausibility
 from tflite.evaluation.accuracy import EvaluationImages, evaluate
 from tflite.evaluation.comparison import compare
-from tflite.export import export_float32
+from tflite.evaluation.user_metric import CHECK_IMAGES
+from tflite.export import export_float32, keras_outputs
 from tflite.flatbuffer import rewrite
 from tflite.images.loader import ImageSet, fitting_labels, load_images
 from tflite.quantization import pipeline
@@ -63,7 +64,10 @@ def convert(
         **options: fields of :class:`~tflite.quantization.options.ConversionOptions`:
             ``calibration_images`` (default 512, or 2,048 for int8_mixed; half of them, at most
             512, are learned from, the others are held out), ``finetune`` (takes minutes),
-            ``search_seconds``, ``max_corrupt``, ``softmax`` (appends one to logits).
+            ``search_seconds``, ``cache`` (of calibrations, on disk), ``recipe`` (see
+            ``tflite.quantization.plan_file``), ``max_corrupt``, ``softmax`` (appends one to
+            logits), ``metric`` (a function of the outputs and labels, see
+            ``tflite.evaluation.user_metric``).
 
     Raises:
         TypeError: an unknown option.
@@ -76,12 +80,14 @@ def convert(
         model,
         preset=preset,
         has_calibration=calibration is not None,
+        has_evaluation=evaluation is not None,
         budget=Budget(max_drop, min_agreement),
         class_names=class_names,
         image_size=image_size,
         options=ConversionOptions.from_keywords(**options),
     )
     images = ConversionImages.loaded(request, calibration, evaluation, log)
+    _check_metric(request, images.evaluation)
     log(f"Converting to a float32 .tflite, {request.height}x{request.width} px")
     float32_model = request.tflite_model
     if float32_model is None:
@@ -169,8 +175,9 @@ def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
         class_names=request.class_names,
         limit=limit,
         max_corrupt=request.options.max_corrupt,
+        any_labels=not request.is_classifier and request.options.metric is not None,
     )
-    labels = None
+    labels = image_set.labels if request.options.metric is not None else None
     if request.is_classifier:
         labels = fitting_labels(image_set, request.classes, request.class_names, log)
     for line in image_set.notes():
@@ -186,6 +193,20 @@ def _manifest(image_set, calibration, input_spec):
         "files": list(image_set.files[:_MANIFEST_FILES]),
         "preprocessing": "stretched" if input_spec is None else str(input_spec),
     }
+
+
+def _check_metric(request, evaluation):
+    """Tries the user's metric on a few outputs of the float model, before anything slow."""
+    metric = request.options.metric
+    if metric is None:
+        return
+    few = evaluation.images[:CHECK_IMAGES]
+    labels = None if evaluation.labels is None else evaluation.labels[:CHECK_IMAGES]
+    if request.keras_model is None:
+        outputs = classifier.outputs(classifier.open_classifier(request.tflite_model), few)
+    else:
+        outputs = keras_outputs(request.keras_model, few)
+    metric(outputs, labels)
 
 
 def _checked_output(request, float32_model) -> tuple[bytes, tuple[str, ...]]:
@@ -226,7 +247,7 @@ def _evaluated(request, images, float32_model, quantized, findings, log) -> Conv
     if evaluation is not None:
         log(f"Comparing on {len(evaluation.images):,} images")
         if request.preset.name == "float32":
-            report = evaluate(float32_model, None, evaluation)
+            report = evaluate(float32_model, None, evaluation, metric=request.options.metric)
         else:
             comparison = compare(
                 float32_model,
@@ -234,6 +255,7 @@ def _evaluated(request, images, float32_model, quantized, findings, log) -> Conv
                 evaluation,
                 names=("float32", request.preset.name),
                 sqnr_reference=quantized.exact_model,
+                metric=request.options.metric,
             )
             report = comparison.report
     tflite_model = quantized.tflite_model

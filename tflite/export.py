@@ -8,10 +8,12 @@ saved as a SavedModel with one signature of fixed shape. The other converters do
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +22,8 @@ from keras_effnet.litert import ops, runner, runtime
 from keras_effnet.weight_transfer import copy_weights
 from tflite.flatbuffer import rewrite
 
+_MAX_CONFIG = 64 << 20  # bytes of the layers' configuration in a .keras file
+_MAX_RATIO = 100  # of a .keras file's unpacked size to its own: weights hardly shrink
 _TOLERANCE = 1e-4  # relative to the largest |output|, or to 1 if that is larger
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 
@@ -47,6 +51,7 @@ def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | N
         return SavedModel(path)
     if not os.path.isfile(path):
         raise ValueError(f"model {path!r} is not a file; give a .keras or .h5 file")
+    _check_format(path)
     problem = None
     with runtime.native_log_hidden():
         import keras
@@ -56,7 +61,47 @@ def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | N
                 return keras.models.load_model(path, compile=False)
         except Exception as error:  # a custom layer may raise anything
             problem = error  # raised below, outside of the block that would print TensorFlow's log
-    raise ValueError(f"Keras cannot load {path!r}: {_load_failure(problem)}") from problem
+    version = _other_version(path, keras.__version__)
+    raise ValueError(f"Keras cannot load {path!r}{version}: {_load_failure(problem)}") from problem
+
+
+def _check_format(path):
+    """``ValueError`` for a file that is not of the format that its name says, or not complete."""
+    ending = os.path.splitext(path)[1]
+    if ending in (".h5", ".hdf5"):
+        with open(path, "rb") as file:
+            is_readable = file.read(8) == b"\x89HDF\r\n\x1a\n"
+    elif ending == ".keras":
+        is_readable = zipfile.is_zipfile(path)
+    else:
+        raise ValueError(
+            f"model {path!r} is not a .keras, .h5 or .tflite file by its name, nor the folder of a "
+            "SavedModel"
+        )
+    if not is_readable:
+        raise ValueError(
+            f"model {path!r} is not a {ending} file ({os.path.getsize(path):,} bytes: empty, "
+            "truncated, or of another format): save or download it again"
+        )
+    if ending == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        total = sum(sizes.values())
+        if sizes.get("config.json", 0) > _MAX_CONFIG or total > _MAX_RATIO * os.path.getsize(path):
+            raise ValueError(
+                f"model {path!r} unpacks to {total:,} bytes, far more than a network of its size: "
+                "it is damaged or harmful"
+            )
+
+
+def _other_version(path, version):
+    """Which Keras wrote a .keras file, if it is not the installed one; else ""."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            written_by = str(json.loads(archive.read("metadata.json"))["keras_version"])
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        return ""
+    return "" if written_by == version else f" (written by Keras {written_by}, this is {version})"
 
 
 def _load_failure(problem):
@@ -214,6 +259,19 @@ def check_float(content: bytes, model, shape: tuple[int, int, int]) -> None:
             f"the .tflite of {model.name} differs from the model by {worst:.2g} on random images; "
             f"{_TOLERANCE:g} is allowed. If the model itself returns NaN, its training diverged"
         )
+
+
+def keras_outputs(model, images: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+    """The outputs of a model as :func:`export_float32` takes it, float32 (n, ...); of several
+    outputs {name: (n, ...)}.
+    """
+    with runtime.native_log_hidden():
+        rows = [_call(model, image[None].astype(np.float32)) for image in images]
+    outputs = {
+        name: np.concatenate([np.asarray(row[name], np.float32) for row in rows])
+        for name in rows[0]
+    }
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def _call(model, images):

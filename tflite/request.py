@@ -47,6 +47,7 @@ class ConversionRequest:
         *,
         preset: str | None = None,
         has_calibration: bool = False,
+        has_evaluation: bool = False,
         budget: Budget | None = None,
         class_names: Sequence[str] | None = None,
         image_size=None,
@@ -58,8 +59,14 @@ class ConversionRequest:
             ValueError: arguments that are wrong or do not go together.
         """
         options = options or ConversionOptions()
-        preset = chosen_preset(preset, budget, options, has_calibration=has_calibration)
-        if preset.name == "int8_mixed" and not budget:
+        preset = chosen_preset(
+            preset,
+            budget,
+            options,
+            has_calibration=has_calibration,
+            has_evaluation=has_evaluation,
+        )
+        if preset.name == "int8_mixed" and not budget and options.recipe is None:
             budget = Budget(min_agreement=MIN_AGREEMENT)
         input_spec = None
         if isinstance(model, (bytes, bytearray)):
@@ -108,13 +115,24 @@ def chosen_preset(
     options: ConversionOptions,
     *,
     has_calibration: bool,
+    has_evaluation: bool = False,
 ) -> Preset:
     """The preset that a conversion uses, from arguments that need no model.
 
     Raises:
         ValueError: arguments that contradict each other.
     """
+    recipe = options.recipe
+    if name is None and recipe is not None and recipe.preset is not None:
+        name = recipe.preset
     preset = find_preset(name or ("int8_mixed" if budget else "int8"))
+    if recipe is not None:
+        recipe.check_preset(preset)
+        if budget:
+            raise ValueError(
+                f"{recipe.name} states which ops stay in float32, and so does a budget ({budget}): "
+                "leave one of them out"
+            )
     if budget and preset.name != "int8_mixed":
         raise ValueError(
             f"preset {preset.name} takes no budget ({budget}): leave it out, or use int8_mixed, "
@@ -134,6 +152,11 @@ def chosen_preset(
         raise ValueError(
             f"calibration_images {options.calibration_images} limits the calibration images, and "
             "none are given: leave it out, or give calibration"
+        )
+    if options.metric is not None and not (has_calibration or has_evaluation):
+        raise ValueError(
+            f"metric {options.metric.name} needs images: give calibration or evaluation images, or "
+            "leave it out"
         )
     return preset
 

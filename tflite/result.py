@@ -15,6 +15,7 @@ from keras_effnet.label_file import format_labels
 from keras_effnet.litert import ops
 from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
+from tflite.quantization import plan_file
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan
@@ -71,6 +72,7 @@ class Conversion:
             "size": len(self.tflite_model),
             "ops": ops.count_ops(ops.read_ops(self.tflite_model)),
             "plan": str(self.plan).splitlines(),
+            plan_file.KEY: plan_file.plan_json(self.plan, self.ranges),
             "quantization_steps": [step.as_dict() for step in self.quantization_steps],
             "float32_regions": [
                 {**dataclasses.asdict(region), "outputs": list(region.outputs)}

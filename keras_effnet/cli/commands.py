@@ -67,6 +67,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         options = parser.parse_args(argv)
         return COMMANDS[options.command][2](options) or 0
+    except BrokenPipeError:
+        raise  # nobody reads the output
     except (ValueError, OSError) as error:
         print(f"effnet: {error}", file=sys.stderr)
         return 2

@@ -5,8 +5,7 @@ import os
 import numpy as np
 
 from keras_effnet.atomic_write import check_new, replacing
-from keras_effnet.cli.predict import add_model
-from keras_effnet.image_classifier import open_model
+from keras_effnet.cli.predict import add_model, open_options_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
@@ -51,7 +50,7 @@ def run(options):
         raise ValueError(f"--out={options.out} is not an image file: use .png or .jpg")
     _check_replaceable(options)
     image = load_image(options.image, ignore_exif=options.ignore_exif)  # before the slow part
-    model, names = open_model(options.model, options.weights, options.labels)
+    model, names = open_options_model(options)
     prepared_as = image_input(model)
     image = prepared_as.prepare(image)
     pixels = prepared_as.for_model(image)
@@ -64,7 +63,7 @@ def run(options):
         description = f"feature maps of {options.maps}"
     else:
         scores = np.asarray(model.predict(pixels[None].astype("float32"), verbose=0))
-        names = names or class_names_for(scores.shape[-1])
+        names = names or class_names_for(scores.shape[-1], options.label_format or "names")
         best = decode_predictions(scores, 1, names)[0][0][0]
         index = _class(options.class_name, names) if options.class_name else best
         if options.method == "grad-cam":

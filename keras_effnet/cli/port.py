@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import zipfile
 
 from keras_effnet.atomic_write import check_new, replacing
-from keras_effnet.porting import PROJECTS, export, port
-from keras_effnet.porting.pytorch import GENERATOR, HALF
+from keras_effnet.image_preprocessing import INTERPOLATIONS
+from keras_effnet.porting import PROJECTS, GivenSettings, export, port, why_not_comparable
+from keras_effnet.porting.pytorch import GENERATOR
+from keras_effnet.pretrained.hub import is_address
+from keras_effnet.pretrained.hub_weights import fetch_originals
+from keras_effnet.pretrained.input_settings import ASSUMED, WHOLE
+from keras_effnet.pretrained.pytorch_projects import HALF
 from keras_effnet.variants import VARIANTS
 
 TOLERANCE = 1e-3  # relative; with a larger difference nothing is written
@@ -26,7 +33,9 @@ def add_arguments(parser):
         "Converts another project's weights and reports how far the outputs differ from that "
         "project's own network, block by block."
     )
-    parser.add_argument("path", help="a file of the other project, or a .keras file with --to")
+    parser.add_argument(
+        "path", help="a file of the other project, or hf://OWNER/NAME; with --to a .keras file"
+    )
     direction = parser.add_mutually_exclusive_group(required=True)
     direction.add_argument(
         "--from", dest="source", choices=list(PROJECTS), help="the file's project"
@@ -45,15 +54,35 @@ def add_arguments(parser):
     parser.add_argument("--out", required=True, help="x.keras; with --to x.safetensors")
     parser.add_argument("--classes", type=int, help="fail if the file has another number")
     parser.add_argument("--no_top", action="store_true", help="omit the classifier")
+    parser.add_argument("--image_size", type=int, help="pixels a side of the images")
+    parser.add_argument(
+        "--crop",
+        type=_crop,
+        help="how much of the shorter side of an image is used, in (0, 1]; or "
+        f"{WHOLE}: the whole image, stretched",
+    )
+    parser.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are resized")
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            type=_constants,
+            metavar="R,G,B",
+            help=f"the {name} of the pixels by which they are normalized: one number or three. In "
+            "[0, 255]; in [0, 1] if all of --mean and --std are at most 1, as in timm",
+        )
     parser.add_argument(
         "--normalization",
         choices=list(_NORMALIZATIONS),
-        help="what these weights expect, if not the project's usual: ImageNet's mean and standard "
-        "deviation; [-1, 1]; (x - 128) / 128; (x - 127) / 128",
+        help="a usual mean and std: ImageNet's; [-1, 1]; (x - 128) / 128; (x - 127) / 128",
     )
-    parser.add_argument("--image_size", type=int, help="pixels a side of the model")
-    parser.add_argument(
+    compare = parser.add_mutually_exclusive_group()
+    compare.add_argument(
         "--no_compare", action="store_true", help="do not run the other project's network"
+    )
+    compare.add_argument(
+        "--require_compare",
+        action="store_true",
+        help="fail if the other project's network cannot be run",
     )
 
 
@@ -64,15 +93,22 @@ def run(options):
 
 def _import(options):
     _check_out(options, ".keras")
+    given = _given(options)
+    if options.require_compare and why_not_comparable(options.source):
+        raise ValueError(
+            f"--require_compare: {why_not_comparable(options.source)}, so outputs cannot be "
+            "compared. Install it, or drop the flag"
+        )
+    path = fetch_originals(options.path) if is_address(options.path) else options.path
     model, report = port(
-        options.path,
+        path,
         options.model,
         source=options.source,
         classes=options.classes,
         include_top=not options.no_top,
-        normalization=_NORMALIZATIONS.get(options.normalization),
-        image_size=options.image_size,
+        given=given,
         compare=not options.no_compare,
+        log=_progress,
     )
     worst = report.worst
     if worst is not None and not worst.relative <= TOLERANCE:  # also for NaN
@@ -80,15 +116,69 @@ def _import(options):
             f"{report}\nThe outputs differ by {worst.relative:.2e} at {worst.place}, more than "
             f"{TOLERANCE:g}: nothing was written"
         )
+    if options.require_compare and report.not_compared:
+        raise ValueError(f"--require_compare: {report.not_compared}: nothing was written")
+    _progress(f"writing {options.out}")
     with replacing(options.out) as temporary:
         model.save(temporary)
-    return f"{report}\n{options.out} written"
+    return "\n".join([str(report), f"{options.out} written", *_warnings(report)])
+
+
+def _progress(line):
+    print(f"effnet: {line}", file=sys.stderr, flush=True)
+
+
+def _warnings(report):
+    """What the user must know: settings that nothing states, and a skipped comparison."""
+    assumed = [setting for setting in report.settings if setting.origin == ASSUMED]
+    if assumed:
+        yield "Warning: neither the file nor a config.json beside it states these settings. If"
+        yield "the weights were trained with others, the predictions are wrong: give the flags."
+        yield from (f"  assumed {setting}: correct it with --{setting.name}" for setting in assumed)
+    if report.not_compared:
+        yield f"Warning: the outputs were not compared: {report.not_compared}"
+
+
+def _given(options) -> GivenSettings:
+    """The settings in the flags; ``ValueError`` for flags that contradict each other."""
+    mean, std = options.mean, options.std
+    if options.normalization and (mean or std):
+        raise ValueError("--normalization states mean and std: drop it, or --mean and --std")
+    if options.normalization:
+        constants = _NORMALIZATIONS[options.normalization]
+        mean, std = constants.mean, constants.std
+    elif max((*(mean or ()), *(std or ())), default=2) <= 1:
+        mean, std = (v and tuple(255 * x for x in v) for v in (mean, std))
+    return GivenSettings(options.image_size, options.crop, options.interpolation, mean, std)
+
+
+def _crop(text):
+    if text in (WHOLE, "0"):  # 0 as in the other commands
+        return WHOLE
+    crop = float(text)
+    if not 0 < crop <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range: give one in (0, 1], or {WHOLE}")
+    return crop
+
+
+def _constants(text):
+    values = tuple(float(word) for word in text.replace(",", " ").split())
+    if len(values) not in (1, 3) or not all(0 <= value <= 255 for value in values):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither one number nor three in [0, 255], e.g. 123.675,116.28,103.53"
+        )
+    return values * 3 if len(values) == 1 else values
 
 
 def _export(options):
+    flags = ("image_size", "crop", "interpolation", "mean", "std", "normalization", "classes")
+    flags += ("no_top", "no_compare", "require_compare")
+    used = [f"--{name}" for name in flags if getattr(options, name)]
+    if used:
+        raise ValueError(f"--to writes what the .keras file states: drop {', '.join(used)}")
+    _check_out(options, ".safetensors")
     import keras
 
-    _check_out(options, ".safetensors")
     if not options.path.endswith(".keras") or not zipfile.is_zipfile(options.path):
         raise ValueError(f"{options.path} is not a .keras file: --to takes a saved model")
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from keras_effnet.datasets.folders import open_images
 from keras_effnet.image_classifier import open_model
 from keras_effnet.image_decoding import load_image
-from keras_effnet.labels import class_names_for, decode_predictions
+from keras_effnet.labels import LABEL_FORMATS, class_names_for, decode_predictions
 from keras_effnet.model_input import image_input
 
 _BATCH = 32
@@ -31,12 +31,18 @@ def add_model(parser):
     )
     parser.add_argument(
         "--weights",
-        help="for a name: a row of `effnet weights`, or a file (default: auto, the best published)",
+        help="for a name: a row of `effnet weights`, a file, or hf://OWNER/NAME of the Hugging "
+        "Face hub (default: auto, the best published)",
     )
     parser.add_argument(
         "--labels",
         help="a file with one class name on each line (default: labels.txt beside a .keras file; "
         "ImageNet's names for 1,000 classes)",
+    )
+    parser.add_argument(
+        "--label_format",
+        choices=LABEL_FORMATS,
+        help="ImageNet's classes by all their names (default), the first one, or the WordNet id",
     )
     parser.add_argument(
         "--ignore_exif",
@@ -49,7 +55,7 @@ def run(options):
     paths = image_files(options.images)
     load = functools.partial(load_image, ignore_exif=options.ignore_exif)
     first = [load(path) for path in paths[:_BATCH]]  # before the slow part
-    model, names = open_model(options.model, options.weights, options.labels)
+    model, names = open_options_model(options)
     prepared_as = image_input(model)
     print(f"{model.name}: {prepared_as}")
     for start in range(0, len(paths), _BATCH):
@@ -64,7 +70,7 @@ def run(options):
         if scores.min() < 0 or scores.max() > 1:  # logits
             scores = np.exp(scores - scores.max(axis=1, keepdims=True))
             scores /= scores.sum(axis=1, keepdims=True)
-        names = names or class_names_for(scores.shape[1])
+        names = names or class_names_for(scores.shape[1], options.label_format or "names")
         for path, best in zip(batch, decode_predictions(scores, options.top, names)):
             print(path)
             for index, name, score in best:
@@ -86,6 +92,13 @@ def image_files(paths) -> list[str]:
         else:
             files.append(path)
     return files
+
+
+def open_options_model(options):
+    """(keras.Model, class names or None) of the flags of :func:`add_model`."""
+    if options.labels is not None and options.label_format:
+        raise ValueError("--label_format is for ImageNet's names: drop it, or --labels")
+    return open_model(options.model, options.weights, options.labels)
 
 
 def _count(text):

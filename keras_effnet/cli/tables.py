@@ -1,9 +1,11 @@
 """``effnet models``, ``plan`` and ``weights`` print the tables; ``effnet labels`` writes one."""
 
 import fnmatch
+import os
 
-from keras_effnet.label_file import write_labels
-from keras_effnet.labels import imagenet_classes
+from keras_effnet.atomic_write import check_writable, write_files
+from keras_effnet.label_file import format_labels
+from keras_effnet.labels import LABEL_FORMATS, imagenet_classes
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
@@ -69,11 +71,32 @@ def weights(options):
 
 def add_out(parser):
     parser.add_argument("--out", required=True, help="the label file to write: labels.txt")
+    parser.add_argument(
+        "--format",
+        choices=LABEL_FORMATS,
+        default="names",
+        help="all names of a class (default), the first one, or the WordNet id",
+    )
 
 
 def labels(options):
-    write_labels(options.out, imagenet_classes())
+    path = check_writable(options.out)
+    contents = {name: format_labels(imagenet_classes(name)) for name in LABEL_FORMATS}
+    if os.path.lexists(path) and not _holds_only(path, contents.values()):
+        raise ValueError(
+            f"--out={options.out} exists and is not a label file of effnet labels: it is not "
+            "overwritten; give another name or delete it"
+        )
+    write_files({path: contents[options.format]})
     print(f"{options.out}: the names of ImageNet's {len(imagenet_classes()):,} classes")
+
+
+def _holds_only(path, contents):
+    """Whether nothing is lost: a file with one of the contents, or an empty one."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(max(map(len, contents)) + 1) in (*contents, b"")
 
 
 def _score(top1):

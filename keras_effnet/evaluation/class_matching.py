@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keras_effnet.labels import imagenet_classes, imagenet_ids, label_map
+from keras_effnet.labels import imagenet_classes, label_map
 from keras_effnet.suggestions import did_you_mean
 
 _NAMED = 5  # names in a message
@@ -109,7 +109,7 @@ def _keys(known, imagenet):
             keys[key].append(output)
     if imagenet is None:
         return keys
-    for output, wordnet_id, names in zip(imagenet, imagenet_ids(), imagenet_classes()):
+    for output, wordnet_id, names in zip(imagenet, imagenet_classes("wnid"), imagenet_classes()):
         if output < 0:
             continue
         keys[wordnet_id] = [output]

@@ -152,12 +152,24 @@ def scores(classifier: Classifier, images: np.ndarray) -> np.ndarray:
     The values of several outputs, or of a map, are in one row; of a large map, every n-th. The
     images are computed one at a time on all processors; their number does not change a score.
     """
-    threads = max(1, min(_processors(), len(images) // _IMAGES_PER_THREAD))
     rows = np.empty((len(images), classifier.classes), np.float32)
-    for row, values in zip(rows, run(classifier, images, threads=threads)):
+    for row, values in zip(rows, run(classifier, images, threads=_threads(len(images)))):
         for key, stride, (_, _, columns) in zip(values, classifier.strides, classifier.outputs):
             row[columns] = values.real(key).reshape(-1)[::stride]
     return rows
+
+
+def outputs(classifier: Classifier, images: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
+    """All values of the outputs, float32 (n, ...) of uint8 images (n, height, width, channels); of
+    several outputs {name: (n, ...)}.
+    """
+    columns = [np.empty((len(images), *shape), np.float32) for _, shape, _ in classifier.outputs]
+    for i, values in enumerate(run(classifier, images, threads=_threads(len(images)))):
+        for key, column in zip(values, columns):
+            column[i] = values.real(key).reshape(column.shape[1:])
+    if len(columns) == 1:
+        return columns[0]
+    return {name: column for (name, _, _), column in zip(classifier.outputs, columns)}
 
 
 def _outputs(tflite_model, details):
@@ -220,6 +232,10 @@ def _require_complete(tflite_model, name):
             f"{name} is truncated or damaged ({len(tflite_model):,} bytes): convert or download it "
             "again"
         )
+
+
+def _threads(images):
+    return max(1, min(_processors(), images // _IMAGES_PER_THREAD))
 
 
 def _processors():

@@ -94,8 +94,12 @@ def native_log_hidden():
     """Hides output of C++ libraries on standard error, which bypasses Python's logging; prints it
     if the body raises. Affects the whole process.
     """
-    sys.stderr.flush()
-    stderr = os.dup(2)
+    try:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+    except (AttributeError, OSError, ValueError):  # no stderr, as after 2>&-
+        yield
+        return
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:

@@ -8,25 +8,40 @@ four. Importing this package imports no framework.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from keras_effnet.atomic_write import replacing
-from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.network_plan import plan
 from keras_effnet.porting.parity_report import Difference, ParityReport
-from keras_effnet.porting.projects import PROJECTS, Project, find_network, find_project
+from keras_effnet.porting.projects import PROJECTS, Project, find_project
 from keras_effnet.porting.reference_models import (
     Checkpoint,
     NotRunnableError,
     keras_outputs,
     random_images,
 )
-from keras_effnet.porting.timm_config import read_config
+from keras_effnet.pretrained.input_settings import GivenSettings, resolve_settings
+from keras_effnet.pretrained.input_spec import InputSpec, read_input_spec
+from keras_effnet.pretrained.pytorch_projects import find_network
 from keras_effnet.pretrained.registry import default_preprocessing
-from keras_effnet.variants import VARIANTS, Normalization
+from keras_effnet.pretrained.timm_config import read_config
+from keras_effnet.variants import VARIANTS
 
-__all__ = ["PROJECTS", "Difference", "ParityReport", "export", "port"]
+__all__ = [
+    "PROJECTS",
+    "Difference",
+    "GivenSettings",
+    "ParityReport",
+    "export",
+    "port",
+    "why_not_comparable",
+]
+
+_LOG = logging.getLogger("keras_effnet")
 
 
 def port(
@@ -36,17 +51,18 @@ def port(
     source: str,
     classes: int | None = None,
     include_top: bool = True,
-    normalization: Normalization | None = None,
-    preprocessing: Preprocessing | None = None,
     image_size: int | None = None,
+    given: GivenSettings = GivenSettings(),  # noqa: B008  # immutable
     compare: bool = True,
+    log: Callable[[str], None] = _LOG.info,
 ):
     """``(keras.Model, ParityReport)``: one of our networks with another project's weights.
 
     The model maps (batch, size, size, 3) pixels in [0, 255] to (batch, classes) probabilities, or
     to (batch, size / 32, size / 32, channels) without `include_top`. If the project's package can
     be imported, both networks run on the same random images, and the report states how far their
-    outputs differ after every block.
+    outputs differ after every block. For each setting of the images it states whether the caller,
+    the file or timm's ``config.json`` beside it gave it, or whether it is assumed.
 
     Args:
         path: a file of the project; for "tensorflow" a checkpoint's prefix or folder.
@@ -55,15 +71,14 @@ def port(
         source: the project, a name of :data:`PROJECTS`.
         classes: the number of classes that the file must have; None accepts any.
         include_top: whether to keep the classifier.
-        normalization: a ``Normalization``, for weights that expect another one than the project's
-            usual (e.g. AdvProp's). timm's ``config.json`` beside the file is read automatically.
-        preprocessing: a ``Preprocessing``; as `normalization`.
-        image_size: pixels a side of the model; default: the project's.
+        image_size: pixels a side of the model; the same as ``given.image_size``.
+        given: a :class:`GivenSettings`: what is known about the images that the weights expect.
         compare: whether to run the project's network.
+        log: receives a line before each slow part.
 
     Raises:
         ValueError: an unknown name; a file that is damaged or of another kind, naming every missing
-            and left-over weight; or another number of classes.
+            and left-over weight; another number of classes; or a setting out of range.
 
     >>> port("model.safetensors", "efficientnet-b9", source="torchvision")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -73,33 +88,33 @@ def port(
     model = model.partition(".")[0]  # timm's names may end in the weights' name: .ns_jft_in1k
     config = read_config(path) if source == "timm" else {}
     name, variant = find_network(project, _configured_name(project, model, config, path))
-    preprocessing = (
-        preprocessing
-        or config.get("preprocessing")
-        or project.preprocessing.get(name)
-        or default_preprocessing(VARIANTS[variant.name])
+    usual = project.preprocessing.get(name) or default_preprocessing(VARIANTS[variant.name])
+    images = resolve_settings(
+        replace(given, image_size=image_size or given.image_size),
+        _stated(path),
+        config,
+        InputSpec(usual, variant.normalization),
     )
-    preprocessing = replace(preprocessing, image_size=image_size or preprocessing.image_size)
-    variant = replace(
-        variant,
-        normalization=normalization or config.get("normalization") or variant.normalization,
-        image_size=preprocessing.image_size,
-    )
+    size = images.preprocessing.image_size
+    variant = replace(variant, normalization=images.normalization, image_size=size)
     resolved = plan(variant)
     weights = project.read(path, resolved, include_top=include_top)
+    classes = _classes(path, weights, classes) if include_top else 1000
 
     from keras_effnet.constructors import create_model
     from keras_effnet.pretrained.assign import assign_weights
 
+    log(f"building {variant.name} for {size} x {size} pixels")
     network = create_model(
         variant,
         include_top=include_top,
-        classes=_classes(path, weights, classes) if include_top else 1000,
-        preprocessing=preprocessing,
+        classes=classes,
+        preprocessing=images.preprocessing,
     )
     assign_weights(network, weights, path)
     differences, not_compared = (), "not requested"
     if compare:
+        log(f"running the network of {source} and this one on random images")
         checkpoint = Checkpoint(path, name, resolved, weights)
         differences, not_compared = _compare(project, checkpoint, network)
     return network, ParityReport(
@@ -108,10 +123,27 @@ def port(
         model=variant.name,
         mapped=sum(len(arrays) for arrays in weights.values()),
         total=len(network.weights),
-        notes=_notes(resolved, preprocessing),
+        notes=_notes(resolved, images.preprocessing),
         differences=differences,
         not_compared=not_compared,
+        settings=images.settings,
     )
+
+
+def why_not_comparable(source: str) -> str:
+    """Why the network of a project cannot be run here; "" if its package is installed."""
+    project = find_project(source)
+    if project.outputs is None:
+        return f"{source} is not a package that can be run here"
+    if importlib.util.find_spec(project.package) is None:
+        return f"the package {project.package} is not installed"
+    return ""
+
+
+def _stated(path):
+    """What a Keras file states about its images; nothing for another file."""
+    path = os.fspath(path)
+    return read_input_spec(path) if path.endswith((".h5", ".keras")) else InputSpec()
 
 
 def export(model, path: str | os.PathLike[str], *, target: str, name: str) -> None:
@@ -171,7 +203,7 @@ def _classes(path, weights, classes):
 def _compare(project: Project, checkpoint: Checkpoint, network):
     """(differences, ""), or ((), the reason why outputs were not compared)."""
     if project.outputs is None:
-        return (), f"{project.name} is not a package that can be run here"
+        return (), why_not_comparable(project.name)
     images = random_images(checkpoint.plan.image_size)
     try:
         reference = project.outputs(checkpoint, images)

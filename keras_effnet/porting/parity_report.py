@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keras_effnet.pretrained.input_settings import Setting
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -34,6 +36,7 @@ class ParityReport:
     notes: tuple[str, ...]  # epsilon, padding, normalization, preprocessing
     differences: tuple[Difference, ...]  # empty if not compared
     not_compared: str  # the reason; "" if compared
+    settings: tuple[Setting, ...] = ()  # how images are prepared, and how that is known
 
     @property
     def worst(self) -> Difference | None:
@@ -45,6 +48,7 @@ class ParityReport:
             f"{self.path}",
             f"{self.source} -> {self.model}: {self.mapped} of {self.total} weights mapped",
             *self.notes,
+            *(f"{s.name.replace('_', ' '):<14}{s.text:<26}{s.origin}" for s in self.settings),
         ]
         if self.not_compared:
             return "\n".join([*lines, f"Outputs were not compared: {self.not_compared}"])

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from keras_effnet.image_preprocessing import Preprocessing
-from keras_effnet.porting import keras_applications, keras_h5, pytorch, reference_models
+from keras_effnet.porting import keras_applications, keras_h5, reference_models
 from keras_effnet.pretrained import state_dicts, tf_checkpoint
 from keras_effnet.pretrained.layer_names import LayerNames
-from keras_effnet.pretrained.package_files import LUKEMELAS
+from keras_effnet.pretrained.pytorch_projects import PYTORCH_PROJECTS
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import Variant
 
@@ -24,6 +24,7 @@ class Project:
     variants: Mapping[str, Variant]  # the project's name of a network -> our variant
     read: Callable  # (path, plan, include_top=) -> {our layer's name: arrays}
     outputs: Callable | None = None  # (reference_models.Checkpoint, images) -> {place: array}
+    package: str | None = None  # that `outputs` runs
     write: LayerNames | None = None  # the names in a state dict; None: files are only read
     # the project's name of a network -> preprocessing, where the project states it
     preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
@@ -38,6 +39,7 @@ PROJECTS = {
             variants=keras_applications.APPLICATIONS_VARIANTS,
             read=keras_applications.read,
             outputs=reference_models.applications_outputs,
+            package="keras",
         ),
         Project(
             name="qubvel",
@@ -57,40 +59,38 @@ PROJECTS = {
             variants=tf_checkpoint.CHECKPOINT_VARIANTS,
             read=tf_checkpoint.read,
         ),
-        Project(
-            name="timm",
-            files=".safetensors or .pth state dicts",
-            variants=pytorch.TIMM_VARIANTS,
-            read=partial(state_dicts.read, names=pytorch.TIMM),
-            outputs=reference_models.timm_outputs,
-            write=pytorch.TIMM,
-        ),
-        Project(
-            name="torchvision",
-            files=".safetensors or .pth state dicts",
-            variants=pytorch.TORCHVISION_VARIANTS,
-            read=partial(state_dicts.read, names=pytorch.TORCHVISION),
-            outputs=reference_models.torchvision_outputs,
-            write=pytorch.TORCHVISION,
-            preprocessing=pytorch.TORCHVISION_PREPROCESSING,
-        ),
-        Project(
-            name="lukemelas",
-            files=".safetensors or .pth state dicts of efficientnet_pytorch",
-            variants=pytorch.LUKEMELAS_VARIANTS,
-            read=partial(state_dicts.read, names=LUKEMELAS),
-            outputs=partial(reference_models.lukemelas_outputs, package="efficientnet_pytorch"),
-            write=LUKEMELAS,
-        ),
-        Project(
-            name="efficientnet-lite-pytorch",
-            files=".safetensors or .pth state dicts of efficientnet_lite_pytorch",
-            variants=pytorch.LITE_PYTORCH_VARIANTS,
-            read=partial(state_dicts.read, names=LUKEMELAS),
-            outputs=partial(
-                reference_models.lukemelas_outputs, package="efficientnet_lite_pytorch"
-            ),
-            write=LUKEMELAS,
+        *(
+            Project(
+                name=row.name,
+                files=f".safetensors or .pth state dicts{of}",
+                variants=row.variants,
+                read=partial(state_dicts.read, names=row.names),
+                outputs=outputs,
+                package=package,
+                write=row.names,
+                preprocessing=row.preprocessing,
+            )
+            for row, package, of, outputs in (
+                (PYTORCH_PROJECTS["timm"], "timm", "", reference_models.timm_outputs),
+                (
+                    PYTORCH_PROJECTS["torchvision"],
+                    "torchvision",
+                    "",
+                    reference_models.torchvision_outputs,
+                ),
+                *(
+                    (
+                        PYTORCH_PROJECTS[name],
+                        package,
+                        f" of {package}",
+                        partial(reference_models.lukemelas_outputs, package=package),
+                    )
+                    for name, package in (
+                        ("lukemelas", "efficientnet_pytorch"),
+                        ("efficientnet-lite-pytorch", "efficientnet_lite_pytorch"),
+                    )
+                ),
+            )
         ),
     )
 }
@@ -101,30 +101,3 @@ def find_project(name: str) -> Project:
     if name not in PROJECTS:
         raise ValueError(unknown_name("project", name, PROJECTS))
     return PROJECTS[name]
-
-
-def find_network(project: Project, model: str) -> tuple[str, Variant]:
-    """(the project's name, our ``Variant``) of a network, given by the project's name or ours.
-
-    Raises ``ValueError`` for an unknown name, and for a name of ours that the project has twice:
-    timm's ``tf_efficientnet_b0`` and ``efficientnet_b0`` have weights of the same shapes but give
-    different outputs, so a file does not tell them apart.
-
-    >>> find_network(PROJECTS["torchvision"], "efficientnet-b0")[0]
-    'efficientnet_b0'
-    """
-    if model in project.variants:
-        return model, project.variants[model]
-    matches = {name: v for name, v in project.variants.items() if v.name == model}
-    if len(matches) == 1:
-        return next(iter(matches.items()))
-    if matches:
-        choices = (
-            f"{name!r} (epsilon {v.bn_epsilon:g}, {v.padding} padding)"
-            for name, v in matches.items()
-        )
-        raise ValueError(
-            f"{project.name} has {model} more than once, and a file does not state which it is: "
-            f"give {' or '.join(choices)} as the model"
-        )
-    raise ValueError(unknown_name(f"model of {project.name}", model, project.variants))

@@ -15,9 +15,9 @@ import numpy as np
 
 from keras_effnet.network_plan import Plan
 from keras_effnet.porting.keras_applications import APPLICATIONS_FUNCTIONS
-from keras_effnet.porting.pytorch import TIMM, TORCHVISION
 from keras_effnet.pretrained.layer_names import LayerNames, block_positions
 from keras_effnet.pretrained.package_files import LUKEMELAS
+from keras_effnet.pretrained.pytorch_projects import TIMM, TORCHVISION
 from keras_effnet.pretrained.state_dicts import read_state
 from keras_effnet.variants import V1, VARIANTS
 from keras_effnet.weight_transfer import set_weights

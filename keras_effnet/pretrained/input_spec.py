@@ -1,4 +1,4 @@
-"""What a weight file states about its images: preprocessing and normalization."""
+"""What a weight file states about its images and its network: preprocessing, normalization, ..."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
@@ -18,13 +18,21 @@ from keras_effnet.variants import Normalization
 
 ATTRIBUTE = "keras_effnet"  # of an .h5 file written here; its value is format_attribute's text
 
+_PLAIN_FIELDS = ("bn_epsilon", "padding", "classes", "network", "source")
+
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images that weights expect; None where it is unknown."""
+    """The images and the network that weights expect; None where it is unknown."""
 
     preprocessing: Preprocessing | None = None
     normalization: Normalization | None = None
+    image_size: int | None = None  # pixels a side of a stored model's input, if it is square
+    bn_epsilon: float | None = None
+    padding: str | None = None  # as in ``Variant``
+    classes: int | None = None  # of the classifier
+    network: str | None = None  # the variant's name
+    source: str | None = None  # where the weights were downloaded
 
 
 def read_input_spec(path: str | os.PathLike[str]) -> InputSpec:
@@ -45,18 +53,21 @@ def read_input_spec(path: str | os.PathLike[str]) -> InputSpec:
         with h5py.File(path, "r") as file:
             if ATTRIBUTE in file.attrs:
                 return parse_attribute(file.attrs[ATTRIBUTE])
-            return _of_config(json.loads(file.attrs.get("model_config", "{}")))
-    except OSError:
+            spec = _of_config(json.loads(file.attrs.get("model_config", "{}")))
+            return replace(spec, classes=spec.classes or _count_classes(file))
+    except (OSError, ValueError):
         return InputSpec()
 
 
 def format_attribute(input_spec: InputSpec) -> str:
-    """The text that stores an input spec in a file; both of its fields must be known."""
+    """The text that stores an input spec; its preprocessing and normalization must be known."""
+    more = {name: getattr(input_spec, name) for name in _PLAIN_FIELDS}
     return json.dumps(
         {
             "preprocessing": input_spec.preprocessing.layer_name,
             "mean": input_spec.normalization.mean,
             "std": input_spec.normalization.std,
+            **{name: value for name, value in more.items() if value is not None},
         }
     )
 
@@ -73,6 +84,7 @@ def parse_attribute(text: str) -> InputSpec:
     return InputSpec(
         parse_layer_name(fields["preprocessing"]),
         Normalization(tuple(fields["mean"]), tuple(fields["std"])),
+        **{name: fields[name] for name in _PLAIN_FIELDS if name in fields},
     )
 
 
@@ -97,18 +109,47 @@ def _of_config(config, constants=(None, None)):
     behind; for those the variant's normalization is used.
     """
     preprocessing, normalizations, rescalings = None, [], []
+    stated = {}
     for item in _dicts(config):
         name = item.get("name") or ""
         if not isinstance(name, str):
             continue
         preprocessing = parse_layer_name(name) or preprocessing
+        if name.endswith("stem_bn") and "epsilon" in item:
+            stated["bn_epsilon"] = item["epsilon"]
+        elif name.endswith("stem_conv_pad"):
+            stated["padding"] = "symmetric"
+        elif name.endswith("predictions") and "units" in item:
+            stated["classes"] = item["units"]
+        shape = item.get("batch_shape", item.get("batch_input_shape"))
+        if "image_size" not in stated and isinstance(shape, list) and len(shape) == 4:
+            stated["image_size"] = _side(shape[1:])
         if is_normalization(name) and "mean" in item:
             normalizations.append((item.get("mean"), item.get("variance")))
         elif name.split("_")[0] == "rescaling" and "scale" in item:
             rescalings.append((item.get("scale"), item.get("offset")))
     if rescalings and normalizations == [(None, None)]:
         normalizations = [constants]
-    return InputSpec(preprocessing, _compose(normalizations, rescalings))
+    if preprocessing is None:  # not built by this package: only its stem_conv_pad is symmetric
+        stated.pop("padding", None)
+    elif "bn_epsilon" in stated:
+        stated.setdefault("padding", "same")
+    return InputSpec(preprocessing, _compose(normalizations, rescalings), **stated)
+
+
+def _count_classes(file):
+    """The classes of the classifier in an ``.h5`` file of weights; None without one."""
+    classifier = file.get("model_weights", file).get("predictions")
+    shapes = []
+    if isinstance(classifier, h5py.Group):
+        classifier.visititems(lambda _, item: shapes.append(getattr(item, "shape", ())))
+    return next((shape[0] for shape in shapes if len(shape) == 1), None)
+
+
+def _side(shape):
+    """The pixels a side in an image's shape, in either data format; None if it is not square."""
+    height, width = shape[1:] if shape[0] in (1, 3) else shape[:2]
+    return height if isinstance(height, int) and height == width else None
 
 
 def _dicts(config: Any) -> Iterator[dict]:

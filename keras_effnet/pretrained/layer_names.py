@@ -68,7 +68,7 @@ def weighted_layers(
     """All layers of a plan that have weights, in the network's order.
 
     >>> from keras_effnet.network_plan import plan
-    >>> from keras_effnet.porting.pytorch import TIMM
+    >>> from keras_effnet.pretrained.pytorch_projects import TIMM
     >>> weighted_layers(plan("efficientnet-b0"), TIMM)[7].source_name
     'blocks.0.0.bn2'
     """

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import Plan
-from keras_effnet.pretrained import download, package_files, state_dicts, tf_checkpoint
+from keras_effnet.pretrained import (
+    download,
+    hub,
+    hub_weights,
+    package_files,
+    state_dicts,
+    tf_checkpoint,
+)
 from keras_effnet.pretrained.files import write_weights
 from keras_effnet.pretrained.input_spec import InputSpec, read_input_spec
 from keras_effnet.pretrained.registry import (
@@ -41,10 +48,14 @@ class ResolvedWeights:
         return download_weights(self.released, plan, include_top=include_top)
 
 
-def resolve_weights(variant: str, weights: str | os.PathLike[str] | None) -> ResolvedWeights:
-    """What `weights` refers to for the variant of that name. Downloads nothing.
+def resolve_weights(
+    variant: str, weights: str | os.PathLike[str] | None, *, classes: int | None = None
+) -> ResolvedWeights:
+    """What `weights` refers to for the variant of that name. Downloads hub repositories only.
 
-    Raises ``ValueError`` for an unknown name that is not the path of a file either.
+    `classes` is the number of classes that a hub repository must have; None accepts any. Raises
+    ``ValueError`` for an unknown name that is not the path of a file either, and as
+    ``hub_weights.fetch_weights`` does.
 
     >>> resolve_weights("efficientnet-b8", "auto").released.name
     'advprop'
@@ -56,6 +67,9 @@ def resolve_weights(variant: str, weights: str | os.PathLike[str] | None) -> Res
             f"weights {weights!r} is neither None, nor a name of pretrained weights, nor a path"
         )
     weights = os.fspath(weights)
+    if hub.is_address(weights):
+        path = hub_weights.fetch_weights(weights, variant, classes)
+        return ResolvedWeights(read_input_spec(path), path=path)
     names = list_weights(variant)
     row = PRETRAINED_WEIGHTS.get((variant, weights))
     if weights == "auto" and names:
@@ -72,7 +86,8 @@ def resolve_weights(variant: str, weights: str | os.PathLike[str] | None) -> Res
     )
     raise ValueError(
         f"{error} ({variant} has {len(names)} released weights, and no file has that name.) "
-        "Give weights=None for random weights, or a path: .keras, .weights.h5 or .h5"
+        "Give weights=None for random weights, a path (.keras, .weights.h5 or .h5), or "
+        "hf://OWNER/NAME for a repository of the Hugging Face hub"
     )
 
 

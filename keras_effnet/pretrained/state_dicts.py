@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -96,7 +97,18 @@ def read(
     classifier in the file is skipped. Raises ``ValueError`` that names every missing or left-over
     tensor.
     """
-    state = read_state(path)
+    return by_our_names(path, read_state(path), plan, names, include_top=include_top)
+
+
+def by_our_names(
+    path: str | os.PathLike[str],
+    state: Mapping[str, np.ndarray],
+    plan: Plan,
+    names: LayerNames,
+    *,
+    include_top: bool = True,
+) -> dict[str, list[np.ndarray]]:
+    """As :func:`read`, of a state dict that :func:`read_state` has read from `path`."""
     expected = {
         f"{layer.source_name}.{variable}": (layer, axes)
         for layer in weighted_layers(plan, names, include_top=include_top)

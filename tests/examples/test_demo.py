@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import importlib.util
 import json
 import pathlib
@@ -29,13 +30,16 @@ def test_the_demo_on_a_folder_of_photos_writes_every_file(
     demo, tiny, tmp_path, capsys, monkeypatch
 ):
     """With a tiny network; tests/test_notebooks.py trains and converts an EfficientNetV2-B0."""
+    import tflite
     from tpu_train.recipes import table
 
     sizes = {"image_size_first": 32, "image_size_last": 40, "image_size_eval": 40}
-    smaller = {"model": "tiny", "phases": 2, **sizes}
+    smaller = {"model": "tiny", "phases": 2, "augment": "none", **sizes}
     recipe = dataclasses.replace(table.find_recipe("photos"), **smaller)
     monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
     monkeypatch.setattr(table, "find_recipe", {"photos": recipe}.get)
+    quick = functools.partial(tflite.convert, search_seconds=0, finetune=False)
+    monkeypatch.setattr(tflite, "convert", quick)
     random = np.random.default_rng(0)
     for name, shade in (("dark", 40), ("light", 180)):
         (tmp_path / "photos" / name).mkdir(parents=True)

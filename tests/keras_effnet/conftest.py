@@ -75,7 +75,7 @@ def keras(request):
     yield keras
     keras.mixed_precision.set_global_policy("float32")
     keras.backend.set_image_data_format(data_format)
-    if request.node.get_closest_marker("slow"):  # takes longer than a small test
+    if any(map(request.node.get_closest_marker, ("slow", "exhaustive"))):  # a large network
         keras.backend.clear_session()
         gc.collect()
 

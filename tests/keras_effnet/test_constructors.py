@@ -3,10 +3,15 @@ import pytest
 
 import keras_effnet
 from keras_effnet.constructors import create_model
-from keras_effnet.finetuning import freeze, with_new_head
+from keras_effnet.feature_pyramid import features
+from keras_effnet.finetuning import freeze, layer_groups, layer_rates, with_new_head
 from keras_effnet.image_preprocessing import preprocessing
+from keras_effnet.image_size import change_image_size
 from keras_effnet.pretrained import download
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
+from keras_effnet.saliency import grad_cam
+
+pytestmark = pytest.mark.every_stack
 
 
 @pytest.fixture
@@ -193,8 +198,33 @@ def test_networks_with_a_name_prefix_are_joined_in_one_model(keras, tiny, tmp_pa
     for model in (joined, loaded):
         have = np.asarray(model([images(32), images(32)], training=False))
         np.testing.assert_allclose(have, want, atol=1e-6)
-    with pytest.raises(ValueError, match="name_prefix is not found"):
-        freeze(left)
+    with pytest.raises(ValueError, match=r"2 EfficientNets .*layers left_.*layers right_"):
+        freeze(joined)
+
+
+def test_a_network_with_a_name_prefix_is_found(keras, tiny, tame, images):
+    options = {"classes": 3, "input_shape": (64, 64, 3)}
+    plain, model = create_model(tiny, **options), create_model(tiny, name_prefix="a_", **options)
+    tame(plain)
+    model.set_weights(plain.get_weights())
+    pixels = images(64)
+    assert freeze(model, "block1") == freeze(plain, "block1")
+    trained = [w.shape for w in plain.trainable_weights]
+    assert [w.shape for w in model.trainable_weights] == trained
+    rates = layer_rates(plain, 0.1)
+    assert layer_rates(model, 0.1) == {f"a_{name}": rate for name, rate in rates.items()}
+    for level in (2, 1):
+        have, want = (np.asarray(features(m, level)(pixels)) for m in (model, plain))
+        np.testing.assert_array_equal(have, want)
+    resized = change_image_size(model, 96)
+    assert resized.input_shape == (None, 96, 96, 3)
+    have, want = (m(images(96), training=False) for m in (resized, change_image_size(plain, 96)))
+    np.testing.assert_array_equal(np.asarray(have), np.asarray(want))
+    for outer in (model, keras.Sequential([keras.Input((64, 64, 3)), model])):
+        np.testing.assert_array_equal(grad_cam(outer, pixels), grad_cam(plain, pixels))
+    new = with_new_head(model, 5, name_prefix="b_")
+    assert new.output_shape == (None, 5)
+    assert [layer.name for layer in layer_groups(new)["head"]][-1] == "b_predictions"
 
 
 def test_a_new_head_beside_the_old_one(keras, tiny, images):

@@ -5,6 +5,8 @@ from keras_effnet.constructors import create_model
 from keras_effnet.diagnostics import check_model
 from keras_effnet.image_preprocessing import preprocessing
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.fixture
 def mine(tiny, keras):
@@ -208,3 +210,107 @@ def test_a_batch_size_that_differs_from_the_evaluation_size(keras, pixels):
     assert finding.check == "evaluation-size"
     assert "64 x 64" in str(finding)
     assert check_model(model, np.repeat(np.repeat(pixels, 2, 1), 2, 2)) == []
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda keras, x: keras.layers.Rescaling(1 / 255)(x),
+        lambda keras, x: keras.layers.Rescaling(1 / 127.5, -1)(x),
+        lambda keras, x: keras.layers.Lambda(lambda x: x / 255.0)(x),
+        lambda keras, x: keras.layers.Lambda(lambda x: x / 127.5 - 1)(x),
+        lambda keras, x: x / 255.0,
+        lambda keras, x: x / 127.5 - 1.0,
+        lambda keras, x: keras.layers.Lambda(lambda x: (x - 128) / 64)(x),
+        lambda keras, x: keras.layers.Normalization(mean=[128] * 3, variance=[4000] * 3)(x),
+    ],
+)
+def test_every_usual_form_of_a_second_normalization_is_found(keras, tiny, pixels, scale):
+    inputs = keras.Input((32, 32, 3))
+    twice = keras.Model(inputs, create_model(tiny, classes=5)(scale(keras, inputs)))
+    assert _checks(check_model(twice, pixels)) == ["normalised-twice"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x / 255,
+        lambda x: x.astype("float64") / 255,
+        lambda x: x / 127.5 - 1,
+        lambda x: (x - x.mean()) / x.std(),
+        lambda x: x[..., ::-1] - np.float32([103.9, 116.8, 123.7]),  # as for ResNet50
+        lambda x: (x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
+        lambda x: (x / 255).astype("float16"),
+        lambda x: (x / 255).tolist(),
+    ],
+)
+def test_every_usual_form_of_a_scaled_batch_is_found(mine, pixels, change):
+    assert _checks(check_model(mine, change(pixels))) == ["scaled-twice"]
+
+
+LOGITS = {"classifier_activation": None}
+SIGMOID = {"classifier_activation": "sigmoid"}
+
+
+@pytest.mark.parametrize(
+    ("options", "loss", "from_logits", "message"),
+    [
+        ({}, "SparseCategoricalCrossentropy", True, "computes another one"),
+        ({}, "CategoricalCrossentropy", True, "computes another one"),
+        (SIGMOID, "BinaryCrossentropy", True, "computes another one"),
+        (LOGITS, "SparseCategoricalCrossentropy", False, "has no activation"),
+        (LOGITS, "BinaryCrossentropy", False, 'activation="sigmoid"'),
+        (SIGMOID, "CategoricalCrossentropy", False, "do not sum to 1"),
+        (SIGMOID, "SparseCategoricalCrossentropy", False, "do not sum to 1"),
+        ({**SIGMOID, "classes": 1}, "CategoricalCrossentropy", False, "has one output"),
+    ],
+)
+def test_a_loss_that_does_not_fit_the_activation_is_found(
+    keras, tiny, options, loss, from_logits, message
+):
+    model = create_model(tiny, **{"classes": 3, **options})
+    forms = [getattr(keras.losses, loss)(from_logits=from_logits)]
+    if not from_logits:
+        function = {"S": "sparse_categorical", "C": "categorical", "B": "binary"}[loss[0]]
+        forms += [f"{function}_crossentropy", getattr(keras.losses, f"{function}_crossentropy")]
+    for form in forms:
+        model.compile("sgd", form)
+        (finding,) = check_model(model)
+        assert finding.check == "loss-activation"
+        assert message in finding.message
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "message"),
+    [
+        ("sparse_categorical_crossentropy", np.eye(5)[:2], "as one-hot labels do"),
+        ("categorical_crossentropy", np.array([0, 4]), "takes one-hot labels (batch, 5)"),
+        ("categorical_crossentropy", [[0], [4]], "takes one-hot labels (batch, 5)"),
+    ],
+)
+def test_labels_of_another_form_than_the_loss_takes_are_found(mine, loss, labels, message):
+    mine.compile("sgd", loss)
+    (finding,) = check_model(mine, labels=labels)
+    assert finding.check == "labels"
+    assert message in finding.message
+
+
+def test_a_softmax_of_a_softmax_is_found(keras, tiny):
+    classifier = create_model(tiny, classes=3)
+    for again in (keras.layers.Softmax(), keras.layers.Activation("softmax")):
+        model = keras.Sequential([keras.Input((32, 32, 3)), classifier, again])
+        assert _checks(check_model(model)) == ["repeated-softmax"]
+
+
+def test_a_normalization_with_stale_constants_is_found(keras, pixels):
+    if keras.__version__.startswith("2."):
+        pytest.skip("Keras 2 does not keep the constants that it uses")
+    norm = keras.layers.Normalization()
+    norm.adapt(pixels)
+    model = keras.Sequential([keras.Input((32, 32, 3)), norm, keras.layers.Conv2D(2, 3)])
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    assert check_model(model) == []
+    assert _checks(check_model(clone)) == ["stale-normalization"]
+    clone.layers[0].finalize_state()
+    assert check_model(clone) == []

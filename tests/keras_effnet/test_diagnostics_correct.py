@@ -8,6 +8,11 @@ from keras_effnet.diagnostics import check_model
 from keras_effnet.finetuning import freeze, with_new_head
 from keras_effnet.image_preprocessing import Preprocessing
 
+pytestmark = [
+    pytest.mark.every_stack,
+    pytest.mark.tensorflow_only("kinds of Keras models; test_diagnostics.py runs on every backend"),
+]
+
 S = (32, 32, 3)
 RAW = np.random.default_rng(0).integers(0, 256, (2, *S)).astype("uint8")
 UNIT = RAW / np.float32(255)
@@ -132,6 +137,61 @@ class Models:
         body = self.net(input_shape=None, preprocessing=Preprocessing(64, None, "bilinear"))
         return self.functional(front, body)
 
+    def compiled(self, loss, **options):
+        model = self.net(**options)
+        model.compile("sgd", loss)
+        return model
+
+    def compiled_outputs(self):
+        model = self.two_outputs()
+        model.compile("sgd", ["sparse_categorical_crossentropy", "mse"])
+        return model
+
+    def losses(self, name, **options):
+        return getattr(self.keras.losses, name)(**options)
+
+    def divided(self):
+        inputs = self.keras.Input(S)
+        return self.keras.Model(inputs, self.net(include_preprocessing=False)(inputs / 127.5 - 1.0))
+
+    def plain_cnn(self, *front):
+        layers = [*front, self.L.Conv2D(4, 3), self.L.GlobalMaxPooling2D(), self.L.Dense(3)]
+        return self.wrap(*layers)
+
+    def table(self):
+        layers = [self.L.Normalization(mean=[0.0] * 4, variance=[1.0] * 4), self.L.Dense(1)]
+        return self.wrap(*layers, shape=(4,))
+
+    def text(self):
+        inputs = self.keras.Input((6,), dtype="int32")
+        x = self.L.GlobalAveragePooling1D()(self.L.Embedding(100, 4)(inputs))
+        model = self.keras.Model(inputs, self.L.Dense(1, activation="sigmoid")(x))
+        model.compile("sgd", "binary_crossentropy")
+        return model
+
+    def autoencoder(self):
+        layers = [self.L.Rescaling(1 / 255), self.L.Conv2D(4, 3, padding="same")]
+        model = self.wrap(*layers, self.L.Conv2D(3, 3, padding="same"), self.L.Rescaling(255.0))
+        model.compile("sgd", "mse")
+        return model
+
+    def unreadable(self):
+        class Broken(self.keras.Model):
+            def _lost(self, *value):
+                if not value:
+                    raise KeyError("lost")
+
+            outputs = property(_lost, _lost)
+            output_names = property(lambda self: 1 / 0)
+
+        return Broken()
+
+    def separate_softmax(self):
+        logits = self.net(classifier_activation=None)
+        model = self.wrap(logits, self.L.Dropout(0.1), self.L.Softmax())
+        model.compile("sgd", "categorical_crossentropy")
+        return model
+
 
 def row(build, batch=RAW, **options):
     return build, batch, options
@@ -212,7 +272,45 @@ CORRECT = {
     "video": row(lambda m: m.video(), np.stack([RAW] * 4, 1)),
     "segmentation": row(lambda m: m.segmentation(), labels=np.zeros((2, 32, 32), int)),
     "mixed precision": row(lambda m: m.mixed(), labels=[0, 2]),
-    "compiled": row(lambda m: m.net()),
+    "compiled": row(lambda m: m.compiled("sparse_categorical_crossentropy"), labels=[[0], [2]]),
+    "compiled, one-hot": row(
+        lambda m: m.compiled("categorical_crossentropy"), labels=np.eye(3)[:2]
+    ),
+    "compiled, logits": row(
+        lambda m: m.compiled(
+            m.losses("SparseCategoricalCrossentropy", from_logits=True), classifier_activation=None
+        ),
+        labels=np.array([0, 2]),
+    ),
+    "compiled, multi-label": row(
+        lambda m: m.compiled("binary_crossentropy", classifier_activation="sigmoid"),
+        labels=np.eye(3)[:2],
+    ),
+    "compiled, binary": row(
+        lambda m: m.compiled(
+            m.losses("BinaryCrossentropy"), classes=1, classifier_activation="sigmoid"
+        ),
+        labels=[0, 1],
+    ),
+    "compiled, regression": row(
+        lambda m: m.compiled("mse", classes=1, classifier_activation=None), labels=[-1.5, 300.0]
+    ),
+    "compiled, own loss": row(lambda m: m.compiled(lambda true, scores: 0.0), labels=[0, 2]),
+    "compiled, two outputs": row(
+        lambda m: m.compiled_outputs(), labels=[np.array([0, 3]), np.array([3.5, 9.0])]
+    ),
+    "softmax as a layer": row(lambda m: m.separate_softmax(), labels=np.eye(3)[:2]),
+    "black images": row(lambda m: m.net(), np.zeros((2, *S))),
+    "divided by operations": row(lambda m: m.divided()),
+    "mean subtracted": row(
+        lambda m: m.net(include_preprocessing=False), RAW[..., ::-1] - np.float32([104, 117, 124])
+    ),
+    "plain": row(lambda m: m.plain_cnn(m.L.Rescaling(1 / 255)), labels=[0, 2]),
+    "plain, batch norm first": row(lambda m: m.plain_cnn(m.L.BatchNormalization())),
+    "grey without channel": row(lambda m: m.net(input_shape=(32, 32, 1)), RAW[..., 0]),
+    "table": row(lambda m: m.table(), np.ones((2, 4)), labels=[0.5, 2.5]),
+    "text": row(lambda m: m.text(), np.ones((2, 6), int), labels=[0, 1]),
+    "autoencoder": row(lambda m: m.autoencoder(), labels=RAW),
 }
 
 
@@ -229,9 +327,17 @@ def test_a_correct_model_and_batch_have_no_findings(models, name):
     assert check_model(model) == []
 
 
+class Unreadable:
+    """Data that fails when it is read."""
+
+    def __array__(self, *arguments, **options):
+        raise RuntimeError("closed")
+
+
 def test_no_batch_and_no_labels_of_any_kind_raise(models, keras):
     odd = [
         *(None, 3, "x", "abc", b"x", [], [[]], {}, {"a": RAW}, (RAW, [0, 1]), [RAW, RAW], object()),
+        *(Unreadable(), {"x": Unreadable()}, [Unreadable()], range(3), np.ma.masked_array([1, 2])),
         *([[1, 2], [3]], np.zeros((0, *S)), RAW > 9, RAW * 1j, RAW.astype(str), RAW.astype(object)),
         *(np.full((2, *S), np.nan), RAW[0], RAW[None], RAW[..., 0], RAW[:, :9], float("nan")),
         *(np.zeros((2, 0)), [None, 1], ["cat", "dog"], [[0, 1], None], np.array([np.inf, 1.0])),
@@ -239,6 +345,7 @@ def test_no_batch_and_no_labels_of_any_kind_raise(models, keras):
     ]
     subclassed = type("Mine", (keras.Model,), {})()
     built = [models.net(), models.two_inputs(), models.two_outputs(), models.subclassed()]
+    built += [models.text(), models.table(), models.compiled_outputs(), models.unreadable()]
     for model in [
         *built,
         subclassed,

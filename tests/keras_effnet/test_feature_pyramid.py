@@ -9,6 +9,8 @@ from keras_effnet.feature_pyramid import feature_table, features
 from keras_effnet.model_structure import find_backbone, layers_by_block, layers_by_group
 from keras_effnet.variants import VARIANTS, Stage
 
+pytestmark = pytest.mark.every_stack
+
 # Channels at strides 2, 4, 8, 16, 32: endpoints["reduction_1"] to 5 of the official code.
 _V1 = {
     "efficientnet-b0": (16, 24, 40, 112, 320),

@@ -11,6 +11,8 @@ from keras_effnet.finetuning import (
     with_new_head,
 )
 
+pytestmark = pytest.mark.every_stack
+
 
 def _outputs(model, images):
     return np.asarray(model(images, training=False))

@@ -45,6 +45,7 @@ def networks(keras, small, large, tame):
     return one, other
 
 
+@pytest.mark.every_stack
 def test_a_wider_and_deeper_network_gives_equal_outputs(script, networks, small, large, images):
     one, other = networks
     grown = script.grow(_stored(one), plan(small), plan(large), _stored(other))

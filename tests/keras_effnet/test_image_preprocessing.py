@@ -53,6 +53,7 @@ def test_without_crop_the_image_is_stretched(photo):
     np.testing.assert_array_equal(preprocess(photo, input_spec), resize(photo, 40, 40, "bicubic"))
 
 
+@pytest.mark.every_stack
 @pytest.mark.parametrize(
     "input_spec",
     [
@@ -80,6 +81,7 @@ def test_preprocessing_survives_saving(keras, tiny, input_spec, include_preproce
         assert message.crop is None or abs(message.crop - input_spec.crop) < 1e-4
 
 
+@pytest.mark.every_stack
 def test_preprocessing_has_the_input_size_also_when_nested(keras, tiny):
     inner = create_model(tiny, include_top=False, input_shape=(48, 48, 3), pooling="avg")
     inputs = keras.Input((48, 48, 3))
@@ -87,6 +89,7 @@ def test_preprocessing_has_the_input_size_also_when_nested(keras, tiny):
     assert preprocessing(inner).image_size == preprocessing(outer).image_size == 48
 
 
+@pytest.mark.every_stack
 def test_other_models_have_no_preprocessing(keras):
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     with pytest.raises(ValueError, match="does not state its preprocessing"):

@@ -9,6 +9,8 @@ from keras_effnet.finetuning import freeze, with_new_head
 from keras_effnet.image_size import change_image_size
 from keras_effnet.variants import VARIANTS
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.mark.parametrize("size", [(64, 64), (45, 70)])
 def test_outputs_are_those_of_a_model_built_at_that_size(keras, small, tame, images, size):
@@ -81,7 +83,7 @@ def test_models_around_the_network_are_kept(keras, small, images, kind):
     np.testing.assert_allclose(_outputs(resized, images(40)), np.asarray(want), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["efficientnet-l2", "efficientnetv2-xl"])
 def test_the_deepest_networks_stay_within_the_recursion_limit(keras, name, images):
     narrow = dataclasses.replace(VARIANTS[name], name="narrow", width=0.1)  # full depth

@@ -58,6 +58,13 @@ def test_an_interrupt_that_a_library_loses_is_repeated(monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_a_terminated_command_prints_one_line(capsys):
+    assert run_command("effnet", lambda: signal.raise_signal(signal.SIGTERM)) == 143
+    captured = capsys.readouterr()
+    assert captured.err == "effnet: terminated; files are complete or not written\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_interrupts_wait_for_the_end_of_a_block():
     done = []
 

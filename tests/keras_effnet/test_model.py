@@ -10,6 +10,8 @@ from keras_effnet.constructors import create_model
 from keras_effnet.network_plan import plan
 from keras_effnet.variants import V1, VARIANTS, Stage
 
+pytestmark = pytest.mark.every_stack
+
 # The others are in keras.applications: test_parity.py builds and counts them.
 OURS_ALONE = [
     "efficientnet-b8",
@@ -34,7 +36,7 @@ def _trainable(model):
         "efficientnet-b0",
         "efficientnet-lite0",
         "efficientnetv2-b0",
-        *[pytest.param(n, marks=pytest.mark.slow) for n in OURS_ALONE],
+        *[pytest.param(n, marks=pytest.mark.exhaustive) for n in OURS_ALONE],
     ],
 )
 def test_built_models_have_exactly_the_published_parameters(keras, name, zoo):
@@ -293,7 +295,6 @@ for what, outputs in have.items():
 
 
 @pytest.mark.slow
-@pytest.mark.every_stack
 def test_saved_files_load_without_this_package(keras, tiny, images, tame, tmp_path, run_python):
     model = create_model(tiny, classes=3)
     tame(model)
@@ -310,27 +311,29 @@ def test_saved_files_load_without_this_package(keras, tiny, images, tame, tmp_pa
     assert max(map(float, off.values())) <= 1e-6
 
 
+@pytest.fixture
+def deep(tiny):
+    """A network of 60 cheap blocks in one stage; XL's longest stage has 32."""
+    return dataclasses.replace(tiny, stages=(Stage("fused", 3, 1, 1, 8, 60, 0.0),))
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow_only("a SavedModel is TensorFlow's")
-def test_layer_names_after_z_can_be_exported(keras, images, tame, tmp_path):
+def test_layer_names_after_z_can_be_exported(keras, deep, images, tame, tmp_path):
     """keras.applications continues with '{', which is invalid in TensorFlow scopes."""
     import tensorflow as tf
 
-    xl = VARIANTS[
-        "efficientnetv2-xl"
-    ]  # narrow, with all 32 blocks of stage 6 and one of each other stage
-    stages = [s if s.repeats == 32 else dataclasses.replace(s, repeats=1) for s in xl.stages]
-    narrow = dataclasses.replace(xl, width=0.125, stages=tuple(stages))
-    model = create_model(narrow, classes=3, input_shape=(32, 32, 3))
+    stages = (dataclasses.replace(deep.stages[0], repeats=28),)
+    model = create_model(dataclasses.replace(deep, stages=stages), classes=3)
     tame(model)
-    assert model.get_layer("block6zf_project_conv")
+    assert model.get_layer("block1zb_project_conv")
     _export(model, tmp_path / "exported")
     again = tf.saved_model.load(str(tmp_path / "exported"))
     x = images(32)
     np.testing.assert_allclose(_numbers(again.serve(x)), _numbers(model(x)), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.tensorflow_only("test_deep_networks_build_within_the_recursion_limit covers it")
 def test_an_xl_keras_file_loads_within_the_recursion_limit(keras, images, tame, tmp_path):
     narrow = dataclasses.replace(VARIANTS["efficientnetv2-xl"], width=0.125)
@@ -341,9 +344,8 @@ def test_an_xl_keras_file_loads_within_the_recursion_limit(keras, images, tame, 
     np.testing.assert_array_equal(_numbers(again(images(32))), _numbers(model(images(32))))
 
 
-def test_deep_networks_build_within_the_recursion_limit(keras, tiny):
+def test_deep_networks_build_within_the_recursion_limit(keras, deep):
     """Keras traverses a network recursively; through XL's branches that is 1,012 calls deep."""
-    deep = dataclasses.replace(tiny, stages=(Stage("fused", 3, 1, 1, 8, 60, 0.0),))
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack(0)) + 200)
     try:

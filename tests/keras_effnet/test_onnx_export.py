@@ -66,6 +66,7 @@ def test_models_made_from_others_export_with_the_image_alone(
         np.testing.assert_allclose(have, np.asarray(network(batch)), atol=1e-4)
 
 
+@pytest.mark.every_stack
 def test_an_exportable_model_saves_copies_and_exports_as_before(keras, tiny, tmp_path, images):
     model = create_model(tiny, classes=2)
     model.save(tmp_path / "m.keras")
@@ -79,6 +80,7 @@ def test_an_exportable_model_saves_copies_and_exports_as_before(keras, tiny, tmp
         export_onnx(None, "x.onnx")
 
 
+@pytest.mark.every_stack
 @pytest.mark.tensorflow_only("a SavedModel is TensorFlow's")
 def test_a_saved_model_is_exported_as_before(keras, tiny, tmp_path, images):
     import tensorflow as tf

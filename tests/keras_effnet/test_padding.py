@@ -9,6 +9,8 @@ from keras_effnet.constructors import create_model
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 
+pytestmark = pytest.mark.every_stack
+
 
 def _strided(small):
     return {

@@ -19,8 +19,17 @@ SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
     f"efficientnetv2-{s.lower()}": f"EfficientNetV2{s}"
     for s in ("B0", "B1", "B2", "B3", "S", "M", "L")
 }
-FAST = ("efficientnet-b0", "efficientnetv2-b0")
-SPEEDS = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SHARED]
+# The others differ in the rows of their table only; test_cost_published.py counts all of them.
+SMALLEST = ("efficientnet-b0", "efficientnetv2-b0")
+BY_COST = [
+    *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.every_stack]) for n in SMALLEST),
+    pytest.param("efficientnetv2-s", marks=pytest.mark.slow),  # pixels centered at 128
+    *(
+        pytest.param(n, marks=[pytest.mark.exhaustive, pytest.mark.every_stack])
+        for n in SHARED
+        if n not in (*SMALLEST, "efficientnetv2-s")
+    ),
+]
 ODD = (65, 97)  # keras.applications' V1 is correct at odd sizes only if built for them
 
 # Layers without weights that only one side has.
@@ -88,10 +97,8 @@ def _assert_same_layers(ours, theirs, v1):
     assert order(ours) == order(theirs)  # files are read in this order too
 
 
-@pytest.mark.slow
-@pytest.mark.every_stack
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
-@pytest.mark.parametrize("name", SPEEDS)
+@pytest.mark.parametrize("name", BY_COST)
 def test_released_files_logits_and_features_match_applications(
     keras, name, zoo, images, tame, release
 ):
@@ -123,6 +130,7 @@ def test_released_files_logits_and_features_match_applications(
     _close(_numbers(features) / scale, want_features / scale, "features")
 
 
+@pytest.mark.every_stack
 @pytest.mark.tensorflow_only("JAX compiles every operation of two networks; the small ones run")
 def test_dynamic_and_static_published_networks_are_equal(keras, images, tame):
     """75 px leads to odd sizes: 75, 38, 19, 10, 5, 3."""
@@ -134,6 +142,7 @@ def test_dynamic_and_static_published_networks_are_equal(keras, images, tame):
     np.testing.assert_array_equal(_numbers(dynamic(images(75))), _numbers(static(images(75))))
 
 
+@pytest.mark.every_stack
 @pytest.mark.parametrize("size", [(64, 64), (45, 67)])
 def test_small_variants_match_keras_applications_builder(
     keras, small, size, images, tame, copy_by_name, by_applications
@@ -148,6 +157,7 @@ def test_small_variants_match_keras_applications_builder(
     _close(ours(images(*size)), want, "logits")
 
 
+@pytest.mark.every_stack
 def test_small_variants_match_with_pixels_centered_at_128(
     keras, small, images, tame, copy_by_name, by_applications
 ):
@@ -163,6 +173,7 @@ def test_small_variants_match_with_pixels_centered_at_128(
     _close(ours(images(64)), theirs(images(64)), "logits")
 
 
+@pytest.mark.every_stack
 @pytest.mark.parametrize("name", SHARED)
 def test_signatures_are_keras_applications(keras, name):
     """Names, order, kinds and defaults; additional arguments follow and are keyword-only."""

@@ -37,6 +37,7 @@ def corner_model(keras):
     return model
 
 
+@pytest.mark.every_stack
 def test_gradients_match_finite_differences(keras):
     layers = [keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)]
     model = keras.Sequential(layers)
@@ -48,6 +49,7 @@ def test_gradients_match_finite_differences(keras):
     np.testing.assert_allclose(gradient(model, x, v).ravel(), want, atol=2e-3)
 
 
+@pytest.mark.every_stack
 def test_grad_cam_of_the_last_map_is_the_class_activation_map(model, images):
     """With average pooling and a dense layer it has a closed form (section 3.1)."""
     keras_model = type(model)(model.input, model.get_layer("top_activation").output)
@@ -62,6 +64,7 @@ def test_grad_cam_of_the_last_map_is_the_class_activation_map(model, images):
             assert np.corrcoef(middle.ravel(), w.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.every_stack
 def test_heat_maps_have_the_images_shape_and_range_0_to_1(model, images, keras, tiny):
     wide = create_model(tiny, classes=3, input_shape=(None, None, 3))
     wide.set_weights(model.get_weights())
@@ -72,6 +75,7 @@ def test_heat_maps_have_the_images_shape_and_range_0_to_1(model, images, keras, 
         assert heat.max() == 1
 
 
+@pytest.mark.every_stack
 def test_a_batch_gives_the_maps_of_single_images(model, images):
     both = images(64)
     together = grad_cam(model, both, [2, 0])
@@ -79,11 +83,13 @@ def test_a_batch_gives_the_maps_of_single_images(model, images):
         np.testing.assert_allclose(grad_cam(model, image, index), heat, atol=1e-4)
 
 
+@pytest.mark.every_stack
 def test_the_default_class_is_the_predicted_one(model, images):
     best = _outputs(model, images(64)).argmax(-1)
     np.testing.assert_array_equal(grad_cam(model, images(64)), grad_cam(model, images(64), best))
 
 
+@pytest.mark.every_stack
 def test_grad_cam_explains_the_logit(model, images):
     """The gradient of a probability of 1.0 is 0, but the logit still has evidence."""
     want = grad_cam(model, images(64), 1)
@@ -93,6 +99,7 @@ def test_grad_cam_explains_the_logit(model, images):
     np.testing.assert_allclose(grad_cam(model, images(64), 1), want, atol=1e-4)
 
 
+@pytest.mark.every_stack
 def test_grad_cam_of_a_nested_network(keras, tiny, images):
     backbone = create_model(tiny, include_top=False, input_shape=(32, 32, 3))
     stack = [backbone, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, name="d")]
@@ -109,6 +116,7 @@ def test_grad_cam_of_a_nested_network(keras, tiny, images):
         np.testing.assert_allclose(grad_cam(kind, images(32), 1), want, atol=1e-4)
 
 
+@pytest.mark.every_stack
 def test_occlusion_finds_the_relevant_corner(corner_model, images):
     bright = np.zeros((32, 32, 3), np.uint8)
     bright[:16, :16] = 200
@@ -136,6 +144,7 @@ def test_overlay_returns_an_image(images):
         overlay(image, heat.T)
 
 
+@pytest.mark.every_stack
 def test_feature_maps_are_sorted_by_standard_deviation(model, images):
     grid = feature_maps(model, images(64)[0], "block1a_add", count=4)
     assert (grid.shape, grid.dtype) == ((2 * 33 + 1, 2 * 33 + 1, 3), np.uint8)
@@ -168,11 +177,13 @@ def test_invalid_images_layers_and_classes_are_errors(model, images, call, messa
         call(model, images(64)[0])
 
 
+@pytest.mark.every_stack
 def test_models_that_are_not_classifiers_are_errors(keras, tiny, images):
     with pytest.raises(ValueError, match="is not a classifier"):
         grad_cam(create_model(tiny, include_top=False), images(32))
 
 
+@pytest.mark.every_stack
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["functional", "sequential"])
 def test_maps_of_networks_nested_at_any_depth(keras, tiny, tame, images, kind, depth):
@@ -205,6 +216,7 @@ def test_maps_of_networks_nested_at_any_depth(keras, tiny, tame, images, kind, d
     )
 
 
+@pytest.mark.every_stack
 def test_the_default_map_has_at_least_4_x_4_pixels(keras, images):
     deep = scale("efficientnet-b0", width=0.1, depth=0.1)
     body = create_model(deep, include_top=False, pooling="avg", input_shape=(64, 64, 3))
@@ -215,6 +227,7 @@ def test_the_default_map_has_at_least_4_x_4_pixels(keras, images):
     np.testing.assert_array_equal(grad_cam(nested, images(64)[0], 1), want)
 
 
+@pytest.mark.every_stack
 def test_a_nested_networks_layers_keep_their_calls(keras, tiny, images):
     body = create_model(tiny, include_top=False, pooling="avg", input_shape=(32, 32, 3))
     nested = keras.Sequential([keras.Input((32, 32, 3)), body, keras.layers.Dense(2)])
@@ -223,6 +236,7 @@ def test_a_nested_networks_layers_keep_their_calls(keras, tiny, images):
     assert [len(layer._inbound_nodes) for layer in body.layers] == before
 
 
+@pytest.mark.every_stack
 def test_unsupported_models_name_the_limit(keras, tiny, images):
     one, other = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))
     body = create_model(tiny, include_top=False, pooling="avg", name="body")
@@ -267,6 +281,7 @@ def explain(model, images, tmp_path):
     return run
 
 
+@pytest.mark.every_stack
 def test_explain_writes_image_and_heat_map(explain, capsys):
     picture = explain("--class=bee")
     assert picture.shape == (448, 896, 3)

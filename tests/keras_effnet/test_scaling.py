@@ -116,6 +116,7 @@ def test_an_unknown_base_names_the_nearest():
         scale("efficientnet-b00", 1)
 
 
+@pytest.mark.every_stack
 def test_a_scaled_network_is_built(keras, tiny):
     from keras_effnet.constructors import create_model
 

@@ -10,15 +10,14 @@ BENCHMARK = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "start_
 
 @pytest.mark.slow
 def test_importing_the_package_takes_little_longer_than_keras(run_python):
-    """Target: 0.1 s where Keras takes 4.6 s; the ratio depends less on the machine.
-    Processor time, minimum of three processes.
+    """Target: 0.1 s where Keras takes 4.6 s; the ratio of processor times depends less on the
+    machine.
     """
     script = (
         "import time; import keras; half = time.process_time(); import keras_effnet; "
         "print((time.process_time() - half) / half)"
     )
-    share = min(float(run_python(script, with_package=True).split()[-1]) for _ in range(3))
-    assert share < 0.1 / 4.6
+    assert float(run_python(script, with_package=True).split()[-1]) < 0.1 / 4.6
 
 
 @pytest.mark.slow
@@ -29,5 +28,5 @@ def test_building_is_as_fast_as_keras_applications(name, keras):
     spec = importlib.util.spec_from_file_location("start_up", BENCHMARK)
     start_up = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(start_up)
-    ours, theirs = start_up.compare(name, rounds=3)
+    ours, theirs = start_up.compare(name, rounds=2)
     assert ours[0] < 1.5 * theirs[0]

@@ -4,7 +4,9 @@ import pytest
 from keras_effnet.constructors import create_model
 from keras_effnet.finetuning import with_new_head
 from keras_effnet.image_size import change_image_size
-from keras_effnet.weight_transfer import copy_weights, set_weights
+from keras_effnet.weight_transfer import _all_layers, copy_weights, set_weights
+
+pytestmark = pytest.mark.every_stack
 
 
 @pytest.fixture
@@ -114,5 +116,121 @@ def test_weights_of_other_layers_are_an_error_and_change_nothing(keras):
         np.testing.assert_array_equal(x, y)
 
 
-def _outputs(model, images):
-    return np.asarray(model(images, training=False))
+def _outputs(model, images, training=False):
+    return np.asarray(model(images, training=training))
+
+
+@pytest.fixture
+def counting(keras):
+    """A layer with a counter, sublayers in a list, and a random number generator."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Counting(keras.layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.parts = [keras.layers.Dense(4), keras.layers.BatchNormalization()]
+
+        def build(self, shape):
+            self.count = self.add_weight(
+                shape=(), initializer="zeros", trainable=False, name="count"
+            )
+            self.parts[0].build(shape)
+            self.parts[1].build((*shape[:-1], 4))
+            super().build(shape)
+
+        def call(self, x, training=None):
+            if training:
+                self.count.assign_add(1.0)
+            for part in self.parts:
+                x = part(x)
+            return x + self.count
+
+    yield Counting()
+    keras.saving.get_custom_objects().pop("tests>Counting", None)
+
+
+def _chain(keras, *layers, shape=(32, 32, 3)):
+    x = inputs = keras.Input(shape)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def _build(keras, kind, front, backbone, counting):
+    layers = keras.layers
+    tail = [layers.BatchNormalization(), layers.Dropout(0.2, seed=2), counting]
+    if kind == "nested twice":
+        inner = keras.Sequential([keras.Input((32, 32, 3)), *front], name="front")
+        middle = keras.Sequential([keras.Input((32, 32, 3)), inner, backbone], name="middle")
+        return _chain(keras, middle, *tail)
+    dense, norm = layers.Dense(8, name="shared"), layers.BatchNormalization()
+    repeated = [dense, norm, dense, norm]
+    if kind == "shared by models":
+        repeated = [dense, _chain(keras, dense, norm, shape=(8,))]
+    return _chain(keras, *front, backbone, layers.Dense(8), *repeated, *tail)
+
+
+def _state(model):
+    """All variables of all layers, in order, also those of random number generators."""
+    arrays = []
+    for layer in _all_layers(model):
+        own = {}
+        layer.save_own_variables(own)
+        generators = getattr(layer, "_seed_generators", ())
+        arrays += [np.asarray(v) for v in own.values()]
+        arrays += [np.asarray(generator.state) for generator in generators]
+    return arrays
+
+
+@pytest.mark.every_stack
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shared", "nested twice", "shared by models"])
+def test_no_way_of_moving_weights_loses_state(keras, tiny, tame, images, tmp_path, counting, kind):
+    norm = keras.layers.Normalization(name="adapted")
+    norm.adapt(images(32))
+    backbone = create_model(
+        tiny, include_top=False, pooling="avg", include_preprocessing=False, name="backbone"
+    )
+    tame(backbone)
+    front = [norm, keras.layers.RandomFlip(seed=1)]
+    model = _build(keras, kind, front, backbone, counting)
+    for _ in range(2):
+        model(images(32), training=True)
+    want = _outputs(model, images(32))
+
+    clone = keras.models.clone_model(model)
+    copy_weights(model, clone)
+    for copy in (clone, change_image_size(model, 32)):
+        np.testing.assert_array_equal(_outputs(copy, images(32)), want)
+        for have, state in zip(_state(copy), _state(model), strict=True):
+            np.testing.assert_array_equal(have, state)
+    if not keras.__version__.startswith("2."):  # the copy draws what the model draws next
+        again = _outputs(clone, images(32), training=True)
+        np.testing.assert_allclose(again, _outputs(model, images(32), training=True), rtol=1e-5)
+    if kind == "shared by models":
+        return  # Keras's own clones and files do not share the layer
+    want = _outputs(model, images(32))
+    ema = keras.models.clone_model(model)
+    set_weights(ema, [np.zeros_like(w) for w in model.get_weights()])
+    set_weights(ema, model.get_weights())
+    others = {"ema": ema}
+    suffixes = [".keras"] if kind == "nested twice" else [".keras", ".h5"]
+    for suffix in suffixes:  # nested in a .h5, Keras loses what Normalization derives
+        model.save(tmp_path / f"m{suffix}")
+        others[suffix] = keras.saving.load_model(tmp_path / f"m{suffix}", compile=False)
+    model.save_weights(tmp_path / "m.weights.h5")
+    others[".weights.h5"] = keras.models.clone_model(model)
+    others[".weights.h5"].load_weights(tmp_path / "m.weights.h5")
+    for name, other in others.items():
+        np.testing.assert_allclose(_outputs(other, images(32)), want, rtol=1e-5, err_msg=name)
+    if kind == "shared" and keras.backend.backend() == "tensorflow" and hasattr(keras, "export"):
+        import tensorflow as tf
+
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        signature = [tf.TensorSpec((None, 32, 32, 3))]
+        # model.export would leave RandomFlip on
+        archive.add_endpoint("serve", lambda x: model(x, training=False), signature)
+        archive.write_out(str(tmp_path / "saved"), verbose=False)
+        loaded = tf.saved_model.load(str(tmp_path / "saved"))
+        np.testing.assert_allclose(loaded.serve(images(32)), want, rtol=1e-4, atol=1e-5)

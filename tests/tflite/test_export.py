@@ -179,7 +179,7 @@ def test_a_model_file_that_cannot_be_loaded_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="is not a file"):
         tflite.load_keras(tmp_path / "none.keras")
     (tmp_path / "broken.keras").write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match=r"Keras cannot load .*broken\.keras"):
+    with pytest.raises(ValueError, match=r"broken\.keras.*truncated, or of another format"):
         tflite.load_keras(tmp_path / "broken.keras")
 
 

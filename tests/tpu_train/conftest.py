@@ -1,18 +1,20 @@
-"""Recipes and data that are small enough for tests."""
+"""Two virtual CPU devices, and recipes and data that are small enough for tests."""
 
 import dataclasses
-import sys
-import types
 
-import keras
 import numpy as np
 import pytest
 
 pytest.importorskip("tensorflow")
 
+import tensorflow as tf
+
 from keras_effnet.variants import VARIANTS
 from tpu_train.input_pipeline.data_loading import from_arrays
 from tpu_train.recipes.table import RECIPES
+
+_CPU = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
 @pytest.fixture
@@ -42,18 +44,12 @@ def tiny_recipe(monkeypatch, tiny):
 
 
 @pytest.fixture
-def conv_recipe(monkeypatch):
-    """One convolution and a batch norm, so that a complete run takes a second or two.
-
-    12 steps in two phases, 3 steps per host call.
-    """
-    module = types.ModuleType("test_networks")
-    module.conv_network = _conv_network
-    monkeypatch.setitem(sys.modules, "test_networks", module)
+def conv_recipe():
+    """One convolution and a batch norm: 12 steps in two phases, 3 steps per host call."""
     return dataclasses.replace(
         RECIPES["digits"],
         name="conv",
-        model="test_networks:conv_network",
+        model="tests.tpu_train.networks:conv_network",
         epochs=4,
         batch_size=8,
         phases=2,
@@ -66,18 +62,6 @@ def conv_recipe(monkeypatch):
         steps_per_loop=3,
         learning_rate=1.0,
     )
-
-
-def _conv_network(weights, input_tensor, classes, classifier_activation):
-    """A network with keras.applications' arguments."""
-    assert weights is None
-    x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False, name="conv")(input_tensor)
-    x = keras.layers.BatchNormalization(momentum=0.8, name="bn")(x)
-    x = keras.layers.Activation("swish")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    x = keras.layers.Dropout(0.2, name="top")(x)
-    x = keras.layers.Dense(classes, activation=classifier_activation, name="head")(x)
-    return keras.Model(keras.utils.get_source_inputs(input_tensor), x)
 
 
 @pytest.fixture

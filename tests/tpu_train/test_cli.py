@@ -118,6 +118,7 @@ def arguments(conv_recipe, monkeypatch, tmp_path):
     return ["--recipe=conv", f"--data={data}", f"--workdir={tmp_path / 'w'}", "--device=cpu"]
 
 
+@pytest.mark.every_stack
 def test_trains_on_a_file_and_exits_with_the_documented_statuses(arguments, tmp_path, capsys):
     assert main([*arguments, "--epochs=1", "--phases=1"]) == 0
     assert "evaluation accuracy" in capsys.readouterr().out
@@ -202,7 +203,9 @@ print(sorted(k for k in changed if k.startswith("TF_ENABLE")))
 """
 
 
-def test_importing_tpu_train_does_not_set_onednn():
+@pytest.mark.slow
+@pytest.mark.every_stack
+def test_importing_every_module_does_not_set_onednn():
     environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
     process = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL],
@@ -242,7 +245,9 @@ def _interrupted(*_, **__):
 
 def test_ctrl_c_in_prepare_is_one_line_and_status_75(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("tpu_train.input_pipeline.tfrecord_writer.write_shards", _interrupted)
-    assert cli.main(["prepare", f"--data={tmp_path}", f"--out={tmp_path / 'out'}"]) == STOPPED
+    (tmp_path / "photos").mkdir()
+    arguments = [f"--data={tmp_path / 'photos'}", f"--out={tmp_path / 'out'}"]
+    assert cli.main(["prepare", *arguments]) == STOPPED
     err = capsys.readouterr().err.strip()
     assert err == "Stopped: the same command resumes at the first missing shard"
 
@@ -302,10 +307,12 @@ preview --data=. --out=w.txt"""
 
 
 def test_a_workdir_of_another_recipe_is_found_before_the_data_is_read(tmp_path, capsys):
-    (tmp_path / "checkpoints" / "step-3").mkdir(parents=True)
+    workdir, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    (workdir / "checkpoints" / "step-3").mkdir(parents=True)
     run = dataclasses.asdict(RECIPES["digits"])
-    (tmp_path / "recipe.json").write_text(json.dumps({"run": run}))
-    line = ["--recipe=digits", f"--workdir={tmp_path}", f"--data={tmp_path}"]
+    (workdir / "recipe.json").write_text(json.dumps({"run": run}))
+    line = ["--recipe=digits", f"--workdir={workdir}", f"--data={data}"]
     assert main([*line, "--batch_size=7"]) == 2
     err = capsys.readouterr().err
     assert "belongs to a different run (batch_size 64, now 7)" in err

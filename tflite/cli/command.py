@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from keras_effnet.interruption import run_command
 from keras_effnet.litert.ops import ConversionError
+from keras_effnet.suggestions import unknown_name
+from tflite.evaluation.user_metric import UserMetric
 from tflite.images import loader, tfrecord
 
 IMAGES = (
@@ -20,17 +22,24 @@ MODULE = (
     "Python file (my_layers.py) or module (package.module) that is imported before the Keras file "
     "is loaded: it defines the file's custom layers and functions"
 )
+METRIC = (
+    "your own metric as module:function or my_metric.py:function: function (float32 outputs, "
+    "labels) -> a number, or one for each image; it drives the quantization steps. Higher is "
+    "better, unless function.lower_is_better is True"
+)
 LABELS = "text file with one class name per line, in the order of the scores"
 
 
 def exit_status(name: str, command: Callable[[], int]) -> int:
     """Runs a command; returns its exit status, 2 for bad input, 1 for a failed conversion, 75 after
-    Ctrl-C. Prints an error as one line.
+    Ctrl-C, 143 after SIGTERM. Prints an error as one line.
     """
 
     def run():
         try:
             return command()
+        except BrokenPipeError:
+            raise  # nobody reads the output
         except (ValueError, OSError, ImportError) as error:
             message, status = error, 2
         except ConversionError as error:
@@ -83,6 +92,34 @@ def import_custom_objects(module: str | None) -> dict[str, object]:
         for name, value in vars(imported).items()
         if callable(value) and getattr(value, "__module__", None) == imported.__name__
     }
+
+
+def import_metric(metric: str | None) -> UserMetric | None:
+    """The metric that --metric=module:function names.
+
+    Raises:
+        ValueError: it is not of that form, the module cannot be imported, or it has no such
+            function.
+    """
+    if metric is None:
+        return None
+    module, colon, name = metric.rpartition(":")
+    if not (module and colon and name):
+        raise ValueError(
+            f"--metric {metric!r} is not module:function, e.g. my_metric.py:mean_error or "
+            "package.module:mean_error"
+        )
+    try:
+        imported = _imported(module)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise ValueError(
+            f"--metric {metric!r}: {module!r} cannot be imported: {type(error).__name__}: {reason}"
+        ) from error
+    functions = [n for n, v in vars(imported).items() if callable(v) and not n.startswith("_")]
+    if not callable(getattr(imported, name, None)):
+        raise ValueError(f"--metric {metric!r}: {unknown_name('function', name, functions)}")
+    return UserMetric(getattr(imported, name), name)
 
 
 def _imported(module):

@@ -23,6 +23,7 @@ from tflite.cli.command import (
     require_file,
     require_images,
 )
+from tflite.cli.progress import progress_lines
 from tflite.evaluation.accuracy import EvaluationImages
 from tflite.evaluation.comparison import compare
 from tflite.images.loader import fitting_labels, load_images
@@ -57,15 +58,23 @@ def main_report(argv) -> int:
     """Runs ``effnet-tflite report``; returns the exit status: 0, 2 for bad input, 1 for a float
     model that cannot be converted.
     """
-    return exit_status("effnet-tflite report", lambda: _report(list(argv)))
+    return _with_progress("effnet-tflite report", _report, list(argv))
 
 
 def main_compare(argv) -> int:
     """Runs ``effnet-tflite compare``; returns the exit status: 0, or 2 for bad input."""
-    return exit_status("effnet-tflite compare", lambda: _compare(list(argv)))
+    return _with_progress("effnet-tflite compare", _compare, list(argv))
 
 
-def _report(argv):
+def _with_progress(name, command, argv):
+    def run():
+        with progress_lines() as log:
+            return command(argv, log)
+
+    return exit_status(name, run)
+
+
+def _report(argv, log):
     parser = _parser("report", _REPORT)
     parser.add_argument("model", help="converted .tflite")
     parser.add_argument(
@@ -84,7 +93,7 @@ def _report(argv):
         require_file("--float", options.float, ".keras, .h5 or .tflite")
         class_names = _class_names(options, model)
         _load(options, model, class_names, None, limit=_PROBE)  # errors before the slow conversion
-        reference, input_spec = _converted(options, model)
+        reference, input_spec = _converted(options, model, log)
     else:
         reference = _open("--float", options.float, ".keras, .h5 or .tflite")
     _require_same_classes((reference, options.float), (model, options.model))
@@ -93,10 +102,10 @@ def _report(argv):
     name = preset if isinstance(preset, str) else os.path.basename(options.model)
     models = _Models(reference, model, ("float32", name), input_spec)
     origin = _origin("report", argv, options.model, options.float)
-    return _write(options, out, models, class_names, record, origin)
+    return _write((options, out), models, class_names, record, origin, log)
 
 
-def _compare(argv):
+def _compare(argv, log):
     parser = _parser("compare", _COMPARE)
     parser.add_argument("reference", help=".tflite to compare with")
     parser.add_argument("candidate", help=".tflite to compare")
@@ -113,7 +122,7 @@ def _compare(argv):
     class_names = _class_names(options, reference, candidate)
     models = _Models(reference, candidate, names)
     origin = _origin("compare", argv, options.candidate, options.reference)
-    return _write(options, out, models, class_names, {}, origin)
+    return _write((options, out), models, class_names, {}, origin, log)
 
 
 def _origin(name, argv, path, reference):
@@ -121,16 +130,18 @@ def _origin(name, argv, path, reference):
     return provenance.origin_of(path, model=reference, command=command)
 
 
-def _write(options, out, models, class_names, record, origin):
-    """Loads the images, compares the models and writes the report."""
+def _write(to, models, class_names, record, origin, log):
+    """Loads the images, compares the models and writes the report; `to` is (options, its path)."""
+    options, out = to
     reference, candidate = models.reference, models.candidate
-    print("Loading images", flush=True)
+    log("Loading images")
     images, lines = _load(options, reference, class_names, models.input_spec, options.limit)
-    print("\n".join(lines), flush=True)
+    for line in lines:
+        log(line)
     if _image_shape(reference) != _image_shape(candidate):
         resized, _ = _load(options, candidate, class_names, models.input_spec, options.limit)
         images = dataclasses.replace(images, candidate_images=resized.images)
-    print(f"Comparing on {len(images.images):,} images", flush=True)
+    log(f"Comparing on {len(images.images):,} images")
     comparison = compare(reference.tflite_model, candidate.tflite_model, images, names=models.names)
     if class_names is None and images.labels is not None:
         class_names = images.class_names
@@ -170,12 +181,12 @@ def _open(argument, path, endings=".tflite"):
     return open_classifier(read_tflite(argument, path, endings), path)
 
 
-def _converted(options, model):
+def _converted(options, model, log):
     """(Classifier, its Preprocessing or None) of a Keras file, in the image size of a model."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     path = options.float
     custom_objects = import_custom_objects(options.module)
-    print(f"Converting {path} to a float32 .tflite", flush=True)
+    log(f"Converting {path} to a float32 .tflite")
     from tflite.export import export_float32, load_keras  # import TensorFlow
 
     keras_model = load_keras(path, custom_objects)

@@ -15,17 +15,21 @@ from tflite.cli import compare
 from tflite.cli.command import (
     IMAGES,
     LABELS,
+    METRIC,
     MODULE,
     exit_status,
     import_custom_objects,
+    import_metric,
     read_tflite,
     require_file,
     require_images,
 )
+from tflite.cli.progress import SECONDS, progress_lines
 from tflite.converter import convert
 from tflite.presets import PRESETS, find_preset
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES, ConversionOptions
+from tflite.quantization.plan_file import read_plan
 from tflite.report import own_files
 from tflite.request import chosen_preset
 from tflite.result import Conversion, save
@@ -99,6 +103,23 @@ def _parse(argv):
     parser.add_argument(
         "--softmax", action="store_true", help="append a softmax to a network that ends in logits"
     )
+    parser.add_argument(
+        "--recipe",
+        help="quantization plan to follow: the .json of a conversion, with its quantization_plan "
+        "edited: precision and range of single ops or of all that match a pattern",
+    )
+    parser.add_argument("--metric", help=METRIC)
+    parser.add_argument(
+        "--no_cache",
+        action="store_true",
+        help="neither read nor write the cache of calibrations (in KERAS_HOME, default ~/.keras), "
+        "which serves later conversions of the same network with the same images",
+    )
+    parser.add_argument(
+        "--no_progress",
+        action="store_true",
+        help=f"do not print the running stage again every {SECONDS:g} seconds",
+    )
     parser.add_argument("--labels", help=LABELS)
     parser.add_argument("--module", help=MODULE)
     parser.add_argument(
@@ -116,6 +137,7 @@ def _parse(argv):
 def _run(options, argv):
     if options.preset is not None:
         find_preset(options.preset)
+    recipe = None if options.recipe is None else read_plan(options.recipe)
     if options.calibration is None and (
         options.preset is None or PRESETS[options.preset].calibrated
     ):
@@ -131,6 +153,7 @@ def _run(options, argv):
             max_corrupt=options.max_corrupt,
             calibration_images=options.calibration_images,
             finetune=options.finetune,
+            recipe=recipe,
         ),
         has_calibration=options.calibration is not None,
     )
@@ -142,25 +165,32 @@ def _run(options, argv):
     require_images("evaluation", options.evaluation)
     out = _checked_out(options)
     class_names = None if options.labels is None else read_labels(options.labels)
+    metric = import_metric(options.metric)
+    if metric is not None and options.calibration is options.evaluation is None:
+        raise ValueError("--metric needs images: give --calibration or --evaluation")
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     custom_objects = import_custom_objects(options.module)
-    print(f"Loading {options.model}", flush=True)
-    conversion = convert(
-        _load_model(options.model, custom_objects),
-        preset=options.preset,
-        max_drop=options.max_drop,
-        min_agreement=options.min_agreement,
-        finetune=options.finetune,
-        calibration=options.calibration,
-        evaluation=options.evaluation,
-        class_names=class_names,
-        image_size=options.image_size,
-        calibration_images=options.calibration_images,
-        max_corrupt=options.max_corrupt,
-        softmax=options.softmax,
-        log=lambda line: print(line, flush=True),
-    )
+    with progress_lines(seconds=None if options.no_progress else SECONDS) as log:
+        log(f"Loading {options.model}")
+        conversion = convert(
+            _load_model(options.model, custom_objects),
+            preset=options.preset,
+            max_drop=options.max_drop,
+            min_agreement=options.min_agreement,
+            finetune=options.finetune,
+            calibration=options.calibration,
+            evaluation=options.evaluation,
+            class_names=class_names,
+            image_size=options.image_size,
+            calibration_images=options.calibration_images,
+            max_corrupt=options.max_corrupt,
+            softmax=options.softmax,
+            metric=metric,
+            recipe=recipe,
+            cache=not options.no_cache,
+            log=log,
+        )
     is_own = class_names is not None and _is_labels_file_of(options.labels, out)
     paths = save(
         conversion,
@@ -184,6 +214,7 @@ def _checked_out(options):
         "--model": options.model,
         "--calibration": options.calibration,
         "--evaluation": options.evaluation,
+        "--recipe": options.recipe,
     }
     out = own_files.check_replaceable(options.out, {**inputs, "--labels": options.labels})
     compared = options.calibration is not None or options.evaluation is not None
@@ -213,8 +244,8 @@ def format_steps(conversion: Conversion) -> str:
     lines = []
     if conversion.quantization_steps:
         first, second = conversion.quantization_steps[0].measures
-        first = {"KL divergence": "KL", "relative error": "error"}[first]
-        lines.append(f"{'step':<20}{first:>10}{second:>12}{'seconds':>9}")
+        first = {"KL divergence": "KL", "relative error": "error"}.get(first, "loss")
+        lines.append(f"{'step':<20}{first:>10}{second[-11:]:>12}{'seconds':>9}")
     for step in conversion.quantization_steps:
         note = step.description
         if not step.kept:
@@ -224,7 +255,7 @@ def format_steps(conversion: Conversion) -> str:
                 else "not kept: the model does not run"
             )
         kl = f"{step.kl_divergence:.5f}" if step.runs else "-"
-        lines.append(f"{step.name:<20}{kl:>10}{step.agreement:>12.2%}{step.seconds:>9.1f}  {note}")
+        lines.append(f"{step.name:<20}{kl:>10}{step.second_text:>12}{step.seconds:>9.1f}  {note}")
     for region in conversion.float32_regions:
         lines.append(f"float32  {region.name}: {region.reason}")
     return "\n".join(lines)

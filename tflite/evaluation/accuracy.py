@@ -17,6 +17,7 @@ from keras_effnet.evaluation.probabilities import log_probabilities
 from keras_effnet.litert import classifier, ops, runner, runtime
 from tflite.evaluation import paired_statistics
 from tflite.evaluation.output_error import OutputError, output_errors
+from tflite.evaluation.user_metric import MetricLoss, UserMetric, metric_loss
 
 NAMES = ("float32", "int8")
 RUNS = 50  # timed runs of each model
@@ -87,6 +88,7 @@ class EvaluationReport:
     changed_predictions: tuple[ChangedPrediction, ...] = ()  # largest margin first
     outputs: tuple[OutputError, ...] = ()  # of models that are no classifiers; agreement is None
     names: tuple[str, str] = NAMES
+    metric: MetricLoss | None = None  # the user's own metric
 
     @property
     def size_ratio(self) -> float | None:
@@ -130,6 +132,7 @@ def evaluate(
     *,
     names: tuple[str, str] = NAMES,
     runs: int = RUNS,
+    metric: UserMetric | None = None,
 ) -> EvaluationReport:
     """The :class:`EvaluationReport` of two .tflite models on the same images.
 
@@ -145,9 +148,11 @@ def evaluate(
         images: to evaluate on.
         names: of the two models, for the report and for errors.
         runs: timed runs of each model.
+        metric: the user's own metric, which is evaluated, too.
 
     Raises:
-        ValueError: not an image classifier, or images or labels that do not fit the models.
+        ValueError: not an image classifier, images or labels that do not fit the models, or a
+            metric that fails.
     """
     contents = [reference] if candidate is None else [reference, candidate]
     models = [classifier.open_classifier(c, name) for c, name in zip(contents, names)]
@@ -167,6 +172,7 @@ def evaluate(
         machine=platform.machine(),
         source=images.source,
         names=tuple(names),
+        metric=_metric_loss(metric, models, pixels, images.labels),
     )
     if candidate is None:
         return report
@@ -190,6 +196,13 @@ def evaluate(
         kl_divergence=_kl_divergence(logs, models),
         changed_predictions=_changed(*(np.exp(log) for log in logs), *predictions, labels),
     )
+
+
+def _metric_loss(metric, models, pixels, labels):
+    if metric is None:
+        return None
+    values = [metric(classifier.outputs(*each), labels) for each in zip(models, pixels)]
+    return metric_loss(metric, values[0], values[1] if len(values) > 1 else None)
 
 
 def _checked(models, pixels, labels):
@@ -293,6 +306,8 @@ def _table(report):
     ):
         if values[0] is not None:
             lines.append(row(name, [f"{v:.2%}" for v in values], f"of {report.images:,} images"))
+    if report.metric is not None:
+        lines += _metric_rows(report.metric, row)
     if report.outputs:
         lines += _output_rows(report, row)
     elif report.candidate is not None:
@@ -315,6 +330,19 @@ def _table(report):
         counts = ", ".join(f"{op} {n}" for op, n in report.candidate.float_ops.items()) or "none"
         lines += textwrap.wrap(f"{'float32 ops':<14}{counts}", 100, subsequent_indent=" " * 14)
     lines.append(f"{'measured on':<14}{report.source}")
+    return lines
+
+
+def _metric_rows(metric, row):
+    better = "lower" if metric.lower_is_better else "higher"
+    values = [v for v in (metric.reference, metric.candidate) if v is not None]
+    lines = [row(metric.name[:14], [f"{v:.5g}" for v in values], f"{better} is better")]
+    if metric.loss is not None:
+        note = "positive: worse"
+        if metric.confidence_interval is not None:
+            low, high = metric.confidence_interval
+            note += f"; {low:+.3g} to {high:+.3g} (95 %)"
+        lines.append(row("  loss", ["", f"{metric.loss:+.4g}"], note))
     return lines
 
 

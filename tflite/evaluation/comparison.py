@@ -10,6 +10,7 @@ import numpy as np
 from keras_effnet.litert import classifier, ops
 from tflite.evaluation import delegates, sqnr
 from tflite.evaluation.accuracy import NAMES, RUNS, EvaluationImages, EvaluationReport, evaluate
+from tflite.evaluation.user_metric import UserMetric
 
 SQNR_IMAGES = 32
 
@@ -56,6 +57,7 @@ def compare(
     names: tuple[str, str] = NAMES,
     sqnr_reference: bytes | None = None,
     runs: int = RUNS,
+    metric: UserMetric | None = None,
 ) -> Comparison:
     """The :class:`Comparison` of two .tflite models.
 
@@ -67,11 +69,12 @@ def compare(
         sqnr_reference: a float32 .tflite with the tensors of the candidate, for the SQNR of blocks.
             Default: `reference`. A converter that folds the normalization changes the tensors.
         runs: timed runs of each model and number of threads.
+        metric: the user's own metric.
 
     Raises:
         ValueError: not an image classifier, or images or labels that do not fit the models.
     """
-    report = evaluate(reference, candidate, images, names=names, runs=runs)
+    report = evaluate(reference, candidate, images, names=names, runs=runs, metric=metric)
     models = [classifier.open_classifier(content) for content in (reference, candidate)]
     signal = models[0] if sqnr_reference is None else classifier.open_classifier(sqnr_reference)
     few = np.asarray(images.images)[_spread(report.images, SQNR_IMAGES)]

@@ -62,13 +62,25 @@ class ImageSet:
 
 
 def check_source(source: str) -> None:
-    """Raises ``ValueError`` for a folder without images, before anything slow."""
-    if os.path.isdir(source) and not tfrecord.find_shards(source):
-        _find(source)
+    """Raises ``ValueError`` for a folder without images, or another kind of file, before anything
+    slow.
+    """
+    if os.path.isdir(source):
+        if not tfrecord.find_shards(source):
+            _find(source)
+    elif os.path.exists(source):
+        _require_npz(source)
 
 
 def load_images(
-    source, image_size, *, preprocessing=None, class_names=None, limit=None, max_corrupt=10
+    source,
+    image_size,
+    *,
+    preprocessing=None,
+    class_names=None,
+    limit=None,
+    max_corrupt=10,
+    any_labels=False,
 ):
     """An :class:`ImageSet` of uint8 images (n, height, width, channels), in a fixed order.
 
@@ -92,6 +104,8 @@ def load_images(
         limit: maximum number of images, spread evenly over all classes or records; the others are
             not read.
         max_corrupt: number of images that may fail to decode. They are skipped and named.
+        any_labels: the labels of arrays may be any numbers (n, ...), for a metric that takes them,
+            e.g. a map for each image.
 
     Raises:
         ValueError: no images; values scaled to [0, 1] or outside [0, 255]; another shape; labels
@@ -114,18 +128,13 @@ def load_images(
             return _from_records(records, prepare, class_names, limit, max_corrupt)
         if os.path.isdir(path):
             return _from_folder(path, prepare, class_names, limit, max_corrupt)
-        if not path.endswith(".npz") or not os.path.isfile(path):
-            raise ValueError(
-                f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
-                "folder with one folder per class, a folder of TFRecord shards (or "
-                "FOLDER/validation), tfds:NAME, or an .npz with `images` (and `labels`)"
-            )
+        _require_npz(path)
         images, labels = _read_npz(path)
         name = path
     else:
         images, labels = source if isinstance(source, (tuple, list)) else (source, None)
         name = "array"
-    return _from_arrays(name, images, labels, prepare, limit)
+    return _from_arrays(name, images, labels, prepare, limit, any_labels)
 
 
 def fitting_labels(
@@ -322,9 +331,18 @@ def _find(folder):
     return (flat, None, others) if flat else (paths, names, others)
 
 
-def _read_npz(path):
+def _require_npz(path):
+    if not path.endswith(".npz") or not os.path.isfile(path):
+        raise ValueError(
+            f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
+            "folder with one folder per class, a folder of TFRecord shards (or "
+            "FOLDER/validation), tfds:NAME, or an .npz with `images` (and `labels`)"
+        )
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz file (truncated, or of another format)")
+
+
+def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -338,7 +356,7 @@ def _read_npz(path):
     return arrays["images"], arrays.get("labels")
 
 
-def _from_arrays(name, images, labels, prepare, limit):
+def _from_arrays(name, images, labels, prepare, limit, any_labels):
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.shape[0]:
         raise ValueError(
@@ -348,7 +366,9 @@ def _from_arrays(name, images, labels, prepare, limit):
         raise ValueError(f"{name}: images are {images.dtype}; give numbers in [0, 255]")
     if labels is not None:
         labels = np.asarray(labels)
-        if labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":
+        if any_labels and labels.shape[:1] == images.shape[:1] and labels.dtype.kind in "uifb":
+            pass
+        elif labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":
             raise ValueError(
                 f"{name}: labels are {labels.dtype} {labels.shape} for {len(images)} images; give "
                 "one integer per image"
@@ -369,8 +389,12 @@ def _from_arrays(name, images, labels, prepare, limit):
         pixels = np.repeat(pixels, 3, axis=-1)
     return ImageSet(
         np.stack([prepare(image) for image in pixels]),
-        None if labels is None else labels[chosen].astype(np.int64),
+        None if labels is None else _chosen_labels(labels[chosen]),
         None,
         (),
         _describe(name, len(chosen), len(images)),
     )
+
+
+def _chosen_labels(labels):
+    return labels.astype(np.int64) if labels.dtype.kind in "ui" else labels

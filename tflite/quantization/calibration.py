@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_effnet.litert import ops, runner, runtime
 from tflite.quantization import range_estimation
+from tflite.quantization.calibration_cache import CalibrationCache
 
 MIN_IMAGES = 16
 _BINS = 4096  # on each side of 0
@@ -132,6 +133,41 @@ def accumulate_histograms(
                 "calibration images: the model's weights are not finite; it cannot be quantized"
             )
     return histograms
+
+
+def cached_histograms(
+    cache: CalibrationCache, float32_model: bytes, images: np.ndarray
+) -> dict[str, Histogram]:
+    """``accumulate_histograms`` of all tensors, through a cache."""
+
+    def compute():
+        return _packed(accumulate_histograms(float32_model, images))
+
+    return _unpacked(cache.arrays("histograms", float32_model, images, compute))
+
+
+def _packed(histograms):
+    """Histograms as arrays; the order of the tensors is kept."""
+    rows = histograms.values()
+    return {
+        "names": np.array(list(histograms), np.str_),
+        "bounds": np.array([(row.low, row.high, row.width) for row in rows], np.float64),
+        "counts": np.stack([row.counts for row in rows]),
+        "weights": np.stack([row.weights for row in rows]),
+        "channels": np.array([len(row.channel_low) for row in rows]),
+        "channel_low": np.concatenate([row.channel_low for row in rows]),
+        "channel_high": np.concatenate([row.channel_high for row in rows]),
+    }
+
+
+def _unpacked(arrays):
+    ends = np.cumsum(arrays["channels"])[:-1]
+    lows, highs = (np.split(arrays[key], ends) for key in ("channel_low", "channel_high"))
+    rows = zip(arrays["names"], arrays["bounds"], arrays["counts"], arrays["weights"], lows, highs)
+    return {
+        str(name): Histogram(*map(float, bounds), counts, weights, low, high)
+        for name, bounds, counts, weights, low, high in rows
+    }
 
 
 def _checked(float32_model, images, min_images):

@@ -12,6 +12,8 @@ from keras_effnet.evaluation.probabilities import log_probabilities
 from keras_effnet.litert import classifier, ops, runner
 from tflite.evaluation import paired_statistics
 from tflite.evaluation.output_error import correlation, relative_errors
+from tflite.evaluation.user_metric import UserMetric
+from tflite.quantization.calibration_cache import NO_CACHE, CalibrationCache
 
 MEASURES = ("KL divergence", "agreement")
 OUTPUT_MEASURES = ("relative error", "correlation")  # of models that are no classifiers
@@ -21,7 +23,8 @@ _RUNS = 20  # of a latency measurement
 
 
 class Objective:
-    """How far the scores of a model are from those of the float model, on given images.
+    """How far the scores of a model are from those of the float model, on given images; or how much
+    worse it is by the user's own metric.
 
     Attributes:
         images: uint8 (n, height, width, 3).
@@ -29,12 +32,41 @@ class Objective:
         predictions: top-1 classes of the float model, (n,).
     """
 
-    def __init__(self, float32_model: bytes, images: np.ndarray, labels=None):
-        self.images, self.labels = images, labels
+    def __init__(
+        self,
+        float32_model: bytes,
+        images: np.ndarray,
+        labels=None,
+        *,
+        metric: UserMetric | None = None,
+        cache: CalibrationCache = NO_CACHE,
+    ):
+        self.images, self.labels, self.metric = images, labels, metric
         self.model = classifier.open_classifier(float32_model)
-        self.scores = classifier.scores(self.model, images)
+        self.scores = cache.arrays(
+            "scores",
+            float32_model,
+            images,
+            lambda: {"scores": classifier.scores(self.model, images)},
+        )["scores"]
         self.predictions = self.scores.argmax(-1)
         self.log = log_probabilities(self.scores, self.model.output_activation)
+
+        if metric is not None:
+            self.values = metric(classifier.outputs(self.model, images), labels)
+
+    @property
+    def measures(self) -> tuple[str, str]:
+        """Names of the two values that a call returns."""
+        if self.metric is not None:
+            return f"loss of {self.metric.name}", self.metric.name
+        return MEASURES if self.model.is_classifier else OUTPUT_MEASURES
+
+    def without_metric(self) -> Objective:
+        """The objective of the same images that compares the scores."""
+        other = copy.copy(self)
+        other.metric = None
+        return other
 
     def first(self, count: int) -> Objective:
         """The objective on the first `count` images only."""
@@ -43,6 +75,8 @@ class Objective:
             rows[:count] for rows in (self.images, self.scores, self.predictions, self.log)
         )
         fewer.labels = None if self.labels is None else self.labels[:count]
+        if self.metric is not None:
+            fewer.values = self.metric(classifier.outputs(self.model, fewer.images), fewer.labels)
         return fewer
 
     def __call__(self, model: bytes) -> tuple[float, float]:
@@ -50,8 +84,11 @@ class Objective:
 
         The mean leaves out the 3 % of the images with the largest divergence: a few images that
         overflow a range would hide all other differences. For a model that is no classifier: the
-        squared error relative to the variance of the outputs, and their correlation.
+        squared error relative to the variance of the outputs, and their correlation. For the user's
+        metric: how much worse its mean is than the float model's (0 if it is better), and the mean.
         """
+        if self.metric is not None:
+            return self._loss(model)
         if not self.model.is_classifier:
             scores = self._scores_of(model)
             if scores is None:
@@ -82,6 +119,16 @@ class Objective:
             ),
             scores.argmax(-1),
         )
+
+    def _loss(self, model):
+        try:
+            opened = dataclasses.replace(self.model, tflite_model=model)
+            outputs = classifier.outputs(opened, self.images)
+        except (RuntimeError, ValueError):
+            return float("inf"), 0.0
+        values = self.metric(outputs, self.labels)
+        loss = float(self.metric.losses(self.values, values).mean())
+        return max(0.0, loss), float(values.mean())
 
     def _scores_of(self, model):
         """The scores of a converted model; None if it does not run."""

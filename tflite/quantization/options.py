@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from keras_effnet.suggestions import unknown_name
+from tflite.evaluation.user_metric import UserMetric
 from tflite.presets import Preset
+from tflite.quantization.plan_file import PlanFile, parse_plan, read_plan
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class ConversionOptions:
     calibration_images: int | None = None  # at most; None: 512, and 2,048 for int8_mixed
     finetune: bool | None = None  # fine-tune against the float model; None: only int8_strict
     softmax: bool = False  # append a softmax to a network that ends in logits
+    cache: bool = False  # keep calibrations in Keras's cache, and use them again
+    recipe: PlanFile | None = None  # a plan that replaces precisions and ranges
+    metric: UserMetric | None = None  # drives the steps in place of the KL divergence
 
     def __post_init__(self):
         for name, smallest in (("max_corrupt", 0), ("calibration_images", 1)):
@@ -32,6 +37,13 @@ class ConversionOptions:
         for name in keywords:
             if name not in names:
                 raise TypeError(unknown_name("option", name, names))
+        if not isinstance(keywords.get("metric"), (UserMetric, type(None))):
+            keywords["metric"] = UserMetric.of(keywords["metric"])
+        recipe = keywords.get("recipe")
+        if isinstance(recipe, dict):
+            keywords["recipe"] = parse_plan(recipe)
+        elif not isinstance(recipe, (PlanFile, type(None))):
+            keywords["recipe"] = read_plan(recipe)
         return cls(**keywords)
 
     def max_calibration_images(self, preset: Preset) -> int:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keras_effnet.litert import ops
+from keras_effnet.litert import ops, runner
 from tflite.presets import Preset
 from tflite.quantization.calibration import CalibrationImages, calibrate
+from tflite.quantization.calibration_cache import NO_CACHE
 from tflite.quantization.mixed_precision import Budget, Float32Region, within_budget
 from tflite.quantization.normalization_folding import fold_normalization
-from tflite.quantization.objective import MEASURES, Objective, held_out
+from tflite.quantization.objective import MEASURES, OUTPUT_MEASURES, Objective, held_out
 from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
@@ -37,13 +38,20 @@ class QuantizationStep:
     seconds: float
     kept: bool = True
     # What kl_divergence and agreement are for a model that is no classifier: the squared error
-    # relative to the variance of the outputs, and their correlation.
+    # relative to the variance of the outputs, and their correlation. Of the user's metric: how much
+    # worse it is than the float model's, and its value.
     measures: tuple[str, str] = MEASURES
 
     @property
     def runs(self) -> bool:
         """Whether the quantized model runs."""
         return math.isfinite(self.kl_divergence)
+
+    @property
+    def second_text(self) -> str:
+        """The second measure as text: a percentage, or the number of the user's metric."""
+        is_share = self.measures in (MEASURES, OUTPUT_MEASURES)
+        return f"{self.agreement:.2%}" if is_share else f"{self.agreement:.5g}"
 
     def as_dict(self) -> dict:
         """For JSON: a ``kl_divergence`` of None for a model that does not run."""
@@ -100,7 +108,7 @@ def _run_step(step, state, context):
     )
     kept_or_not = "kept" if kept else "not kept"
     first, second = row.measures
-    context.log(f"  {first} {kl:.5f}, {second} {agreement:.2%}: {kept_or_not}")
+    context.log(f"  {first} {kl:.5f}, {second} {row.second_text}: {kept_or_not}")
     return dataclasses.replace(candidate.state, kl_divergence=kl) if kept else state, row
 
 
@@ -144,6 +152,8 @@ def run(
         return Quantized(quantize(float32_model, None, plan), float32_model, plan)
     if preset.calibrated:
         float32_model = _folded(float32_model, preset, calibration)
+    if options.recipe is not None:
+        options.recipe.check(make_plan(ops.read_ops(float32_model), preset))
     int8 = preset.activations == "int8"
     context = make_context(float32_model, preset, calibration, options, log)
     state = State(float32_model, exact_model=float32_model, uncompensated_model=float32_model)
@@ -152,19 +162,37 @@ def run(
         ranges = calibrate(state.float32_model, calibration.images)
         state = dataclasses.replace(state, ranges=ranges)
     plan, regions = dataclasses.replace(context, preset=preset).plan(state), ()
+    if options.recipe is not None:
+        log(f"Applying {options.recipe.name}")
+        plan, ranges = options.recipe.applied(plan, state.ranges)
+        state = dataclasses.replace(state, ranges=ranges)
+        model = state.quantized_with_regions(plan)
+        require_runs(model, options.recipe.name)
+        return Quantized(model, state.exact_model, plan, state.ranges, steps, regions)
     if preset.name == "int8_mixed":
         log(f"Mixed precision: {budget}")
         plan, regions = within_budget(
             budget,
             state,
             plan,
-            held_out=budget_objective(float32_model, calibration),
-            objective=context.objective,
+            held_out=budget_objective(float32_model, calibration, context.cache),
+            objective=context.objective.without_metric(),
             seconds=options.search_seconds,
             log=log,
         )
     model = state.quantized_with_regions(plan) if regions else state.quantized(plan)
     return Quantized(model, state.exact_model, plan, state.ranges, steps, regions)
+
+
+def require_runs(tflite_model: bytes, name: str) -> None:
+    """Raises ``ConversionError`` for a model that a plan file has made impossible to run."""
+    try:
+        runner.open_interpreter(tflite_model).invoke()
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ops.ConversionError(
+            f"the model does not run with the ranges and precisions of {name}: {reason}"
+        ) from error
 
 
 def _folded(float32_model, preset, calibration):
@@ -178,8 +206,8 @@ def _folded(float32_model, preset, calibration):
     )
 
 
-def budget_objective(float32_model, calibration):
+def budget_objective(float32_model, calibration, cache=NO_CACHE):
     """Objective on all held-out images, with their labels."""
     _, held = held_out(len(calibration))
     labels = None if calibration.labels is None else calibration.labels[held]
-    return Objective(float32_model, calibration.images[held], labels)
+    return Objective(float32_model, calibration.images[held], labels, cache=cache)

@@ -113,6 +113,11 @@ def make_plan(
     return QuantPlan(preset, tuple(rows), calibration_images, range_description)
 
 
+def can_quantize(op: OpPlan) -> bool:
+    """Whether an op of a plan could also be quantized: it is, or stays in float32 by choice."""
+    return op.precision != "float32" or (op.reason == _SCORES and op.name in _INT8)
+
+
 def _last_scores_op(ops: Sequence[Op]) -> int:
     """Index of the op that computes the scores, before a final softmax or sigmoid."""
     last = len(ops) - 1

@@ -15,8 +15,13 @@ from tflite.evaluation import sqnr
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.presets import Preset, find_preset
 from tflite.quantization import bias_correction, equalization, range_search, weight_rounding
-from tflite.quantization.calibration import CalibrationImages, accumulate_histograms
-from tflite.quantization.objective import MEASURES, OUTPUT_MEASURES, Objective, held_out
+from tflite.quantization.calibration import (
+    CalibrationImages,
+    accumulate_histograms,
+    cached_histograms,
+)
+from tflite.quantization.calibration_cache import NO_CACHE, CalibrationCache, default_folder
+from tflite.quantization.objective import MEASURES, Objective, held_out
 from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
@@ -43,6 +48,7 @@ class Context:
     options: ConversionOptions
     calibration_images: int = 0  # all, for the plan
     measures: tuple[str, str] = MEASURES  # what ``evaluate`` returns
+    cache: CalibrationCache = NO_CACHE
     log: Callable[[str], None] = lambda line: None
 
     def plan(self, state: State) -> QuantPlan:
@@ -71,7 +77,12 @@ def make_context(
     Only the weights are quantized while steps for other than int8 activations are evaluated.
     """
     learning, held = held_out(len(calibration))
-    objective = Objective(float32_model, calibration.images[held[:_OBJECTIVE_IMAGES]])
+    held = held[:_OBJECTIVE_IMAGES]
+    labels = None if calibration.labels is None else calibration.labels[held]
+    cache = CalibrationCache(default_folder(), log=log) if options.cache else NO_CACHE
+    objective = Objective(
+        float32_model, calibration.images[held], labels, metric=options.metric, cache=cache
+    )
     return Context(
         preset=preset if preset.activations == "int8" else find_preset("weight_only"),
         float32_model=float32_model,
@@ -79,8 +90,9 @@ def make_context(
         objective=objective,
         options=options,
         calibration_images=len(calibration) if preset.calibrated else 0,
+        cache=cache,
         log=log,
-        measures=MEASURES if objective.model.is_classifier else OUTPUT_MEASURES,
+        measures=objective.measures,
     )
 
 
@@ -111,7 +123,7 @@ class Step:
 
 def minmax_ranges(state: State, context: Context) -> Candidate:
     """Ranges from the smallest to the largest value."""
-    histograms = accumulate_histograms(state.float32_model, context.images)
+    histograms = cached_histograms(context.cache, state.float32_model, context.images)
     ranges = estimate_ranges(state.float32_model, histograms, "minmax")
     return Candidate(
         dataclasses.replace(state, ranges=ranges, histograms=histograms, estimator="minmax")
@@ -263,7 +275,7 @@ STEPS = (  # for int8 activations
     Step("bias correction", "biases restore the float model's channel means", correct_biases),
     Step("fine-tuning", "block by block, then on the scores; no labels", finetune,
          enabled=lambda context: context.options.finetunes(context.preset)
-         and context.measures == MEASURES),
+         and context.objective.model.is_classifier),
     Step("range search", "moves the ranges of the tensors with the lowest SQNR", search_ranges,
          enabled=_searches),
 )

@@ -36,13 +36,14 @@ def quantization_steps(rows) -> str:
         return ""
     values = [row["kl_divergence"] for row in rows if _is_number(row.get("kl_divergence"))]
     largest = max(values, default=0) or 1
+    first, second, lowered, form = _measures(rows[0])
     cells = []
     for row in rows:
         kl, kept = row.get("kl_divergence"), row.get("kept") is not False
         bar = ""
         if _is_number(kl):
             bar = (
-                f'<div class=track style="min-width:6rem"><span class="bar{"" if kept else " off"}"'
+                f'<div class=track><span class="bar{"" if kept else " off"}"'
                 f' style="width:{min(100, 100 * kl / largest):.1f}%"></span></div>'
             )
         tag = "" if kept else " <span class='tag soft'>not kept</span>"
@@ -50,23 +51,30 @@ def quantization_steps(rows) -> str:
             tag = " <span class='tag bad'>does not run</span>"
         cells.append(
             [
-                f"{html.text(row.get('name', ''))}{tag}",
-                f"<span class=soft>{html.text(row.get('description', ''))}</span>",
-                bar,
+                f"{html.text(row.get('name', ''))}{tag}<br>"
+                f"<span class=soft>{html.text(row.get('description', ''))}</span>{bar}",
                 _number(kl, "{:.4f}"),
-                _number(row.get("agreement"), "{:.2%}"),
+                _number(row.get("agreement"), form),
                 _number(row.get("seconds"), "{:.1f} s"),
             ]
         )
-    is_error = "measures" in rows[0]  # of a model without classes
-    first, second = ("Relative error", "Correlation") if is_error else ("KL, nats", "Agreement")
-    lowered = "the error relative to" if is_error else "the KL divergence to"
     meaning = (
         "Each row is the model after one more step, evaluated on held-out calibration images. A "
         f"step is kept only if it lowers {lowered} the float32 model."
     )
-    header = ["Step", "Description", "", first, second, "Time"]
-    return html.section("Quantization steps", meaning, html.table(header, cells, (3, 4, 5)))
+    header = ["Step", first, second, "Time"]
+    return html.section("Quantization steps", meaning, html.table(header, cells, (1, 2, 3)))
+
+
+def _measures(row):
+    """(header of the first value, of the second, what a step lowers, format of the second)."""
+    named = row.get("measures")
+    if not isinstance(named, (list, tuple)) or len(named) != 2:
+        return "KL, nats", "Agreement", "the KL divergence to", "{:.2%}"
+    if tuple(named) == ("relative error", "correlation"):  # of a model without classes
+        return "Relative error", "Correlation", "the error relative to", "{:.2%}"
+    first, second = (html.text(str(name)).replace("_", "_<wbr>") for name in named)
+    return first, second, f"the {first} against", "{:.5g}"
 
 
 def float32_regions(rows) -> str:

@@ -134,8 +134,7 @@ def _head(comparison, record, origin):
             f"({_interval(r.agreement_confidence_interval)}). "
         )
     return (
-        f"{_file_and_date(origin)}"
-        f"<h1>{candidate} <span class=soft>compared with</span> {reference}</h1>\n"
+        f"{_heading(origin, candidate, reference)}"
         f"<p class=soft>{preset}{r.images:,} images of {sizes} pixels from "
         f"<code>{html.text(r.source)}</code></p>\n"
         f"<p class=lead><b>{candidate}</b> {verdict}"
@@ -148,7 +147,7 @@ def _headlines(r):
     if r.drop is not None:
         low, high = r.drop.confidence_interval
         points = f"{_signed(r.drop.points)} points"
-        is_significant = r.drop.p_value < 0.05
+        is_significant = low > 0 or high < 0
         cards.append(
             html.card(
                 "Drop of top-1 accuracy",
@@ -158,6 +157,8 @@ def _headlines(r):
                 f"and {r.drop.n01:,} became right (McNemar test, p = {r.drop.p_value:.2g}).",
             )
         )
+    if r.metric is not None:
+        cards.insert(0, _metric_card(r.metric))
     cards += [_output_card(output) for output in r.outputs]
     if r.agreement is not None:
         cards.append(_agreement_card(r))
@@ -206,6 +207,21 @@ def _agreement_card(r):
     )
 
 
+def _metric_card(metric):
+    details = []
+    if metric.confidence_interval is not None:
+        low, high = metric.confidence_interval
+        details = ["95 % confidence interval", f"{_signed(low, 4)} to {_signed(high, 4)}"]
+    better = "lower" if metric.lower_is_better else "higher"
+    return html.card(
+        f"Loss of {metric.name}",
+        _signed(metric.loss, 4),
+        details,
+        f"Your own metric, {better} is better: {metric.reference:.5g} before, "
+        f"{metric.candidate:.5g} after. A positive loss is worse.",
+    )
+
+
 def _output_card(output):
     details = [f"standard deviation {output.standard_deviation:.4g}"]
     if output.correlation is not None:
@@ -232,7 +248,10 @@ def _metrics(r):
     rows.append(
         [
             "Ops in float32",
-            *(f"<span class=wrap>{html.text(ops or 'none')}</span>" for ops in listed),
+            *(
+                f"<span class=wrap>{html.text(ops or 'none').replace('_', '_<wbr>')}</span>"
+                for ops in listed
+            ),
         ]
     )
     header = ["", *(html.text(name) for name in r.names)]
@@ -257,12 +276,20 @@ def _foot(r):
     )
 
 
-def _file_and_date(origin):
+def _heading(origin, candidate, reference):
+    """The file as title, and below it what is compared, the float model and the date."""
+    compared = f"{candidate} <span class=soft>compared with</span> {reference}"
     name = provenance.file_name(origin)
-    if not name:
-        return ""
+    if not name or html.text(name) == candidate:
+        return f"<h1>{compared}</h1>\n"
     date = str(origin.get("date") or "")[:16].replace("T", " ")
-    return f"<p class=soft><code>{html.text(name)}</code> {html.text(date and date + ' UTC')}</p>\n"
+    model = origin.get("model")
+    cells = [
+        compared,
+        model and f"<code>{html.text(model)}</code>",
+        date and html.text(f"{date} UTC"),
+    ]
+    return f"<h1>{html.text(name)}</h1>\n<p>{', '.join(filter(None, cells))}</p>\n"
 
 
 def _interval(ends):
@@ -276,5 +303,5 @@ def _share(share, images):
     return f"{share:.2%} <small class=wrap>({low:.1%} to {high:.1%})</small>"
 
 
-def _signed(value):
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+def _signed(value, digits=2):
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

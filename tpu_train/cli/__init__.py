@@ -45,6 +45,8 @@ def _run(argv):
         command = ""
     try:
         return run(argv[1:] if command else argv)
+    except BrokenPipeError:
+        raise  # nobody reads the output
     except Exception as error:
         message = _failure(error)
         if message is None:  # an error of this package: its traceback says where

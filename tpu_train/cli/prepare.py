@@ -11,7 +11,7 @@ import sys
 from absl import flags
 
 from tpu_train.checkpointing.preemption import STOPPED
-from tpu_train.cli import data_flags, recipe_flags
+from tpu_train.cli import data_flags, outputs, recipe_flags
 
 
 def main(argv=None):
@@ -28,6 +28,7 @@ def main(argv=None):
         data_flags.check(values, "effnet-train prepare")
         if values.check:
             return _check(values)
+        outputs.check_folder("out", values.out, values.data)
         try:
             return _prepare(values)
         except KeyboardInterrupt:

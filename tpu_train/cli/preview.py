@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from tpu_train.cli import data_flags, recipe_flags
+from tpu_train.cli import data_flags, outputs, recipe_flags
 from tpu_train.input_pipeline.picture_path import check_picture
 
 _INTRODUCTION = """Draws the first training images of every phase: cropped, augmented and mixed.
@@ -25,6 +25,7 @@ def main(argv):
         recipe = recipe_flags.chosen(values)
         data_flags.check(values, "effnet-train preview")
         check_picture(values.out, values.images)
+        outputs.check_picture(values.out)
         return _draw(recipe, values)
     except (flags.Error, ValueError) as error:
         print(f"effnet-train preview: {error}", file=sys.stderr)

@@ -27,12 +27,13 @@ from tpu_train.checkpointing.preemption import (
     parse_duration,
 )
 from tpu_train.checkpointing.run_identity import check_recipe
-from tpu_train.cli import data_flags, recipe_flags
+from tpu_train.cli import data_flags, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, show
 from tpu_train.training.model_source import check_source
+from tpu_train.training.worker_wait import check_tf_config
 
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
@@ -178,6 +179,9 @@ def _check(values):
     if values.callback:
         _check_callback(values.callback)
     data_flags.check(values, "effnet-train")
+    outputs.check_folder("workdir", values.workdir, values.data)
+    if os.environ.get("TF_CONFIG"):
+        check_tf_config(os.environ["TF_CONFIG"])
 
 
 def _profile(text):

@@ -2,10 +2,13 @@
 
 TensorFlow decodes JPEG (only the crop), PNG and GIF. Pillow decodes the other formats, through
 ``tf.numpy_function``. EXIF rotation is applied to the crop, after decoding: few bytes of the header
-tell whether an image can have one, and only then Pillow reads the header.
+tell whether an image can have one, and only then Pillow reads the header. Each graph is traced
+once in a process, not once in every pipeline that calls it.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +28,21 @@ _HEAD_BYTES = 22  # of a JPEG, to the marker behind a JFIF segment of the usual 
 
 def encoded_shape(encoded, *, ignore_exif=False):
     """int32 (height, width, channels) of an encoded image; of a JPEG without decoding it."""
+    return _traced(_encoded_shape, ignore_exif)(tf.convert_to_tensor(encoded))
 
+
+def decode_crop(encoded, window, *, ignore_exif=False):
+    """uint8 (height, width, 3): pixels of an encoded image in a window (y, x, height, width)."""
+    arguments = tf.convert_to_tensor(encoded), tf.convert_to_tensor(window)
+    return _traced(_decode_crop, ignore_exif)(*arguments)
+
+
+@functools.cache
+def _traced(function, ignore_exif):
+    return tf.function(functools.partial(function, ignore_exif=ignore_exif), autograph=False)
+
+
+def _encoded_shape(encoded, ignore_exif):
     def by_pillow():
         shape = _numpy(_pillow_shape, (encoded, ignore_exif), tf.int32)
         return tf.ensure_shape(shape, [3])
@@ -44,10 +61,7 @@ def encoded_shape(encoded, *, ignore_exif=False):
     return tf.cond(_is_for_tensorflow(encoded), by_tensorflow, by_pillow)
 
 
-def decode_crop(encoded, window, *, ignore_exif=False):
-    """uint8 (height, width, 3): pixels of an encoded image in a window (y, x, height, width)."""
-    window = tf.convert_to_tensor(window)
-
+def _decode_crop(encoded, window, ignore_exif):
     def by_pillow():
         pixels = _numpy(_pillow_pixels, (encoded, ignore_exif), tf.uint8)
         return slice_window(tf.ensure_shape(pixels, [None, None, 3]), window)

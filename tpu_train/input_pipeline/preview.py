@@ -47,7 +47,8 @@ def draw_preview(
     try:
         _lay_out(figure, [_heading(recipe, phase) for phase in phases], captions)
         with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=_DPI, facecolor="white")
+            mark = {"Software": "effnet-train preview"}  # cli/outputs.py looks for it
+            figure.savefig(temporary, format="png", dpi=_DPI, facecolor="white", metadata=mark)
     finally:
         pyplot.close(figure)
 

@@ -41,6 +41,30 @@ def other_workers(tf_config: str) -> tuple[str, dict[str, str]]:
         return "", {}
 
 
+def check_tf_config(tf_config: str) -> None:
+    """Raises ``ValueError`` for a ``TF_CONFIG`` that TensorFlow cannot read.
+
+    >>> check_tf_config('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker"}}')
+    """
+    form = (
+        '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}; or '
+        "unset it to train on this machine alone"
+    )
+    try:
+        config = json.loads(tf_config)
+    except ValueError as error:
+        raise ValueError(f"TF_CONFIG is not JSON ({error}): give {form}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"TF_CONFIG is a {type(config).__name__}: give {form}")
+    cluster = config.get("cluster", {})
+    if not isinstance(cluster, dict) or not all(
+        isinstance(addresses, (list, dict)) for addresses in cluster.values()
+    ):
+        raise ValueError(f"TF_CONFIG has the cluster {cluster!r}: give {form}")
+    if not isinstance(config.get("task", {}), dict):
+        raise ValueError(f"TF_CONFIG has the task {config['task']!r}: give {form}")
+
+
 def wait_for_workers(tf_config: str, wait_seconds: float = GIVE_UP_SECONDS) -> None:
     """Returns when all other workers of a ``TF_CONFIG`` answer; reports those that do not.
 

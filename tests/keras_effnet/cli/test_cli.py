@@ -76,6 +76,10 @@ def test_weights_prints_a_row_for_all_pretrained_weights(capsys):
 def test_labels_writes_imagenets_classes(tmp_path, capsys):
     assert main(["labels", f"--out={tmp_path / 'labels.txt'}"]) == 0
     assert read_labels(tmp_path / "labels.txt") == imagenet_classes()
+    for label_format, first in (("short", "tench"), ("wnid", "n01440764")):
+        arguments = [f"--format={label_format}", f"--out={tmp_path / 'labels.txt'}"]
+        assert main(["labels", *arguments]) == 0
+        assert read_labels(tmp_path / "labels.txt")[0] == first
     assert main(["labels", f"--out={tmp_path / 'no' / 'labels.txt'}"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -93,6 +97,7 @@ def trained(tiny, keras, tame, tmp_path):
     return model, tmp_path / "model.keras", tmp_path / "x.png"
 
 
+@pytest.mark.every_stack
 def test_predict_prints_classes_and_preprocessing(trained, capsys):
     model, path, image = trained
     assert main(["predict", str(image), f"--model={path}"]) == 0
@@ -109,6 +114,10 @@ def test_predict_prints_classes_and_preprocessing(trained, capsys):
         ({"--model": "efficientnet-b00"}, "Did you mean 'efficientnet-b0'"),
         ({"--weights": "imagenet"}, "drop one"),
         ({"--labels": "none.txt"}, "none.txt"),
+        ({"--labels": "three.txt"}, "has 3 class names, but the model has 2 classes"),
+        ({"--labels": "gap.txt"}, "line 2 is empty"),
+        ({"--labels": "utf16.txt"}, "is not UTF-8 text"),
+        ({"--labels": "three.txt", "--label-format": "wnid"}, "drop it, or --labels"),
         ({"image": "none.png"}, "none.png does not exist"),
         ({"--model": "x.png"}, "is not a .keras file"),
     ],
@@ -116,7 +125,12 @@ def test_predict_prints_classes_and_preprocessing(trained, capsys):
 def test_predict_checks_its_arguments_first(trained, change, message, capsys):
     _, path, image = trained
     image = change.pop("image", str(image))
+    (path.parent / "three.txt").write_text("a\nb\nc\n")
+    (path.parent / "gap.txt").write_text("a\n\nb\n")
+    (path.parent / "utf16.txt").write_bytes("a\nb\n".encode("utf-16"))
     flags = {"--model": str(path), **change}
+    if flags.get("--labels", "none.txt") != "none.txt":
+        flags["--labels"] = str(path.with_name(flags["--labels"]))
     if flags["--model"] == "x.png":
         flags["--model"] = str(path.with_name("x.png"))
     assert main(["predict", image, *(f"{k}={v}" for k, v in flags.items())]) == 2
@@ -132,8 +146,10 @@ def test_a_damaged_model_file_is_a_one_line_error(trained, capsys):
     assert "cannot be read as a .keras file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shape", [(32, 32, 1), (32, 48, 3), (48, 32, 1), (None, None, 1)])
-@pytest.mark.parametrize("crop", [None, 0.875])
+@pytest.mark.parametrize(
+    ("shape", "crop"),
+    [((32, 32, 1), None), ((32, 48, 3), 0.875), ((48, 32, 1), None), ((None, None, 1), 0.875)],
+)
 def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, crop, capsys):
     from PIL import Image
 
@@ -152,6 +168,7 @@ def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, 
         assert picture.size[0] * height == 2 * width * picture.size[1]
 
 
+@pytest.mark.every_stack
 def test_an_oblong_input_gets_the_center_with_its_shape(keras, tiny):
     model = create_model(
         tiny, input_shape=(32, 64, 3), preprocessing=Preprocessing(64, 0.5, "bilinear")

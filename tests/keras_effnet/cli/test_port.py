@@ -4,14 +4,19 @@ The networks named B0 have only their first three stages here: the command is te
 """
 
 import dataclasses
+import json
+import re
 
 import numpy as np
 import pytest
 
 from keras_effnet.cli import main
+from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.network_plan import plan
-from keras_effnet.porting import keras_h5, pytorch
+from keras_effnet.porting import keras_h5
 from keras_effnet.porting.parity_report import Difference, ParityReport
+from keras_effnet.porting.pytorch import write
+from keras_effnet.pretrained import pytorch_projects
 from keras_effnet.pretrained.layer_names import weighted_layers
 from keras_effnet.variants import VARIANTS
 from tools import foreign
@@ -29,9 +34,11 @@ def small_b0():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(keras_h5.QUBVEL_VARIANTS, "efficientnet-b0", small)
         for name in ("tf_efficientnet_b0", "efficientnet_b0"):
-            other = pytorch.TIMM_VARIANTS[name]
+            other = pytorch_projects.TIMM_VARIANTS[name]
             patch.setitem(
-                pytorch.TIMM_VARIANTS, name, dataclasses.replace(other, stages=small.stages)
+                pytorch_projects.TIMM_VARIANTS,
+                name,
+                dataclasses.replace(other, stages=small.stages),
             )
         yield small
 
@@ -52,6 +59,7 @@ def qubvel_b0(small_b0, model, tmp_path_factory):
     return path
 
 
+@pytest.mark.every_stack
 def test_port_writes_the_file_and_prints_a_report(keras, model, qubvel_b0, tmp_path, capsys):
     out = tmp_path / "x.keras"
     options = ["--model=efficientnet-b0", f"--out={out}", "--image-size=32", "--classes=3"]
@@ -61,8 +69,12 @@ def test_port_writes_the_file_and_prints_a_report(keras, model, qubvel_b0, tmp_p
     mapped = f"qubvel efficientnet-b0 -> efficientnet-b0: {count} of {count} weights mapped"
     assert mapped in output
     assert "normalization (pixels - [127.5, 127.5, 127.5]) / [127.5, 127.5, 127.5]" in output
-    assert "Outputs were not compared: qubvel is not a package that can be run here" in output
-    assert output.endswith(f"{out} written\n")
+    reason = "qubvel is not a package that can be run here"
+    assert f"Outputs were not compared: {reason}" in output
+    assert output.endswith(f"Warning: the outputs were not compared: {reason}\n")
+    assert f"{out} written\nWarning: neither the file nor a config.json" in output
+    assert "assumed crop 0.875: correct it with --crop\n" in output
+    assert "correct it with --image_size" not in output
     assert [p.name for p in tmp_path.iterdir()] == ["x.keras"]
     ported = keras.saving.load_model(out)
     assert ported.output_shape == (None, 3)
@@ -132,6 +144,7 @@ def test_inconsistent_arguments_are_errors(capsys):
         assert output == ""
 
 
+@pytest.mark.every_stack
 def test_port_exports_state_dicts(keras, model, tmp_path, capsys):
     from safetensors.numpy import load_file
 
@@ -151,3 +164,78 @@ def test_port_exports_state_dicts(keras, model, tmp_path, capsys):
     assert "half.keras is not a .keras file" in capsys.readouterr().err
     (tmp_path / "half.keras").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.keras", "x.safetensors"]
+
+
+@pytest.fixture
+def timm_file(small_b0, model, tmp_path):
+    """A state dict with timm's names, in a separate folder, without a config.json."""
+    path = tmp_path / "timm" / "x.safetensors"
+    path.parent.mkdir()
+    resolved = plan(pytorch_projects.TIMM_VARIANTS["tf_efficientnet_b0"])
+    write(model, path, resolved, pytorch_projects.TIMM)
+    return path
+
+
+@pytest.mark.slow
+def test_port_states_the_origin_of_every_setting(keras, timm_file, tmp_path, capsys):
+    arguments = [timm_file, "--from=timm", "--model=tf_efficientnet_b0", "--no_compare"]
+
+    def settings(name, *more):
+        assert _run(*arguments, f"--out={tmp_path / name}", *more) == 0
+        output, progress = capsys.readouterr()
+        assert progress.startswith("effnet: building efficientnet-b0 for ")
+        ported = keras.saving.load_model(tmp_path / name)
+        constants = np.ravel(ported.get_layer("normalization").mean)[0]
+        return output, preprocessing(ported), round(float(constants), 3)
+
+    output, images, mean = settings("assumed.keras")
+    assert (images, mean) == (Preprocessing(224, 0.875, "bicubic"), 123.675)
+    for flag in ("image_size", "crop", "interpolation", "mean", "std"):
+        assert f"correct it with --{flag}\n" in output
+    assert "assumed image size 224" in output
+    flags = ["--image-size=96", "--crop=0", "--interpolation=bilinear", "--mean=0.5"]
+    output, images, mean = settings("given.keras", *flags, "--std=0.25,0.25,0.25")
+    assert (images, mean) == (Preprocessing(96, None, "bilinear"), 127.5)
+    assert "assumed" not in output
+    config = {"pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.25] * 3}}
+    timm_file.with_name("config.json").write_text(json.dumps(config))
+    output, images, mean = settings("read.keras", "--crop=1", "--std", "64")
+    assert (images, mean) == (Preprocessing(64, 1.0, "bicubic"), 63.75)
+    assert re.search(r"image size +64 +read from config.json\n", output)
+    assert re.search(r"crop +1 +given\n", output)
+    assert "assumed interpolation bicubic: correct it with --interpolation\n" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--crop=2"], "2 is out of range"),
+        (["--image_size=8"], "image_size 8 is too small"),
+        (["--mean=1,2"], "neither one number nor three"),
+        (["--std=0"], "is invalid: give positive numbers"),
+        (["--interpolation=lanczos"], "invalid choice"),
+        (["--mean=1", "--normalization=half"], "--normalization states mean and std"),
+        (["--no_compare", "--require_compare"], "not allowed with"),
+        (["--from=qubvel", "--require-compare"], "qubvel is not a package that can be run here"),
+    ],
+)
+def test_invalid_settings_are_errors_before_the_file_is_read(tmp_path, capsys, flags, message):
+    arguments = ["--from=timm", "--model=tf_efficientnet_b0", f"--out={tmp_path / 'x.keras'}"]
+    assert _run("nowhere.safetensors", *arguments, *flags) == 2
+    output, error = capsys.readouterr()
+    assert message in error
+    assert output == ""
+    assert len(error.splitlines()) == 1
+
+
+def test_a_required_comparison_is_an_error_without_the_package(
+    timm_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("keras_effnet.porting.importlib.util.find_spec", lambda name: None)
+    out = tmp_path / "x.keras"
+    arguments = [timm_file, "--from=timm", "--model=tf_efficientnet_b0", f"--out={out}"]
+    assert _run(*arguments, "--require-compare") == 2
+    assert "the package timm is not installed" in capsys.readouterr().err
+    assert not out.exists()
+    assert _run(out, "--to=timm", "--model=tf_efficientnet_b0", "--out=x", "--crop=1") == 2
+    assert "drop --crop" in capsys.readouterr().err

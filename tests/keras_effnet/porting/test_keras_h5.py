@@ -116,15 +116,16 @@ def test_ported_networks_give_equal_outputs(keras, tmp_path, source):
     np.testing.assert_allclose(np.array(after(images)), want, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.every_stack
 @pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        ("efficientnet-b0", "EfficientNetB0"),
+        pytest.param(
+            *("efficientnet-b0", "EfficientNetB0"),
+            marks=[pytest.mark.slow, pytest.mark.every_stack],
+        ),
         pytest.param("efficientnetv2-b0", "EfficientNetV2B0", marks=pytest.mark.slow),
-        pytest.param("efficientnetv2-s", "EfficientNetV2S", marks=pytest.mark.slow),
+        pytest.param("efficientnetv2-s", "EfficientNetV2S", marks=pytest.mark.exhaustive),
     ],
 )
 def test_keras_applications_files_match_block_by_block(keras, tmp_path, name, function):

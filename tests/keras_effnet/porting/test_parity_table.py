@@ -19,6 +19,7 @@ SMALLEST = {
     "lukemelas": "efficientnet-b0",
     "efficientnet-lite-pytorch": "efficientnet-lite0",
 }
+SLOW = ("timm", "qubvel")
 
 
 def _published():
@@ -45,9 +46,14 @@ def test_the_published_differences_are_within_the_bound():
         assert blocks == "-" or float(blocks) <= BOUND, case
 
 
-@pytest.mark.slow
 @pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
-@pytest.mark.parametrize("source", SMALLEST)
+@pytest.mark.parametrize(
+    "source",  # one with and one without a network to compare with
+    [
+        pytest.param(source, marks=pytest.mark.slow if source in SLOW else pytest.mark.exhaustive)
+        for source in SMALLEST
+    ],
+)
 def test_the_command_measures_every_project(keras, source, request):
     if source in ("timm", "torchvision", *foreign.LUKEMELAS_PACKAGES):
         request.getfixturevalue("torch_projects")

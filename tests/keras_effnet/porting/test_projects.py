@@ -8,8 +8,8 @@ import pytest
 
 from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
-from keras_effnet.porting import PROJECTS, keras_h5, pytorch
-from keras_effnet.pretrained import tf_checkpoint
+from keras_effnet.porting import PROJECTS, keras_h5
+from keras_effnet.pretrained import pytorch_projects, tf_checkpoint
 from keras_effnet.pretrained.layer_names import weighted_layers
 from keras_effnet.variants import VARIANTS
 
@@ -17,8 +17,8 @@ TABLES = {
     "qubvel": keras_h5.QUBVEL,
     "leondgarse": keras_h5.LEONDGARSE,
     "tensorflow": tf_checkpoint.NAMES,
-    "timm": pytorch.TIMM,
-    "torchvision": pytorch.TORCHVISION,
+    "timm": pytorch_projects.TIMM,
+    "torchvision": pytorch_projects.TORCHVISION,
 }
 
 
@@ -99,7 +99,7 @@ def test_variants_differ_from_ours_only_in_data():
 @pytest.mark.parametrize(
     ("module", "tables"),
     [
-        ("porting.pytorch", ["TIMM_VARIANTS", "TORCHVISION_VARIANTS"]),
+        ("pretrained.pytorch_projects", ["TIMM_VARIANTS", "TORCHVISION_VARIANTS"]),
         ("porting.keras_h5", ["QUBVEL_VARIANTS", "LEONDGARSE_VARIANTS"]),
         ("porting.keras_applications", ["APPLICATIONS_VARIANTS"]),
         ("pretrained.tf_checkpoint", ["CHECKPOINT_VARIANTS"]),

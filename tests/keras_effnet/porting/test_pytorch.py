@@ -12,22 +12,24 @@ import pytest
 
 from keras_effnet.network_plan import plan
 from keras_effnet.porting import PROJECTS, export, port
-from keras_effnet.porting.projects import find_network
-from keras_effnet.porting.pytorch import TIMM, TORCHVISION
 from keras_effnet.porting.reference_models import keras_outputs, random_images
 from keras_effnet.pretrained.package_files import LUKEMELAS
+from keras_effnet.pretrained.pytorch_projects import TIMM, TORCHVISION, find_network
 from keras_effnet.pretrained.state_dicts import read
 from tools import foreign
 
 tensorflow_only = pytest.mark.tensorflow_only("JAX compiles every operation of a whole network")
-FAST = [("timm", "tf_efficientnet_lite0")]
+NETWORKS = [("timm", "tf_efficientnet_lite0")]
+# Every project once; V2 has other names, and stages without squeeze-excite.
 SLOW = [
     ("efficientnet-lite-pytorch", "efficientnet-lite0"),
-    ("efficientnet-lite-pytorch", "efficientnet-lite2"),
     ("lukemelas", "efficientnet-b0"),
-    ("lukemelas", "efficientnet-b3"),
     ("timm", "tf_efficientnetv2_b0"),
     ("torchvision", "efficientnet_b0"),
+]
+EXHAUSTIVE = [
+    ("efficientnet-lite-pytorch", "efficientnet-lite2"),
+    ("lukemelas", "efficientnet-b3"),
     ("timm", "tf_efficientnet_b0"),
     ("timm", "efficientnet_b0"),
     ("timm", "tf_efficientnet_b3"),
@@ -39,6 +41,8 @@ SLOW = [
     ("torchvision", "efficientnet_b5"),
     ("torchvision", "efficientnet_v2_s"),
 ]
+NETWORKS += [pytest.param(*network, marks=pytest.mark.slow) for network in SLOW]
+NETWORKS += [pytest.param(*network, marks=pytest.mark.exhaustive) for network in EXHAUSTIVE]
 
 
 def _needs(source):
@@ -47,9 +51,7 @@ def _needs(source):
 
 
 @tensorflow_only
-@pytest.mark.parametrize(
-    ("source", "name"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
-)
+@pytest.mark.parametrize(("source", "name"), NETWORKS)
 def test_outputs_match_the_package(keras, torch_projects, tmp_path, source, name):
     """Random weights and running statistics; compared after every block and at the logits."""
     path = tmp_path / "model.safetensors"
@@ -218,6 +220,7 @@ def test_a_tensor_of_another_shape_is_named(torch_projects, timm_b0, tmp_path, k
         )
 
 
+@pytest.mark.every_stack
 def test_the_class_count_is_the_files_or_an_error(keras, torch_projects, timm_b0, tmp_path):
     _, path = timm_b0
     options = {"source": "timm", "image_size": 32, "compare": False}

@@ -28,10 +28,10 @@ def mine(tiny, keras):
     return create_model(tiny, classes=5)
 
 
-@pytest.fixture(params=["legacy.h5", "model.h5", "x.weights.h5", "x.keras"])
-def layout(request):
-    """A file name that determines the layout; see `save`."""
-    return request.param
+@pytest.fixture
+def layouts():
+    """File names; a name determines the layout, see `save`."""
+    return "legacy.h5", "model.h5", "x.weights.h5", "x.keras"
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import pytest
 from keras_effnet.constructors import create_model
 from keras_effnet.pretrained.assign import load_pretrained, load_weights
 
+pytestmark = pytest.mark.every_stack
+
 
 def test_normalization_constants_in_a_file_are_ignored(theirs, ours, tmp_path, write_legacy_h5):
     """Released V1 files hold the standard deviation instead of the variance (tensorflow#49930)."""
@@ -18,42 +20,49 @@ def test_normalization_constants_in_a_file_are_ignored(theirs, ours, tmp_path, w
 
 
 def test_a_class_count_mismatch_names_classifier_and_shapes(
-    mine, tiny, layout, tmp_path, rejects, save
+    mine, tiny, layouts, tmp_path, rejects, save
 ):
-    path = save(mine, tmp_path / layout)
     other = create_model(tiny, classes=7)
-    message = rejects(other, path, "predictions has shapes", "5)", "7)", "1 differences")
-    assert "stem_conv" not in message
+    for layout in layouts:
+        path = save(mine, tmp_path / layout)
+        message = rejects(other, path, "predictions has shapes", "5)", "7)", "1 differences")
+        assert "stem_conv" not in message
 
 
 def test_a_wrong_variant_names_every_layer_that_differs(
-    mine, tiny, layout, tmp_path, rejects, save
+    mine, tiny, layouts, tmp_path, rejects, save
 ):
-    path = save(mine, tmp_path / layout)
     wider = dataclasses.replace(tiny, name="wider", width=2.0, stages=tiny.stages[:1])
     model = create_model(wider, classes=5)
-    rejects(model, path, "stem_conv has shapes", "top_conv has shapes", "left over", "wider")
+    for layout in layouts:
+        path = save(mine, tmp_path / layout)
+        rejects(model, path, "stem_conv has shapes", "top_conv has shapes", "left over", "wider")
 
 
 def test_a_missing_or_additional_classifier_is_an_error(
-    tiny, layout, mine, tmp_path, rejects, save
+    tiny, layouts, mine, tmp_path, rejects, save
 ):
     without_top = create_model(tiny, include_top=False)
-    path = save(without_top, tmp_path / layout)
-    rejects(mine, path, "predictions is missing", "1 differences")
-    path = save(mine, tmp_path / ("top_" + layout))
-    rejects(without_top, path, "is left over", "1 differences")
+    for layout in layouts:
+        path = save(without_top, tmp_path / layout)
+        rejects(mine, path, "predictions is missing", "1 differences")
+        path = save(mine, tmp_path / ("top_" + layout))
+        rejects(without_top, path, "is left over", "1 differences")
 
 
-def test_another_class_count_keeps_the_backbone_and_warns(mine, tiny, layout, tame, tmp_path, save):
+def test_another_class_count_keeps_the_backbone_and_warns(
+    mine, tiny, layouts, tame, tmp_path, save
+):
     tame(mine)
-    path = save(mine, tmp_path / layout)
-    with pytest.warns(UserWarning, match=r"has 5 classes: the classifier of 7 classes starts at"):
-        other = create_model(tiny, classes=7, weights=path)
-    assert other.output_shape == (None, 7)
-    assert np.abs(other.get_layer("predictions").get_weights()[0]).max() > 0
-    for a, b in zip(other.get_weights()[:-2], mine.get_weights()[:-2]):
-        np.testing.assert_array_equal(a, b)
+    warning = r"has 5 classes: the classifier of 7 classes starts at"
+    for layout in layouts:
+        path = save(mine, tmp_path / layout)
+        with pytest.warns(UserWarning, match=warning):
+            other = create_model(tiny, classes=7, weights=path)
+        assert other.output_shape == (None, 7)
+        assert np.abs(other.get_layer("predictions").get_weights()[0]).max() > 0
+        for a, b in zip(other.get_weights()[:-2], mine.get_weights()[:-2]):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_a_file_without_classifier_warns(tiny, tame, tmp_path, write_legacy_h5):

@@ -5,8 +5,7 @@ import pathlib
 import pytest
 
 from keras_effnet.network_plan import plan
-from keras_effnet.porting import pytorch
-from keras_effnet.pretrained import tf_checkpoint
+from keras_effnet.pretrained import pytorch_projects, tf_checkpoint
 from keras_effnet.pretrained.layer_names import block_positions, weighted_layers
 from tools import foreign
 
@@ -21,11 +20,12 @@ ENDS = {
 }
 
 
+@pytest.mark.every_stack
 def test_weighted_layers_are_the_models_in_its_order(keras, small):
     from keras_effnet.constructors import create_model
 
     model = create_model(small, classes=5)
-    layers = weighted_layers(plan(small), pytorch.TIMM)
+    layers = weighted_layers(plan(small), pytorch_projects.TIMM)
     assert [p.name for p in layers] == [layer.name for layer in model.layers if layer.weights]
     kinds = {p.name: p.kind for p in layers}
     for layer in model.layers:
@@ -75,7 +75,7 @@ def test_blocks_after_z_keep_the_networks_order():
     }
     theirs = [
         p.source_name
-        for p in weighted_layers(resolved, pytorch.TIMM)
+        for p in weighted_layers(resolved, pytorch_projects.TIMM)
         if p.name == "block6za_project_bn"
     ]
     assert theirs == ["blocks.5.26.bn3"]

@@ -134,9 +134,15 @@ def test_the_rows_are_googles_weights_from_another_source(name):
     assert package.normalization == VARIANTS[name].normalization
 
 
-@pytest.mark.slow
 @pytest.mark.tensorflow_only("its accuracy does not depend on the backend")
-@pytest.mark.parametrize(("name", "top1"), zip(HELD, (89.1, 89.8, 90.6)))
+@pytest.mark.parametrize(
+    ("name", "top1"),
+    [
+        pytest.param(HELD[0], 89.1, marks=pytest.mark.slow),
+        pytest.param(HELD[1], 89.8, marks=pytest.mark.exhaustive),
+        pytest.param(HELD[2], 90.6, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_photos_of_imagenets_classes_are_recognized(
     keras, shared, tmp_path, monkeypatch, capsys, name, top1
 ):

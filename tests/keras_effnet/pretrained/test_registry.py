@@ -13,6 +13,7 @@ from keras_effnet.pretrained.registry import (
 from keras_effnet.variants import VARIANTS
 
 
+@pytest.mark.every_stack
 def test_keras_files_and_hashes_are_keras_applications(keras):
     modules = {
         v1: importlib.import_module("keras.src.applications.efficientnet" + ("" if v1 else "_v2"))

@@ -93,6 +93,7 @@ def put(server, tiny, theirs, tmp_path):
     return write
 
 
+@pytest.mark.every_stack
 @tensorflow_only
 def test_an_archive_is_downloaded_converted_and_loaded(
     put, server, theirs, tiny, row, images, monkeypatch

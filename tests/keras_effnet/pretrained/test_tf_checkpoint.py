@@ -14,6 +14,8 @@ from keras_effnet.pretrained import tf_checkpoint
 from keras_effnet.pretrained.layer_names import weighted_layers
 from tools import foreign
 
+pytestmark = pytest.mark.every_stack
+
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden" / "tf_checkpoint_variables.txt"
 OFFICIAL = foreign.read_golden(GOLDEN)
 B0 = plan("efficientnet-b0")

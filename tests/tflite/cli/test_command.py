@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -58,3 +59,34 @@ def test_a_module_that_fails_is_one_line(tmp_path, monkeypatch, source, message)
         command.import_custom_objects(str(path))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("mean", "is not module:function, e.g. my_metric.py:mean_error"),
+        (":mean", "is not module:function"),
+        ("my_metric.py:", "is not module:function"),
+        ("no_such_module:mean", "'no_such_module' cannot be imported: ModuleNotFoundError"),
+        ("none.py:mean", "'none.py' cannot be imported: FileNotFoundError"),
+        ("my_metric.py:mean_eror", "Unknown function 'mean_eror'. Did you mean 'mean_error'?"),
+        ("my_metric.py:NUMBER", "Unknown function 'NUMBER'"),
+        ("syntax.py:mean", "'syntax.py' cannot be imported: SyntaxError"),
+        ("exits.py:mean", "'exits.py' cannot be imported: SystemExit"),
+        ("my metric.py:mean_error", None),
+        ("my_metric.py:mean_error", None),
+        ("json:dumps", None),
+    ],
+)
+def test_metric_is_imported_or_named(tmp_path, monkeypatch, metric, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("my_metric.py", "my metric.py"):
+        (tmp_path / name).write_text("NUMBER = 3\ndef mean_error(outputs, labels): return 0\n")
+    (tmp_path / "syntax.py").write_text("def mean(:\n")
+    (tmp_path / "exits.py").write_text("raise SystemExit\n")
+    if message is None:
+        assert command.import_metric(metric).name == metric.rpartition(":")[2]
+        return
+    with pytest.raises(ValueError, match=re.escape(message)):
+        command.import_metric(metric)

@@ -16,8 +16,9 @@ from tflite.quantization.pipeline import QuantizationStep
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Conversions without the searches, which are tested elsewhere."""
+def quick(monkeypatch, tmp_path_factory):
+    """Conversions without the searches, which are tested elsewhere; the cache is empty."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
     monkeypatch.setattr(convert, "convert", functools.partial(tflite.convert, search_seconds=0))
 
 

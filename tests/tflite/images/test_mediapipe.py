@@ -134,8 +134,13 @@ def test_examples_in_docstrings_run():
     assert not result.failed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["efficientnet-b0", "efficientnetv2-b0"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param("efficientnet-b0", marks=pytest.mark.exhaustive),
+        pytest.param("efficientnetv2-b0", marks=pytest.mark.slow),
+    ],
+)
 def test_published_networks_with_1000_classes(variant, classify, build):
     """Models of megabytes: the quantizer writes their buffers behind the flatbuffer."""
     network = build(variant, classes=1000, input_shape=(64, 64, 3))

@@ -98,7 +98,7 @@ def comparison(compared, float_content, colours):
 class _Page(html.parser.HTMLParser):
     """Fails for tags that do not match; collects headings, text, addresses and previews."""
 
-    _VOID = ("meta", "img", "br", "!doctype")
+    _VOID = ("meta", "img", "br", "wbr", "!doctype")
 
     def __init__(self, text):
         super().__init__()

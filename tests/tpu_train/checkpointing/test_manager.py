@@ -8,6 +8,8 @@ from tpu_train.checkpointing import manager as module
 from tpu_train.checkpointing import storage
 from tpu_train.checkpointing.manager import CheckpointManager, NotFiniteError, Restored
 
+pytestmark = pytest.mark.every_stack
+
 RUN = {"seed": 3, "model": "tiny", "classes": ("a", "b")}
 
 

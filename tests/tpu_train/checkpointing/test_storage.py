@@ -12,6 +12,8 @@ import tensorflow as tf
 from tpu_train.checkpointing import storage
 from tpu_train.checkpointing.storage import Checkpoint, FormatError, latest, restore, save
 
+pytestmark = pytest.mark.every_stack
+
 NAMES = ["stem_conv/kernel", "stem_bn/moving_mean", "count", "nothing"]
 
 

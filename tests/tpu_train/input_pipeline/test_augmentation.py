@@ -8,6 +8,8 @@ from tests.tpu_train.input_pipeline.official_randaugment import GOLDEN, OURS, WR
 from tpu_train.input_pipeline import augmentation
 from tpu_train.input_pipeline.augmentation import OPERATIONS, POLICY_V0, autoaugment, randaugment
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.mark.parametrize("key", WRAPS)
 def test_solarize_wraps_as_the_official_code(key):

@@ -9,6 +9,8 @@ from tpu_train.input_pipeline.batches import batch_spec, evaluation_batches, tra
 from tpu_train.input_pipeline.data_loading import from_arrays
 from tpu_train.recipes.phases import make_phases
 
+pytestmark = pytest.mark.every_stack
+
 
 def batches(source, recipe, first, end, **kwargs):
     phase = make_phases(recipe, source.examples)[0]

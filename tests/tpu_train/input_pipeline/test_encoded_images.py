@@ -8,6 +8,8 @@ from PIL import Image, features
 from keras_effnet.image_decoding import IMAGE_FORMATS, decode_image
 from tpu_train.input_pipeline.encoded_images import decode_crop, encoded_shape
 
+pytestmark = pytest.mark.every_stack
+
 _WINDOW = (5, 3, 20, 17)
 _shape = tf.function(encoded_shape, input_signature=[tf.TensorSpec([], tf.string)])
 _crop = tf.function(

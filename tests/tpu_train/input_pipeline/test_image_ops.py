@@ -13,6 +13,8 @@ from tests.tpu_train.input_pipeline.official_randaugment import (
 )
 from tpu_train.input_pipeline import image_ops
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.mark.parametrize("key", [k for k in ARGUMENTS if k not in WRAPS])
 def test_operations_equal_the_official_ones(key):

@@ -5,6 +5,8 @@ import tensorflow as tf
 from tpu_train.input_pipeline import mixup
 from tpu_train.input_pipeline.mixup import apply_mixing
 
+pytestmark = pytest.mark.every_stack
+
 
 def over_seeds(function, count):
     """The outputs of a function of a seed for many of them, as arrays."""

@@ -25,6 +25,7 @@ class ObservedRecipe(Recipe):
         return super().__getattribute__(name)
 
 
+@pytest.mark.slow
 def test_training_reads_every_field(tiny_recipe, source, tmp_path):
     settings = {f.name: getattr(tiny_recipe, f.name) for f in dataclasses.fields(Recipe)}
     settings.update(

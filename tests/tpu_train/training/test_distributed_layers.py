@@ -14,6 +14,8 @@ from tpu_train.training.distributed_layers import (
 )
 from tpu_train.training.distribution import make_strategy
 
+pytestmark = pytest.mark.every_stack
+
 SEED = tf.constant([1, 2], tf.int32)
 KERAS_2 = keras.__version__.startswith("2.")
 

@@ -5,6 +5,8 @@ import tensorflow as tf
 from tpu_train.training import distribution
 from tpu_train.training.distribution import describe, make_gather, make_strategy, worker_count
 
+pytestmark = pytest.mark.every_stack
+
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):

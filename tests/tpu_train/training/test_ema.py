@@ -6,6 +6,8 @@ import tensorflow as tf
 from tpu_train.training import ema
 from tpu_train.training.distribution import make_strategy
 
+pytestmark = pytest.mark.every_stack
+
 
 def tensorflow_1(series, decay):
     """TensorFlow 1's averages after each variable has had the values of its series."""

@@ -10,6 +10,8 @@ from tpu_train.recipes.table import RECIPES
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.evaluation import make_evaluation
 
+pytestmark = pytest.mark.every_stack
+
 CLASSES = 5
 IMAGES = 23  # divisible by no batch size here
 LABELS = np.arange(IMAGES) % CLASSES

@@ -56,6 +56,7 @@ def test_min_steps_and_random_image_sizes(train_conv, records):
     assert all(32 <= size <= 64 for size in sizes)
 
 
+@pytest.mark.every_stack
 def test_a_run_stopped_three_times_ends_with_the_same_weights(
     train_conv, exported_weights, stop_at, log, records
 ):

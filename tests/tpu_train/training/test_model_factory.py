@@ -11,6 +11,8 @@ from keras_effnet.variants import VARIANTS
 from tpu_train.training import distributed_layers, model_factory
 from tpu_train.training.model_factory import exported_network, training_network
 
+pytestmark = pytest.mark.every_stack
+
 PIXELS = np.random.default_rng(0).uniform(0, 255, (2, 40, 40, 3)).astype(np.float32)
 
 

@@ -12,6 +12,8 @@ from tpu_train.training import optimizers
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.optimizers import ADDONS, RULES, clip, decays, make, with_l2
 
+pytestmark = pytest.mark.every_stack
+
 RANDOM = np.random.default_rng(0)
 STEPS = 200
 # A kernel, a vector and an offset that starts at 0, as in a network.

@@ -22,6 +22,7 @@ import java.util.concurrent.Executors
 
 private const val MODEL = "model.tflite" // in src/main/assets
 private const val TOP = 5
+private const val PHOTO = "photo" // key of the saved state
 private const val LARGEST = 2048 // pixels a side that are decoded: memory, not accuracy
 
 /** A picked photo -> MediaPipe's ImageClassifier with our .tflite -> its five best scores. */
@@ -30,8 +31,10 @@ class MainActivity : ComponentActivity() {
     private val worker = Executors.newSingleThreadExecutor()
     private var classifier: ImageClassifier? = null // the worker's
 
-    private val picker = registerForActivityResult(PickVisualMedia()) { photo: Uri? ->
-        if (photo != null) worker.execute { classify(photo) }
+    private var photo: Uri? = null // the screen's; saved, so that it survives a rotation
+
+    private val picker = registerForActivityResult(PickVisualMedia()) { picked: Uri? ->
+        if (picked != null) open(picked)
     }
 
     override fun onCreate(savedInstanceState: Bundle?) {
@@ -40,12 +43,23 @@ class MainActivity : ComponentActivity() {
         findViewById<Button>(R.id.choose).setOnClickListener {
             picker.launch(PickVisualMediaRequest(PickVisualMedia.ImageOnly))
         }
+        savedInstanceState?.getString(PHOTO)?.let { open(Uri.parse(it)) }
+    }
+
+    override fun onSaveInstanceState(outState: Bundle) {
+        super.onSaveInstanceState(outState)
+        outState.putString(PHOTO, photo?.toString())
     }
 
     override fun onDestroy() {
         worker.execute { classifier?.close() }
         worker.shutdown()
         super.onDestroy()
+    }
+
+    private fun open(chosen: Uri) {
+        photo = chosen
+        worker.execute { classify(chosen) }
     }
 
     private fun classify(photo: Uri) {
@@ -62,7 +76,10 @@ class MainActivity : ComponentActivity() {
             val latency = (SystemClock.elapsedRealtimeNanos() - start) / 1e6
             val rows = result.classificationResult().classifications().first().categories()
             val timing = String.format(Locale.ROOT, "%.1f ms, photo to scores", latency)
-            (rows.map(::row) + timing).joinToString("\n")
+            // all scores: probabilities sum to 1 (up to the rounding of uint8), logits do not
+            val sum = rows.sumOf { it.score().toDouble() }
+            val shares = sum < 1.05 && rows.all { it.score() >= 0 }
+            (rows.take(TOP).map { row(it, shares) } + timing).joinToString("\n")
         } catch (error: RuntimeException) { // MediaPipe's: no model, or not one that it takes
             "$MODEL does not work: ${error.message}"
         }
@@ -73,7 +90,7 @@ class MainActivity : ComponentActivity() {
         val model = BaseOptions.builder().setModelAssetPath(MODEL).build()
         val options = ImageClassifier.ImageClassifierOptions.builder()
             .setBaseOptions(model)
-            .setMaxResults(TOP)
+            .setMaxResults(-1)
             .build()
         return ImageClassifier.createFromOptions(this, options)
     }
@@ -88,8 +105,9 @@ class MainActivity : ComponentActivity() {
         }
     }
 
-    private fun row(category: Category): String {
+    private fun row(category: Category, share: Boolean): String {
         val name = category.categoryName().ifEmpty { "class ${category.index()}" } // without labels
+        if (!share) return String.format(Locale.ROOT, "%6.2f  %s", category.score(), name)
         return String.format(Locale.ROOT, "%5.1f %%  %s", 100 * category.score(), name)
     }
 

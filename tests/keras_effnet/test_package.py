@@ -1,0 +1,15 @@
+import importlib
+import pkgutil
+
+import pytest
+
+import keras_effnet
+
+
+@pytest.mark.every_stack
+def test_every_module_can_be_imported():
+    names = [m.name for m in pkgutil.walk_packages(keras_effnet.__path__, "keras_effnet.")]
+    assert "keras_effnet.pretrained.resolve" in names
+    for name in names:
+        if not name.endswith("__main__"):
+            importlib.import_module(name)

@@ -1,0 +1,94 @@
+"""tfds:NAME/SPLIT is a source of images."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import tflite
+
+
+def load(name, **options):
+    return tflite.load_images(name, (8, 8), **options)
+
+
+def numbers(image_set):
+    """All pixels of an image are its number."""
+    return image_set.images[:, 0, 0, 0].tolist()
+
+
+def test_tensorflow_datasets_are_a_source(tmp_path):
+    datasets = pytest.importorskip("tensorflow_datasets")
+    datasets.core.add_data_dir(str(tmp_path))
+
+    def make(known_as, image, configs=()):
+        class Builder(datasets.core.GeneratorBasedBuilder):
+            __module__ = known_as  # else its files are expected in this project
+            name = known_as
+            VERSION = datasets.core.Version("1.0.0")
+            BUILDER_CONFIGS = [  # noqa: RUF012
+                datasets.core.BuilderConfig(name=c, version="1.0.0") for c in configs
+            ]
+
+            def _info(self):
+                features = {
+                    "image": image,
+                    "label": datasets.features.ClassLabel(names=["red", "green"]),
+                }
+                return datasets.core.DatasetInfo(
+                    builder=self,
+                    features=datasets.features.FeaturesDict(features),
+                    supervised_keys=("image", "label"),
+                )
+
+            def _split_generators(self, manager):
+                return {"train": self._examples(range(6)), "test": self._examples([6, 7])}
+
+            def _examples(self, numbers):
+                dtype = image.np_dtype
+                for i in numbers:
+                    yield i, {"image": np.full((9, 12, 3), i, dtype), "label": i % 2}
+
+            def _generate_examples(self):
+                raise NotImplementedError
+
+        Builder(data_dir=str(tmp_path)).download_and_prepare()
+        return Builder
+
+    image = datasets.features.Image(shape=(None, None, 3))
+    keep = [make("phone_tints", image), make("phone_sizes", image, configs=["small", "big"])]
+    image_set = load("tfds:phone_tints")
+    assert sorted(numbers(image_set)) == list(range(6))
+    assert image_set.labels.tolist() == [number % 2 for number in numbers(image_set)]
+    assert image_set.class_names == ("red", "green")
+    assert image_set.source == "tfds:phone_tints/train (6 images, 2 classes)"
+    assert image_set.files[2] == "phone_tints-train.tfrecord-00000-of-00001 record 2"
+    assert numbers(load("tfds:phone_tints", limit=2)) == numbers(image_set)[::3]
+    swapped = load("tfds:phone_tints", class_names=["green", "red"])
+    assert swapped.labels.tolist() == (1 - image_set.labels).tolist()
+
+    test = load("tfds:phone_tints/test")
+    assert sorted(numbers(test)) == [6, 7]
+    assert "tfds:phone_tints/test (2 images" in test.source
+    for name in ("phone_sizes", "phone_sizes/small"):
+        assert "/train (6 images" in load(f"tfds:{name}").source
+    assert sorted(numbers(load("tfds:phone_sizes/small/test"))) == [6, 7]
+
+    def fails(match, name):
+        with pytest.raises(ValueError, match=match):
+            load(f"tfds:{name}")
+
+    fails("has no split 'val', but t.*, t", "phone_tints/val")
+    fails("has no data set 'colour_of_money'$", "colour_of_money")
+    fails("has no data set 'colour_of_money'$", "colour_of_money/test")
+    deep = datasets.features.Image(shape=(None, None, 3), dtype=np.uint16)
+    plain = datasets.features.Tensor(shape=(9, 12, 3), dtype=np.uint8)
+    keep += [make("phone_depths", deep), make("phone_tensors", plain)]
+    fails("8-bit images with one class each: it has image, label", "phone_depths")
+    fails("is not a data set of 8-bit images", "phone_tensors")
+
+
+def test_missing_tensorflow_datasets_names_the_install_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match="needs tensorflow_datasets: pip install tensorflow-data"):
+        load("tfds:cifar10")

@@ -1,0 +1,53 @@
+"""Paths that a command writes to: no file of others is lost, and no data gets files in it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+
+PREVIEW_MARK = "effnet-train preview"  # in the picture, under "Software"
+
+
+def check_folder(flag: str, path: str, data: str) -> None:
+    """Raises ``ValueError`` for a local output folder that cannot be written, or that lies in the
+    folder of images `data`. Leaves nothing behind.
+    """
+    if "://" in path:
+        return
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise ValueError(f"--{flag} {path!r} is not a folder: give another name")
+    existing = os.path.abspath(path)
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"--{flag} {path!r} is not writable: {error.strerror}") from error
+    if os.path.isdir(data) and not glob.glob(os.path.join(glob.escape(data), "*-of-*")):
+        inside, images = os.path.realpath(path), os.path.realpath(data)
+        if os.path.commonpath([inside, images]) == images:
+            raise ValueError(
+                f"--{flag} {path!r} is inside --data {data!r}: its files would be taken for images "
+                "of a class; give a folder outside of it"
+            )
+
+
+def check_picture(path: str) -> None:
+    """Raises ``ValueError`` if a file is there that is no preview."""
+    if os.path.lexists(path) and not _is_preview(path):
+        raise ValueError(
+            f"--out {path!r} exists and is not a picture of effnet-train preview: it is not "
+            "overwritten; give another name or delete it"
+        )
+
+
+def _is_preview(path):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == PREVIEW_MARK
+    except (OSError, ValueError):
+        return os.path.isfile(path) and not os.path.getsize(path)  # nothing is lost
