@@ -146,13 +146,14 @@ def _of_tflite(path, weights, labels, flags):
     activation = opened.output_activation
     scale = 0.0 if activation == "logits" else opened.output_scale
     kind = ScoreKind(opened.classes, activation, scale)
+    interpreters = classifier.open_interpreters(opened)
     return ImageClassifier(
         name=os.path.basename(path),
         image_input=_with_flags(stated, flags, is_fixed=True),
         classes=max(2, opened.classes),
         class_names=names,
         batch=_TFLITE_BATCH,
-        scores=lambda images: classifier.scores(opened, images),
+        scores=lambda images: classifier.scores(opened, images, interpreters),
         kind_of=lambda _: kind,
     )
 
