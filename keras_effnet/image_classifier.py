@@ -70,6 +70,11 @@ def open_classifier(
         raise ValueError(unknown_name("interpolation", flags.interpolation, INTERPOLATIONS))
     if model.endswith(".tflite"):
         return _of_tflite(model, weights, labels, flags)
+    if os.path.isfile(model) and not model.endswith(".keras"):
+        raise ValueError(
+            f"--model={model} is neither a .keras nor a .tflite file: give one, or --model=NAME "
+            f"--weights={model}"
+        )
     keras_model, names = open_model(model, weights, labels)
     name = os.path.basename(model) if os.path.isfile(model) else keras_model.name
     return replace(of_keras_model(keras_model, names, flags), name=name)
