@@ -162,11 +162,11 @@ def scores(
     """
     rows = np.empty((len(images), classifier.classes), np.float32)
     if interpreters is None:
-        outputs = run(classifier, images, threads=_threads(len(images)))
+        computed = run(classifier, images, threads=_threads(len(images)))
     else:
         prepare = functools.partial(to_input, classifier)
-        outputs = runner.run_interpreters(interpreters, images, to_input=prepare)
-    for row, values in zip(rows, outputs):
+        computed = runner.run_interpreters(interpreters, images, to_input=prepare)
+    for row, values in zip(rows, computed):
         for key, stride, (_, _, columns) in zip(values, classifier.strides, classifier.outputs):
             row[columns] = values.real(key).reshape(-1)[::stride]
     return rows
@@ -207,7 +207,7 @@ def _outputs(tflite_model, details):
 
 
 def run(classifier: Classifier, images: np.ndarray, tensors=None, *, threads: int = 1):
-    """``flatbuffer.runner.run`` with the images prepared as the model expects them."""
+    """``runner.run`` with the images prepared as the model expects them."""
     return runner.run(
         classifier.tflite_model,
         images,
