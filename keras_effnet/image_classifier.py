@@ -70,6 +70,11 @@ def open_classifier(
         raise ValueError(unknown_name("interpolation", flags.interpolation, INTERPOLATIONS))
     if model.endswith(".tflite"):
         return _of_tflite(model, weights, labels, flags)
+    if os.path.isfile(model) and not model.endswith(".keras"):
+        raise ValueError(
+            f"--model={model} is neither a .keras nor a .tflite file: give one, or --model=NAME "
+            f"--weights={model}"
+        )
     keras_model, names = open_model(model, weights, labels)
     name = os.path.basename(model) if os.path.isfile(model) else keras_model.name
     return replace(of_keras_model(keras_model, names, flags), name=name)
@@ -146,13 +151,14 @@ def _of_tflite(path, weights, labels, flags):
     activation = opened.output_activation
     scale = 0.0 if activation == "logits" else opened.output_scale
     kind = ScoreKind(opened.classes, activation, scale)
+    interpreters = classifier.open_interpreters(opened)
     return ImageClassifier(
         name=os.path.basename(path),
         image_input=_with_flags(stated, flags, is_fixed=True),
         classes=max(2, opened.classes),
         class_names=names,
         batch=_TFLITE_BATCH,
-        scores=lambda images: classifier.scores(opened, images),
+        scores=lambda images: classifier.scores(opened, images, interpreters),
         kind_of=lambda _: kind,
     )
 

@@ -134,6 +134,7 @@ def _open_images(options):
     if split not in dataset.splits:
         raise ValueError(unknown_name("split", split, dataset.splits))
     (images,) = dataset.open(split)
+    images = _with_classes(images) if images.classes is None else images
     if options.holdout is not None:
         if len(dataset.splits) > 1:
             raise ValueError(
@@ -144,11 +145,16 @@ def _open_images(options):
             images.name, images.labels, images.classes, options.holdout, options.seed
         )
         images = images.take(held_out)
-    return _with_wordnet_ids(images) if images.classes is None else images
+    return images
 
 
-def _with_wordnet_ids(images):
-    """Images without classes: the WordNet ids that their file names begin with, if all do."""
+def _with_classes(images):
+    """Images without class names: numbers if they have labels, else the WordNet ids that their
+    file names begin with, if all do.
+    """
+    if images.labels is not None:
+        names = tuple(str(n) for n in range(int(images.labels.max()) + 1))
+        return dataclasses.replace(images, classes=names)
     ids = wordnet_ids_of([images.where(i) for i in range(len(images))])
     if ids is None:
         raise ValueError(

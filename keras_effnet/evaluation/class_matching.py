@@ -31,9 +31,9 @@ def match_classes(
 
     Names are equal if they differ only in case, spaces, hyphens and underscores. `names` are those
     of the outputs; without them 1,000, 1,001 and 21,843 outputs are ImageNet's, whose classes are
-    also known by their WordNet id (n01440764) and by each of their names. Classes that are numbers
-    are numbers of outputs, from 0. Without names, as many classes as outputs are taken in their
-    order.
+    also known by their WordNet id (n01440764) and by each of their names. Classes that are the
+    numbers from 0 or from 1 are the outputs in order; other numbers are those of outputs, from 0.
+    Without names, as many classes as outputs are taken in their order.
 
     Raises ``ValueError``, with the names, for classes that are not the classifier's or are the same
     class of it, and for data whose classes cannot be matched without names.
@@ -48,10 +48,11 @@ def match_classes(
         )
     imagenet = label_map(outputs) if outputs != 1000 else list(range(1000))
     is_imagenet = imagenet is not None and names in (None, imagenet_classes())
-    known = _imagenet_names(imagenet, outputs) if is_imagenet else _unique(names, outputs)
-    keys = _keys(known, imagenet if is_imagenet else None)
-    candidates = [keys.get(name) or keys.get(_folded(name), ()) for name in data_classes]
-    if names is None and not is_imagenet and not all(candidates):
+    imagenet = imagenet if is_imagenet else None
+    is_numbered = all(name.isdecimal() for name in data_classes)
+    if names is None and not is_imagenet:
+        if is_numbered and (_is_counted(data_classes) or len(data_classes) != outputs):
+            return _by_number(data_classes, outputs, tuple(map(str, range(outputs))), None)
         if len(data_classes) != outputs:
             raise ValueError(
                 f"the model has {outputs:,} outputs without names, the data has "
@@ -63,8 +64,11 @@ def match_classes(
             f"in their order ({_some(data_classes)}); --labels=FILE states them"
         )
         return ClassMatch(tuple(range(outputs)), tuple(data_classes), note)
-    if not all(candidates) and all(name.isdecimal() for name in data_classes):
-        return _by_number(data_classes, outputs, known, imagenet if is_imagenet else None)
+    known = _imagenet_names(imagenet, outputs) if is_imagenet else tuple(names)
+    keys = _keys(known, imagenet)
+    candidates = [keys.get(name) or keys.get(_folded(name), ()) for name in data_classes]
+    if not all(candidates) and is_numbered:
+        return _by_number(data_classes, outputs, known, imagenet)
     _check(data_classes, candidates, known)
     matched = tuple(found[0] for found in candidates)
     note = f"{len(matched):,} of the model's {outputs:,} classes, matched by name"
@@ -97,10 +101,6 @@ def _imagenet_names(mapping, outputs):
     return tuple(names)
 
 
-def _unique(names, outputs):
-    return tuple(map(str, range(outputs))) if names is None else tuple(names)
-
-
 def _keys(known, imagenet):
     """{name: outputs} of exact names, folded names and ImageNet's ids and other names."""
     keys = collections.defaultdict(list)
@@ -123,18 +123,24 @@ def _folded(name):
     return re.sub(r"[\s_\-]+", " ", name).strip().casefold()
 
 
+def _is_counted(names):
+    """Whether they are the numbers from 0 or from 1 in order: of data without class names."""
+    return any(list(names) == [str(n + k) for n in range(len(names))] for k in (0, 1))
+
+
 def _by_number(data_classes, outputs, known, imagenet):
-    """Classes that are numbers: those of data without class names, in order, from 0."""
-    if imagenet is not None and len(data_classes) <= 1000:
-        matched = tuple(imagenet[: len(data_classes)])
-    else:
-        matched = tuple(range(len(data_classes)))
-    if len(data_classes) > outputs or min(matched) < 0:
+    """Classes that are numbers: counted from 0 or 1, or else numbers of outputs."""
+    counted = _is_counted(data_classes)
+    numbers = range(len(data_classes)) if counted else [int(name) for name in data_classes]
+    mapping = range(outputs) if imagenet is None else imagenet
+    matched = tuple(mapping[n] for n in numbers if n < len(mapping))
+    if len(matched) < len(data_classes) or min(matched) < 0:
         raise ValueError(
             f"the data has {len(data_classes):,} classes, which are numbers, and the model has "
             f"{outputs:,} outputs ({_some(known)}): they are not the same classes"
         )
-    note = f"the data's {len(matched):,} classes are numbers: those of the model's outputs, from 0"
+    order = "in the order of the model's outputs" if counted else "of the model's outputs, from 0"
+    note = f"the data's {len(matched):,} classes are numbers, {order}"
     return ClassMatch(matched, known, note)
 
 

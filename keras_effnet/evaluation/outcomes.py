@@ -140,7 +140,7 @@ def _outcomes_of(kind, scores, labels):
     )
     several = labels if labels.ndim == 2 else labels[:, None]
     rank, label_probability = _of_labels(scores, log, several)
-    best = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
+    best = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP].copy()  # a view keeps all classes
     return Outcomes(
         labels=labels,
         loss=_losses(kind, log, several),

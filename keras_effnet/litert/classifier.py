@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,14 +147,26 @@ def to_input(classifier: Classifier, image: np.ndarray, details: dict) -> np.nda
     return value
 
 
-def scores(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+def open_interpreters(classifier: Classifier) -> list:
+    """An interpreter for each processor, for :func:`scores` of one batch after another."""
+    return [runner.open_interpreter(classifier.tflite_model) for _ in range(_processors())]
+
+
+def scores(
+    classifier: Classifier, images: np.ndarray, interpreters: Sequence | None = None
+) -> np.ndarray:
     """Scores (n, classes) float32 of uint8 images (n, height, width, channels), dequantized.
 
     The values of several outputs, or of a map, are in one row; of a large map, every n-th. The
     images are computed one at a time on all processors; their number does not change a score.
     """
     rows = np.empty((len(images), classifier.classes), np.float32)
-    for row, values in zip(rows, run(classifier, images, threads=_threads(len(images)))):
+    if interpreters is None:
+        computed = run(classifier, images, threads=_threads(len(images)))
+    else:
+        prepare = functools.partial(to_input, classifier)
+        computed = runner.run_interpreters(interpreters, images, to_input=prepare)
+    for row, values in zip(rows, computed):
         for key, stride, (_, _, columns) in zip(values, classifier.strides, classifier.outputs):
             row[columns] = values.real(key).reshape(-1)[::stride]
     return rows
@@ -194,7 +207,7 @@ def _outputs(tflite_model, details):
 
 
 def run(classifier: Classifier, images: np.ndarray, tensors=None, *, threads: int = 1):
-    """``flatbuffer.runner.run`` with the images prepared as the model expects them."""
+    """``runner.run`` with the images prepared as the model expects them."""
     return runner.run(
         classifier.tflite_model,
         images,

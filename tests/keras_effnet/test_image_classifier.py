@@ -80,13 +80,15 @@ def test_a_model_that_is_no_classifier_is_an_error(keras):
         ("none.tflite", None, "does not exist"),
         ("broken.tflite", None, "is not a .tflite file"),
         ("broken.tflite", "imagenet", "which has weights: drop one"),
+        ("photo.jpg", None, "neither a .keras nor a .tflite file"),
         ("efficientnet-b00", None, "Did you mean 'efficientnet-b0'"),
     ],
 )
 def test_a_wrong_model_is_one_error(tmp_path, monkeypatch, model, weights, error):
     pytest.importorskip("ai_edge_litert")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.tflite").write_bytes(b"no model")
+    for name in ("broken.tflite", "photo.jpg"):
+        (tmp_path / name).write_bytes(b"no model")
     with pytest.raises(ValueError, match=error):
         open_classifier(model, weights)
 

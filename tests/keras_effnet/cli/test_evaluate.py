@@ -97,6 +97,14 @@ def test_bad_input_is_one_line_and_status_2(folder, flags, message, capsys):
     assert len(err.splitlines()) == 1
 
 
+def test_images_without_labels_are_one_line_and_status_2(folder, capsys):
+    for flags in ([], ["--holdout=0.5"]):
+        assert evaluate(folder, *flags, data="photos/red") == 2
+        err = capsys.readouterr().err
+        assert "has no labels" in err
+        assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("folders", "message"),
     [

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import special
@@ -41,6 +43,18 @@ def test_the_batches_do_not_matter():
     whole, parts = record(LOGITS, LABELS, "logits", 300), record(LOGITS, LABELS, "logits", 7)
     for name in ("loss", "rank", "best", "label_probability"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+
+
+def test_little_is_kept_of_an_image_whatever_the_classes():
+    recorder = OutcomeRecorder(ScoreKind(10_000, "logits"))
+    scores, labels = np.zeros((20, 10_000), np.float32), np.zeros(20, int)
+    recorder.add(scores, labels)  # allocates what is allocated once
+    tracemalloc.start()
+    for _ in range(10):
+        recorder.add(scores, labels)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept / 200 < 1000  # bytes an image
 
 
 def test_the_first_of_equal_scores_is_the_prediction():
