@@ -43,7 +43,7 @@ from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
 from tflite.quantization import equalization, range_search, weight_rounding
 from tflite.quantization.normalization_folding import fold_normalization
-from tflite.quantization.objective import Objective, latency_ms
+from tflite.quantization.objective import Objective
 from tflite.quantization.range_estimation import estimate_ranges
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -125,6 +125,11 @@ def converted(preset):
     return make
 
 
+def latency_ms(*models, runs=60):
+    """Median CPU time of one image on one thread in ms, of each model; the models take turns."""
+    return runner.latencies_ms(models, runs, clock=time.thread_time)
+
+
 class Truth:
     """A float network's scores on the test images, computed once."""
 
@@ -165,7 +170,7 @@ def latency(files, rounds=7):
     quiet.
     """
     contents = {path.stem: path.read_bytes() for path in sorted(files.glob("*.tflite"))}
-    times = np.array([latency_ms(*contents.values(), runs=60) for _ in range(rounds)])
+    times = np.array([latency_ms(*contents.values()) for _ in range(rounds)])
     base = times[:, list(contents).index("float32")]
     return dict(zip(contents, map(float, np.median(times / base[:, None], 0))))
 
@@ -208,7 +213,7 @@ def ablation(truth, calibration):
     made["bias correction"] = make(fixed, low)
     objective = Objective(content, calibration[:128])
     plan = tflite.make_plan(ops.read_ops(content), "int8")
-    found, _ = range_search.search_ranges(content, low, plan, objective, seconds=40)
+    found, _ = range_search.search_ranges(content, low, plan, objective, evaluations=120)
     made["range search"] = make(content, found)
     return {name: truth.measured(product) for name, product in made.items()}
 

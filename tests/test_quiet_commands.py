@@ -17,7 +17,7 @@ MAIN = "import sys\nfrom {package}.cli import main\nsys.exit(main())"
 SHORT_SEARCHES = """\
 import functools
 from tflite.cli import convert
-convert.convert = functools.partial(convert.convert, search_seconds=0.1)
+convert.convert = functools.partial(convert.convert, search_evaluations=2)
 """
 SMALL_VARIANT = """\
 import dataclasses

@@ -62,11 +62,12 @@ def convert(
             prediction.
         log: called with a line of text per step, e.g. ``print``.
         **options: fields of :class:`~tflite.quantization.options.ConversionOptions`:
-            ``calibration_images`` (default 512, or 2,048 for int8_mixed; half of them, at most
-            512, are learned from, the others are held out), ``finetune`` (takes minutes),
-            ``search_seconds``, ``cache`` (of calibrations, on disk), ``recipe`` (see
-            ``tflite.quantization.plan_file``), ``max_corrupt``, ``softmax`` (appends one to
-            logits), ``metric`` (a function of the outputs and labels, see
+            ``calibration_images`` (default 512, or 2,048 for int8_mixed; docs/tflite.md
+            says which are learned from and which are held out), ``finetune`` (takes minutes),
+            ``search_evaluations`` (models that each search may evaluate; 0: no searches),
+            ``cache`` (of calibrations, on disk), ``recipe`` (see ``tflite.quantization.plan_file``),
+            ``max_corrupt``, ``softmax`` (appends one to logits), ``metric`` (a function of the
+            outputs and labels, see
             ``tflite.evaluation.user_metric``).
 
     Raises:

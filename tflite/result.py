@@ -17,8 +17,8 @@ from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
 from tflite.quantization import plan_file
 from tflite.quantization.mixed_precision import Budget, Float32Region
-from tflite.quantization.pipeline import QuantizationStep
 from tflite.quantization.plan import QuantPlan
+from tflite.quantization.step_selection import QuantizationStep
 from tflite.report import comparison_sections, html_report, own_files, provenance
 
 _LARGE = 30e6  # bytes

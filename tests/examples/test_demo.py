@@ -38,7 +38,7 @@ def test_the_demo_on_a_folder_of_photos_writes_every_file(
     recipe = dataclasses.replace(table.find_recipe("photos"), **smaller)
     monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
     monkeypatch.setattr(table, "find_recipe", {"photos": recipe}.get)
-    quick = functools.partial(tflite.convert, search_seconds=0, finetune=False)
+    quick = functools.partial(tflite.convert, search_evaluations=0, finetune=False)
     monkeypatch.setattr(tflite, "convert", quick)
     random = np.random.default_rng(0)
     for name, shade in (("dark", 40), ("light", 180)):

@@ -33,7 +33,6 @@ def test_trained_network_keeps_its_predictions_in_int8(shared, capsys):
         tflite.load_keras(path),
         calibration=_cifar10(data, "train-*", 256)[0],
         evaluation=_cifar10(data, "validation-*", 1000),
-        search_seconds=5,
     )
     report = conversion.report
     with capsys.disabled():

@@ -11,7 +11,7 @@ from tflite.converter import ConversionImages
 from tflite.quantization.mixed_precision import Budget
 from tflite.request import ConversionRequest
 
-_QUICK = {"finetune": False, "search_seconds": 0}
+_QUICK = {"finetune": False, "search_evaluations": 0}
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,8 @@ def test_saved_page_shows_the_quantization_steps(float_content, images, converte
 def test_unknown_option_is_an_error(float_content):
     with pytest.raises(TypeError, match=r"Unknown option 'seconds'"):
         tflite.convert(float_content, preset="float32", seconds=3)
+    with pytest.raises(TypeError, match="search_seconds was replaced by search_evaluations"):
+        tflite.convert(float_content, preset="float32", search_seconds=3)
 
 
 # Images ---------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ def _outputs_of(kind):
 )  # fmt: skip
 def test_outputs_without_classes_are_converted(kind, preset, photos, tmp_path):
     conversion = tflite.convert(
-        _outputs_of(kind), preset=preset, calibration=photos, search_seconds=0
+        _outputs_of(kind), preset=preset, calibration=photos, search_evaluations=0
     )
     report = conversion.report
     assert (report.agreement, report.kl_divergence, report.drop) == (None, None, None)

@@ -9,7 +9,7 @@ import pytest
 
 import tflite
 from tflite.quantization.mixed_precision import Budget, Float32Region
-from tflite.quantization.pipeline import QuantizationStep
+from tflite.quantization.step_selection import QuantizationStep
 from tflite.result import shown_images
 
 
@@ -76,20 +76,22 @@ def test_failed_write_keeps_the_old_file(float32, tmp_path, monkeypatch):
 
 def test_json_has_typed_steps_and_regions(float32):
     steps = (
-        QuantizationStep("first", "what it does", 0.5, 0.9, 1.5),
-        QuantizationStep("broken", "what it does", math.inf, 0.0, 1.0, kept=False),
+        QuantizationStep("first", "what it does", 0.5, 0.9, gain=0.25, standard_error=0.125),
+        QuantizationStep("broken", "what it does", math.inf, 0.0, False, -math.inf, 0.0),
     )
     region = Float32Region("top", ("a", "b"), 0.25, 0.5, "why")
     conversion = dataclasses.replace(float32, quantization_steps=steps, float32_regions=(region,))
     record = json.loads(json.dumps(conversion.as_dict(), allow_nan=False))
     assert record["quantization_steps"] == [
         {"name": "first", "description": "what it does", "kl_divergence": 0.5, "agreement": 0.9,
-         "seconds": 1.5, "kept": True, "runs": True},
+         "kept": True, "gain": 0.25, "standard_error": 0.125, "evaluations": 1, "skipped": "",
+         "runs": True},
         {"name": "broken", "description": "what it does", "kl_divergence": None, "agreement": 0.0,
-         "seconds": 1.0, "kept": False, "runs": False},
+         "kept": False, "gain": None, "standard_error": None, "evaluations": 1, "skipped": "",
+         "runs": False},
     ]  # fmt: skip
     assert record["float32_regions"] == [
-        {"name": "top", "outputs": ["a", "b"], "kl_divergence": 0.25, "latency_ms": 0.5,
+        {"name": "top", "outputs": ["a", "b"], "kl_divergence": 0.25, "cost": 0.5,
          "reason": "why"}
     ]  # fmt: skip
 

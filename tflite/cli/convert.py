@@ -208,6 +208,24 @@ def _run(options, argv):
     return 0
 
 
+def _converted(options, custom_objects, class_names, log):
+    return convert(
+        _load_model(options.model, custom_objects),
+        preset=options.preset,
+        max_drop=options.max_drop,
+        min_agreement=options.min_agreement,
+        finetune=options.finetune,
+        calibration=options.calibration,
+        evaluation=options.evaluation,
+        class_names=class_names,
+        image_size=options.image_size,
+        calibration_images=options.calibration_images,
+        max_corrupt=options.max_corrupt,
+        softmax=options.softmax,
+        log=log,
+    )
+
+
 def _checked_out(options):
     """The absolute path of the .tflite, if no file that may be written replaces anything else."""
     inputs = {
@@ -245,17 +263,14 @@ def format_steps(conversion: Conversion) -> str:
     if conversion.quantization_steps:
         first, second = conversion.quantization_steps[0].measures
         first = {"KL divergence": "KL", "relative error": "error"}.get(first, "loss")
-        lines.append(f"{'step':<20}{first:>10}{second[-11:]:>12}{'seconds':>9}")
+        lines.append(f"{'step':<20}{first:>10}{second[-11:]:>12}{'models':>9}")
     for step in conversion.quantization_steps:
         note = step.description
         if not step.kept:
-            note = (
-                f"not kept: {first} not low enough"
-                if step.runs
-                else "not kept: the model does not run"
-            )
+            verb = "skipped" if step.skipped else "not kept"
+            note = f"{verb}: {step.evidence}" if step.runs else "not kept: the model does not run"
         kl = f"{step.kl_divergence:.5f}" if step.runs else "-"
-        lines.append(f"{step.name:<20}{kl:>10}{step.second_text:>12}{step.seconds:>9.1f}  {note}")
+        lines.append(f"{step.name:<20}{kl:>10}{step.second_text:>12}{step.evaluations:>9}  {note}")
     for region in conversion.float32_regions:
         lines.append(f"float32  {region.name}: {region.reason}")
     return "\n".join(lines)

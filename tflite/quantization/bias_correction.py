@@ -7,7 +7,7 @@ section 4.2; here the shift is measured instead of derived.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
@@ -20,7 +20,10 @@ _THREADS = 2
 
 
 def correct_biases(
-    float32_model: bytes, images: np.ndarray, quantize: Callable[[bytes], bytes]
+    float32_model: bytes,
+    images: np.ndarray,
+    quantize: Callable[[bytes], bytes],
+    ranges: Mapping[str, Mapping[str, float]] | None = None,
 ) -> bytes:
     """Bytes of the float .tflite with corrected biases: its quantized version has the channel means
     of the float version.
@@ -33,13 +36,16 @@ def correct_biases(
         float32_model: bytes of a float .tflite.
         images: uint8 (n, height, width, 3); the first 32 are used.
         quantize: function from bytes of a float .tflite to bytes of its quantized version.
+        ranges: {tensor: {"min", "max"}} of the quantized version. What they clip is no error to
+            correct: before a swish, it is a tail without effect, and its mean can be large.
     """
     images = images[:IMAGES]
     graph = Graph(float32_model)
     quantized = bytearray(quantize(graph.content()))
     places = ops.bias_locations(quantized)
     layers = [op for op in graph.operations if graph.name(op.output) in places]
-    wanted = channel_means(float32_model, images, [graph.name(op.output) for op in layers])
+    names = [graph.name(op.output) for op in layers]
+    wanted = channel_means(float32_model, images, names, ranges=ranges)
     for op in layers:
         name = graph.name(op.output)
         start, scales = places[name]
@@ -54,7 +60,11 @@ def correct_biases(
 
 
 def channel_means(
-    model: bytes, images: np.ndarray, tensors: Collection[str] | None = None
+    model: bytes,
+    images: np.ndarray,
+    tensors: Collection[str] | None = None,
+    *,
+    ranges: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, np.ndarray]:
     """{tensor: float64 (images, channels)} of each channel's mean over each image, dequantized.
 
@@ -62,16 +72,20 @@ def channel_means(
         model: bytes of a float or quantized .tflite.
         images: uint8 (n, height, width, 3).
         tensors: names; None for the output.
+        ranges: {tensor: {"min", "max"}} that the values are clipped to; None: not clipped.
     """
+    ranges = ranges or {}
     rows = [
-        {name: _mean(values, name) for name in values}
+        {name: _mean(values, name, ranges.get(name)) for name in values}
         for values in runner.run(model, images, tensors, threads=_THREADS)
     ]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _mean(values, name):
+def _mean(values, name, bounds):
     value = values[name]
+    if bounds is not None:
+        value = np.clip(value, bounds["min"], bounds["max"])
     mean = value.reshape(-1, value.shape[-1]).mean(0, np.float64)
     if value.dtype == np.float32:
         return mean

@@ -6,7 +6,7 @@ Quantization ranges are estimated from the histograms (``range_estimation``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from tflite.quantization.calibration_cache import CalibrationCache
 MIN_IMAGES = 16
 _BINS = 4096  # on each side of 0
 _SAMPLE = 32768  # counted values per tensor and image; extremes are those of all values
+_TOGETHER = 8  # images whose samples are counted at once, which is faster for small tensors
 _THREADS = 2  # reading values takes Python's lock: more readers would not be faster
 
 
@@ -122,9 +123,14 @@ def accumulate_histograms(
     tensors = ops.activations(float32_model)
     tensors = {name: i for name, i in tensors.items() if only is None or name in only}
     accumulators = {name: _Accumulator() for name in tensors}
-    for values in runner.run(float32_model, images, tensors.values(), threads=_THREADS):
+    for number, values in enumerate(
+        runner.run(float32_model, images, tensors.values(), threads=_THREADS), start=1
+    ):
         for name, index in tensors.items():
             accumulators[name].add(values[index])
+        if number % _TOGETHER == 0 or number == len(images):
+            for accumulator in accumulators.values():
+                accumulator.count()
     histograms = {name: accumulator.result() for name, accumulator in accumulators.items()}
     for name, histogram in histograms.items():
         if not np.isfinite([histogram.low, histogram.high]).all():
@@ -168,6 +174,17 @@ def _unpacked(arrays):
         str(name): Histogram(*map(float, bounds), counts, weights, low, high)
         for name, bounds, counts, weights, low, high in rows
     }
+
+
+def merged_histograms(parts: Sequence[Mapping[str, Histogram]]) -> dict[str, Histogram]:
+    """The histograms over the images of all parts, of the same model."""
+    merged = {}
+    for name in parts[0]:
+        accumulator = _Accumulator()
+        for part in parts:
+            accumulator.merge(part[name])
+        merged[name] = accumulator.result()
+    return merged
 
 
 def _checked(float32_model, images, min_images):
@@ -216,25 +233,43 @@ class _Accumulator:
         self.width = None
         self.counts = np.zeros((2, 2 * _BINS))  # plain, and divided by the image's mean square
         self.channels = None  # low, high
+        self._samples = []  # of the images that are not counted yet, (n, channels) each
 
     def add(self, value):
+        """Adds the values of one image; ``count`` must follow."""
         rows = value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)
-        low, high = float(rows.min()), float(rows.max())
-        self._extremes(low, high)
-        if not np.isfinite([low, high]).all():
+        self._samples.append(rows[:: -(-rows.size // _SAMPLE)].copy())
+        if rows.size > _SAMPLE:  # else they are those of the sample
+            self._extremes(float(rows.min()), float(rows.max()))
+
+    def count(self):
+        """Counts the images added since the last call."""
+        samples, self._samples = self._samples, []
+        sample = np.concatenate(samples)
+        low, high = sample.min(0), sample.max(0)
+        self._extremes(float(low.min()), float(high.max()))
+        if not np.isfinite([self.low, self.high]).all():
             return  # the caller raises
-        stride = -(-rows.size // _SAMPLE)
-        sample = np.ascontiguousarray(rows[::stride])
-        self._widen(max(abs(low), abs(high)))
+        self._widen(max(abs(self.low), abs(self.high)))
         bins = np.floor(sample.reshape(-1) * np.float32(1 / self.width)).astype(np.intp)
         bins += _BINS
-        new = np.bincount(np.clip(bins, 0, 2 * _BINS - 1, out=bins), minlength=2 * _BINS)
-        self.counts[0] += new
-        self.counts[1] += new / max(float(np.vdot(sample, sample)) / sample.size, 1e-12)
-        low, high = sample.min(0), sample.max(0)
-        if self.channels is not None:
-            low, high = np.minimum(self.channels[0], low), np.maximum(self.channels[1], high)
-        self.channels = low, high
+        np.clip(bins, 0, 2 * _BINS - 1, out=bins)
+        squares = [max(float(np.vdot(each, each)) / each.size, 1e-12) for each in samples]
+        weights = np.repeat(1 / np.array(squares), [each.size for each in samples])
+        self.counts[0] += np.bincount(bins, minlength=2 * _BINS)
+        self.counts[1] += np.bincount(bins, weights, minlength=2 * _BINS)
+        self._join_channels(low, high)
+
+    def merge(self, histogram):
+        """Adds the values of a histogram."""
+        other = _Accumulator()
+        other.width = histogram.width
+        other.counts = np.stack([histogram.counts, histogram.weights])
+        self._widen(histogram.width * _BINS)
+        other._widen(self.width * _BINS)
+        self.counts += other.counts
+        self._extremes(histogram.low, histogram.high)
+        self._join_channels(histogram.channel_low, histogram.channel_high)
 
     def result(self):
         channels = self.channels or (np.zeros(1), np.zeros(1))
@@ -243,6 +278,11 @@ class _Accumulator:
     def _extremes(self, low, high):  # NumPy's minimum and maximum keep NaN, Python's may not
         self.low = float(np.minimum(self.low, low))
         self.high = float(np.maximum(self.high, high))
+
+    def _join_channels(self, low, high):
+        if self.channels is not None:
+            low, high = np.minimum(self.channels[0], low), np.maximum(self.channels[1], high)
+        self.channels = low, high
 
     def _widen(self, maximum):
         """Widens the bins until they hold values up to `maximum`."""

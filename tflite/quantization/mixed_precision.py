@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keras_effnet.litert import ops
 from tflite.evaluation import sqnr
 from tflite.flatbuffer.graph import LINEAR, Graph
-from tflite.quantization.objective import Objective, agreement_and_drop, latency_ms
+from tflite.quantization.objective import Objective, agreement_and_drop
 from tflite.quantization.plan import QuantPlan
 from tflite.quantization.state import State
 
-_RUNS = 20  # minimum number of runs of a latency measurement
-_RUNS_MS = 200  # a faster model gets as many runs as take this long
 _REGION_IMAGES = 64  # that every region is evaluated on
-_SECONDS_FACTOR = 6  # of the time limit of one search, since a network has about twenty regions
-_MIN_COST = 0.01  # of the model's latency: cheaper regions cost as much in the ranking
+_MIN_COST = 0.01  # of the network's operations: smaller regions cost as much in the ranking
 
 
 class BudgetError(ops.ConversionError):
@@ -80,7 +77,7 @@ class Float32Region:
     name: str
     outputs: tuple[str, ...]  # the tensors that the ops write
     kl_divergence: float  # in nats, with only this region in int8
-    latency_ms: float  # extra latency of float32, one thread
+    cost: float  # share of the network's multiply-adds and elementwise operations
     reason: str = ""
 
 
@@ -91,7 +88,6 @@ def within_budget(
     *,
     held_out: Objective,
     objective: Objective,
-    seconds: float,
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[QuantPlan, tuple[Float32Region, ...]]:
     """(plan, float32 regions) with as few regions as the budget needs.
@@ -103,7 +99,6 @@ def within_budget(
         held_out: objective on the images that the budget must be met on, with labels for
             ``max_drop``.
         objective: objective that the regions are ranked with.
-        seconds: time limit of one search; evaluating the regions may take six times as long.
         log: called with a line of text per evaluated region or model.
 
     Raises:
@@ -112,7 +107,7 @@ def within_budget(
     results = []  # (agreement, drop) of every evaluated model
 
     def is_met(model):
-        _, predictions = held_out.evaluate(model)
+        predictions = held_out.predictions_of(model)
         agreement, drop = agreement_and_drop(held_out.predictions, predictions, held_out.labels)
         results.append((agreement, drop))
         log(f"  {_result(agreement, drop)} on {len(predictions):,} held-out images")
@@ -121,9 +116,7 @@ def within_budget(
     if is_met(state.quantized(plan)):
         return plan, ()
     candidates = candidate_regions(state.float32_model, plan)
-    ranked = rank_regions(
-        *measure_regions(state, plan, candidates, objective, _SECONDS_FACTOR * seconds, log)
-    )
+    ranked = rank_regions(measure_regions(state, plan, candidates, objective, log))
     count = fewest(
         len(ranked), lambda n: is_met(state.quantized_with_regions(with_regions(plan, ranked[:n])))
     )
@@ -175,57 +168,60 @@ def measure_regions(
     plan: QuantPlan,
     candidates: Mapping[str, tuple[str, ...]],
     objective: Objective,
-    seconds: float,
     log: Callable[[str], None] = lambda line: None,
-) -> tuple[list[Float32Region], float]:
-    """(regions with divergence and latency, latency in ms of the model without regions).
+) -> list[Float32Region]:
+    """The regions with their divergence and cost.
 
     The divergence of a region is measured with all other regions in float32. With all others in
-    int8 it is a small difference of two large numbers, smaller than other rounding effects.
+    int8 it is a small difference of two large numbers, smaller than other rounding effects. The
+    cost is counted, not timed: the choice must not depend on what else the machine does.
 
     Args:
         state: the result of the quantization pipeline.
         plan: the plan without float32 regions.
         candidates: {name: outputs}; regions may overlap.
         objective: a few of its images are used.
-        seconds: time limit; regions that are not evaluated in time get a divergence of 0, which
-            ranks them last. One is always evaluated.
         log: called with a line of text per region.
     """
-    start, objective = state.quantized_with_regions(plan), objective.first(_REGION_IMAGES)
-    [base_ms] = latency_ms(start)
-    runs = max(_RUNS, int(_RUNS_MS / base_ms))
+    objective = objective.first(_REGION_IMAGES)
     all_outputs = {output for outputs in candidates.values() for output in outputs}
-    deadline, regions = time.monotonic() + seconds, []
+    shares, regions = operation_shares(state.float32_model), []
     for name, outputs in candidates.items():
-        if regions and time.monotonic() > deadline:
-            regions.append(Float32Region(name, outputs, 0.0, 0.0, "not evaluated: out of time"))
-            continue
         others = plan.with_floats(all_outputs - set(outputs), name)
         kl = objective(state.quantized_with_regions(others))[0]
-        alone = state.quantized_with_regions(plan.with_floats(outputs, name))
-        before, after = latency_ms(start, alone, runs=runs)
-        cost = max(after - before, 0.0)
-        reason = f"KL divergence {kl:.5f} with only this in int8; float32 costs {cost:.2f} ms"
+        cost = sum(shares[output] for output in outputs)
+        reason = f"KL divergence {kl:.5f} with only this in int8; {cost:.1%} of the operations"
         regions.append(Float32Region(name, outputs, kl, cost, reason))
         log(f"  {name}: {reason}")
-    return regions, base_ms
+    return regions
 
 
-def rank_regions(regions: Sequence[Float32Region], base_ms: float) -> list[Float32Region]:
-    """The regions by divergence per latency, the highest first.
+def operation_shares(float32_model: bytes) -> dict[str, float]:
+    """{output: share of the network's operations that its op has}: multiply-adds of a layer with
+    weights, output values of any other op.
+    """
+    graph = Graph(float32_model)
+    counts = {}
+    for op in graph.operations:
+        count = math.prod(graph.shape(op.output))
+        if op.name in LINEAR:
+            kernel = graph.shape(op.inputs[1])
+            count *= math.prod(kernel[1:3] if op.name == "DEPTHWISE_CONV_2D" else kernel[1:])
+        counts[graph.name(op.output)] = count
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items()}
+
+
+def rank_regions(regions: Sequence[Float32Region]) -> list[Float32Region]:
+    """The regions by divergence per cost, the highest first.
 
     The divergence of a region counts only for the share of its ops that earlier regions do not
     contain; a region without such ops is left out.
-
-    Args:
-        regions: as ``measure_regions`` returns them.
-        base_ms: latency of the model without regions.
     """
 
     def benefit(region):
         remaining = len(set(region.outputs) - covered) / len(region.outputs)
-        return remaining * region.kl_divergence / max(region.latency_ms, _MIN_COST * base_ms)
+        return remaining * region.kl_divergence / max(region.cost, _MIN_COST)
 
     ranked, covered, remaining = [], set(), list(regions)
     while remaining:

@@ -15,7 +15,7 @@ from tflite.quantization.plan_file import PlanFile, parse_plan, read_plan
 class ConversionOptions:
     """Options that ``tflite.convert`` also takes as keywords."""
 
-    search_seconds: float = 10  # time limit of each search; 0 turns the searches off
+    search_evaluations: int = 48  # models that each search may evaluate; 0: no searches
     max_corrupt: int = 10  # images per set that may fail to decode; they are skipped
     calibration_images: int | None = None  # at most; None: 512, and 2,048 for int8_mixed
     finetune: bool | None = None  # fine-tune against the float model; None: only int8_strict
@@ -25,7 +25,11 @@ class ConversionOptions:
     metric: UserMetric | None = None  # drives the steps in place of the KL divergence
 
     def __post_init__(self):
-        for name, smallest in (("max_corrupt", 0), ("calibration_images", 1)):
+        for name, smallest in (
+            ("max_corrupt", 0),
+            ("calibration_images", 1),
+            ("search_evaluations", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {value}")
@@ -35,6 +39,12 @@ class ConversionOptions:
         """The options; ``TypeError`` with the nearest name for an unknown one."""
         names = [field.name for field in dataclasses.fields(cls)]
         for name in keywords:
+            if name == "search_seconds":
+                raise TypeError(
+                    "search_seconds was replaced by search_evaluations, the number of models that "
+                    f"each search may evaluate (default: {cls.search_evaluations}, 0: none): a "
+                    "time limit gave other files on a busy machine"
+                )
             if name not in names:
                 raise TypeError(unknown_name("option", name, names))
         if not isinstance(keywords.get("metric"), (UserMetric, type(None))):

@@ -1,14 +1,9 @@
-"""Post-training quantization pipeline. Each step is evaluated on held-out images and kept only if
-it lowers the KL divergence to the float model.
-"""
+"""Post-training quantization pipeline: folding, the steps, mixed precision, the quantizer."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from keras_effnet.litert import ops, runner
@@ -17,99 +12,15 @@ from tflite.quantization.calibration import CalibrationImages, calibrate
 from tflite.quantization.calibration_cache import NO_CACHE
 from tflite.quantization.mixed_precision import Budget, Float32Region, within_budget
 from tflite.quantization.normalization_folding import fold_normalization
-from tflite.quantization.objective import MEASURES, OUTPUT_MEASURES, Objective, held_out
+from tflite.quantization.objective import Objective, held_out
 from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
 from tflite.quantization.state import State
-from tflite.quantization.steps import STEPS, WEIGHT_STEPS, Context, Step, make_context
+from tflite.quantization.step_selection import QuantizationStep, run_steps
+from tflite.quantization.steps import STEPS, WEIGHT_STEPS, make_contexts, refit_context
 
 _FOLDING_IMAGES = 8  # that normalization folding is checked on
-
-
-@dataclass(frozen=True)
-class QuantizationStep:
-    """Result of one step, on held-out images."""
-
-    name: str
-    description: str
-    kl_divergence: float  # KL(float || quantized) in nats; infinity if the model does not run
-    agreement: float  # fraction of the images with the float model's prediction
-    seconds: float
-    kept: bool = True
-    # What kl_divergence and agreement are for a model that is no classifier: the squared error
-    # relative to the variance of the outputs, and their correlation. Of the user's metric: how much
-    # worse it is than the float model's, and its value.
-    measures: tuple[str, str] = MEASURES
-
-    @property
-    def runs(self) -> bool:
-        """Whether the quantized model runs."""
-        return math.isfinite(self.kl_divergence)
-
-    @property
-    def second_text(self) -> str:
-        """The second measure as text: a percentage, or the number of the user's metric."""
-        is_share = self.measures in (MEASURES, OUTPUT_MEASURES)
-        return f"{self.agreement:.2%}" if is_share else f"{self.agreement:.5g}"
-
-    def as_dict(self) -> dict:
-        """For JSON: a ``kl_divergence`` of None for a model that does not run."""
-        kl = self.kl_divergence if self.runs else None
-        row = {**dataclasses.asdict(self), "kl_divergence": kl, "runs": self.runs}
-        if self.measures == MEASURES:
-            del row["measures"]
-        return row
-
-
-def is_kept(kl_divergence: float, best: float, threshold: float | None) -> bool:
-    """Whether a step is kept whose divergence is `kl_divergence`, after a best one of `best`."""
-    return threshold is None or kl_divergence < threshold * best
-
-
-def run_steps(
-    steps: Sequence[Step], state: State, context: Context
-) -> tuple[State, tuple[QuantizationStep, ...]]:
-    """(the state after the steps that were kept, the result of each step)."""
-    results = []
-    for step in steps:
-        was_kept = any(row.name == step.after and row.kept for row in results)
-        if not step.enabled(context) or (step.after and not was_kept):
-            continue
-        if step.trials is None:
-            state, row = _run_step(step, state, context)
-            results.append(row)
-            continue
-        deadline = time.monotonic() + context.options.search_seconds
-        for trial, tensors in step.trials(state).items():
-            if time.monotonic() > deadline:
-                break
-            propose = functools.partial(step.propose, tensors=tensors)
-            named = dataclasses.replace(step, name=f"{step.name}, {trial}", propose=propose)
-            state, row = _run_step(named, state, context)
-            results += [row] if row.kept else []
-    return state, tuple(results)
-
-
-def _run_step(step, state, context):
-    context.log(f"Quantization step: {step.name}")
-    start = time.monotonic()
-    candidate = step.propose(state, context)
-    kl, agreement = candidate.score or context.evaluate(candidate.state)
-    kept = is_kept(kl, state.kl_divergence, step.threshold)
-    row = QuantizationStep(
-        f"{step.name}{candidate.variant}",
-        f"{step.description} ({candidate.detail})" if candidate.detail else step.description,
-        kl,
-        agreement,
-        time.monotonic() - start,
-        kept,
-        context.measures,
-    )
-    kept_or_not = "kept" if kept else "not kept"
-    first, second = row.measures
-    context.log(f"  {first} {kl:.5f}, {second} {row.second_text}: {kept_or_not}")
-    return dataclasses.replace(candidate.state, kl_divergence=kl) if kept else state, row
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +66,14 @@ def run(
     if options.recipe is not None:
         options.recipe.check(make_plan(ops.read_ops(float32_model), preset))
     int8 = preset.activations == "int8"
-    context = make_context(float32_model, preset, calibration, options, log)
+    contexts = make_contexts(float32_model, preset, calibration, options, log)
+    refit = refit_context(contexts, calibration)
     state = State(float32_model, exact_model=float32_model, uncompensated_model=float32_model)
-    state, steps = run_steps(STEPS if int8 else WEIGHT_STEPS, state, context)
+    state, steps = run_steps(STEPS if int8 else WEIGHT_STEPS, state, contexts, refit)
     if preset.activations == "int16":  # 65,536 values: min-max ranges suffice
         ranges = calibrate(state.float32_model, calibration.images)
         state = dataclasses.replace(state, ranges=ranges)
-    plan, regions = dataclasses.replace(context, preset=preset).plan(state), ()
+    plan, regions = dataclasses.replace(refit, preset=preset).plan(state), ()
     if options.recipe is not None:
         log(f"Applying {options.recipe.name}")
         plan, ranges = options.recipe.applied(plan, state.ranges)
@@ -175,9 +87,8 @@ def run(
             budget,
             state,
             plan,
-            held_out=budget_objective(float32_model, calibration, context.cache),
-            objective=context.objective.without_metric(),
-            seconds=options.search_seconds,
+            held_out=budget_objective(float32_model, calibration, refit.cache),
+            objective=refit.objective.without_metric(),
             log=log,
         )
     model = state.quantized_with_regions(plan) if regions else state.quantized(plan)

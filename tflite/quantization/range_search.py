@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keras_effnet.litert import classifier
 from tflite.evaluation import sqnr
@@ -24,8 +23,9 @@ def search_ranges(
     plan: QuantPlan,
     objective: Objective,
     *,
-    seconds: float,
+    evaluations: int,
     tensors: Sequence[str] | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict, int]:
     """(ranges, number of tensors tried), with the ends moved that lower the divergence.
 
@@ -34,26 +34,29 @@ def search_ranges(
         ranges: {tensor: {"min", "max"}} to start from.
         plan: the plan that the model is quantized with.
         objective: an :class:`~tflite.quantization.objective.Objective`.
-        seconds: time limit; the last tensor's trials may exceed it.
+        evaluations: how many models may be evaluated; the last tensor's may exceed it.
         tensors: names in the order in which they are tried. Default: lowest SQNR first.
+        log: called with a line of text per tensor.
     """
-    deadline = time.monotonic() + seconds
+    if evaluations <= 0:
+        return ranges, 0
     model = quantize(float32_model, ranges, plan)
-    best, tried = objective(model)[0], 0
+    best, tried, left = objective(model)[0], 0, evaluations - 1
     if tensors is None:
         names = searchable_tensors(Graph(float32_model), ranges)
         tensors = noisiest_first(float32_model, model, objective.images[:_SQNR_IMAGES], names)
     for name in tensors:
-        if time.monotonic() > deadline:
+        if left <= 0:
             break
         tried += 1
         for end in ("max", "min"):
             for factor in _FACTORS:
                 moved = {**ranges, name: {**ranges[name], end: ranges[name][end] * factor}}
-                kl = objective(quantize(float32_model, moved, plan))[0]
+                kl, left = objective(quantize(float32_model, moved, plan))[0], left - 1
                 if kl < best * (1 - _MIN_IMPROVEMENT):
                     best, ranges = kl, moved
                     break
+        log(f"  {name}: KL divergence {best:.5f}")
     return ranges, tried
 
 

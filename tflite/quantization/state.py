@@ -1,4 +1,4 @@
-"""The state of the quantization pipeline: the float model, its ranges, and how good they are."""
+"""The state of the quantization pipeline: the float model and its ranges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ class State:
     ranges: dict | None = None  # {tensor: {"min", "max"}}; None if only weights are quantized
     estimator: str = "minmax"  # a name of range_estimation.ESTIMATORS
     histograms: Mapping = field(default_factory=dict)  # {tensor: calibration.Histogram}
-    kl_divergence: float = float("inf")  # in nats
     exact_model: bytes = b""  # the model after function-preserving transforms only
     uncompensated_model: bytes = b""  # before biases and weights compensate int8 activations
 

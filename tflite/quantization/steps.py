@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,13 @@ from tflite.quantization.calibration import (
     cached_histograms,
 )
 from tflite.quantization.calibration_cache import NO_CACHE, CalibrationCache, default_folder
-from tflite.quantization.objective import MEASURES, Objective, held_out
+from tflite.quantization.objective import (
+    MEASURES,
+    ImageErrors,
+    Objective,
+    folds,
+    held_out,
+)
 from tflite.quantization.options import ConversionOptions
 from tflite.quantization.plan import QuantPlan, make_plan
 from tflite.quantization.quantizer import quantize
@@ -33,7 +39,7 @@ _OBJECTIVE_IMAGES = 256  # held-out images, at most, that a step is evaluated on
 _ROUNDING_IMAGES = 64
 _SEARCH_IMAGES = 128
 _CHECK_IMAGES = 4  # that function-preserving transforms are checked on
-_SWISH_TOLERANCE = 1.25  # times the smallest divergence at which the "swish" estimator is preferred
+_FAR = 0.95  # agreement below which single ranges are searched
 _STAGE = re.compile(r"block\d+|.+")
 
 
@@ -47,7 +53,7 @@ class Context:
     objective: Objective  # on held-out images
     options: ConversionOptions
     calibration_images: int = 0  # all, for the plan
-    measures: tuple[str, str] = MEASURES  # what ``evaluate`` returns
+    measures: tuple[str, str] = MEASURES  # what the errors are
     cache: CalibrationCache = NO_CACHE
     log: Callable[[str], None] = lambda line: None
 
@@ -60,49 +66,64 @@ class Context:
             range_description=ESTIMATORS[state.estimator].description,
         )
 
-    def evaluate(self, state: State) -> tuple[float, float]:
-        """(KL divergence in nats, prediction agreement) of a state's model, quantized."""
-        return self.objective(state.quantized(self.plan(state)))
+    def errors(self, state: State) -> ImageErrors:
+        """The errors of a state's model, quantized, on the held-out images."""
+        return self.objective.errors(state.quantized(self.plan(state)))
 
 
-def make_context(
+def make_contexts(
     float32_model: bytes,
     preset: Preset,
     calibration: CalibrationImages,
     options: ConversionOptions,
     log: Callable[[str], None] = lambda line: None,
-) -> Context:
-    """The :class:`Context`: images to learn from, and an objective on held-out images.
+) -> tuple[Context, ...]:
+    """A :class:`Context` for each of the ``objective.folds``: images to learn from, and an
+    objective on held-out images.
 
-    Only the weights are quantized while steps for other than int8 activations are evaluated.
+    A budget is measured on images that nothing was learned from, and fine-tuning takes minutes:
+    both use one fold. Only the weights are quantized while steps for other than int8 activations
+    are evaluated.
     """
-    learning, held = held_out(len(calibration))
-    held = held[:_OBJECTIVE_IMAGES]
-    labels = None if calibration.labels is None else calibration.labels[held]
+    crossed = not (preset.name == "int8_mixed" or options.finetunes(preset))
+    parts = folds(len(calibration)) if crossed else [held_out(len(calibration))]
     cache = CalibrationCache(default_folder(), log=log) if options.cache else NO_CACHE
-    objective = Objective(
-        float32_model, calibration.images[held], labels, metric=options.metric, cache=cache
-    )
-    return Context(
-        preset=preset if preset.activations == "int8" else find_preset("weight_only"),
-        float32_model=float32_model,
-        images=calibration.images[learning],
-        objective=objective,
-        options=options,
-        calibration_images=len(calibration) if preset.calibrated else 0,
-        cache=cache,
-        log=log,
-        measures=objective.measures,
-    )
+    contexts = []
+    for learning, held in parts:
+        held = held[:_OBJECTIVE_IMAGES]
+        labels = None if calibration.labels is None else calibration.labels[held]
+        objective = Objective(
+            float32_model, calibration.images[held], labels, metric=options.metric, cache=cache
+        )
+        contexts.append(
+            Context(
+                preset=preset if preset.activations == "int8" else find_preset("weight_only"),
+                float32_model=float32_model,
+                images=calibration.images[learning],
+                objective=objective,
+                options=options,
+                calibration_images=len(calibration) if preset.calibrated else 0,
+                cache=cache,
+                log=log,
+                measures=objective.measures,
+            )
+        )
+    return tuple(contexts)
+
+
+def refit_context(contexts: Sequence[Context], calibration: CalibrationImages) -> Context:
+    """The context that the kept steps learn from in the end: with several folds, all images."""
+    if len(contexts) == 1:
+        return contexts[0]
+    return dataclasses.replace(contexts[0], images=calibration.images)
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What a step proposes."""
+class Variant:
+    """One way to run a step."""
 
-    state: State
-    score: tuple[float, float] | None = None  # as ``Context.evaluate``, if known already
-    variant: str = ""  # for the step's name
+    argument: object = None  # of ``Step.propose``
+    suffix: str = ""  # of the step's name
     detail: str = ""  # for its description
 
 
@@ -112,66 +133,58 @@ class Step:
 
     name: str
     description: str
-    propose: Callable[..., Candidate]  # (state, context[, tensors])
-    threshold: float | None = 0.99  # kept below this share of the divergence; None: always kept
+    propose: Callable[[State, Context, object], State]  # learns from the context's images
+    # In the order in which they are tried; a later one replaces an earlier one on evidence only.
+    variants: Callable[[State], Sequence[Variant]] = lambda state: (Variant(),)
+    least_gain: float | None = 0.0  # of the root error, beside its uncertainty; None: always kept
     after: str = ""  # only if the step of that name was kept
     enabled: Callable[[Context], bool] = lambda context: True
-    # {name: tensors}: a trial for each, in this order, until the time limit; rejected ones are not
-    # reported
-    trials: Callable[[State], Mapping[str, Sequence[str]]] | None = None
+    patience: int | None = None  # ends after this number of rejected variants in a row
+    # Every variant that is kept is a step by itself, and the next starts from it. Rejected ones are
+    # not reported; the number of models evaluated is limited by the options.
+    cumulative: bool = False
+    below: float = math.inf  # only if the agreement is below this
+    # The errors that the step removes at most.
+    limit: Callable[[State, Context], ImageErrors] | None = None
 
 
-def minmax_ranges(state: State, context: Context) -> Candidate:
+def minmax_ranges(state: State, context: Context, _=None) -> State:
     """Ranges from the smallest to the largest value."""
-    histograms = cached_histograms(context.cache, state.float32_model, context.images)
+    histograms = state.histograms or cached_histograms(
+        context.cache, state.float32_model, context.images
+    )
     ranges = estimate_ranges(state.float32_model, histograms, "minmax")
-    return Candidate(
-        dataclasses.replace(state, ranges=ranges, histograms=histograms, estimator="minmax")
+    return dataclasses.replace(state, ranges=ranges, histograms=histograms, estimator="minmax")
+
+
+def unchanged(state: State, context: Context, _=None) -> State:
+    """The state as it is."""
+    return state
+
+
+def estimated_ranges(state: State, context: Context, estimator: str) -> State:
+    """Ranges by another estimator."""
+    ranges = estimate_ranges(state.float32_model, state.histograms, estimator)
+    return dataclasses.replace(state, ranges=ranges, estimator=estimator)
+
+
+def other_estimators(state: State) -> tuple[Variant, ...]:
+    """The estimators of least error but the state's, "swish" first."""
+    return tuple(
+        Variant(name, f": {name}", ESTIMATORS[name].description)
+        for name in ("swish", "mse")
+        if name != state.estimator
     )
 
 
-def unchanged(state: State, context: Context) -> Candidate:
-    """The state as it is."""
-    return Candidate(state)
+def equalize(state: State, context: Context, strength: float) -> State:
+    """Equalized channels of residual streams and products."""
+    return _equalized(state, context, strength, ())
 
 
-def best_estimator(state: State, context: Context) -> Candidate:
-    """Ranges by the best of the other estimators."""
-    states = {
-        name: dataclasses.replace(
-            state,
-            ranges=estimate_ranges(state.float32_model, state.histograms, name),
-            estimator=name,
-        )
-        for name in ESTIMATORS
-        if name != state.estimator
-    }
-    scores = {name: context.evaluate(each) for name, each in states.items()}
-    name = preferred_estimator({name: kl for name, (kl, _) in scores.items()})
-    return Candidate(states[name], scores[name], f": {name}", ESTIMATORS[name].description)
-
-
-def preferred_estimator(divergences: Mapping[str, float]) -> str:
-    """The estimator with the smallest divergence; "swish" if it is within 25 % of that.
-
-    What "swish" clips, bias correction restores.
-
-    >>> preferred_estimator({"mse": 0.10, "swish": 0.12})
-    'swish'
-    """
-    best = min(divergences, key=divergences.get)
-    if divergences.get("swish", math.inf) < _SWISH_TOLERANCE * divergences[best]:
-        return "swish"
-    return best
-
-
-def equalize(state: State, context: Context, tensors: Sequence[str] = ()) -> Candidate:
-    """Equalized channels, at the best of the strengths; through the swishes of `tensors`."""
-    candidates = [
-        _equalized(state, context, strength, tensors)
-        for strength in (STRENGTHS[:1] if tensors else STRENGTHS)
-    ]
-    return min(candidates, key=lambda candidate: candidate.score[0])
+def equalize_swishes(state: State, context: Context, tensors: Sequence[str]) -> State:
+    """Equalized channels of `tensors`, which are before a swish."""
+    return _equalized(state, context, STRENGTHS[0], tensors)
 
 
 def _equalized(state, context, strength, through_swish):
@@ -188,7 +201,7 @@ def _equalized(state, context, strength, through_swish):
         **state.histograms,
         **accumulate_histograms(model, context.images, only=changed),
     }
-    state = dataclasses.replace(
+    return dataclasses.replace(
         state,
         float32_model=model,
         exact_model=model,
@@ -196,12 +209,10 @@ def _equalized(state, context, strength, through_swish):
         histograms=histograms,
         ranges=estimate_ranges(model, histograms, state.estimator),
     )
-    count = f"{len(through_swish)} tensor(s), " if through_swish else ""
-    return Candidate(state, context.evaluate(state), detail=f"{count}strength {strength:g}")
 
 
-def swish_stages(state: State) -> dict[str, tuple[str, ...]]:
-    """{"stem": tensors before its swishes without a factor, "block1": ...}, front to back."""
+def swish_stages(state: State) -> tuple[Variant, ...]:
+    """The tensors before swishes without a factor, of the stem, of block 1, ..., front to back."""
     graph = Graph(state.float32_model)
     stages = {}
     for swish in swishes(graph):
@@ -209,16 +220,25 @@ def swish_stages(state: State) -> dict[str, tuple[str, ...]]:
             name = graph.name(swish.z)
             stage = _STAGE.match(sqnr.group_of(name) or "the rest")[0]
             stages.setdefault(stage, []).append(name)
-    return {stage: tuple(names) for stage, names in stages.items()}
+    return tuple(
+        Variant(tuple(names), f", {stage}", f"{len(names)} tensor(s)")
+        for stage, names in stages.items()
+    )
 
 
-def round_weights(state: State, context: Context) -> Candidate:
+def round_weights(state: State, context: Context, _=None) -> State:
     """Weights on their int8 grid."""
     model = weight_rounding.round_weights(state.float32_model, context.images[:_ROUNDING_IMAGES])
-    return Candidate(dataclasses.replace(state, float32_model=model, uncompensated_model=model))
+    return dataclasses.replace(state, float32_model=model, uncompensated_model=model)
 
 
-def correct_biases(state: State, context: Context) -> Candidate:
+def weight_errors(state: State, context: Context) -> ImageErrors:
+    """The errors of int8 weights alone, which add to those of int8 activations."""
+    plan = make_plan(ops.read_ops(state.float32_model), find_preset("weight_only"))
+    return context.objective.errors(quantize(state.float32_model, None, plan))
+
+
+def correct_biases(state: State, context: Context, _=None) -> State:
     """Biases that restore the float model's channel means."""
 
     def quantized(model):
@@ -226,62 +246,70 @@ def correct_biases(state: State, context: Context) -> Candidate:
             model, state.ranges, context.plan(dataclasses.replace(state, float32_model=model))
         )
 
-    model = bias_correction.correct_biases(state.float32_model, context.images, quantized)
-    return Candidate(dataclasses.replace(state, float32_model=model))
+    model = bias_correction.correct_biases(
+        state.float32_model, context.images, quantized, state.ranges
+    )
+    return dataclasses.replace(state, float32_model=model)
 
 
-def finetune(state: State, context: Context) -> Candidate:
+def finetune(state: State, context: Context, _=None) -> State:
     """Weights, biases and ranges trained on the float model's outputs."""
     from tflite.quantization import finetuning  # imports TensorFlow
 
     model, ranges = finetuning.finetune(
         state.float32_model, state.ranges, context.plan(state), context.images, log=context.log
     )
-    return Candidate(dataclasses.replace(state, float32_model=model, ranges=ranges))
+    return dataclasses.replace(state, float32_model=model, ranges=ranges)
 
 
-def search_ranges(state: State, context: Context) -> Candidate:
+def search_ranges(state: State, context: Context, _=None) -> State:
     """Ranges moved one by one, evaluated end to end."""
     ranges, tried = range_search.search_ranges(
         state.float32_model,
         state.ranges,
         context.plan(state),
         Objective(context.float32_model, context.images[:_SEARCH_IMAGES]),
-        seconds=context.options.search_seconds,
+        evaluations=context.options.search_evaluations,
+        log=context.log,
     )
-    return Candidate(dataclasses.replace(state, ranges=ranges), detail=f"{tried} tensors tried")
+    context.log(f"  {tried} tensors tried")
+    return dataclasses.replace(state, ranges=ranges)
 
 
 def _searches(context):
-    return context.options.search_seconds > 0
+    return context.options.search_evaluations > 0
 
 
 _ROUNDING = Step(
     "weight rounding",
     "each weight compensates the rounding error of the previous ones",
     round_weights,
+    limit=weight_errors,
 )
 # fmt: off
 STEPS = (  # for int8 activations
     Step("min-max ranges", "smallest and largest value of each tensor, the default of most "
-         "converters", minmax_ranges, threshold=None),
-    Step("ranges", "best other range estimator", best_estimator),
+         "converters", minmax_ranges, least_gain=None),
+    Step("ranges", "best other range estimator", estimated_ranges, variants=other_estimators),
     Step("equalization", "equal absolute maxima of the channels of residual streams and products",
-         equalize),
-    Step("ranges, equalized", "best other range estimator", best_estimator, after="equalization"),
+         equalize, patience=1,
+         variants=lambda state: [Variant(s, detail=f"strength {s:g}") for s in STRENGTHS]),
+    Step("ranges, equalized", "best other range estimator", estimated_ranges,
+         variants=other_estimators, after="equalization"),
     Step("equalization", "the same for channels before a swish, at one multiplication each",
-         equalize, threshold=0.9, trials=swish_stages, enabled=_searches),
+         equalize_swishes, variants=swish_stages, cumulative=True, patience=2, least_gain=0.05,
+         enabled=_searches),
     _ROUNDING,
     Step("bias correction", "biases restore the float model's channel means", correct_biases),
     Step("fine-tuning", "block by block, then on the scores; no labels", finetune,
          enabled=lambda context: context.options.finetunes(context.preset)
-         and context.objective.model.is_classifier),
+         and context.measures == MEASURES),
     Step("range search", "moves the ranges of the tensors with the lowest SQNR", search_ranges,
-         enabled=_searches),
+         enabled=_searches, below=_FAR),
 )
 WEIGHT_STEPS = (  # for int8 weights with other activations
     Step("nearest rounding", "weights rounded to the nearest, the default of most converters",
-         unchanged, threshold=None),
+         unchanged, least_gain=None),
     _ROUNDING,
 )
 # fmt: on

@@ -8,7 +8,7 @@ remaining change of a channel's mean goes into its bias.
 
 from __future__ import annotations
 
-import concurrent.futures
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -35,16 +35,19 @@ def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
         float32_model: bytes of a float .tflite.
         images: uint8 (n, height, width, 3), in hash order.
     """
+    from threadpoolctl import threadpool_limits  # of the extra "tflite"
+
     graph = Graph(float32_model)
     layers = [Layer(graph, op) for op in graph.operations if can_round(graph, op)]
     inputs = sorted({layer.op.inputs[0] for layer in layers})
     parts = [part for part in np.array_split(images, _THREADS) if len(part)]
     runs = [(runner.run(float32_model, part, inputs), len(part)) for part in parts]
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    # One BLAS thread each: more would wait for one another, and sum in another order.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_THREADS) as pool:
         sums = list(pool.map(lambda run: _moments(graph, layers, *run), runs))
-    for index, layer in enumerate(layers):
-        weight, mean, square = (sum(each) for each in zip(*(part[index] for part in sums)))
-        layer.round(graph, mean / weight, square / weight)
+        for index, layer in enumerate(layers):
+            weight, mean, square = (sum(each) for each in zip(*(part[index] for part in sums)))
+            layer.round(graph, mean / weight, square / weight)
     return graph.content()
 
 

@@ -28,8 +28,8 @@ def quantization_steps(rows) -> str:
     """The quantization steps as HTML; "" without any.
 
     Args:
-        rows: list of dicts with "name", "description", "kl_divergence", "agreement", "seconds",
-            "kept", "runs".
+        rows: list of dicts with "name", "description", "kl_divergence", "agreement", "gain",
+            "standard_error", "kept", "runs".
     """
     rows = _dicts(rows)
     if not rows:
@@ -47,6 +47,8 @@ def quantization_steps(rows) -> str:
                 f' style="width:{min(100, 100 * kl / largest):.1f}%"></span></div>'
             )
         tag = "" if kept else " <span class='tag soft'>not kept</span>"
+        if isinstance(row.get("skipped"), str) and row["skipped"]:
+            tag = f" <span class='tag soft'>skipped: {html.text(row['skipped'])}</span>"
         if row.get("runs") is False:
             tag = " <span class='tag bad'>does not run</span>"
         cells.append(
@@ -55,14 +57,15 @@ def quantization_steps(rows) -> str:
                 f"<span class=soft>{html.text(row.get('description', ''))}</span>{bar}",
                 _number(kl, "{:.4f}"),
                 _number(row.get("agreement"), form),
-                _number(row.get("seconds"), "{:.1f} s"),
+                _gain(row),
             ]
         )
     meaning = (
-        "Each row is the model after one more step, evaluated on held-out calibration images. A "
-        f"step is kept only if it lowers {lowered} the float32 model."
+        "Each row is the model after one more step, evaluated on calibration images that the step "
+        f"did not learn from. A step is kept only if it lowers {lowered} the float32 model, image "
+        "by image, by more than twice the standard error, and does not lower the agreement."
     )
-    header = ["Step", first, second, "Time"]
+    header = ["Step", first, second, "Gain"]
     return html.section("Quantization steps", meaning, html.table(header, cells, (1, 2, 3)))
 
 
@@ -81,7 +84,7 @@ def float32_regions(rows) -> str:
     """The ops kept in float32 and the reasons as HTML; "" without any.
 
     Args:
-        rows: list of dicts with "name", "outputs", "kl_divergence", "latency_ms", "reason".
+        rows: list of dicts with "name", "outputs", "kl_divergence", "cost", "reason".
     """
     rows = _dicts(rows)
     if not rows:
@@ -94,15 +97,15 @@ def float32_regions(rows) -> str:
                 html.text(row.get("name", "")),
                 f"{len(outputs):,}" if isinstance(outputs, (list, tuple)) else "",
                 _number(row.get("kl_divergence"), "{:.4g}"),
-                _number(row.get("latency_ms"), "{:+.2f} ms"),
+                _number(row.get("cost"), "{:.1%}"),
                 html.text(row.get("reason", "")),
             ]
         )
     meaning = (
         "Regions of the network that stay in float32 to meet the accuracy budget. KL is the "
-        "divergence with this region alone in int8, latency the cost of float32."
+        "divergence with this region alone in int8, cost its share of the network's operations."
     )
-    header = ["Region", "Ops", "KL, nats", "Latency", "Reason"]
+    header = ["Region", "Ops", "KL, nats", "Cost", "Reason"]
     return html.section("Ops kept in float32", meaning, html.table(header, cells, (1, 2, 3)))
 
 
@@ -159,6 +162,12 @@ def _dicts(rows):
 
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _gain(row):
+    """The decrease of the error with its standard error; "" for a step that is always kept."""
+    gain, error = row.get("gain"), row.get("standard_error")
+    return f"{gain:.1%} &plusmn; {error:.1%}" if _is_number(gain) and _is_number(error) else ""
 
 
 def _number(value, form):

@@ -12,14 +12,14 @@ import tflite
 from keras_effnet.litert import metadata, runtime
 from tflite.cli import compare, convert
 from tflite.quantization.mixed_precision import Float32Region
-from tflite.quantization.pipeline import QuantizationStep
+from tflite.quantization.step_selection import QuantizationStep
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path_factory):
     """Conversions without the searches, which are tested elsewhere; the cache is empty."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-    monkeypatch.setattr(convert, "convert", functools.partial(tflite.convert, search_seconds=0))
+    monkeypatch.setattr(convert, "convert", functools.partial(tflite.convert, search_evaluations=0))
 
 
 @pytest.fixture
@@ -294,17 +294,17 @@ def test_fine_tuning_can_be_turned_on_and_off(files, monkeypatch):
 
 def test_the_table_of_steps_has_a_row_for_each_step_and_region():
     steps = [
-        QuantizationStep("min-max ranges", "of all images", 0.25, 0.9, 1.0),
-        QuantizationStep("equalization", "of channels", 0.5, 0.8, 2.0, kept=False),
-        QuantizationStep("rounding", "of weights", float("inf"), 0.0, 3.0, kept=False),
+        QuantizationStep("min-max ranges", "of all images", 0.25, 0.9),
+        QuantizationStep("equalization", "of channels", 0.5, 0.8, False, -0.1, 0.02),
+        QuantizationStep("rounding", "of weights", float("inf"), 0.0, False, -1.0, 0.0),
     ]
     regions = [Float32Region("stem", ("a", "b"), 0.1, 0.2, "sensitive")]
     conversion = types.SimpleNamespace(quantization_steps=steps, float32_regions=regions)
     header, *rows = convert.format_steps(conversion).splitlines()
-    assert header.split() == ["step", "KL", "agreement", "seconds"]
+    assert header.split() == ["step", "KL", "agreement", "models"]
     assert "0.25000" in rows[0]
     assert rows[0].endswith("of all images")
-    assert rows[1].endswith("not kept: KL not low enough")
+    assert rows[1].endswith("not kept: gain -10.0% +- 2.0%")
     assert rows[2].endswith("not kept: the model does not run")
     assert "inf" not in rows[2]
     assert rows[3] == "float32  stem: sensitive"
@@ -312,10 +312,10 @@ def test_the_table_of_steps_has_a_row_for_each_step_and_region():
 
 def test_the_table_of_steps_of_other_outputs_names_their_measures():
     measures = ("relative error", "correlation")
-    steps = [QuantizationStep("min-max ranges", "", 0.25, 0.9, 1.0, True, measures)]
+    steps = [QuantizationStep("min-max ranges", "", 0.25, 0.9, measures=measures)]
     conversion = types.SimpleNamespace(quantization_steps=steps, float32_regions=[])
     header = convert.format_steps(conversion).splitlines()[0]
-    assert header.split() == ["step", "error", "correlation", "seconds"]
+    assert header.split() == ["step", "error", "correlation", "models"]
 
 
 def test_a_conversion_without_steps_has_no_table():

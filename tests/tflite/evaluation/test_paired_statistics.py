@@ -115,3 +115,91 @@ def test_examples_in_docstrings_run():
     result = doctest.testmod(paired_statistics)
     assert result.attempted
     assert not result.failed
+
+
+# Whether one model is closer to a reference than another ---------------------------------------
+
+
+def _errors(rng, count, scale=1.0):
+    """Squared distances of images whose difficulty differs by orders of magnitude, and the margins
+    that decide whether top-1 stays the same.
+    """
+    difficulty = np.exp(rng.normal(0, 1.5, count))
+    margins = np.exp(rng.normal(2, 1, count))
+    return difficulty, margins, lambda: (difficulty * scale * rng.normal(0, 1, count)) ** 2
+
+
+def _share_accepted(factor, count, runs=400):
+    """How often a candidate passes whose errors are `factor` times those of the current model."""
+    accepted = 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        _, margins, draw = _errors(rng, count)
+        before, after = draw(), draw() * factor
+        same = [np.sqrt(errors) < margins for errors in (before, after)]
+        accepted += paired_statistics.improvement(before, after, *same).is_significant()
+    return accepted / runs
+
+
+@pytest.mark.parametrize("count", [48, 128, 256])
+def test_change_without_effect_is_rejected_97_times_of_100(count):
+    assert _share_accepted(1.0, count) <= 0.03
+
+
+def test_real_gain_is_accepted():
+    assert _share_accepted(0.25, 256) > 0.9
+    assert _share_accepted(0.97, 128) < 0.05  # 3 % less divergence is within the noise
+
+
+def test_best_of_several_changes_without_effect_is_rejected_as_often():
+    accepted = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        _, _, draw = _errors(rng, 128)
+        before = draw()
+        trials = [paired_statistics.improvement(before, draw()) for _ in range(3)]
+        accepted += any(each.is_significant(trials=3) for each in trials)
+    assert accepted / 300 <= 0.03
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "accepted"),
+    [(0, 0, True), (0, 1, True), (0, 2, False), (2, 4, True), (1, 4, False), (5, 1, True)],
+)
+def test_agreement_may_not_fall_by_more_than_its_own_noise(gained, lost, accepted):
+    assert paired_statistics.Improvement(0.2, 0.01, gained, lost).is_significant() is accepted
+
+
+def test_model_that_does_not_run_is_worse_than_any_other():
+    runs, broken = np.ones(4), np.full(4, np.inf)
+    assert paired_statistics.improvement(broken, runs).is_significant()
+    assert not paired_statistics.improvement(runs, broken).is_significant()
+    assert not paired_statistics.improvement(broken, broken).is_significant()
+
+
+def test_gain_can_be_required_beside_its_uncertainty():
+    gain = paired_statistics.Improvement(0.04, 0.001)
+    assert gain.is_significant(least=0.03)
+    assert not gain.is_significant(least=0.05)
+
+
+def test_images_that_count_equally_lower_the_detectable_gain():
+    rng = np.random.default_rng(0)
+    even, uneven = rng.uniform(0.9, 1.1, 100), np.exp(rng.normal(0, 3, 100))
+    assert (
+        paired_statistics.detectable_gain(even) < 0.02 < paired_statistics.detectable_gain(uneven)
+    )
+    more = paired_statistics.detectable_gain(np.tile(uneven, 100))
+    assert more == pytest.approx(paired_statistics.detectable_gain(uneven) / 10, rel=0.01)
+
+
+@pytest.mark.parametrize("deviation", [0.05, 0.2])
+def test_expected_agreement_is_that_of_random_logit_errors(deviation):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, 10))
+    noisy = logits + rng.normal(0, deviation, logits.shape)
+    p, q = (log_probabilities(each, "logits") for each in (logits, noisy))
+    kl = paired_statistics.divergences(p, q, "logits")
+    counted = (logits.argmax(-1) == noisy.argmax(-1)).mean()
+    expected = paired_statistics.expected_agreement(p[:1000], kl[:1000])
+    assert expected == pytest.approx(counted, abs=0.15 * (1 - counted) + 0.002)

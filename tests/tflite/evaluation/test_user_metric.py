@@ -94,7 +94,7 @@ def test_metric_drives_the_steps_and_is_in_the_report(trained_v1, photos):
         return np.abs(outputs - 0.1).sum(-1)
 
     conversion = tflite.convert(
-        trained_v1, calibration=photos[:16], metric=distance, search_seconds=0
+        trained_v1, calibration=photos[:16], metric=distance, search_evaluations=0
     )
     assert calls[0] == (16, 10)
     for step in conversion.quantization_steps:

@@ -63,7 +63,7 @@ def _converted(model, preset, images):
         calibration=images if calibrated else None,
         class_names=LABELS,
         finetune=False,
-        search_seconds=0,
+        search_evaluations=0,
     ).tflite_model
 
 
@@ -146,7 +146,7 @@ def test_published_networks_with_1000_classes(variant, classify, build):
     network = build(variant, classes=1000, input_shape=(64, 64, 3))
     images = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     labels = [f"name {i}" for i in range(1000)]
-    conversion = tflite.convert(network, preset="int8", calibration=images, search_seconds=0)
+    conversion = tflite.convert(network, preset="int8", calibration=images, search_evaluations=0)
     for content in (conversion.float32_model, conversion.tflite_model):
         content = metadata.attach(content, labels=labels)
         _assert_same(classify, content, _photo(64, 64), 64, 64)

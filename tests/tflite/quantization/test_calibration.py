@@ -17,6 +17,7 @@ from tflite.quantization.calibration import (
     accumulate_histograms,
     collect_histograms,
     hash_order,
+    merged_histograms,
     require_variety,
 )
 
@@ -159,8 +160,10 @@ def test_order_of_values_does_not_change_a_histogram():
     forwards, backwards = _Accumulator(), _Accumulator()
     for value in values:
         forwards.add(value)
+        forwards.count()
     for value in reversed(values):
         backwards.add(value)
+        backwards.count()
     a, b = forwards.result(), backwards.result()
     assert a.width == b.width
     np.testing.assert_array_equal(a.counts, b.counts)
@@ -181,6 +184,7 @@ def test_large_tensors_are_sampled_but_extremes_are_exact():
     value[1, 1] = 77  # between two sampled positions
     accumulator = _Accumulator()
     accumulator.add(value)
+    accumulator.count()
     histograms = accumulator.result()
     assert histograms.high == 77
     assert _SAMPLE / 2 < histograms.counts.sum() <= _SAMPLE + 3  # all channels of a position
@@ -189,6 +193,7 @@ def test_large_tensors_are_sampled_but_extremes_are_exact():
 def test_tensor_of_zeros_has_a_histogram():
     accumulator = _Accumulator()
     accumulator.add(np.zeros((5, 2), np.float32))
+    accumulator.count()
     histograms = accumulator.result()
     assert (histograms.low, histograms.high, histograms.counts.sum()) == (0, 0, 10)
 
@@ -208,6 +213,7 @@ def test_nan_in_one_image_is_not_lost():
     accumulator = _Accumulator()
     for value in (1.0, np.nan, 2.0):
         accumulator.add(np.full((4, 2), value, np.float32))
+        accumulator.count()
     assert np.isnan([accumulator.low, accumulator.high]).all()
 
 
@@ -261,3 +267,14 @@ def test_calibration_images_are_checked(photos):
         CalibrationImages.ordered(photos[:15])
     with pytest.raises(ValueError, match=r"identical"):
         CalibrationImages.ordered(np.repeat(photos[:1], 16, axis=0))
+
+
+def test_merged_histograms_are_those_of_all_images(trained_v1, photos):
+    whole = accumulate_histograms(trained_v1, photos[:20])
+    parts = [accumulate_histograms(trained_v1, part) for part in (photos[:9], photos[9:20])]
+    merged = merged_histograms(parts)
+    assert merged.keys() == whole.keys()
+    for name, histogram in whole.items():
+        for field in dataclasses.fields(histogram):
+            values = [getattr(each[name], field.name) for each in (merged, whole)]
+            np.testing.assert_allclose(*values, rtol=1e-9, err_msg=f"{name}: {field.name}")

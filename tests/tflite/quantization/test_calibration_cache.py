@@ -192,7 +192,7 @@ def test_result_has_the_same_bytes_with_and_without_the_cache(
     trained_v1, photos, tmp_path, monkeypatch, lines
 ):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    quick = {"calibration": photos[:16], "search_seconds": 0, "log": lines.append}
+    quick = {"calibration": photos[:16], "search_evaluations": 0, "log": lines.append}
     models = []
     for cache in (False, True, True):
         models.append(tflite.convert(trained_v1, cache=cache, **quick).tflite_model)

@@ -4,6 +4,7 @@ import pytest
 
 import tflite
 from keras_effnet.litert import runtime
+from tflite.flatbuffer.graph import Graph
 from tflite.quantization.mixed_precision import (
     Budget,
     Float32Region,
@@ -11,6 +12,7 @@ from tflite.quantization.mixed_precision import (
     candidate_regions,
     fewest,
     measure_regions,
+    operation_shares,
     rank_regions,
     with_regions,
     within_budget,
@@ -78,8 +80,8 @@ def test_best_result_has_the_highest_agreement(results, best):
 # Ranking --------------------------------------------------------------------------------------
 
 
-def _region(name, kl, ms, outputs=None):
-    return Float32Region(name, tuple(outputs or name), kl, ms)
+def _region(name, kl, cost, outputs=None):
+    return Float32Region(name, tuple(outputs or name), kl, cost)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +89,12 @@ def _region(name, kl, ms, outputs=None):
     [
         ([("a", 0.4, 4), ("b", 0.3, 1), ("c", 0.1, 2)], "bac"),
         ([("a", 0.2, 1), ("b", 0.5, 1)], "ba"),
-        ([("a", 0.2, 0.0), ("b", 0.5, 0.0)], "ba"),  # free ones count as 1 % of the latency
-        ([("a", 0.0, 0), ("b", 0.1, 50)], "ba"),  # not evaluated
+        ([("a", 0.2, 0.0), ("b", 0.5, 0.005)], "ba"),  # small ones count as 1 % of the operations
+        ([("a", 0.0, 0), ("b", 0.1, 50)], "ba"),
     ],
 )
-def test_regions_are_ranked_by_divergence_per_latency(regions, order):
-    ranked = rank_regions([_region(*region) for region in regions], base_ms=1.0)
+def test_regions_are_ranked_by_divergence_per_cost(regions, order):
+    ranked = rank_regions([_region(*region) for region in regions])
     assert "".join(region.name for region in ranked) == order
 
 
@@ -103,7 +105,7 @@ def test_overlapping_regions_count_for_what_is_left_of_them():
         _region("c", 0.2, 1),
         _region("b", 0.1, 1),
     ]
-    ranked = rank_regions(regions, base_ms=1.0)
+    ranked = rank_regions(regions)
     assert [region.name for region in ranked] == ["a", "c", "both"]  # b is in both
 
 
@@ -153,7 +155,6 @@ def test_fewest_regions_meet_a_budget_that_int8_misses(int8):
         plan,
         held_out=objective,
         objective=objective,
-        seconds=60,
     )
     assert regions
     assert "top" in {region.name for region in regions}
@@ -171,7 +172,7 @@ def test_budget_that_int8_meets_needs_no_region(int8):
     lines = []
     result = within_budget(
         Budget(min_agreement=0.01), state, plan, held_out=objective, objective=objective,
-        seconds=60, log=lines.append,
+        log=lines.append,
     )  # fmt: skip
     assert result == (plan, ())
     assert len(lines) == 1
@@ -183,22 +184,35 @@ def test_impossible_budget_names_the_best_result(int8, photos):
     never.predictions = (never.predictions + 1) % 10
     message = r"meets the budget \(at least 99.00%.*on 24 held-out images; best result: \d.*lost"
     with pytest.raises(tflite.BudgetError, match=message):
-        within_budget(
-            Budget(min_agreement=0.99), state, plan, held_out=never, objective=objective, seconds=0
-        )
+        within_budget(Budget(min_agreement=0.99), state, plan, held_out=never, objective=objective)
 
 
-def test_regions_are_measured_alone_until_the_time_limit(int8):
+def test_regions_are_measured_alone(int8):
     state, plan, objective = int8
     candidates = candidate_regions(state.float32_model, plan)
     some = {name: candidates[name] for name in ("top", "block2a")}
     all_int8 = objective(state.quantized(plan))[0]
-    (top, late), base_ms = measure_regions(state, plan, some, objective, seconds=0)
-    assert base_ms > 0
+    top, block = measure_regions(state, plan, some, objective)
     assert 0.5 * all_int8 < top.kl_divergence
-    assert top.latency_ms >= 0
+    assert 0 < block.kl_divergence < top.kl_divergence
     assert f"KL divergence {top.kl_divergence:.5f}" in top.reason
-    assert (late.kl_divergence, late.reason) == (0.0, "not evaluated: out of time")
+    assert 0 < top.cost < 1
+
+
+def test_cost_is_the_share_of_multiply_adds(trained_v1):
+    graph = Graph(trained_v1)
+    shares = operation_shares(trained_v1)
+    assert sum(shares.values()) == pytest.approx(1)
+    layers = {op.name: op for op in graph.operations if op.name in ("CONV_2D", "DEPTHWISE_CONV_2D")}
+    dense, depthwise = (layers[name] for name in ("CONV_2D", "DEPTHWISE_CONV_2D"))
+
+    def macs(op):
+        kernel, output = graph.shape(op.inputs[1]), graph.shape(op.output)
+        inputs = kernel[-1] if op.name == "CONV_2D" else 1
+        return kernel[1] * kernel[2] * inputs * output[1] * output[2] * output[3]
+
+    ratio = shares[graph.name(dense.output)] / shares[graph.name(depthwise.output)]
+    assert ratio == pytest.approx(macs(dense) / macs(depthwise))
 
 
 def test_regions_are_written_into_the_plan(int8):

@@ -1,13 +1,16 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 import tflite
 from keras_effnet.litert import classifier, runner
 from tflite.quantization.objective import (
+    ImageErrors,
     Objective,
     agreement_and_drop,
+    folds,
     held_out,
-    latency_ms,
     trimmed_mean,
 )
 
@@ -41,9 +44,11 @@ def test_trimmed_mean_leaves_out_3_percent(outliers, mean):
 
 def test_predictions_are_those_of_the_file(trained_v1, quantized, photos):
     objective = Objective(trained_v1, photos[:8])
-    kl, predictions = objective.evaluate(quantized)
+    predictions = objective.predictions_of(quantized)
     np.testing.assert_array_equal(predictions, runner.scores(quantized, photos[:8]).argmax(-1))
-    assert (kl, (predictions == objective.predictions).mean()) == objective(quantized)
+    errors = objective.errors(quantized)
+    np.testing.assert_array_equal(errors.same, predictions == objective.predictions)
+    assert (errors.mean, errors.same.mean()) == objective(quantized)
 
 
 def test_first_images_give_the_objective_on_them(trained_v1, quantized, photos):
@@ -77,9 +82,9 @@ def test_strict_and_plain_int8_files_can_be_evaluated(trained_v1, quantized, pho
 
 
 def test_file_that_does_not_run_has_infinite_divergence(trained_v1, photos):
-    kl, predictions = Objective(trained_v1, photos[:4]).evaluate(trained_v1[:-200])
-    assert kl == float("inf")
-    assert (predictions == -1).all()
+    objective = Objective(trained_v1, photos[:4])
+    assert objective(trained_v1[:-200]) == (float("inf"), 0.0)
+    assert (objective.predictions_of(trained_v1[:-200]) == -1).all()
 
 
 @pytest.mark.parametrize(
@@ -95,8 +100,24 @@ def test_half_of_64_or_more_images_is_held_out(count, expected):
         assert sorted([*learning, *held]) == list(range(count))
 
 
-def test_latency_is_of_one_image_in_milliseconds(float_content):
-    [alone] = latency_ms(float_content, runs=3)
-    assert 0.001 < alone < 1000
-    first, second = latency_ms(float_content, float_content, runs=31)
-    assert 0.5 < first / second < 2
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(16, [(16, 16)]), (64, [(32, 32)] * 2), (101, [(51, 50), (50, 51)]), (512, [(256, 256)])],
+)
+def test_every_image_is_evaluated_on_in_one_of_two_folds(count, expected):
+    parts = folds(count)
+    assert [(len(learn), len(held)) for learn, held in parts] == expected
+    if count >= 64:
+        assert all(not set(learn) & set(held) for learn, held in parts)
+    if count < 512:
+        assert sorted(int(i) for _, held in parts for i in held) == list(range(count))
+
+
+def test_joined_errors_are_those_of_all_images():
+    first = ImageErrors(np.array([1.0, 2.0]), np.array([True, False]), 0.5)
+    second = ImageErrors(np.array([3.0]), np.array([True]), 1.0)
+    both = ImageErrors.joined([first, second])
+    assert list(both.divergences) == [1, 2, 3]
+    assert list(both.same) == [True, False, True]
+    assert both.agreement == pytest.approx(2 / 3)
+    assert ImageErrors.joined([dataclasses.replace(first, same=None)]).same is None

@@ -10,6 +10,13 @@ def test_unknown_keywords_are_errors_with_the_nearest_name():
     assert ConversionOptions.from_keywords(finetune=True).finetune is True
 
 
+def test_time_limit_of_earlier_versions_names_its_replacement():
+    with pytest.raises(TypeError, match=r"replaced by search_evaluations.*busy machine"):
+        ConversionOptions.from_keywords(search_seconds=10)
+    with pytest.raises(ValueError, match="search_evaluations must be at least 0, got -1"):
+        ConversionOptions(search_evaluations=-1)
+
+
 @pytest.mark.parametrize(
     ("preset", "given", "expected"),
     [("int8", None, 512), ("int8_mixed", None, 2048), ("int8_mixed", 100, 100)],

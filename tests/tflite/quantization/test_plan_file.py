@@ -200,7 +200,7 @@ def test_plan_in_the_documentation_is_followed(trained_v1, photos):
     text = (pathlib.Path(__file__).parents[3] / "docs" / "tflite.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```json\n(.*?)```", text, re.S)
     conversion = tflite.convert(
-        trained_v1, calibration=photos[:16], search_seconds=0, recipe=json.loads(example)
+        trained_v1, calibration=photos[:16], search_evaluations=0, recipe=json.loads(example)
     )
     block = [op for op in conversion.plan.ops if op.output.startswith("block1a_")]
     assert {op.precision for op in block} == {"float32"}
@@ -208,7 +208,7 @@ def test_plan_in_the_documentation_is_followed(trained_v1, photos):
 
 
 def test_edited_plan_of_a_conversion_is_followed(trained_v1, photos):
-    quick = {"calibration": photos[:24], "search_seconds": 0}
+    quick = {"calibration": photos[:24], "search_evaluations": 0}
     conversion = tflite.convert(trained_v1, **quick)
     content = json.loads(json.dumps(conversion.as_dict()))
     again = tflite.convert(trained_v1, recipe=content, **quick)

@@ -16,6 +16,7 @@ def _histogram(*images):
     counter = _Accumulator()
     for image in images:
         counter.add(np.asarray(image, np.float32).reshape(-1, 1))
+        counter.count()
     return counter.result()
 
 

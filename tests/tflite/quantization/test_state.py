@@ -35,4 +35,4 @@ def test_state_is_quantized_by_a_plan(trained_v1, photos):
     state = State(trained_v1, ranges, uncompensated_model=trained_v1)
     assert state.quantized(plan) == tflite.quantize(trained_v1, ranges, plan)
     assert state.quantized_with_regions(plan) == state.quantized(plan)
-    assert dataclasses.replace(state, kl_divergence=0.1).float32_model is trained_v1
+    assert dataclasses.replace(state, estimator="mse").float32_model is trained_v1

@@ -23,7 +23,9 @@ _RECORD = {
             "description": description,
             "kl_divergence": kl,
             "agreement": agreement,
-            "seconds": 1.5,
+            "gain": 0.5,
+            "standard_error": 0.125,
+            "evaluations": 2,
             "kept": kept,
             "runs": kl is not None,
         }
@@ -39,7 +41,7 @@ _RECORD = {
             "name": "block1a",
             "outputs": ["a", "b"],
             "kl_divergence": 0.0123,
-            "latency_ms": 0.2,
+            "cost": 0.2,
             "reason": "sensitive",
         }
     ],
@@ -248,7 +250,7 @@ def test_sections_without_data_are_left_out(
         {"quantization_steps": [{"name": "x"}, 3], "float32_regions": [{}], "calibration": {}},
         {"quantization_steps": "all", "float32_regions": 7, "calibration": [1], "plan": "a\nb"},
         {"quantization_steps": [{"name": None, "kl_divergence": "low", "kept": 3}], "preset": 4},
-        {"quantization_steps": [{"agreement": float("nan"), "seconds": True}]},
+        {"quantization_steps": [{"agreement": float("nan"), "gain": True}]},
         {"calibration": {"images": None, "files": "all"}, "float32_regions": [{"outputs": 3}]},
     ],
 )
