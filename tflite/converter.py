@@ -65,9 +65,9 @@ def convert(
             ``calibration_images`` (default 512, or 2,048 for int8_mixed; docs/tflite.md
             says which are learned from and which are held out), ``finetune`` (takes minutes),
             ``search_evaluations`` (models that each search may evaluate; 0: no searches),
-            ``cache`` (of calibrations, on disk), ``recipe`` (see ``tflite.quantization.plan_file``),
-            ``max_corrupt``, ``softmax`` (appends one to logits), ``metric`` (a function of the
-            outputs and labels, see
+            ``cache`` (of calibrations, on disk), ``recipe`` (see
+            ``tflite.quantization.plan_file``), ``max_corrupt``, ``softmax`` (appends one to
+            logits), ``metric`` (a function of the outputs and labels, see
             ``tflite.evaluation.user_metric``).
 
     Raises:
