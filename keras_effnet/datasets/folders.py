@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages
-from keras_effnet.datasets.splits import ALL, find_splits, some
+from keras_effnet.datasets.splits import ALL, TRAINING, find_splits, some, split_of, splits_below
 from keras_effnet.image_decoding import HEAD_BYTES, IMAGE_ENDINGS, IMAGE_FORMATS, image_format
 
 # Left behind by archives and operating systems, beside all names that start with a dot.
@@ -43,7 +43,7 @@ class FolderDataset:
 
     folder: str
     listed: tuple[str, ...]  # all files, relative to the folder
-    split_folders: Mapping[str, str]  # {split: folder in it}; empty without splits
+    split_folders: Mapping[str, str]  # {split: path of its classes in it}; empty without splits
     notes: tuple[str, ...]
     files: FileSystem = LOCAL
 
@@ -53,37 +53,70 @@ class FolderDataset:
         return tuple(self.split_folders) or (ALL,)
 
     def open(self, *splits: str) -> list[LabeledImages]:
-        """The images of splits; ``ValueError`` if their classes differ, and as `find_images`."""
-        opened = [self._open(self.split_folders.get(split, "")) for split in splits]
-        first = opened[0]
-        for other in opened[1:]:
-            if first.classes != other.classes:
-                differing = sorted(set(first.classes or ()) ^ set(other.classes or ()))
-                raise ValueError(
-                    f"{first.name} and {other.name} have different classes: {', '.join(differing)}"
-                )
-        return opened
+        """The images of splits, labeled by the classes of the training split if there is one.
 
-    def _open(self, inside):
+        Raises ``ValueError`` for a split with other classes, and as :func:`find_images` does.
+        """
+        opened = [self._find(split) for split in splits]
+        classes = self._training_classes(dict(zip(splits, (found for _, found in opened))))
+        return [self._labeled(folder, found, classes) for folder, found in opened]
+
+    def _find(self, split):
+        inside = self.split_folders.get(split, "")
         folder = os.path.join(self.folder, inside) if inside else self.folder
-        start = f"{inside}/" if inside else ""
-        listed = [file[len(start) :] for file in self.listed if file.startswith(start)]
-        found = find_images(folder, listed, _head_reader(folder, self.files))
-        classes, labels = found.classes, None
+        listed = _inside(self.listed, inside)
+        return folder, find_images(folder, listed, _head_reader(folder, self.files))
+
+    def _training_classes(self, found):
+        if TRAINING not in self.split_folders:
+            return None
+        if TRAINING in found:
+            return found[TRAINING].classes
+        return sorted(image_folders(_inside(self.listed, self.split_folders[TRAINING])))
+
+    def _labeled(self, folder, found, classes):
+        notes, labels = (*self.notes, *found.notes), None
+        if found.classes is None:
+            classes = None
+        elif classes is None:
+            classes = found.classes
+        elif missing := sorted(set(classes) - set(found.classes)):
+            notes += (f"{folder} has no images of {len(missing)} classes: {some(missing)}",)
         if classes is not None:
+            if other := sorted(set(found.classes) - set(classes)):
+                raise ValueError(
+                    f"{folder} has classes that the training images do not have: {some(other)} "
+                    f"(they have {some(classes)})"
+                )
             numbers = {name: n for n, name in enumerate(classes)}
             labels = np.array([numbers[name] for name, _ in found.images], np.int32)
             classes = tuple(classes)
         paths = tuple(os.path.join(folder, path) for _, path in found.images)
-        storage = ImageFiles(paths, paths, self.files)
-        return LabeledImages(folder, classes, storage, labels, (*self.notes, *found.notes))
+        return LabeledImages(folder, classes, ImageFiles(paths, paths, self.files), labels, notes)
 
 
 def open_folder(folder: str, files: FileSystem = LOCAL) -> FolderDataset:
     """The :class:`FolderDataset` of a folder; ``ValueError`` as :func:`find_splits` raises."""
     listed = list_files(folder, files)
+    below = splits_below(folder, image_folders(listed))
+    if below:
+        folder, listed = os.path.join(folder, below), _inside(listed, below)
     splits, notes = find_splits(folder, image_folders(listed))
+    splits = {split: _around_classes(name, _inside(listed, name)) for split, name in splits.items()}
     return FolderDataset(folder, tuple(listed), splits, notes, files)
+
+
+def _inside(listed, folder):
+    """The files of a list that are in a folder of it, relative to that."""
+    start = f"{folder}/" if folder else ""
+    return [file[len(start) :] for file in listed if file.startswith(start)]
+
+
+def _around_classes(split, listed):
+    """The folder of the classes of a split: itself, or the only folder in it that has folders."""
+    inside = image_folders(listed)
+    (name, folders), *others = inside.items() or [("", {""})]
+    return f"{split}/{name}" if not others and len(folders - {""}) > 1 else split
 
 
 def open_images(folder: str, files: FileSystem = LOCAL) -> LabeledImages:
@@ -232,8 +265,9 @@ def _check_lost(folder, lost):
 
 def _check_classes(folder, images, classes):
     inside = image_folders([path for _, path in images])
-    shared = set.intersection(*inside.values()) if len(classes) > 1 else ()
-    if len(shared) > 1 and not any("" in folders for folders in inside.values()):
+    shared = set.intersection(*inside.values()) if len(classes) > 1 else set()
+    is_split = any(split_of(name) for name in shared)
+    if (len(shared) > 1 or is_split) and not any("" in folders for folders in inside.values()):
         raise ValueError(
             f"{folder}: are the classes {some(classes)}, or {some(sorted(shared))}, which each "
             f"of them contains? The folders directly in {folder}, or in its train and validation, "

@@ -27,6 +27,8 @@ def test_classes_with_the_same_folders_inside_are_a_question():
         find_images("d", files, _no_heads)
     with pytest.raises(ValueError, match="are the classes cat, dog, or train, val, which"):
         find_images("d", _files("cat/train", "cat/val", "dog/train", "dog/val"), _no_heads)
+    with pytest.raises(ValueError, match="are the classes cat, dog, or train, which"):
+        find_images("d", _files("cat/train", "dog/train", "dog/val"), _no_heads)
 
 
 def test_folders_inside_classes_may_differ_or_be_one_each():

@@ -65,8 +65,14 @@ def test_folders_train_and_val_are_the_splits(tmp_path, photos):
     training, evaluation = open_data(root, holdout=0.5, seed=0)
     assert (training.examples, evaluation.examples) == (2, 2)
     (root / "val" / "dog").rename(root / "val" / "wolf")
-    with pytest.raises(ValueError, match="have different classes: dog, wolf"):
+    with pytest.raises(
+        ValueError, match="val has classes that the training images do not have: wo"
+    ):
         open_data(root, holdout=0.5, seed=0)
+    shutil.rmtree(root / "val" / "wolf")
+    training, evaluation = open_data(root, holdout=0.5, seed=0)
+    assert (training.classes, evaluation.classes) == (("cat", "dog"),) * 2
+    assert "val has no images of 1 classes: dog" in evaluation.notes[0]
 
 
 def test_npz_files_are_data(tmp_path):
