@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras_effnet.datasets import arrays, tfds
 from keras_effnet.datasets.dataset import check_path, open_dataset
 from keras_effnet.datasets.folders import FolderDataset, check_several_classes, open_folder
-from keras_effnet.datasets.holdout import check_holdout
+from keras_effnet.datasets.holdout import check_holdout, small_classes
 from keras_effnet.datasets.labeled_images import ImageArray, ImageFiles, LabeledImages
 from keras_effnet.datasets.splits import ALL, TEST, TRAINING, evaluation_split, some
 from tpu_train.input_pipeline.encoded_images import slice_window
@@ -55,8 +55,10 @@ def open_data(
     if TEST in dataset.splits and TEST not in names:
         notes = (f"kept for the end of the run: the test images of {data}",)
     sources = [_source(images, max_corrupt) for images in opened]
-    sources[0] = dataclasses.replace(sources[0], notes=(*notes, *sources[0].notes))
-    return tuple(sources) if len(sources) == 2 else split(sources[0], holdout, seed)
+    training, evaluation = sources if len(sources) == 2 else split(sources[0], holdout, seed)
+    warning = small_classes(training.labels, evaluation.labels, training.classes)
+    notes += (warning,) if warning else ()
+    return dataclasses.replace(training, notes=(*notes, *training.notes)), evaluation
 
 
 def open_test_images(
