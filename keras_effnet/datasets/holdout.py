@@ -32,8 +32,8 @@ def hold_out(
     random = np.random.default_rng(seed)
     groups = [np.arange(len(labels))]
     if labels.ndim == 1:
+        check_every_class(name, labels, classes)
         groups = [np.flatnonzero(labels == label) for label in range(len(classes))]
-        _check_every_class(name, classes, groups)
     held_out = []
     for indices in groups:
         if len(indices) > 1:
@@ -65,9 +65,10 @@ def small_classes(training: np.ndarray, evaluation: np.ndarray, classes: Sequenc
     return f"few training images, so expect little accuracy: {', '.join(small)}" if small else ""
 
 
-def _check_every_class(name, classes, groups):
+def check_every_class(name: str, labels: np.ndarray, classes: Sequence[str]) -> None:
     """Raises ``ValueError`` for classes without images, which class numbers with gaps give."""
-    empty = [c for c, indices in zip(classes, groups) if not len(indices)]
+    present = set(np.unique(labels).tolist())
+    empty = [c for label, c in enumerate(classes) if label not in present]
     if not empty:
         return
     present = [c for c in classes if c not in empty]

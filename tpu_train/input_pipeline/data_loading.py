@@ -18,8 +18,9 @@ import tensorflow as tf
 from keras_effnet.datasets import arrays, tfds
 from keras_effnet.datasets.dataset import check_path, open_dataset
 from keras_effnet.datasets.folders import FolderDataset, check_several_classes, open_folder
-from keras_effnet.datasets.holdout import check_holdout, small_classes
+from keras_effnet.datasets.holdout import check_every_class, check_holdout, small_classes
 from keras_effnet.datasets.labeled_images import ImageArray, ImageFiles, LabeledImages
+from keras_effnet.datasets.manifests import ManifestDataset
 from keras_effnet.datasets.splits import ALL, TEST, TRAINING, evaluation_split, some
 from tpu_train.input_pipeline.encoded_images import slice_window
 from tpu_train.input_pipeline.image_source import (
@@ -51,6 +52,8 @@ def open_data(
     opened = dataset.open(*names)
     for images in opened:
         _check_classes(dataset, images)
+    if isinstance(dataset, ManifestDataset):
+        check_every_class(data, opened[0].labels, opened[0].classes)
     notes = ()
     if TEST in dataset.splits and TEST not in names:
         notes = (f"kept for the end of the run: the test images of {data}",)
