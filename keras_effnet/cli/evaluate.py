@@ -15,6 +15,7 @@ from keras_effnet.cli.predict import add_model
 from keras_effnet.datasets.dataset import check_path, open_dataset
 from keras_effnet.datasets.holdout import check_holdout, hold_out
 from keras_effnet.datasets.splits import evaluation_split
+from keras_effnet.datasets.undecodable import without_undecodable
 from keras_effnet.evaluation.class_matching import match_classes, wordnet_ids_of
 from keras_effnet.evaluation.output_files import check_folder, write_evaluation
 from keras_effnet.evaluation.published import find_published
@@ -141,6 +142,7 @@ def _open_images(options):
                 f"--holdout={options.holdout}, but {options.data} has the splits "
                 f"{', '.join(dataset.splits)}: drop it, or give --split"
             )
+        images = without_undecodable(images, len(images))  # as training does, before it splits
         _, held_out = hold_out(
             images.name, images.labels, images.classes, options.holdout, options.seed
         )

@@ -15,6 +15,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from keras_effnet.datasets.file_probe import probe_files
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages, pad_labels
 from keras_effnet.datasets.splits import ALL, TEST, VALIDATION, split_of
@@ -75,7 +76,12 @@ class ManifestDataset:
             LabeledImages(
                 self.path,
                 self.classes,
-                ImageFiles(some, tuple(row.path for row in rows), self.files),
+                ImageFiles(
+                    some,
+                    tuple(row.path for row in rows),
+                    self.files,
+                    tuple(probe_files(some, self.files)),
+                ),
                 pad_labels([row.labels for row in rows], most),
             )
             for rows, some in zip(chosen, paths)

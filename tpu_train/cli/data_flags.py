@@ -6,6 +6,7 @@ from absl import flags
 
 from keras_effnet.datasets.dataset import check_path
 from keras_effnet.datasets.holdout import check_holdout
+from keras_effnet.datasets.training_data import ON_DUPLICATES
 
 
 def define(values):
@@ -25,6 +26,13 @@ def define(values):
     )
     flags.DEFINE_integer(
         "max_corrupt", 10, "undecodable images that are skipped, at most", lower_bound=0, **common
+    )
+    flags.DEFINE_enum(
+        "on_duplicates",
+        "warn",
+        ON_DUPLICATES,
+        "what to do if files with the same bytes are in training and evaluation, or in two classes",
+        **common,
     )
 
 

@@ -74,6 +74,7 @@ def _prepare(values):
         holdout=values.holdout,
         seed=values.seed,
         max_corrupt=values.max_corrupt,
+        on_duplicates=values.on_duplicates,
     )
     try:
         result = write_shards(values.data, values.out, options)

@@ -227,6 +227,7 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 holdout=values.holdout,
                 seed=recipe.seed,
                 max_corrupt=values.max_corrupt,
+                on_duplicates=values.on_duplicates,
             )
             data_flags.print_notes(training, evaluation)
             test = None

@@ -30,10 +30,11 @@ from keras_effnet.datasets.tfrecord import (
     Index,
     read_index,
 )
+from keras_effnet.datasets.undecodable import too_many_undecodable
 from keras_effnet.image_decoding import HEAD_BYTES, image_format
 from keras_effnet.label_file import format_labels, parse_labels
 from tpu_train.input_pipeline.data_loading import open_data
-from tpu_train.input_pipeline.image_source import ImageSource, decode_all, too_many_corrupt
+from tpu_train.input_pipeline.image_source import ImageSource, decode_all
 from tpu_train.input_pipeline.tfrecord import scan
 from tpu_train.input_pipeline.tfrecord_verification import corrupt_images
 from tpu_train.remote_files import GFILE, read_file, sha256, write_file
@@ -55,6 +56,7 @@ class WriterOptions:
     holdout: float = 0.2  # fraction of each class for validation, if the data has none
     seed: int = 0
     max_corrupt: int = 10  # images that may be undecodable and are skipped
+    on_duplicates: str = "warn"  # or "error", "ignore": see open_training_data
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,11 @@ def write_shards(
     folder = os.fspath(folder)
     began = time.monotonic()
     training, evaluation = open_data(
-        data, holdout=options.holdout, seed=options.seed, max_corrupt=options.max_corrupt
+        data,
+        holdout=options.holdout,
+        seed=options.seed,
+        max_corrupt=options.max_corrupt,
+        on_duplicates=options.on_duplicates,
     )
     splits = _make_splits(training, evaluation, options)
     layout = _make_layout(splits, options)
@@ -289,7 +295,7 @@ def _write_shard(folder, shard, source, skipped, max_corrupt, progress):
             if error is not None:
                 entry["skipped"].append(name)
                 if len(skipped + entry["skipped"]) > max_corrupt:
-                    raise too_many_corrupt(max_corrupt, skipped + entry["skipped"], error)
+                    raise too_many_undecodable(max_corrupt, skipped + entry["skipped"], error)
                 continue
             labels = [int(n) + 1 for n in np.atleast_1d(source.labels[position]) if n >= 0]
             example = _make_example(encoded, size, labels, source.classes, name)

@@ -71,7 +71,7 @@ def _train_phases(run, restored):
             step = phase.end_step
             _checkpoint(run, phase, step, history, end_of_phase=True)
         except recovery.RECOVERABLE as error:
-            step, history = recovery.recover(run, phase, history, error)
+            run, step, history = recovery.recover(run, phase, history, error)
     return history
 
 
