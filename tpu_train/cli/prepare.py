@@ -56,17 +56,14 @@ def _define():
     flags.DEFINE_integer(
         "seed", 0, "seed of the held-out images and of the record order", lower_bound=0, **common
     )
+    flags.DEFINE_integer("workers", 1, "processes that write shards", **common)
     flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **common)
     return values
 
 
 def _prepare(values):
-    from tpu_train.input_pipeline.tfrecord_writer import (  # here: --help stays fast
-        PrepareError,
-        WriterOptions,
-        summary,
-        write_shards,
-    )
+    from tpu_train.input_pipeline.tfrecord_shard import PrepareError  # here: --help stays fast
+    from tpu_train.input_pipeline.tfrecord_writer import WriterOptions, summary, write_shards
 
     options = WriterOptions(
         shard_count=values.shards,
@@ -75,6 +72,7 @@ def _prepare(values):
         seed=values.seed,
         max_corrupt=values.max_corrupt,
         on_duplicates=values.on_duplicates,
+        workers=values.workers,
     )
     try:
         result = write_shards(values.data, values.out, options)

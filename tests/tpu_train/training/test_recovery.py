@@ -35,6 +35,7 @@ def folder(tmp_path):
     return tmp_path / "d"
 
 
+@pytest.mark.slow
 def test_an_image_damaged_inside_is_replaced_by_the_next_of_its_class(
     folder, train_conv, log, exported_weights
 ):
