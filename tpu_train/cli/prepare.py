@@ -57,6 +57,12 @@ def _define():
         "seed", 0, "seed of the held-out images and of the record order", lower_bound=0, **common
     )
     flags.DEFINE_integer("workers", 1, "processes that write shards", **common)
+    flags.DEFINE_string(
+        "runner", "", "Apache Beam runner that writes the shards: DirectRunner, ...", **common
+    )
+    flags.DEFINE_multi_string(
+        "beam_argument", [], "argument of this runner, e.g. --region=...; repeatable", **common
+    )
     flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **common)
     return values
 
@@ -73,6 +79,8 @@ def _prepare(values):
         max_corrupt=values.max_corrupt,
         on_duplicates=values.on_duplicates,
         workers=values.workers,
+        runner=values.runner,
+        beam_arguments=tuple(values.beam_argument),
     )
     try:
         result = write_shards(values.data, values.out, options)

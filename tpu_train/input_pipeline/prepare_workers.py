@@ -1,4 +1,4 @@
-"""Writes shards in this process, or in several processes of this machine."""
+"""Writes shards in this process, in several processes of this machine, or with Apache Beam."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from keras_effnet.datasets.undecodable import too_many_undecodable
-from tpu_train.input_pipeline.tfrecord_shard import PrepareError, ShardPlan, write_shard
+from tpu_train.input_pipeline.prepare_beam import write_with_beam
+from tpu_train.input_pipeline.tfrecord_shard import (
+    PrepareError,
+    ShardPlan,
+    existing_entry,
+    write_shard,
+)
 
 
 def write_in_processes(
@@ -22,7 +28,7 @@ def write_in_processes(
     ``ValueError`` for more than ``options.max_corrupt`` images that cannot be decoded, and
     :class:`PrepareError` for a failing disk, or a process that ended.
     """
-    skipped = [*skipped, *(name for entry in entries.values() for name in entry["skipped"])]
+    skipped = _all_skipped(skipped, entries)
     if options.workers == 1 or len(plans) < 2:
         for plan in plans:
             entry = write_shard(plan, options.max_corrupt, skipped, progress.update)
@@ -41,11 +47,7 @@ def write_in_processes(
         try:
             for future in concurrent.futures.as_completed(futures):
                 entry = future.result()
-                skipped += entry["skipped"]
-                if len(skipped) > options.max_corrupt:
-                    raise too_many_undecodable(options.max_corrupt, skipped, entry["file"])
-                progress.update(len(entry["positions"]) + len(entry["skipped"]))
-                yield entry
+                yield _counted(entry, skipped, options.max_corrupt, progress)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise PrepareError(
                 "a worker process ended, perhaps because memory is full: give fewer --workers, "
@@ -53,6 +55,32 @@ def write_in_processes(
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def write_on_runner(
+    plans: Sequence[ShardPlan], options, skipped: list[str], entries: Mapping[str, dict], progress
+) -> Iterator[dict]:
+    """As :func:`write_in_processes`, with the Apache Beam runner ``options.runner``."""
+    skipped = _all_skipped(skipped, entries)
+    write_with_beam(plans, options.max_corrupt, skipped, options.runner, options.beam_arguments)
+    for plan in plans:
+        entry = existing_entry(plan.folder, plan.name)
+        if entry is None:
+            raise PrepareError(f"{plan.name} was not written: rerun the same command to resume")
+        yield _counted(entry, skipped, options.max_corrupt, progress)
+
+
+def _all_skipped(skipped, entries):
+    return [*skipped, *(name for entry in entries.values() for name in entry["skipped"])]
+
+
+def _counted(entry, skipped, max_corrupt, progress):
+    """The entry of a finished shard; its images are added to `skipped` and to the progress."""
+    skipped += entry["skipped"]
+    if len(skipped) > max_corrupt:
+        raise too_many_undecodable(max_corrupt, skipped, f"counting those of {entry['file']}")
+    progress.update(len(entry["positions"]) + len(entry["skipped"]))
+    return entry
 
 
 def _start_worker(parent, threads):

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from keras_effnet.datasets.tfrecord import INDEX, LABELS, PARTIAL, Index, read_index
 from keras_effnet.datasets.training_data import open_training_data
 from keras_effnet.label_file import format_labels, parse_labels
-from tpu_train.input_pipeline.prepare_workers import write_in_processes
+from tpu_train.input_pipeline.prepare_beam import check_beam
+from tpu_train.input_pipeline.prepare_workers import write_in_processes, write_on_runner
 from tpu_train.input_pipeline.tfrecord import scan
 from tpu_train.input_pipeline.tfrecord_shard import (
     ShardPlan,
@@ -46,6 +47,8 @@ class WriterOptions:
     max_corrupt: int = 10  # images that may be undecodable and are skipped
     on_duplicates: str = "warn"  # or "error", "ignore": see open_training_data
     workers: int = 1  # processes that write shards
+    runner: str = ""  # of Apache Beam, which then writes the shards
+    beam_arguments: tuple[str, ...] = ()  # of that runner
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,10 @@ def write_shards(
     began = time.monotonic()
     if options.workers < 1:
         raise ValueError(f"workers must be at least 1, got {options.workers}")
+    if options.runner and options.workers > 1:
+        raise ValueError("give --workers or --runner: a runner has its own workers")
+    if options.runner:
+        check_beam()
     training, evaluation = open_training_data(
         data,
         holdout=options.holdout,
@@ -121,7 +128,8 @@ def _write_all(layout, skipped, options, stream):
         total=total, unit=" images", unit_scale=True, desc="prepare", file=stream
     ) as progress:
         progress.update(total - sum(len(plan.positions) for plan in missing))
-        for entry in write_in_processes(missing, options, skipped, entries, progress):
+        write = write_on_runner if options.runner else write_in_processes
+        for entry in write(missing, options, skipped, entries, progress):
             entries[entry["file"]] = entry
             written += len(entry["positions"])
     return [entries[plan.name] for plan in layout], written
