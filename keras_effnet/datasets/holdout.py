@@ -8,9 +8,9 @@ import numpy as np
 
 
 def check_holdout(holdout: float) -> None:
-    """Raises ``ValueError`` unless it is a fraction between 0 and 1."""
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout must be between 0 and 1, e.g. 0.2; got {holdout}")
+    """Raises ``ValueError`` unless it is a fraction below 1; 0 holds nothing out."""
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout must be at least 0 and less than 1, e.g. 0.2; got {holdout}")
 
 
 def hold_out(
@@ -18,8 +18,8 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(indices for training, indices for evaluation); `holdout` is the fraction of each class.
 
-    For images with several labels, (images, most), it is the fraction of all images. The result is
-    sorted, and a function of the labels and the seed. Raises ``ValueError``, which starts with
+    For images with several labels, (images, most), it is the fraction of all images. For 0 nothing
+    is held out. The result is sorted, and a function of the labels and the seed. Raises ``ValueError``, which starts with
     `name`, for a class with fewer than two images.
 
     >>> kept, held_out = hold_out("x", np.array([0, 0, 1, 1]), ("cat", "dog"), 0.5, seed=0)
@@ -34,6 +34,8 @@ def hold_out(
             for label, class_name in enumerate(classes)
         }
         _check_every_class(name, classes, groups)
+    if holdout == 0:
+        return np.arange(len(labels)), np.arange(0)
     held_out = []
     for group, indices in groups.items():
         if len(indices) < 2:

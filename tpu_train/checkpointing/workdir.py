@@ -68,9 +68,10 @@ class Workdir:
             for name in FILES:
                 _remove(os.path.join(self.path, name))
         elif self._local != self.path:
-            remote = os.path.join(self.path, "metrics.jsonl")
-            if tf.io.gfile.exists(remote):
-                _copy(remote, self.local("metrics.jsonl"))
+            for name in ("metrics.jsonl", BEST):
+                remote = os.path.join(self.path, name)
+                if tf.io.gfile.exists(remote):
+                    _copy(remote, self.local(name))
 
     def publish(self) -> None:
         """Copies changed files to the remote folder; does nothing for a local one."""
