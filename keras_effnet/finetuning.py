@@ -87,6 +87,19 @@ def layer_groups(model) -> dict[str, tuple]:
     return layers_by_group(model)
 
 
+def has_layer_groups(model) -> bool:
+    """Whether a model has the groups of :func:`layer_groups`: whether it contains an EfficientNet.
+
+    >>> from keras_effnet import create_model
+    >>> has_layer_groups(create_model("efficientnetv2-b0"))
+    True
+    """
+    try:
+        return bool(layers_by_group(model))
+    except ValueError:
+        return False
+
+
 def freeze(model, up_to: str = "top", *, batch_norm: str = "frozen") -> tuple[str, ...]:
     """Freezes the groups from the input up to and including `up_to`; returns their names.
 
@@ -154,10 +167,7 @@ def _select(model, name):
     if name == "backbone":
         last = max(i for i, layer in enumerate(layers) if layer.weights)
         return layers[:last]
-    try:
-        groups = layers_by_group(model)
-    except ValueError:  # not an EfficientNet
-        groups = {}
+    groups = layers_by_group(model) if has_layer_groups(model) else {}
     if name in groups:
         upto = list(groups)[: list(groups).index(name) + 1]
         return [layer for group in upto for layer in groups[group]]

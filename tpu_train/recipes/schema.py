@@ -172,7 +172,7 @@ class Recipe:
     )
     layer_decay: float = _setting(
         "learning rate of a group of layers, as a fraction of the rate of the next group; 1 for "
-        "one rate (groups: stem, block1, ..., top, classifier)"
+        "one rate (groups: stem, block1, ..., top, classifier; other networks have one rate)"
     )
     weight_decay: float = _setting("weight decay of kernels")
     weight_decay_mode: str = _setting("l2 (in the gradient, as in the papers) or decoupled")

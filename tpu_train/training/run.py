@@ -22,6 +22,7 @@ import keras
 import tensorflow as tf
 
 from keras_effnet.atomic_write import replacing
+from keras_effnet.finetuning import has_layer_groups
 from keras_effnet.label_file import write_labels
 from keras_effnet.weight_transfer import set_weights
 from tpu_train.checkpointing import workdir as workdirs
@@ -168,6 +169,11 @@ def train(
         )
         stack.enter_context(contextlib.closing(metrics))
         messages += _describe_run(recipe, training, evaluation, strategy)
+        if recipe.layer_decay != 1 and not has_layer_groups(model):
+            messages.append(
+                f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups of "
+                "layers, as only EfficientNets have"
+            )
         if restored:
             messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
         for message in messages:

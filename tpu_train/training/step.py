@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_effnet.finetuning import layer_groups, layer_rates, select_layers
+from keras_effnet.finetuning import has_layer_groups, layer_groups, layer_rates, select_layers
 from tpu_train.input_pipeline.mixup import apply_mixing
 from tpu_train.input_pipeline.targets import soft_targets
 from tpu_train.recipes.phases import Phase, rows_of
@@ -312,7 +312,7 @@ def _first_steps(model, phases):
 
 def _layer_rates(model, decay):
     """{id of a weight: its part of the learning rate}."""
-    if decay == 1:
+    if decay == 1 or not has_layer_groups(model):
         return {}
     rates = layer_rates(model, 1.0, decay)
     layers = [layer for group in layer_groups(model).values() for layer in group]

@@ -148,7 +148,7 @@ PLATEAU = {
     **{"learning_rate_schedule": "plateau", "plateau_patience": 1, "decay_factor": 0.5},
     **{"early_stopping_metric": "accuracy", "warmup_epochs": 0, "phases": 1},
 }
-HEAD_FIRST = {"freeze": "conv+bn,none", "learning_rate": 0.03}
+HEAD_FIRST = {"freeze": "conv+bn,none", "learning_rate": 0.03, "layer_decay": 0.5}
 
 
 @pytest.fixture
@@ -213,9 +213,10 @@ def test_plateaus_lower_the_rate_and_a_resumed_run_knows_them(
     assert [r["learning_rate"] for r in records("stopped")] == rates
 
 
-def test_phases_that_freeze_resume_to_the_same_weights(train_conv, exported_weights, stop_at):
+def test_phases_that_freeze_resume_to_the_same_weights(train_conv, exported_weights, stop_at, log):
     """Stopped before the first phase that trains all, and in it; one device equals two."""
     expected = exported_weights(train_conv("one", changes=HEAD_FIRST))
+    assert "layer_decay 0.5 is not used: test_networks:conv_network has no groups" in log()
     for step, call in ((6, 2), (9, 0)):
         with pytest.raises(StoppedError, match=f"after step {step}"):
             train_conv("stopped", changes=HEAD_FIRST, stop=stop_at(call))
