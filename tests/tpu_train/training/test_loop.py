@@ -216,7 +216,7 @@ def test_plateaus_lower_the_rate_and_a_resumed_run_knows_them(
 def test_phases_that_freeze_resume_to_the_same_weights(train_conv, exported_weights, stop_at, log):
     """Stopped before the first phase that trains all, and in it; one device equals two."""
     expected = exported_weights(train_conv("one", changes=HEAD_FIRST))
-    assert "layer_decay 0.5 is not used: test_networks:conv_network has no groups" in log()
+    assert "layer_decay 0.5 is not used: " in log()
     for step, call in ((6, 2), (9, 0)):
         with pytest.raises(StoppedError, match=f"after step {step}"):
             train_conv("stopped", changes=HEAD_FIRST, stop=stop_at(call))
