@@ -52,6 +52,9 @@ setup(
         "onnx": ["onnx", "tf2onnx"],
         # --data=tfds:NAME. Downloads need importlib_resources.
         "tfds": ["tensorflow-datasets", "importlib_resources"],
+        # --callback=wandb and --callback=mlflow.
+        "wandb": ["wandb"],
+        "mlflow": ["mlflow-skinny"],
         # The TensorFlow build for a TPU VM. Colab has another one: see the README.
         "tpu": ["tensorflow-tpu==2.19.1; sys_platform == 'linux' and python_version < '3.13'"],
         # The TPU compiler, for `effnet-train plan`. A jax release determines its libtpu version.

@@ -96,6 +96,27 @@ def execute(graph, known: dict, changed: dict | None = None) -> dict:
     return target
 
 
+def connect(graph, tensors: Sequence, layer_of: Callable) -> list:
+    """The outputs of a graph's layers, connected to other symbolic tensors than its inputs.
+
+    ``layer_of(layer)`` returns the layer to call in a layer's place, which may be the layer itself.
+    Nested models are dissolved into their layers.
+    """
+    known = {id(tensor): value for tensor, value in zip(graph.inputs, tensors)}
+    for layer, node in _calls(graph):
+        given, outputs = flat(node.input_tensors), flat(node.output_tensors)
+        nested = graph_of(layer)
+        if not given or all(id(t) in known for t in outputs):  # an input, a constant
+            continue
+        if nested is not None and len(given) == len(nested.inputs):
+            results = connect(nested, [known[id(t)] for t in given], layer_of)
+        else:
+            args, kwargs = _arguments(node, known)
+            results = flat(layer_of(layer)(*args, **kwargs))
+        known.update((id(t), value) for t, value in zip(outputs, results))
+    return [known[id(tensor)] for tensor in graph.outputs]
+
+
 def all_outputs(graph) -> Iterator[tuple]:
     """(layer, its output tensor) for every call of a layer, in nested models too."""
     for layer, node in _calls(graph):
@@ -132,16 +153,19 @@ def call_node(layer, node, values):
 
     `values` is {id(tensor): value} of its input tensors.
     """
-    if hasattr(node, "arguments"):
-        args, kwargs = node.arguments.fill_in(values)
-    else:  # Keras 2 takes each value from a list, by text
-        tensors = flat(node.input_tensors)
-        args, kwargs = node.map_arguments(
-            {str(id(t)): [values[id(t)]] * len(tensors) for t in tensors}
-        )
+    args, kwargs = _arguments(node, values)
     if getattr(layer, "_call_has_training_arg", getattr(layer, "_expects_training_arg", False)):
         kwargs = {**kwargs, "training": False}  # augmentation layers augment by default
     return layer(*args, **kwargs)
+
+
+def _arguments(node, values):
+    """The arguments of a node, with `values` {id(tensor): value} in place of its tensors."""
+    if hasattr(node, "arguments"):
+        return node.arguments.fill_in(values)
+    # Keras 2 takes each value from a list, by text
+    tensors = flat(node.input_tensors)
+    return node.map_arguments({str(id(t)): [values[id(t)]] * len(tensors) for t in tensors})
 
 
 def output_layers(graph) -> list:

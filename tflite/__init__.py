@@ -11,18 +11,15 @@ Step by step: ``export_float32`` -> ``load_images``, ``calibrate`` -> ``make_pla
 ``evaluate``. Importing this package imports neither TensorFlow nor LiteRT; converting does.
 """
 
-from keras_effnet.litert.ops import ConversionError, read_ops
-from tflite.converter import convert
-from tflite.evaluation.accuracy import EvaluationImages, EvaluationReport, Metrics, evaluate
-from tflite.export import export_float32, load_keras
-from tflite.images.loader import ImageSet, load_images
-from tflite.presets import PRESETS, Preset
-from tflite.quantization.calibration import calibrate, collect_histograms
-from tflite.quantization.mixed_precision import BudgetError
-from tflite.quantization.options import ConversionOptions
-from tflite.quantization.plan import OpPlan, QuantPlan, make_plan
-from tflite.quantization.quantizer import quantize
-from tflite.result import Conversion, save
+# ruff: noqa: F405
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tflite.public_names import *  # noqa: F403
 
 __all__ = [
     "PRESETS",
@@ -49,3 +46,15 @@ __all__ = [
     "read_ops",
     "save",
 ]
+
+
+def __getattr__(name):
+    # At the first use: a command handles Ctrl-C before it imports the rest.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(importlib.import_module("tflite.public_names"), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -46,7 +46,7 @@ def _help(module, *words):
 
 
 def _commands_page():
-    from keras_effnet.cli import COMMANDS as EFFNET
+    from keras_effnet.cli.commands import COMMANDS as EFFNET
     from tpu_train.cli import COMMANDS as TRAIN
 
     parts = [

@@ -1,81 +1,26 @@
 """``effnet``: lists models and weights, computes costs, classifies images, evaluates models."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
 
-from keras_effnet.arguments import ArgumentParser
-from keras_effnet.cli import cost, evaluate, explain, port, predict, tables
 from keras_effnet.interruption import run_command
-from keras_effnet.native_logs import filter_native_logs
-
-# command -> (description, function that adds its arguments, function that runs it)
-COMMANDS = {
-    "models": (
-        "list the variants: size, parameters, multiply-adds, published top-1",
-        tables.add_pattern,
-        tables.models,
-    ),
-    "plan": ("print every block of a variant", tables.add_name, tables.blocks),
-    "weights": (
-        "list the pretrained weights: preprocessing, normalization, published top-1",
-        tables.add_pattern,
-        tables.weights,
-    ),
-    "labels": (
-        "write the names of ImageNet's 1,000 classes to a label file",
-        tables.add_out,
-        tables.labels,
-    ),
-    "cost": (
-        "print parameters, multiply-adds and activation memory of a variant",
-        cost.add_cost_arguments,
-        cost.run_cost,
-    ),
-    "scale": (
-        "scale a variant by the compound scaling rule",
-        cost.add_scale_arguments,
-        cost.run_scale,
-    ),
-    "port": (
-        "convert another project's checkpoint to a .keras file, or a .keras file back",
-        port.add_arguments,
-        port.run,
-    ),
-    "predict": ("classify images", predict.add_arguments, predict.run),
-    "evaluate": (
-        "evaluate a classifier on labeled images: metrics, per class and per image",
-        evaluate.add_arguments,
-        evaluate.run,
-    ),
-    "explain": (
-        "show which parts of an image a prediction is based on",
-        explain.add_arguments,
-        explain.run,
-    ),
-}
 
 
-def main(argv=None):
-    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad input, 75 after
-    Ctrl-C.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad
+    input, 75 after Ctrl-C.
     """
-    if argv is None:  # run as a program
-        filter_native_logs()
-    return run_command("effnet", lambda: _run(sys.argv[1:] if argv is None else argv))
+    return run_command("effnet", lambda: _run(argv))
 
 
 def _run(argv):
-    parser = ArgumentParser(
-        prog="effnet",
-        description="EfficientNet V1, V2 and Lite: models, pretrained weights, costs, predictions.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (description, add_arguments, _) in COMMANDS.items():
-        add_arguments(commands.add_parser(name, help=description, description=description))
-    try:
-        options = parser.parse_args(argv)
-        return COMMANDS[options.command][2](options) or 0
-    except BrokenPipeError:
-        raise  # nobody reads the output
-    except (ValueError, OSError) as error:
-        print(f"effnet: {error}", file=sys.stderr)
-        return 2
+    # Imported here: imports take long, and Ctrl-C is handled by now.
+    from keras_effnet.native_logs import filter_native_logs
+
+    if argv is None:  # run as a program
+        filter_native_logs()
+    from keras_effnet.cli import commands
+
+    return commands.run(sys.argv[1:] if argv is None else argv)

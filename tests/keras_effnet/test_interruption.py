@@ -1,6 +1,9 @@
 import contextlib
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -114,3 +117,38 @@ def test_an_interrupted_replacement_leaves_the_old_file(tmp_path):
         _interrupt()
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+# Ctrl-C as soon as a command imports the first large package.
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from {package}.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [("keras_effnet", "effnet"), ("tpu_train", "effnet-train"), ("tflite", "effnet-tflite")],
+)
+def test_ctrl_c_during_the_imports_of_a_command_is_one_line(package, name):
+    code = _INTERRUPTED_IMPORT.format(package=package)
+    root = pathlib.Path(__file__).parents[2]
+    process = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 75, process.stderr
+    assert process.stderr.startswith(f"{name}: interrupted")
+    assert process.stderr.count("\n") == 1

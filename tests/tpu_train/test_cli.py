@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_effnet.pretrained.download import DownloadError
@@ -252,14 +254,21 @@ def test_ctrl_c_in_prepare_is_one_line_and_status_75(monkeypatch, capsys, tmp_pa
     assert err == "Stopped: the same command resumes at the first missing shard"
 
 
-def test_ctrl_c_elsewhere_is_one_line_and_status_130(monkeypatch, capsys):
+def test_ctrl_c_elsewhere_is_one_line_and_status_75(monkeypatch, capsys):
     monkeypatch.setattr("tpu_train.cli.train.main", _interrupted)
-    assert cli.main(["--data=x"]) == 130
-    assert capsys.readouterr().err.strip() == "Interrupted"
+    assert cli.main(["--data=x"]) == STOPPED
+    err = capsys.readouterr().err
+    assert (err.split(":")[0], err.count("\n")) == ("effnet-train", 1)
 
 
 _WITHOUT_TENSORFLOW = """
 import sys
+
+class Forbidden:
+    def find_spec(self, name, *_):
+        assert name != "tensorflow"
+
+sys.meta_path.insert(0, Forbidden())
 from tpu_train.cli import main
 for line in sys.argv[1].splitlines():
     assert main(line.split()) == 2, line
@@ -274,11 +283,63 @@ _BAD_LINES = """--data=/nonexistent --workdir=w
 --data=. --workdir=w --stop_after=soon
 --data=. --workdir=w --eval_epochs=-1
 --data=. --workdir=w --max_corrupt=-1
+--data=. --workdir=w --recipe=photoss
+--data=. --workdir=w --model=efficientnet-b99
+--data=. --workdir=w --model=nowhere:net
+--data=. --workdir=w --model=nothing.keras
+--data=. --workdir=w --model=setup.py:x:y
+--data=. --workdir=w --weights=nothing.h5
+--data=. --workdir=w --model=keras.applications:VGG16 --width=2 --weights=
+--data=. --workdir=w --model=keras.applications:VGG16 --weights=nothing.h5
+--data=. --workdir=w --epochs=inf
+--data=. --workdir=w --learning_rate=nan
+--data=. --workdir=w --seed=-1
+--data=. --workdir=w --save_minutes=nan
+--data=. --workdir=w --profile=9:3
+--data=. --workdir=w --callback=wand
+--data=. --workdir=w --callback=nowhere:f
+--data=. --workdir=w --wait_for_workers=soon
 prepare --data=/nonexistent --out=w
 prepare --data=. --out=w --holdout=1
+prepare --data=. --out=w --minival=nan
+plan --classes=-1
 preview --data=/nonexistent
 preview --data=. --images=3
 preview --data=. --out=w.txt"""
+
+
+def test_a_workdir_of_another_recipe_is_found_before_the_data_is_read(tmp_path, capsys):
+    workdir, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    (workdir / "checkpoints" / "step-3").mkdir(parents=True)
+    run = dataclasses.asdict(RECIPES["digits"])
+    (workdir / "recipe.json").write_text(json.dumps({"run": run}))
+    line = ["--recipe=digits", f"--workdir={workdir}", f"--data={data}"]
+    assert main([*line, "--batch_size=7"]) == 2
+    err = capsys.readouterr().err
+    assert "belongs to a different run (batch_size 64, now 7)" in err
+    assert err.count("\n") == 1
+
+
+def _full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device", "w/model.keras")
+
+
+def _lost_device(*_):
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\n0 bytes")
+
+
+@pytest.mark.parametrize(
+    ("failing", "line"),
+    [
+        (_full_disk, "[Errno 28] No space left on device: 'w/model.keras'"),
+        (_lost_device, "out of memory: lower --batch_size. OOM when allocating"),
+    ],
+)
+def test_a_failure_of_the_machine_is_one_line_and_status_1(failing, line, monkeypatch, capsys):
+    monkeypatch.setattr("tpu_train.cli.prepare.main", failing)
+    assert cli.main(["prepare", "--data=x"]) == 1
+    assert capsys.readouterr().err == f"effnet-train prepare: {line}\n"
 
 
 def test_bad_flags_and_paths_are_found_before_tensorflow_is_imported():

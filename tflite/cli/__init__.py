@@ -1,5 +1,26 @@
 """``effnet-tflite``: converts models to .tflite and evaluates .tflite files."""
 
-from tflite.cli.convert import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import sys
+from collections.abc import Sequence
+
+from keras_effnet.interruption import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion, 75
+    after Ctrl-C.
+    """
+    return run_command("effnet-tflite", lambda: _run(argv))
+
+
+def _run(argv):
+    # Imported here: imports take long, and Ctrl-C is handled by now.
+    from keras_effnet.native_logs import filter_native_logs
+
+    if argv is None:  # run as a program
+        filter_native_logs()
+    from tflite.cli import convert
+
+    return convert.main(sys.argv[1:] if argv is None else argv)

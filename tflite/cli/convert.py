@@ -11,7 +11,6 @@ import sys
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
-from keras_effnet.native_logs import filter_native_logs
 from tflite.cli import compare
 from tflite.cli.command import (
     IMAGES,
@@ -53,8 +52,6 @@ def main(argv=None) -> int:
     """Runs the command; returns the exit status: 0, 2 for bad input, 1 for a failed conversion, 75
     after Ctrl-C.
     """
-    if argv is None:  # run as a program
-        filter_native_logs()
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv[:1] == ["report"]:
         return compare.main_report(argv[1:])

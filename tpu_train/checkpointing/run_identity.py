@@ -9,10 +9,6 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 
-import keras
-import numpy as np
-import tensorflow as tf
-
 
 def identify_run(recipe, training, evaluation) -> dict:
     """What must be equal for a run to resume: all recipe fields, the classes and the labels."""
@@ -23,6 +19,26 @@ def identify_run(recipe, training, evaluation) -> dict:
         "training_images": training.examples,
         "labels_sha256": labels,
     }
+
+
+def check_recipe(recipe, workdir: str) -> None:
+    """Raises ``ValueError`` if a local `workdir` has checkpoints of another recipe.
+
+    Reads ``recipe.json`` only, so that the data need not be opened, nor TensorFlow imported.
+    """
+    path, folder = os.path.join(workdir, "recipe.json"), os.path.join(workdir, "checkpoints")
+    if not os.path.isdir(folder) or not os.listdir(folder):
+        return
+    try:
+        with open(path) as file:
+            record = json.load(file)
+        saved = record["run"]
+        planned = record.get("planned_epochs", [saved["epochs"]])
+        if recipe.epochs >= planned[-1]:  # the run, or an extension of it
+            recipe = dataclasses.replace(recipe, epochs=planned[0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # the checkpoints record the same
+    check_same_run(saved, dataclasses.asdict(recipe), folder)
 
 
 def check_same_run(saved: Mapping, current: Mapping, folder: str) -> None:
@@ -41,6 +57,10 @@ def check_same_run(saved: Mapping, current: Mapping, folder: str) -> None:
 
 def software_versions() -> dict[str, str]:
     """The versions and settings on which the bits of a training depend."""
+    import keras  # here, as check_recipe must not wait for TensorFlow
+    import numpy as np
+    import tensorflow as tf
+
     return {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

@@ -68,10 +68,16 @@ class Workdir:
             for name in FILES:
                 _remove(os.path.join(self.path, name))
         elif self._local != self.path:
-            for name in ("metrics.jsonl", BEST):
+            for name in ("metrics.jsonl", BEST, *self._event_files()):
                 remote = os.path.join(self.path, name)
                 if tf.io.gfile.exists(remote):
+                    os.makedirs(os.path.dirname(self.local(name)), exist_ok=True)
                     _copy(remote, self.local(name))
+
+    def _event_files(self):
+        folder = os.path.join(self.path, "tensorboard")
+        names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+        return [f"tensorboard/{name}" for name in names if ".tfevents." in name]
 
     def publish(self) -> None:
         """Copies changed files to the remote folder; does nothing for a local one."""

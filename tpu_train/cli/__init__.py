@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
-from keras_effnet.command_output import run_printing
-from keras_effnet.native_logs import filter_native_logs
+from keras_effnet.interruption import run_command
 
 COMMANDS = ("prepare", "preview", "plan", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command named by the first argument; returns the exit status."""
+    return run_command("effnet-train", lambda: _run(argv))
+
+
+def _run(argv):
     if argv is None:  # run as a program
+        from keras_effnet.native_logs import filter_native_logs
+
         filter_native_logs()
     # TensorFlow reads it when it is imported. Its default on x86 is oneDNN only for processors
     # with AVX-512 VNNI; on others a training step is almost three times faster with it
@@ -26,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
-    # Imported when needed: each command imports only its own flags.
+    # Imported when needed: imports take long, and Ctrl-C is handled by now.
     if command == "prepare":
         from tpu_train.cli.prepare import main as run
     elif command == "preview":
@@ -38,13 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         from tpu_train.cli.train import main as run
 
-        return _run(run, argv)
-    return _run(run, argv[1:])
-
-
-def _run(command, argv):
+        command = ""
     try:
-        return run_printing("effnet-train", lambda: command(argv))
-    except KeyboardInterrupt:
-        print("\nInterrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return run(argv[1:] if command else argv)
+    except BrokenPipeError:
+        raise  # nobody reads the output
+    except Exception as error:
+        message = _failure(error)
+        if message is None:  # an error of this package: its traceback says where
+            raise
+        print(f"{f'effnet-train {command}'.rstrip()}: {message}", file=sys.stderr)
+        return 1
+
+
+def _failure(error):
+    """One line about a failure of the disk, of the memory or of a device; None for others."""
+    kinds = [OSError, MemoryError]
+    if "tensorflow" in sys.modules:
+        kinds.append(sys.modules["tensorflow"].errors.OpError)
+    if not isinstance(error, tuple(kinds)):
+        return None
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    lines = [line for line in text.splitlines() if line.strip()]
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    return f"{'out of memory: lower --batch_size. ' * memory}{lines[0]}"

@@ -45,8 +45,8 @@ def define() -> flags.FlagValues:
         "search for the largest batch that fits: two to eight more compilations per phase",
         **here,
     )
-    flags.DEFINE_integer("classes", 1000, "number of classes", **here)
-    flags.DEFINE_integer("examples", 1_281_167, "number of training images", **here)
+    flags.DEFINE_integer("classes", 1000, "number of classes", lower_bound=1, **here)
+    flags.DEFINE_integer("examples", 1_281_167, "number of training images", lower_bound=1, **here)
     flags.DEFINE_string("cache", None, "folder that stores compilation results for reuse", **here)
     recipe_flags.define(values)
     return values

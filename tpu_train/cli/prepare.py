@@ -5,6 +5,7 @@ status is 0 on success, 1 for a failing disk or corrupt shards, 2 for bad input,
 Ctrl-C: the same command resumes.
 """
 
+import math
 import sys
 
 from absl import flags
@@ -22,6 +23,8 @@ def main(argv=None):
             return 0
         if values.data and bool(values.out) == values.check:
             raise ValueError("give either --out (to write shards) or --check (to verify them)")
+        if not math.isfinite(values.minival):
+            raise ValueError(f"minival must be a number, got {values.minival}")
         data_flags.check(values, "effnet-train prepare")
         if values.check:
             return _check(values)
@@ -50,7 +53,9 @@ def _define():
         "training images for a minival split: a fraction below 1, or a number",
         **common,
     )
-    flags.DEFINE_integer("seed", 0, "seed of the held-out images and of the record order", **common)
+    flags.DEFINE_integer(
+        "seed", 0, "seed of the held-out images and of the record order", lower_bound=0, **common
+    )
     flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **common)
     return values
 

@@ -7,6 +7,8 @@ checkpoint: the same command resumes it.
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,8 @@ from absl import flags
 
 from keras_effnet.pretrained.download import DownloadError
 from keras_effnet.suggestions import unknown_name
+from tpu_train import callbacks
+from tpu_train.callbacks.records import Callback, CallbackError
 from tpu_train.checkpointing.preemption import (
     STOPPED,
     CompleteError,
@@ -22,10 +26,13 @@ from tpu_train.checkpointing.preemption import (
     interrupts,
     parse_duration,
 )
+from tpu_train.checkpointing.run_identity import check_recipe
 from tpu_train.cli import data_flags, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
+from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, show
+from tpu_train.training.model_source import check_source
 from tpu_train.training.worker_wait import check_tf_config
 
 _INTRODUCTION = """Trains an EfficientNet with progressive learning.
@@ -53,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(phases.batch_norm_warning(recipe, planned), end="")
             return 0
         _check(values)
+        check_source(recipe)
+        if not values.overwrite:
+            check_recipe(recipe, values.workdir)
         return _train(recipe, values)
     except CompleteError as error:
         print(f"effnet-train: {error}")
@@ -108,6 +118,24 @@ def define() -> flags.FlagValues:
         lower_bound=0,
         **to_values,
     )
+    flags.DEFINE_string(
+        "callback",
+        "",
+        "called with records of the run: wandb, mlflow, or module:function (docs/callbacks.md)",
+        **to_values,
+    )
+    flags.DEFINE_string(
+        "profile",
+        "",
+        "profile these training steps for TensorBoard, e.g. 100:110",
+        **to_values,
+    )
+    flags.DEFINE_string(
+        "wait_for_workers",
+        "30m",
+        "give up after this time, if other workers of TF_CONFIG do not start, e.g. 2h or 90s",
+        **to_values,
+    )
     flags.DEFINE_boolean(
         "pages",
         True,
@@ -149,10 +177,40 @@ def _check(values):
         raise ValueError(unknown_name("device", values.device, DEVICES))
     if values.stop_after:
         parse_duration(values.stop_after)
+    parse_duration(values.wait_for_workers)
+    _profile(values.profile)
+    for name in ("eval_epochs", "save_minutes"):
+        if not math.isfinite(values[name].value):
+            raise ValueError(f"{name} must be a number, got {values[name].value}")
+    if values.callback:
+        _check_callback(values.callback)
     data_flags.check(values, "effnet-train")
     outputs.check_folder("workdir", values.workdir, values.data)
     if os.environ.get("TF_CONFIG"):
         check_tf_config(os.environ["TF_CONFIG"])
+
+
+def _profile(text):
+    """(first, end) of --profile=FIRST:END, or None."""
+    if not text:
+        return None
+    first, _, end = text.partition(":")
+    if not (first.isdigit() and end.isdigit() and int(first) < int(end)):
+        raise ValueError(
+            f"--profile={text} is not a range of steps: give FIRST:END, e.g. 100:110 for ten steps"
+        )
+    return int(first), int(end)
+
+
+def _check_callback(name):
+    if name in callbacks.NAMES and importlib.util.find_spec(name) is None:
+        raise ValueError(
+            f"--callback={name} needs the package {name}: pip install 'keras_effnet[{name}]'"
+        )
+    if name not in callbacks.NAMES and ":" not in name:
+        names = ", ".join(callbacks.NAMES)
+        raise ValueError(f"--callback={name} is unknown: give {names}, or module:function")
+    check_name("callback", callbacks.NAMES.get(name, name))
 
 
 def _train(recipe: Recipe, values: flags.FlagValues) -> int:
@@ -162,7 +220,12 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     from tpu_train.training.run import TrainingError, export_stopped, train
 
     stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
-    strategy = make_strategy(values.device)  # before any other TensorFlow call
+    wait_seconds = parse_duration(values.wait_for_workers)
+    strategy = make_strategy(values.device, wait_seconds)  # before any other TensorFlow call
+    callback = None
+    if values.callback:
+        name = callbacks.NAMES.get(values.callback, values.callback)
+        callback = Callback(import_function("callback", name), values.callback)
     try:
         with interrupts(stop_after) as stop:  # the time limit starts here
             training, evaluation = open_data(
@@ -193,10 +256,12 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 on_nan=values.on_nan,
                 keep_checkpoints=values.keep_checkpoints,
                 stop=stop,
+                callback=callback,
+                profile=_profile(values.profile),
                 test=test,
                 pages=values.pages,
             )
-    except TrainingError as error:
+    except (TrainingError, CallbackError) as error:
         print(f"effnet-train: {error}", file=sys.stderr)
         return 1
     except StoppedError as error:

@@ -6,6 +6,7 @@ every field is read during training: a test observes it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 from keras_effnet.suggestions import unknown_name
@@ -52,12 +53,14 @@ class Recipe:
     name: str = _setting("name of the recipe", "model and run length")
     source: str = _setting("where the numbers come from")
     model: str = _setting(
-        "a name listed by `effnet models`, or module:function that builds a Keras model"
+        "a name listed by `effnet models`, keras.applications:NAME, module:function that builds a "
+        "Keras model, or a .keras file of any classifier (docs/any-network.md)"
     )
     width: float = _setting("width multiplier of the model; 1 for the published network")
     depth: float = _setting("depth multiplier of the model; 1 for the published network")
     weights: str = _setting(
-        "initial weights: a name listed by `effnet weights`, auto, or a file; empty for random"
+        "initial weights: a name listed by `effnet weights`, auto, a name that the module's "
+        "function knows (imagenet), or a file; empty for random"
     )
     epochs: float = _setting("passes over the training images")
     min_steps: int = _setting("minimum number of training steps, whatever the epochs amount to")
@@ -229,9 +232,20 @@ _UP_TO_1 = ("random_erasing_prob", "crop_eval", "color_jitter")
 _POSITIVE_UP_TO_1 = ("random_crop_min_area", "decay_factor", "layer_decay")
 
 
+def model_kind(model: str) -> str:
+    """What a recipe's model is: "variant", "function" (``module:function``) or "file".
+
+    >>> model_kind("efficientnet-b0"), model_kind("my_nets:small"), model_kind("small.keras")
+    ('variant', 'function', 'file')
+    """
+    if model.endswith((".keras", ".h5")):
+        return "file"
+    return "function" if ":" in model else "variant"
+
+
 def check(recipe: Recipe) -> None:
     """Raises ``ValueError`` for a setting out of range, with the values that are accepted."""
-    if ":" not in recipe.model:
+    if model_kind(recipe.model) == "variant":
         find_variant(recipe.model)
     for name, choices in _CHOICES.items():
         if getattr(recipe, name) not in choices:
@@ -243,11 +257,12 @@ def check(recipe: Recipe) -> None:
         (_BELOW_1, lambda value: 0 <= value < 1, "in [0, 1)"),
         (_UP_TO_1, lambda value: 0 <= value <= 1, "in [0, 1]"),
         (_POSITIVE_UP_TO_1, lambda value: 0 < value <= 1, "in (0, 1]"),
+        (("seed",), lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
     )
     for names, is_valid, accepted in ranges:
         for name in names:
             value = getattr(recipe, name)
-            if not is_valid(value):
+            if not is_valid(value) or not math.isfinite(value):
                 raise ValueError(f"{name} must be {accepted}, got {value}")
     freezes = recipe.freeze.split(",")
     if len(freezes) > recipe.phases or "" in freezes:

@@ -15,15 +15,18 @@ import tensorflow as tf
 
 from keras_effnet.suggestions import unknown_name
 from tpu_train.device_names import DEVICES
-from tpu_train.training.worker_wait import wait_for_workers
+from tpu_train.training.worker_wait import GIVE_UP_SECONDS, wait_for_workers
 
 
-def make_strategy(device: str = "auto") -> tf.distribute.Strategy:
+def make_strategy(
+    device: str = "auto", wait_seconds: float = GIVE_UP_SECONDS
+) -> tf.distribute.Strategy:
     """The strategy for a kind of device; "cpu:2" and "gpu:2" use that many devices.
 
     "auto" uses the first of these that exists: several workers if ``TF_CONFIG`` names them, a TPU,
     all GPUs, the CPU. "tpu" also takes a name or address ("tpu:my-node", "tpu:grpc://10.0.0.2:8470").
-    Raises ``ValueError`` for a device that is unknown or not present, with those that are.
+    Several workers wait for each other, for `wait_seconds` at most. Raises ``ValueError`` for a
+    device that is unknown or not present, with those that are.
     """
     kind, _, detail = device.partition(":")
     if kind not in DEVICES:
@@ -36,7 +39,7 @@ def make_strategy(device: str = "auto") -> tf.distribute.Strategy:
                 "device 'multi-worker' needs the environment variable TF_CONFIG with the cluster's "
                 "addresses and this worker's index: see tensorflow.org/guide/distributed_training"
             )
-        wait_for_workers(os.environ["TF_CONFIG"])
+        wait_for_workers(os.environ["TF_CONFIG"], wait_seconds)
         return tf.distribute.MultiWorkerMirroredStrategy()
     if kind == "tpu":
         return _tpu(detail)

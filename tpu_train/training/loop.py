@@ -121,8 +121,9 @@ def _train_steps(run, phase, first_step, end_step, history):
     _follow_plateaus(run, history)
     eval_steps = max(1, round(run.eval_epochs * run.training.examples / phase.batch_size))
     step = first_step
+    run.profiler.update(step)
     while step < end_step:
-        steps = min(run.recipe.steps_per_loop, end_step - step)
+        steps = run.profiler.limit(step, min(run.recipe.steps_per_loop, end_step - step))
         if run.eval_epochs:
             steps = min(steps, eval_steps - step % eval_steps)
         call_start = time.monotonic()
@@ -134,6 +135,7 @@ def _train_steps(run, phase, first_step, end_step, history):
         recovery.check_finite(run, phase, step, step + steps, sums)
         loss, correct, norm = sums / steps
         step += steps
+        run.profiler.update(step)
         now = time.monotonic()
         history.training_seconds += now - start
         run.metrics.log_steps(

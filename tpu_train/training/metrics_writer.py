@@ -13,8 +13,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_effnet.atomic_write import write_files
+from tpu_train.callbacks.records import Callback
 from tpu_train.recipes.phases import Phase
+from tpu_train.training.event_files import truncate_events
 
+_REPEATED = (("image_size", "evaluation"), ("image_size", "phase_end"))
 LINE_SECONDS = 10  # least time between two progress lines
 
 
@@ -25,13 +28,23 @@ class MetricsWriter:
         workdir: a local folder.
         stream: where progress is shown: a bar per phase on a terminal, else lines.
         first_step: records up to this step are kept, those of later steps removed.
+        callback: is called with the same records.
     """
 
-    def __init__(self, workdir: str, stream: TextIO | None = None, *, first_step: int = 0):
+    def __init__(
+        self,
+        workdir: str,
+        stream: TextIO | None = None,
+        *,
+        first_step: int = 0,
+        callback: Callback | None = None,
+    ):
         self.stream = sys.stderr if stream is None else stream
         self.path = os.path.join(workdir, "metrics.jsonl")
-        self.file = _open_truncated(self.path, first_step)
-        self.board = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self.events = os.path.join(workdir, "tensorboard")
+        self.callback = callback or Callback()
+        self.step = first_step  # of the latest record
+        self._open()
         self.bar = None
         self.last_line = 0.0  # time of the last progress line
         # of the current phase
@@ -47,9 +60,10 @@ class MetricsWriter:
 
     def roll_back(self, step: int) -> None:
         """Removes the records after `step`, to which the run has rolled back."""
-        self.file.close()
-        self.file = _open_truncated(self.path, step)
-        self._close_bar()
+        self.close()
+        self.step = step
+        self._open()
+        self.callback("rollback", step, {})
 
     def log(self, line: str) -> None:
         """Shows one line of text."""
@@ -76,10 +90,13 @@ class MetricsWriter:
             self.log(f"{self.title}: steps {first_step}-{phase.end_step - 1}, tracing")
             self.last_line = time.monotonic()
         self.phase_start = time.monotonic()
+        values = {"phase": phase.number, "phases": phases, "image_size": phase.image_size}
+        values.update(batch_size=phase.batch_size, end_step=phase.end_step)
+        self.callback("phase_start", first_step, values)
 
     def log_steps(self, record: dict, images: int) -> None:
         """Records the mean metrics of a host call's steps, which trained on `images` images."""
-        self._write(record)
+        self._write("steps", record)
         self.done_images += images
         metrics = f"loss {record['loss']:.3f}, accuracy {record['accuracy']:.1%}"
         if self.bar is not None:
@@ -98,7 +115,7 @@ class MetricsWriter:
 
     def log_evaluation(self, record: dict) -> None:
         """Records an evaluation; shown unless the phase is over, whose summary includes it."""
-        self._write(record)
+        self._write("evaluation", record)
         if self.done_images < self.total_images:
             metrics = {
                 key.removeprefix("evaluation_").removeprefix("accuracy_"): value
@@ -108,7 +125,7 @@ class MetricsWriter:
 
     def end_phase(self, record: dict) -> None:
         """Records the end of a phase."""
-        self._write(record)
+        self._write("phase_end", record)
         self._close_bar()
 
     def _close_bar(self):
@@ -116,12 +133,20 @@ class MetricsWriter:
             self.bar.close()
             self.bar = None
 
-    def _write(self, record):
+    def _open(self):
+        self.file = _open_truncated(self.path, self.step)
+        truncate_events(self.events, self.step)
+        self.board = tf.summary.create_file_writer(self.events)
+
+    def _write(self, event, record):
+        self.step = record["step"]
         self.file.write(json.dumps(record) + "\n")
         with self.board.as_default(step=record["step"]):
             for name, value in record.items():
-                if name not in ("step", "phase"):
+                # The image size is that of the steps: one value for each step.
+                if name not in ("step", "phase") and (name, event) not in _REPEATED:
                     tf.summary.scalar(name, value)
+        self.callback(event, self.step, record)
 
 
 def describe_evaluation(metrics: Mapping[str, float]) -> str:

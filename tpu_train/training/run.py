@@ -11,6 +11,7 @@ resumes and ends with the weights of an uninterrupted run.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import time
@@ -25,18 +26,16 @@ from keras_effnet.atomic_write import replacing
 from keras_effnet.finetuning import has_layer_groups
 from keras_effnet.label_file import write_labels
 from keras_effnet.weight_transfer import set_weights
+from tpu_train.callbacks.records import Callback, end_reported
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.run_identity import onednn_enabled
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights, oversample
-from tpu_train.recipes.phases import (
-    batch_norm_warning,
-    batch_size_error,
-    make_phases,
-)
-from tpu_train.recipes.schema import Recipe, check
-from tpu_train.training import distributed_layers, model_factory, optimizers, run_record
+from tpu_train.recipes.phases import batch_norm_warning, make_phases
+from tpu_train.recipes.schema import Recipe
+from tpu_train.remote_files import is_remote
+from tpu_train.training import distributed_layers, model_factory, run_record
 from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
 from tpu_train.training.evaluation_history import find_best, metric_of
@@ -45,11 +44,13 @@ from tpu_train.training.final_evaluation import write_pages
 from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
+from tpu_train.training.profiler import Profiler, check_profile
 from tpu_train.training.recovery import ON_NAN, TrainingError
+from tpu_train.training.run_checks import check_evaluations, check_run
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import TrainState, graph_rewriting
 
-__all__ = ["PhaseResult", "Result", "TrainingError", "check_run", "train"]
+__all__ = ["PhaseResult", "Result", "TrainingError", "train"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def train(
     on_nan: str = "stop",
     keep_checkpoints: bool = False,
     stop: Callable[[], str] = lambda: "",
+    callback: Callback | None = None,
+    profile: tuple[int, int] | None = None,
     test: ImageSource | None = None,
     pages: bool = True,
 ) -> Result:
@@ -111,6 +114,8 @@ def train(
             checkpoint and skip the steps that caused it.
         keep_checkpoints: keep them when the run has finished.
         stop: returns the reason to stop, or ""; called after every host call.
+        callback: called by the chief with the records of :mod:`tpu_train.callbacks.records`.
+        profile: (first, end) of the steps that are profiled for TensorBoard.
         test: images of the same classes, which are evaluated once, at the end of the run.
         pages: write evaluation.html, and test.html for `test`, at the end of the run.
 
@@ -122,7 +127,7 @@ def train(
     workdir = os.fspath(workdir)
     if on_nan not in ON_NAN:
         raise ValueError(f"Unknown on_nan {on_nan!r}: give {' or '.join(ON_NAN)}")
-    _check_evaluations(recipe, evaluation, eval_epochs)
+    check_evaluations(recipe, evaluation, eval_epochs)
     replicas = strategy.num_replicas_in_sync
     if recipe.oversample:
         training = oversample(training, recipe.seed)
@@ -132,6 +137,7 @@ def train(
     record = None if overwrite else run_record.read_record(workdir)
     planned = run_record.plan_epochs(record, recipe.epochs)
     phases = run_record.plan_phases(recipe, training.examples, planned)
+    check_profile(profile, phases[-1].end_step)
     classes = len(training.classes)
     model, ema_model, state = _build(recipe, phases, classes, strategy)
     rate_factor = None
@@ -140,6 +146,7 @@ def train(
             rate_factor = tf.Variable(1.0, trainable=False)
 
     is_chief = strategy.extended.should_checkpoint
+    callback = callback if callback and is_chief else Callback()
     files = workdirs.Workdir(workdir, "" if is_chief else _worker_name(strategy))
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(files))
@@ -151,7 +158,7 @@ def train(
             save_minutes,
             writes=is_chief,
             gather=make_gather(strategy),
-            after_save=files.publish,
+            after_save=lambda: _after_save(files, checkpoints, callback),
         )
         messages = []
         restored = None
@@ -163,11 +170,28 @@ def train(
         run_record.check_extension(planned, phases, history)
         files.prepare(resume=restored is not None)
 
-        # Report what is trained.
-        metrics = MetricsWriter(
-            files.local(""), stream, first_step=restored.step if restored else 0
+        first_step = restored.step if restored else 0
+        # Before the first file: a callback that cannot start leaves nothing to clean up.
+        callback(
+            "run_start",
+            first_step,
+            {
+                "workdir": workdir if is_remote(workdir) else os.path.abspath(workdir),
+                "recipe": dataclasses.asdict(recipe),
+                "phases": [dataclasses.asdict(phase) for phase in phases],
+                "classes": list(training.classes),
+                "training_images": training.examples,
+                "evaluation_images": evaluation.examples,
+                "devices": describe(strategy),
+                "resumed": restored is not None,
+            },
         )
+
+        # Report what is trained.
+        metrics = MetricsWriter(files.local(""), stream, first_step=first_step, callback=callback)
         stack.enter_context(contextlib.closing(metrics))
+        profiler = Profiler(metrics.events, profile)
+        stack.enter_context(contextlib.closing(profiler))
         messages += _describe_run(recipe, training, evaluation, strategy)
         if recipe.layer_decay != 1 and not has_layer_groups(model):
             messages.append(
@@ -180,6 +204,7 @@ def train(
             metrics.log(message)
         path = files.local("recipe.json")
         run_record.write_record(path, recipe, phases, training, evaluation, planned)
+        stack.enter_context(end_reported(callback, lambda: metrics.step))
 
         # Train.
         stack.enter_context(graph_rewriting(strategy))
@@ -205,6 +230,7 @@ def train(
             eval_epochs=eval_epochs,
             rate_factor=rate_factor,
             metrics=metrics,
+            profiler=profiler,
             checkpoints=checkpoints,
             on_nan=on_nan,
             stop=stop,
@@ -310,48 +336,9 @@ def _build(recipe, phases, classes, strategy):
         return model, ema_model, TrainState.create(model, ema_model, recipe, phases)
 
 
-def check_run(
-    recipe: Recipe,
-    training: ImageSource,
-    evaluation: ImageSource,
-    workdir: str,
-    replicas: int,
-    *,
-    overwrite: bool = False,
-) -> None:
-    """Raises ``ValueError`` for a run that cannot work, before anything slow; creates `workdir`."""
-    check(recipe)
-    optimizers.check(recipe.optimizer)
-    class_weights(recipe.class_weights, training)
-    model_factory.check(recipe)
-    for phase in make_phases(recipe, training.examples):
-        error = batch_size_error(recipe, phase, replicas)
-        if error:
-            raise ValueError(error)
-    if training.examples < 2 or len(training.classes) < 2:
-        raise ValueError(
-            f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
-            "training needs at least two of each"
-        )
-    if training.classes != evaluation.classes:
-        raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
-    if not overwrite:
-        run_record.check_not_complete(recipe, training, evaluation, workdir)
-    workdirs.check(workdir, overwrite=overwrite)
-
-
-def _check_evaluations(recipe, evaluation, eval_epochs):
-    """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
-    if eval_epochs < 0:
-        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
-    plateau = recipe.learning_rate_schedule == "plateau"
-    if not (recipe.early_stopping_patience or plateau):
-        return
-    setting = "--learning_rate_schedule=plateau" if plateau else "--early_stopping_patience"
-    if not evaluation.examples:
-        raise ValueError(f"{setting} needs evaluation images: give --holdout=0.2")
-    if not eval_epochs:
-        raise ValueError(f"{setting} needs evaluations during a phase: give --eval_epochs=1")
+def _after_save(files, checkpoints, callback):
+    files.publish()
+    callback("checkpoint", checkpoints.latest_step, {"folder": checkpoints.folder})
 
 
 def _worker_name(strategy):

@@ -15,6 +15,7 @@ from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.metrics_writer import MetricsWriter
+from tpu_train.training.profiler import Profiler
 from tpu_train.training.step import TrainState
 
 
@@ -34,6 +35,7 @@ class RunContext:
     eval_epochs: float  # between evaluations; 0: only at the end of each phase
     rate_factor: tf.Variable | None  # of the learning rate, by plateaus; None for other schedules
     metrics: MetricsWriter
+    profiler: Profiler
     checkpoints: CheckpointManager
     on_nan: str  # one of recovery.ON_NAN
     stop: Callable[[], str]  # the reason to stop now, or ""

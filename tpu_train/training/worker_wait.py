@@ -65,10 +65,10 @@ def check_tf_config(tf_config: str) -> None:
         raise ValueError(f"TF_CONFIG has the task {config['task']!r}: give {form}")
 
 
-def wait_for_workers(tf_config: str) -> None:
+def wait_for_workers(tf_config: str, wait_seconds: float = GIVE_UP_SECONDS) -> None:
     """Returns when all other workers of a ``TF_CONFIG`` answer; reports those that do not.
 
-    Raises ``ValueError`` after ``GIVE_UP_SECONDS``.
+    Raises ``ValueError`` after `wait_seconds`.
     """
     address, missing = other_workers(tf_config)
     start = time.monotonic()
@@ -79,12 +79,15 @@ def wait_for_workers(tf_config: str) -> None:
         while missing := {n: a for n, a in missing.items() if not _answers(a)}:
             whom = ", ".join(f"{name} ({where})" for name, where in missing.items())
             now = time.monotonic()
-            if now - start >= GIVE_UP_SECONDS:
-                raise ValueError(f"gave up waiting for {whom}: start the same command there, too")
+            if now - start >= wait_seconds:
+                raise ValueError(
+                    f"gave up after waiting {wait_seconds:.4g} s for {whom}: start the same "
+                    "command there, too, or wait longer (--wait_for_workers=2h)"
+                )
             if now >= report_at:
                 print(
                     f"effnet-train: waiting for {whom}: start the same command there, too. Gives "
-                    f"up after {GIVE_UP_SECONDS / 60:.3g} minutes; Ctrl-C ends it",
+                    f"up after {wait_seconds / 60:.3g} minutes; Ctrl-C ends it",
                     file=sys.stderr,
                     flush=True,
                 )

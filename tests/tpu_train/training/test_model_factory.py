@@ -163,13 +163,13 @@ def test_the_weights_set_the_normalization_of_the_export(tiny_recipe, tiny, tmp_
     [
         ({"model": "tiny", "weights": "none.h5"}, "no file has that name"),
         ({"model": "efficientnetv2-b9"}, "efficientnetv2-b9"),
-        ({"model": "keras.applications:ResNet51"}, "cannot be imported.*ResNet50"),
-        ({"model": "nowhere:net"}, "model 'nowhere:net' cannot be imported"),
+        ({"model": "keras.applications:ResNet51"}, "cannot be imported.*no attribute 'ResNet51'"),
+        ({"model": "nowhere:net"}, "--model=nowhere:net cannot be imported"),
         (
             {"model": "keras.applications:ResNet50", "width": 2},
             "width 2 and depth 1 scale networks",
         ),
-        ({"model": "keras.applications:ResNet50", "weights": "auto"}, "leave --weights out"),
+        ({"model": "keras.applications:ResNet50", "weights": "auto"}, "e.g. imagenet"),
         ({"model": "efficientnetv2-b0", "width": 2, "weights": "auto"}, "has 0 released weights"),
     ],
 )
@@ -192,6 +192,19 @@ def _fixed_input(weights, input_tensor, classes, classifier_activation):
     return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(inputs)))
 
 
+def _two_outputs(weights, input_tensor, classes, classifier_activation):
+    x = keras.layers.GlobalAveragePooling2D()(input_tensor)
+    return keras.Model(input_tensor, [keras.layers.Dense(classes)(x), x])
+
+
+def _maps(weights, input_tensor, classes, classifier_activation):
+    return keras.Model(input_tensor, keras.layers.Conv2D(classes, 1)(input_tensor))
+
+
+def _failing(weights, input_tensor, classes, classifier_activation):
+    raise RuntimeError("no GPU")
+
+
 def test_a_network_with_its_input_layer_is_connected(module, tiny_recipe):
     sys.modules["test_module"].imported_network = _own_input
     recipe = dataclasses.replace(tiny_recipe, model=module, weights="", zero_init_classifier=False)
@@ -210,10 +223,13 @@ def test_a_network_with_its_input_layer_is_connected(module, tiny_recipe):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (_fixed_input, "does not accept images of .* px: it must be a function with"),
+        (_fixed_input, r"does not accept images of .* px \(takes images of 8 px\).*it must be"),
+        (_two_outputs, "is not a functional or sequential model with one input and one output"),
+        (_maps, r"outputs of shape \(None, None, None, 4\), and not \(None, 4\): it must be"),
+        (_failing, r"failed: RuntimeError: no GPU \(test_model_factory.py, line"),
         (lambda **_: "network", "returned str: it must be a function with"),
         (lambda classes: None, "cannot be called .*it must be a function with"),
-        (3, "cannot be called .*it must be a function with"),
+        (3, "is not a function, but int"),
     ],
 )
 def test_the_contract_of_an_imported_network_is_named(module, tiny_recipe, function, message):

@@ -1,0 +1,57 @@
+"""What --model and --weights refer to; the checks that need no Keras."""
+
+from __future__ import annotations
+
+import os
+
+from keras_effnet.pretrained.resolve import resolve_weights
+from keras_effnet.scaling import scale
+from keras_effnet.variant_lookup import find_variant
+from keras_effnet.variants import Variant
+from tpu_train.imported_function import check_name
+from tpu_train.recipes.schema import Recipe, model_kind
+
+WEIGHT_FILES = (".keras", ".h5")  # .weights.h5 too
+
+
+def check_source(recipe: Recipe) -> None:
+    """Raises ``ValueError`` if the recipe's model or its initial weights do not exist.
+
+    Imports no Keras, and so not the module of ``module:function``, which may.
+    """
+    kind = model_kind(recipe.model)
+    if kind == "variant":
+        resolve_weights(variant_of(recipe).name, recipe.weights or None)
+        return
+    if (recipe.width, recipe.depth) != (1, 1):
+        raise ValueError(
+            f"width {recipe.width} and depth {recipe.depth} scale networks of this package only; "
+            f"leave both at 1 for {recipe.model}"
+        )
+    if kind == "function":
+        check_name("model", recipe.model)
+        if recipe.weights.endswith(WEIGHT_FILES):
+            _require_file("weights", recipe.weights)
+        elif recipe.weights == "auto":
+            raise ValueError(
+                f"weights 'auto' belong to networks of this package, not to {recipe.model}: give "
+                "a file, a name that the function knows, e.g. imagenet, or --weights= for none"
+            )
+        return
+    _require_file("model", recipe.model)
+    if recipe.weights not in ("", "auto"):
+        raise ValueError(
+            f"the weights are those in {recipe.model}: leave --weights={recipe.weights} out"
+        )
+
+
+def variant_of(recipe: Recipe) -> Variant:
+    """The row of a network of this package, scaled by the recipe's width and depth."""
+    if (recipe.width, recipe.depth) == (1, 1):
+        return find_variant(recipe.model)
+    return scale(recipe.model, width=recipe.width, depth=recipe.depth)
+
+
+def _require_file(flag, path):
+    if not os.path.isfile(path):
+        raise ValueError(f"--{flag}={path}: there is no such file")
