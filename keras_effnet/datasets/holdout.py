@@ -10,9 +10,9 @@ FEW = 10  # training images of a class
 
 
 def check_holdout(holdout: float) -> None:
-    """Raises ``ValueError`` unless it is a fraction between 0 and 1."""
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout must be between 0 and 1, e.g. 0.2; got {holdout}")
+    """Raises ``ValueError`` unless it is a fraction below 1; 0 holds nothing out."""
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout must be at least 0 and less than 1, e.g. 0.2; got {holdout}")
 
 
 def hold_out(
@@ -20,10 +20,10 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(indices for training, indices for evaluation); `holdout` is the fraction of each class.
 
-    For images with several labels, (images, most), it is the fraction of all images. The only image
-    of a class is for training. The result is sorted, and a function of the labels and the seed.
-    Raises ``ValueError``, which starts with `name`, for a class without images, or if no image can
-    be held out.
+    For images with several labels, (images, most), it is the fraction of all images. For 0 nothing
+    is held out. The only image of a class is for training. The result is sorted, and a function of
+    the labels and the seed. Raises ``ValueError``, which starts with `name`, for a class without
+    images, or if no image can be held out.
 
     >>> kept, held_out = hold_out("x", np.array([0, 0, 1, 1]), ("cat", "dog"), 0.5, seed=0)
     >>> len(kept), len(held_out)
@@ -34,6 +34,8 @@ def hold_out(
     if labels.ndim == 1:
         check_every_class(name, labels, classes)
         groups = [np.flatnonzero(labels == label) for label in range(len(classes))]
+    if holdout == 0:
+        return np.arange(len(labels)), np.arange(0)
     held_out = []
     for indices in groups:
         if len(indices) > 1:

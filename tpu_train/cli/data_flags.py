@@ -21,7 +21,7 @@ def define(values):
     flags.DEFINE_float(
         "holdout",
         0.2,
-        "fraction of each class for evaluation, if the data has no such split",
+        "fraction of each class for evaluation, if the data has no such split; 0 to train on all",
         **common,
     )
     flags.DEFINE_integer(

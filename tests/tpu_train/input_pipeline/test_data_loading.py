@@ -105,7 +105,7 @@ def test_arrays_that_cannot_be_trained_on_are_errors(images, labels, message):
 def test_missing_data_is_an_error_that_lists_what_is_accepted(tmp_path):
     with pytest.raises(ValueError, match="does not exist: give a folder"):
         open_data(tmp_path / "nowhere", holdout=0.2, seed=0)
-    with pytest.raises(ValueError, match=r"holdout must be between 0 and 1.* got 1\.5"):
+    with pytest.raises(ValueError, match=r"holdout must be at least 0.* got 1\.5"):
         open_data(tmp_path, holdout=1.5, seed=0)
 
 
