@@ -25,7 +25,7 @@ demo: .venv/ready
 test: lint test-newest test-jax test-legacy
 	@cat .venv/skipped/*.txt 2>/dev/null || true
 
-test-newest: .venv/ready .venv/debian .venv/web
+test-newest: .venv/ready .venv/debian .venv/web .venv/beam
 	.venv/bin/python $(PYTEST)
 
 test-jax: .venv/ready
@@ -64,8 +64,11 @@ lint: .venv/ready
 .venv/web: examples/web/package.json examples/web/package-lock.json | .venv/debian
 	requirements/optional.sh web
 
+.venv/beam: requirements/optional.sh | .venv/ready
+	requirements/optional.sh beam
+
 .venv-legacy/ready: setup.py requirements/legacy.txt
 	LEGACY_PYTHON=$(LEGACY_PYTHON) requirements/optional.sh legacy
 
 clean:
-	rm -rf .venv .venv-legacy build *.egg-info examples/web/node_modules
+	rm -rf .venv .venv-legacy .venv-beam build *.egg-info examples/web/node_modules

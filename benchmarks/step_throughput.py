@@ -73,8 +73,8 @@ def ours(model, batch_size, steps, threads, turn):
             network, batch_norm_group_size=recipe.batch_norm_group_size
         )
         ema_net = distributed_layers.training_clone(network)
-        state = TrainState.create(net, ema_net, recipe)
-    distributed_layers.set_dropout(net, phase.dropout_rate, 1.0)
+        state = TrainState.create(net, ema_net, recipe, [phase])
+    distributed_layers.set_phase(net, recipe, phase)
     images, labels = random_batch(batch_size)
     batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
     batches = iter(strategy.distribute_datasets_from_function(lambda context: batch))

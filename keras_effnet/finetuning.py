@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import numbers
 from collections.abc import Iterable
@@ -86,6 +87,19 @@ def layer_groups(model) -> dict[str, tuple]:
     return layers_by_group(model)
 
 
+def has_layer_groups(model) -> bool:
+    """Whether a model has the groups of :func:`layer_groups`: whether it contains an EfficientNet.
+
+    >>> from keras_effnet import create_model
+    >>> has_layer_groups(create_model("efficientnetv2-b0"))
+    True
+    """
+    try:
+        return bool(layers_by_group(model))
+    except ValueError:
+        return False
+
+
 def freeze(model, up_to: str = "top", *, batch_norm: str = "frozen") -> tuple[str, ...]:
     """Freezes the groups from the input up to and including `up_to`; returns their names.
 
@@ -118,6 +132,59 @@ def freeze(model, up_to: str = "top", *, batch_norm: str = "frozen") -> tuple[st
     frozen = tuple(names[: names.index(up_to) + 1])
     _set_trainable(model, groups, frozen=frozen, batch_norm=batch_norm)
     return frozen
+
+
+def select_layers(model, names: str) -> tuple:
+    """The layers of a model that `names` selects, in the model's order; none may be selected.
+
+    `names` is one of these, or several joined by "+":
+
+    - "none", "batch_norm" (every batch normalization) or "backbone" (all but the last layer with
+      weights);
+    - a group of :func:`layer_groups`, which includes all groups before it, as in :func:`freeze`;
+    - the name of a layer, or a pattern of names, such as "block2*" or "*_dwconv".
+
+    Models without an EfficientNet have no groups. Raises ``ValueError`` for a name that selects
+    nothing, with the nearest names.
+
+    >>> from keras_effnet import create_model
+    >>> layers = select_layers(create_model("efficientnetv2-b0"), "stem+*_se_reduce")
+    >>> [layer.name for layer in layers if layer.weights][:4]
+    ['normalization', 'stem_conv', 'stem_bn', 'block4a_se_reduce']
+    """
+    selected = {id(layer) for name in names.split("+") for layer in _select(model, name)}
+    return tuple(layer for layer in _all_layers(model) if id(layer) in selected)
+
+
+def _select(model, name):
+    import keras
+
+    layers = _all_layers(model)
+    if name == "none":
+        return []
+    if name == "batch_norm":
+        return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if name == "backbone":
+        last = max(i for i, layer in enumerate(layers) if layer.weights)
+        return layers[:last]
+    groups = layers_by_group(model) if has_layer_groups(model) else {}
+    if name in groups:
+        upto = list(groups)[: list(groups).index(name) + 1]
+        return [layer for group in upto for layer in groups[group]]
+    found = [layer for layer in layers if fnmatch.fnmatchcase(layer.name, name)]
+    if not found:
+        accepted = ["none", "batch_norm", "backbone", *groups]
+        raise ValueError(f"{unknown_name('group of layers', name, accepted)}, or a layer name")
+    return found
+
+
+def _all_layers(model):
+    """The layers of a model and of models nested in it, outer before inner."""
+    return [
+        each
+        for layer in model.layers
+        for each in (layer, *(_all_layers(layer) if hasattr(layer, "layers") else ()))
+    ]
 
 
 def unfreeze(model, *, batch_norm: str = "frozen") -> None:

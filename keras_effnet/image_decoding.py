@@ -25,9 +25,11 @@ IMAGE_FORMATS = {
     "JPEG2000": (".jp2", ".j2k", ".jpx"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "QOI": (".qoi",),
+    "HEIC": (".heic", ".heif"),  # with pillow-heif
 }
 IMAGE_ENDINGS = tuple(ending for endings in IMAGE_FORMATS.values() for ending in endings)
 HEAD_BYTES = 32  # of a file, enough for image_format
+_PILLOW_NAMES = {"HEIC": "HEIF"}  # that differ
 
 _SIGNATURES = (
     ("JPEG", rb"\xff\xd8\xff"),
@@ -52,7 +54,8 @@ _ORIENTATION, _SUBFILE, _DNG_VERSION = 274, 254, 50706  # TIFF tags
 def image_format(head: bytes) -> str | None:
     """The format of a file by its first ``HEAD_BYTES``, or None.
 
-    A key of ``IMAGE_FORMATS``, or "HEIC" or "JPEG XL": these are recognized but cannot be read.
+    A key of ``IMAGE_FORMATS``, or "JPEG XL", which is recognized but cannot be read; see
+    :func:`readable_formats`.
 
     >>> image_format(b"RIFF....WEBPVP8L")
     'WEBP'
@@ -99,8 +102,8 @@ def decode_image(
     """The pixels of an encoded image, given as a path or as bytes: uint8 (height, width, 3), RGB.
 
     The image is turned upright by its EXIF orientation; `ignore_exif` leaves it as stored, as the
-    official training and evaluation do. The first image of an animation is taken, transparency is
-    dropped, and of 16 bits a channel the upper 8 are kept.
+    official training and evaluation do. The first image of an animation is taken, transparent
+    pixels are composited over white, and of 16 bits a channel the upper 8 are kept.
 
     Raises ``ValueError`` for data that is not an image of ``IMAGE_FORMATS``, is truncated, has
     pixels without a known range (32 bits or floating point), or is so large that Pillow refuses it
@@ -155,7 +158,8 @@ def _open_image(source):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large images, palettes with transparency
             file = io.BytesIO(source) if encoded else name
-            with Image.open(file, formats=_readable_formats()) as image:
+            pillow_names = [_PILLOW_NAMES.get(name, name) for name in readable_formats()]
+            with Image.open(file, formats=pillow_names) as image:
                 yield image, name
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that can be read{_reason(source)}") from error
@@ -176,12 +180,32 @@ class _UnsupportedPixelsError(ValueError):
 
 
 @functools.cache
-def _readable_formats():
-    """The formats of ``IMAGE_FORMATS`` that this Pillow knows."""
+def readable_formats() -> tuple[str, ...]:
+    """The formats of ``IMAGE_FORMATS`` that can be read here.
+
+    HEIC needs the package pillow-heif, and AVIF and JPEG 2000 a Pillow that was built with them.
+
+    >>> "JPEG" in readable_formats()
+    True
+    """
     from PIL import Image
 
     Image.init()
-    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return tuple(name for name in IMAGE_FORMATS if _PILLOW_NAMES.get(name, name) in Image.OPEN)
+
+
+def unreadable_reason(kind: str) -> str:
+    """Why a format that :func:`image_format` recognizes cannot be read here, and what to do.
+
+    >>> unreadable_reason("JPEG XL")
+    'JPEG XL is not supported here, convert it to JPEG or PNG'
+    """
+    package = ", or pip install pillow-heif" if kind == "HEIC" else ""
+    return f"{kind} is not supported here, convert it to JPEG or PNG{package}"
 
 
 def _reason(source):
@@ -189,7 +213,7 @@ def _reason(source):
         with open(source, "rb") as file:
             source = file.read(HEAD_BYTES)
     kind = image_format(source)
-    return f": {kind} is not supported here, convert it to JPEG or PNG" if kind else ""
+    return f": {unreadable_reason(kind)}" if kind else ""
 
 
 def _to_rgb(image, name):
@@ -207,6 +231,11 @@ def _to_rgb(image, name):
         raise _UnsupportedPixelsError(
             f"{name} has {image.mode} pixels, not 8 or 16 bits of gray, RGB or CMYK: convert it"
         )
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        from PIL import Image
+
+        pixels = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), pixels).convert("RGB")
     return image.convert("RGB")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what only some tests need: requirements/optional.sh debian|web|legacy, from the repository root.
+# Installs what only some tests need: requirements/optional.sh debian|web|legacy|beam, from the repository root.
 #
 # A network that refuses these packages must not fail `make test`. A failed installation therefore exits with 0 and
 # writes its reason to .venv/skipped/NAME.txt. `make test` ends with these reasons, and the tests that need the packages
@@ -47,12 +47,23 @@ install_legacy() {
             -c requirements/legacy.txt -e ".[addons]" pytest pytest-xdist scikit-learn
 }
 
+# Apache Beam pins older versions of packages that TensorFlow accepts in both. Its environment has the packages of .venv
+# below its own ones.
+install_beam() {
+    .venv/bin/python -m venv --without-pip .venv-beam && .venv/bin/python -c '
+import pathlib, sysconfig
+(folder,) = pathlib.Path(".venv-beam").glob("lib/python*/site-packages")
+(folder / "below.pth").write_text(sysconfig.get_path("purelib"))' &&
+        .venv/bin/python -m pip --python .venv-beam/bin/python "${PIP_INSTALL[@]:2}" apache-beam==2.77.0
+}
+
 case ${1:-} in
 debian) stamp=.venv/debian tests="MediaPipe and web page tests" step="apt-get install" ;;
 web) stamp=.venv/web tests="web page tests" step="npm ci" ;;
 legacy) stamp=.venv-legacy/ready tests="TensorFlow 2.15 tests" step="pip install" ;;
+beam) stamp=.venv/beam tests="Apache Beam tests" step="pip install" ;;
 *)
-    echo "usage: requirements/optional.sh debian|web|legacy" >&2
+    echo "usage: requirements/optional.sh debian|web|legacy|beam" >&2
     exit 2
     ;;
 esac

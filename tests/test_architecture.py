@@ -245,6 +245,7 @@ def test_tables_and_plans_import_no_framework(pure):
         ("tensorflow_datasets", {"keras_effnet/datasets/tfds.py"}),
         ("wandb", {"tpu_train/callbacks/wandb_run.py"}),
         ("mlflow", {"tpu_train/callbacks/mlflow_run.py"}),
+        ("apache_beam", {"tpu_train/input_pipeline/prepare_beam.py"}),
         ("jax", {"keras_effnet/gradients.py", "tpu_train/tpu_compile/compiler.py"}),
         ("torch", {"keras_effnet/porting/reference_models.py"}),
         ("timm", {"keras_effnet/porting/reference_models.py"}),

@@ -10,11 +10,16 @@ import tensorflow as tf
 from keras_effnet.atomic_write import write_files
 from keras_effnet.datasets.file_system import FileSystem
 
+
+def _size(path):  # not a lambda: other processes get GFILE, too
+    return tf.io.gfile.stat(path).length
+
+
 GFILE = FileSystem(
     listdir=tf.io.gfile.listdir,
     exists=tf.io.gfile.exists,
     isdir=tf.io.gfile.isdir,
-    size=lambda path: tf.io.gfile.stat(path).length,
+    size=_size,
     open=tf.io.gfile.GFile,
     traverse=tf.io.gfile.walk,
 )

@@ -15,6 +15,7 @@ from keras_effnet.cli.predict import add_model
 from keras_effnet.datasets.dataset import check_path, open_dataset
 from keras_effnet.datasets.holdout import check_holdout, hold_out
 from keras_effnet.datasets.splits import evaluation_split
+from keras_effnet.datasets.undecodable import without_undecodable
 from keras_effnet.evaluation.class_matching import match_classes, wordnet_ids_of
 from keras_effnet.evaluation.output_files import check_folder, write_evaluation
 from keras_effnet.evaluation.published import find_published
@@ -103,7 +104,8 @@ def run(options):
     print(f"{images.name}: {len(identifiers):,} images, {rate:.1f} images/s\n")
     for line in table_lines(evaluation):
         print(line)
-    for message in scored.unreadable:
+    unreadable = [f"{path} cannot be decoded" for path in images.skipped] + list(scored.unreadable)
+    for message in unreadable:
         print(f"not evaluated: {message}")
     comparison = published.compare(evaluation.top1, evaluation.images) if published else None
     if comparison:
@@ -112,7 +114,7 @@ def run(options):
         origin = {
             "model": name,
             "data": images.name,
-            "unreadable": list(scored.unreadable),
+            "unreadable": unreadable,
             "check": comparison,
             "facts": _facts(options, classifier, match, rate),
         }
@@ -141,6 +143,9 @@ def _open_images(options):
                 f"--holdout={options.holdout}, but {options.data} has the splits "
                 f"{', '.join(dataset.splits)}: drop it, or give --split"
             )
+        images = without_undecodable(
+            images, options.max_corrupt
+        )  # before the split, as in training
         _, held_out = hold_out(
             images.name, images.labels, images.classes, options.holdout, options.seed
         )

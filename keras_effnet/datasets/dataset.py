@@ -5,7 +5,7 @@ A data set is one of
 - a folder with one folder of images per class; a folder with ``train``, ``validation`` and
   ``test`` (or any usual name of them) of such class folders; or a folder of images without classes;
 - a folder of TFRecord shards in ImageNet's form (``train-00000-of-00008``), or FOLDER/SPLIT;
-- a ``.csv`` or ``.json`` manifest, see :func:`keras_effnet.datasets.manifests.read_manifest`;
+- a CSV, JSON or JSON lines manifest, see :func:`keras_effnet.datasets.manifests.read_manifest`;
 - an ``.npz`` file with ``images`` and optionally ``labels`` and ``classes``;
 - ``tfds:NAME``, see :func:`keras_effnet.datasets.tfds.open_tfds`.
 
@@ -39,22 +39,22 @@ import os
 from collections.abc import Callable
 from typing import Union
 
-from keras_effnet.datasets import tfds
+from keras_effnet.datasets import manifests, tfds
 from keras_effnet.datasets.arrays import ArrayDataset
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.folders import FolderDataset, open_folder
-from keras_effnet.datasets.manifests import ManifestDataset, open_manifest
 from keras_effnet.datasets.shards import ShardDataset, open_shards
 
 ACCEPTED = (
     "a folder with one folder of images per class, a folder of TFRecord shards "
-    "(train-00000-of-00008, ...), a CSV or JSON manifest, an .npz file with the arrays images and "
-    "labels, or tfds:NAME"
+    "(train-00000-of-00008, ...), a CSV, JSON or JSON lines manifest, an .npz file with the arrays "
+    "images and labels, or tfds:NAME"
 )
-_MANIFESTS = (".csv", ".json")
-_FILE_ENDINGS = (*_MANIFESTS, ".npz")
+_FILE_ENDINGS = (*manifests.ENDINGS, ".npz")
 
-Dataset = Union[FolderDataset, ShardDataset, ManifestDataset, ArrayDataset, tfds.TfdsDataset]
+Dataset = Union[
+    FolderDataset, ShardDataset, manifests.ManifestDataset, ArrayDataset, tfds.TfdsDataset
+]
 
 
 def open_dataset(
@@ -81,8 +81,8 @@ def open_dataset(
     ending = os.path.splitext(data)[1].lower()
     if ending == ".npz":
         return ArrayDataset(data, files)
-    if ending in _MANIFESTS:
-        return open_manifest(data, files)
+    if ending in manifests.ENDINGS:
+        return manifests.open_manifest(data, files)
     raise ValueError(f"data {data!r} has an unknown type: give {ACCEPTED}")
 
 

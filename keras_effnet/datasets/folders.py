@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from keras_effnet.datasets.file_probe import FileProbe, probe_files
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages
-from keras_effnet.datasets.splits import ALL, find_splits, some
-from keras_effnet.image_decoding import HEAD_BYTES, IMAGE_ENDINGS, IMAGE_FORMATS, image_format
+from keras_effnet.datasets.splits import ALL, TRAINING, find_splits, some, split_of, splits_below
+from keras_effnet.image_decoding import IMAGE_ENDINGS, readable_formats, unreadable_reason
 
 # Left behind by archives and operating systems, beside all names that start with a dot.
 _LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
@@ -28,6 +28,7 @@ class FoundImages:
     """The images of a folder, and what was left out."""
 
     images: tuple[tuple[str | None, str], ...]  # (class or None, path relative to the folder)
+    probes: tuple[FileProbe, ...]  # of each image
     notes: tuple[str, ...]  # one line for each kind of file that is not used
 
     @property
@@ -43,7 +44,7 @@ class FolderDataset:
 
     folder: str
     listed: tuple[str, ...]  # all files, relative to the folder
-    split_folders: Mapping[str, str]  # {split: folder in it}; empty without splits
+    split_folders: Mapping[str, str]  # {split: path of its classes in it}; empty without splits
     notes: tuple[str, ...]
     files: FileSystem = LOCAL
 
@@ -53,37 +54,71 @@ class FolderDataset:
         return tuple(self.split_folders) or (ALL,)
 
     def open(self, *splits: str) -> list[LabeledImages]:
-        """The images of splits; ``ValueError`` if their classes differ, and as `find_images`."""
-        opened = [self._open(self.split_folders.get(split, "")) for split in splits]
-        first = opened[0]
-        for other in opened[1:]:
-            if first.classes != other.classes:
-                differing = sorted(set(first.classes or ()) ^ set(other.classes or ()))
-                raise ValueError(
-                    f"{first.name} and {other.name} have different classes: {', '.join(differing)}"
-                )
-        return opened
+        """The images of splits, labeled by the classes of the training split if there is one.
 
-    def _open(self, inside):
+        Raises ``ValueError`` for a split with other classes, and as :func:`find_images` does.
+        """
+        opened = [self._find(split) for split in splits]
+        classes = self._training_classes(dict(zip(splits, (found for _, found in opened))))
+        return [self._labeled(folder, found, classes) for folder, found in opened]
+
+    def _find(self, split):
+        inside = self.split_folders.get(split, "")
         folder = os.path.join(self.folder, inside) if inside else self.folder
-        start = f"{inside}/" if inside else ""
-        listed = [file[len(start) :] for file in self.listed if file.startswith(start)]
-        found = find_images(folder, listed, _head_reader(folder, self.files))
-        classes, labels = found.classes, None
+        listed = _inside(self.listed, inside)
+        return folder, find_images(folder, listed, _prober(folder, self.files))
+
+    def _training_classes(self, found):
+        if TRAINING not in self.split_folders:
+            return None
+        if TRAINING in found:
+            return found[TRAINING].classes
+        return sorted(image_folders(_inside(self.listed, self.split_folders[TRAINING])))
+
+    def _labeled(self, folder, found, classes):
+        notes, labels = (*self.notes, *found.notes), None
+        if found.classes is None:
+            classes = None
+        elif classes is None:
+            classes = found.classes
+        elif missing := sorted(set(classes) - set(found.classes)):
+            notes += (f"{folder} has no images of {len(missing)} classes: {some(missing)}",)
         if classes is not None:
+            if other := sorted(set(found.classes) - set(classes)):
+                raise ValueError(
+                    f"{folder} has classes that the training images do not have: {some(other)} "
+                    f"(they have {some(classes)})"
+                )
             numbers = {name: n for n, name in enumerate(classes)}
             labels = np.array([numbers[name] for name, _ in found.images], np.int32)
             classes = tuple(classes)
         paths = tuple(os.path.join(folder, path) for _, path in found.images)
-        storage = ImageFiles(paths, paths, self.files)
-        return LabeledImages(folder, classes, storage, labels, (*self.notes, *found.notes))
+        storage = ImageFiles(paths, paths, self.files, found.probes)
+        return LabeledImages(folder, classes, storage, labels, notes)
 
 
 def open_folder(folder: str, files: FileSystem = LOCAL) -> FolderDataset:
     """The :class:`FolderDataset` of a folder; ``ValueError`` as :func:`find_splits` raises."""
     listed = list_files(folder, files)
+    below = splits_below(folder, image_folders(listed))
+    if below:
+        folder, listed = os.path.join(folder, below), _inside(listed, below)
     splits, notes = find_splits(folder, image_folders(listed))
+    splits = {split: _around_classes(name, _inside(listed, name)) for split, name in splits.items()}
     return FolderDataset(folder, tuple(listed), splits, notes, files)
+
+
+def _inside(listed, folder):
+    """The files of a list that are in a folder of it, relative to that."""
+    start = f"{folder}/" if folder else ""
+    return [file[len(start) :] for file in listed if file.startswith(start)]
+
+
+def _around_classes(split, listed):
+    """The folder of the classes of a split: itself, or the only folder in it that has folders."""
+    inside = image_folders(listed)
+    (name, folders), *others = inside.items() or [("", {""})]
+    return f"{split}/{name}" if not others and len(folders - {""}) > 1 else split
 
 
 def open_images(folder: str, files: FileSystem = LOCAL) -> LabeledImages:
@@ -91,12 +126,13 @@ def open_images(folder: str, files: FileSystem = LOCAL) -> LabeledImages:
 
     Raises ``ValueError`` for a folder without images.
     """
-    listed = list_files(folder, files)
-    images, *left_out = _sort_out(listed, _head_reader(folder, files))
-    if not images:
-        raise ValueError(f"{folder} contains no images ({', '.join(IMAGE_FORMATS)})")
-    paths = tuple(os.path.join(folder, path) for path in sorted(images))
-    return LabeledImages(folder, None, ImageFiles(paths, paths, files), None, _notes(*left_out))
+    probes, kinds, leftovers = _sort_out(list_files(folder, files), _prober(folder, files))
+    if not probes:
+        raise ValueError(f"{folder} contains no images ({', '.join(readable_formats())})")
+    names = sorted(probes)
+    paths = tuple(os.path.join(folder, name) for name in names)
+    storage = ImageFiles(paths, paths, files, tuple(probes[name] for name in names))
+    return LabeledImages(folder, None, storage, None, _notes(kinds, leftovers))
 
 
 def list_files(folder: str, files: FileSystem = LOCAL) -> list[str]:
@@ -118,25 +154,25 @@ def is_leftover(path: str) -> bool:
 
 
 def find_images(
-    folder: str, files: Sequence[str], read_heads: Callable[[list[str]], list[bytes]]
+    folder: str, files: Sequence[str], probe: Callable[[list[str]], list[FileProbe]]
 ) -> FoundImages:
     """The images among the `files` of a folder, and their classes: its folders.
 
-    A folder with images and no folders of images has no classes. A file with another ending than
-    those of images is one if its content is: `read_heads` returns the first bytes of files. Raises
-    ``ValueError`` for no images, for a class none of whose files can be read, and for folders that
-    may be something else than classes.
+    A folder with images and no folders of images has no classes. The content of a file decides
+    whether it is an image: `probe` returns the ends of files. Raises ``ValueError`` for no images,
+    for a class none of whose files can be read, and for folders that may be something else than
+    classes.
     """
-    present, kinds, leftovers = _sort_out(files, read_heads)
-    strays = [file for file in present if "/" not in file]
-    images = tuple(sorted((f.split("/")[0], f) for f in present if "/" in f))
+    probes, kinds, leftovers = _sort_out(files, probe)
+    strays = sorted(file for file in probes if "/" not in file)
+    images = tuple(sorted((f.split("/")[0], f) for f in probes if "/" in f))
     classes = {name for name, _ in images}
     lost = collections.defaultdict(dict)
     for file, kind in kinds.items():
         if "/" in file and file.split("/")[0] not in classes:
             lost[file.split("/")[0]][file] = kind
     _check_lost(folder, lost)
-    if not present:
+    if not probes:
         raise ValueError(
             f"{folder} has no images: it needs one folder per class with "
             f"{'/'.join(IMAGE_ENDINGS)} files"
@@ -146,11 +182,10 @@ def find_images(
     notes = _notes(in_classes if images else kinds, leftovers)
     if lost:
         notes += (f"no classes, because they have no images: {some(sorted(lost))}",)
-    if not images:
-        return FoundImages(tuple((None, file) for file in sorted(strays)), notes)
-    if strays:
+    if images and strays:
         notes += (f"not used, because they are in no class folder: {some(strays)}",)
-    return FoundImages(images, notes)
+    images = images or tuple((None, file) for file in strays)
+    return FoundImages(images, tuple(probes[file] for _, file in images), notes)
 
 
 def check_several_classes(images: LabeledImages) -> None:
@@ -171,18 +206,25 @@ def check_several_classes(images: LabeledImages) -> None:
         )
 
 
-def _sort_out(files, read_heads):
-    """(images, {file that is not read: its kind}, leftovers) of relative paths."""
+def _sort_out(files, probe):
+    """({image: its probe}, {file that is not read: its kind}, leftovers) of relative paths."""
     present = [file for file in files if not is_leftover(file)]
     leftovers = [file for file in files if is_leftover(file) and "/" in file]
-    unknown = [file for file in present if not file.lower().endswith(IMAGE_ENDINGS)]
-    formats = dict(zip(unknown, map(image_format, read_heads(unknown))))
-    kinds = {
-        file: name if name == "HEIC" else os.path.splitext(file)[1].lower() or "without an ending"
-        for file, name in formats.items()
-        if name not in IMAGE_FORMATS
+    documents = {
+        f: os.path.splitext(f)[1].lower() for f in present if f.lower().endswith(_DOCUMENTS)
     }
-    return [file for file in present if file not in kinds], kinds, leftovers
+    probes = {file: None for file in present if file not in documents}
+    probes = dict(zip(probes, probe(list(probes))))
+    kinds = {file: _kind(file, p) for file, p in probes.items() if not p.is_readable}
+    return {f: p for f, p in probes.items() if f not in kinds}, {**documents, **kinds}, leftovers
+
+
+def _kind(file, probe):
+    """What a file is that cannot be read."""
+    if probe.format or not probe.size:
+        return probe.format or "empty"
+    ending = os.path.splitext(file)[1].lower() or "without an ending"
+    return f"{ending} without an image in it" if ending in IMAGE_ENDINGS else ending
 
 
 def _notes(kinds, leftovers):
@@ -193,21 +235,17 @@ def _notes(kinds, leftovers):
             f"{some(leftovers)}",
         )
     if kinds:
-        notes += (f"not read, because they are no images of a known format: {_counts(kinds)}",)
+        known = [name for name in ("HEIC", "JPEG XL", "AVIF") if name in kinds.values()]
+        reasons = "".join(f". {unreadable_reason(name)}" for name in known)
+        notes += (
+            f"not read, because they are no images of a known format: {_counts(kinds)}{reasons}",
+        )
     return notes
 
 
-def _head_reader(folder, files):
-    """A function from relative paths to the first bytes of the files."""
-
-    def read_head(path):
-        return files.read(os.path.join(folder, path), HEAD_BYTES)
-
-    def read_heads(paths):
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            return list(pool.map(read_head, paths))
-
-    return read_heads
+def _prober(folder, files):
+    """A function from relative paths to the :class:`FileProbe` of each file."""
+    return lambda names: probe_files([os.path.join(folder, name) for name in names], files)
 
 
 def image_folders(files):
@@ -226,14 +264,15 @@ def _check_lost(folder, lost):
             raise ValueError(
                 f"{folder}: no image of the class {name} can be read ({_counts(kinds)}): convert "
                 f"them to JPEG or PNG, or move {name} out of the folder. Read are "
-                f"{', '.join(IMAGE_FORMATS)}"
+                f"{', '.join(readable_formats())}"
             )
 
 
 def _check_classes(folder, images, classes):
     inside = image_folders([path for _, path in images])
-    shared = set.intersection(*inside.values()) if len(classes) > 1 else ()
-    if len(shared) > 1 and not any("" in folders for folders in inside.values()):
+    shared = set.intersection(*inside.values()) if len(classes) > 1 else set()
+    is_split = any(split_of(name) for name in shared)
+    if (len(shared) > 1 or is_split) and not any("" in folders for folders in inside.values()):
         raise ValueError(
             f"{folder}: are the classes {some(classes)}, or {some(sorted(shared))}, which each "
             f"of them contains? The folders directly in {folder}, or in its train and validation, "

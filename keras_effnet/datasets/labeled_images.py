@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_effnet.datasets.file_probe import FileProbe
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.tf_example import parse_example
 from keras_effnet.datasets.tfrecord import IMAGE_KEY, LABEL_KEY, Records
@@ -22,6 +23,7 @@ class ImageFiles:
     paths: tuple[str, ...]
     names: tuple[str, ...]  # of each in messages
     files: FileSystem = LOCAL
+    probes: tuple[FileProbe, ...] | None = None  # of each, if they have been read
 
     def __len__(self):
         return len(self.paths)
@@ -36,8 +38,11 @@ class ImageFiles:
 
     def take(self, indices) -> ImageFiles:
         """The files at these indices, in this order."""
-        paths, names = (tuple(row[i] for i in indices) for row in (self.paths, self.names))
-        return replace(self, paths=paths, names=names)
+        columns = {"paths": self.paths, "names": self.names, "probes": self.probes}
+        chosen = {
+            name: column and tuple(column[i] for i in indices) for name, column in columns.items()
+        }
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +149,7 @@ class LabeledImages:
     # the images have no labels, or the labels are in the records and not read yet.
     known_labels: np.ndarray | None = None
     notes: tuple[str, ...] = ()  # what of the data is not used, and why: one line each
+    skipped: tuple[str, ...] = ()  # images that cannot be decoded and are left out
 
     def __len__(self):
         return len(self.storage)

@@ -1,4 +1,7 @@
-"""CSV and JSON manifests: files that name images with their labels and, optionally, their split."""
+"""Manifests: CSV, JSON and JSON lines files that name images, their labels and their splits.
+
+docs/data.md has the table of columns, separators and encodings.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,36 @@ import codecs
 import collections
 import concurrent.futures
 import csv
+import io
 import json
 import os
 import re
 from dataclasses import dataclass
 
+from keras_effnet.datasets.file_probe import probe_files
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages, pad_labels
 from keras_effnet.datasets.splits import ALL, TEST, VALIDATION, split_of
 
+CSV_ENDINGS, JSON_ENDINGS, LINES_ENDINGS = (".csv", ".tsv"), (".json",), (".jsonl", ".ndjson")
+ENDINGS = CSV_ENDINGS + JSON_ENDINGS + LINES_ENDINGS
+# Names of the columns or keys; the first of a line is used if there are several of it.
+COLUMNS = {
+    "image": (
+        "image",
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "image_path",
+        "file_path",
+        "filepath",
+    ),
+    "label": ("label", "labels", "class", "class_name", "category", "target"),
+    "split": ("split", "set", "subset", "partition"),
+}
 _COLUMNS = "`image` (a path), `label` and optionally `split`"
+_NUMBER = re.compile(r"\d+(\.0+)?")  # pandas and Excel write class numbers as 3.0, too
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,12 @@ class ManifestDataset:
             LabeledImages(
                 self.path,
                 self.classes,
-                ImageFiles(some, tuple(row.path for row in rows), self.files),
+                ImageFiles(
+                    some,
+                    tuple(row.path for row in rows),
+                    self.files,
+                    tuple(probe_files(some, self.files)),
+                ),
                 pad_labels([row.labels for row in rows], most),
             )
             for rows, some in zip(chosen, paths)
@@ -80,14 +108,15 @@ def open_manifest(path: str, files: FileSystem = LOCAL) -> ManifestDataset:
 def read_manifest(path: str, files: FileSystem = LOCAL) -> tuple[list[Row], list[str], bool]:
     """(rows, classes, whether it has splits) of a manifest, in which every image is unique.
 
-    A CSV file has the columns ``image``, ``label`` and optionally ``split`` (any usual name of
-    train, validation and test), separated by commas, semicolons or tabs; several labels of an image
-    are separated by ``|``. The encoding is UTF-8, or UTF-16 with a byte order mark. A JSON file is
-    a list of objects with these keys; several labels are a list. Labels are names, or class numbers
-    from 0. Raises ``ValueError`` that names the bad row.
+    A row has an ``image`` (its path, relative to the manifest), a ``label`` and optionally a
+    ``split`` (any usual name of train, validation and test); ``COLUMNS`` has other names for them.
+    The columns of CSV files are separated by commas, semicolons or tabs, several labels of an image
+    by ``|``; in JSON they are a list. Labels are names, or class numbers from 0. The encoding is
+    UTF-8 or UTF-16. Raises ``ValueError`` that names the bad row.
     """
     text = _decode_text(path, files.read(path))
-    table = _read_csv(path, text) if path.lower().endswith(".csv") else _read_json(path, text)
+    is_csv = path.lower().endswith(CSV_ENDINGS)
+    table = _read_csv(path, text) if is_csv else _read_json(path, text)
     if not table:
         raise ValueError(f"{path} has no rows: it needs {_COLUMNS}, one row per image")
     has_split = any(split is not None for _, _, split, _ in table)
@@ -106,9 +135,13 @@ def read_manifest(path: str, files: FileSystem = LOCAL) -> tuple[list[Row], list
 
 def _decode_text(path, content):
     """The text of a file; Excel and Notepad begin it with a byte order mark."""
-    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in content[:2]:  # UTF-16 without a mark
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
     try:
-        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start:,}): save it as UTF-8; in "
@@ -117,57 +150,72 @@ def _decode_text(path, content):
 
 
 def _read_csv(path, text):
-    lines = text.splitlines()
-    if lines and re.fullmatch(r"sep=.", lines[0], re.IGNORECASE):  # of Excel
-        del lines[0]
+    first, _, rest = text.partition("\n")
+    if re.fullmatch(r"sep=.\r?", first, re.IGNORECASE):  # of Excel
+        text, first = rest, rest.partition("\n")[0]
     # Excel writes the delimiter of the system's language.
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    delimiter = max(",;\t", key=first.count)
+    lines = io.StringIO(text, newline="")
     table = csv.DictReader(lines, skipinitialspace=True, delimiter=delimiter)
-    columns = [(name or "").strip().lower() for name in table.fieldnames or []]
-    table.fieldnames = columns
+    table.fieldnames = [(name or "").strip().lower() for name in table.fieldnames or []]
+    columns = _find_columns(table.fieldnames)
     missing = [c for c in ("image", "label") if c not in columns]
     if missing:
         raise ValueError(
-            f"{path} has the columns {', '.join(filter(None, columns)) or 'none'} and lacks "
-            f"{' and '.join(missing)}: its first line must name {_COLUMNS}"
+            f"{path} has the columns {', '.join(filter(None, table.fieldnames)) or 'none'} and "
+            f"lacks {' and '.join(missing)}: its first line must name {_COLUMNS}"
         )
     rows = []
     for row in table:
         if not any(row.values()):  # Excel writes the delimiters of empty rows
             continue
+        cells = {column: row[name] for column, name in columns.items()}
         where = f"{path} line {table.line_num}"
-        labels = [label.strip() for label in (row["label"] or "").split("|")]
-        rows.append(_checked_row(where, row["image"], labels, row.get("split")))
-    if all(label.isdecimal() for _, labels, _, _ in rows for label in labels):
-        rows = [(image, [int(n) for n in labels], *rest) for image, labels, *rest in rows]
+        labels = [label.strip() for label in (cells["label"] or "").split("|")]
+        rows.append(_checked_row(where, cells["image"], labels, cells.get("split")))
+    if all(_NUMBER.fullmatch(label) for _, labels, _, _ in rows for label in labels):
+        rows = [(image, [int(float(n)) for n in labels], *rest) for image, labels, *rest in rows]
     return rows
 
 
+def _find_columns(names):
+    """{column: the name that it has here} of those that exist."""
+    found = {column: [n for n in accepted if n in names] for column, accepted in COLUMNS.items()}
+    return {column: present[0] for column, present in found.items() if present}
+
+
 def _read_json(path, text):
+    is_lines = path.lower().endswith(LINES_ENDINGS)
     try:
-        table = json.loads(text)
+        if is_lines:
+            table = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            table = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        more = "; one object on each line is a .jsonl file" if "Extra data" in str(error) else ""
+        raise ValueError(f"{path} is not valid JSON: {error}{more}") from error
     if not isinstance(table, list):
         raise ValueError(f"{path} must be a JSON list of objects with {_COLUMNS}")
     rows = []
     for number, row in enumerate(table):
-        where = f"{path} object {number}"
-        missing = [k for k in ("image", "label") if not isinstance(row, dict) or k not in row]
+        where = f"{path} {'line' if is_lines else 'object'} {number + is_lines}"
+        columns = _find_columns(row) if isinstance(row, dict) else {}
+        missing = [c for c in ("image", "label") if c not in columns]
         if missing:
             raise ValueError(f"{where} lacks {' and '.join(missing)}: it needs {_COLUMNS}")
-        labels = row["label"] if isinstance(row["label"], list) else [row["label"]]
-        rows.append(_checked_row(where, row["image"], labels, row.get("split")))
+        image, label, split = (row.get(columns.get(c)) for c in ("image", "label", "split"))
+        labels = label if isinstance(label, list) else [label]
+        rows.append(_checked_row(where, image, labels, split))
     return rows
 
 
 def _checked_row(where, image, labels, split):
-    if not isinstance(image, str) or not image:
+    if not isinstance(image, str) or not image.strip():
         raise ValueError(f"{where} has no image")
     for label in labels or [""]:
         if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
             raise ValueError(f"{where} ({image}) needs a label that is a name or a class number")
-    return image, labels, split, where
+    return image.strip().replace("\\", "/"), labels, split, where  # backslashes of Windows
 
 
 def _number_classes(path, rows):

@@ -10,8 +10,12 @@ TRAINING, VALIDATION, MINIVAL, TEST = "train", "validation", "minival", "test"
 ALL = "all"  # the only split of data without splits
 
 _SPLIT_NAME = re.compile(
-    r"(?:(?P<train>train|training|trn)|(?P<validation>val|valid|validation|dev|eval|evaluation)"
-    r"|(?P<test>test|tests|testing|tst))(?:[ _-]?(?:set|data|images|split))?",
+    r"(?P<prefix>.*?[ _.-])??"
+    r"(?:(?P<train>train|training|trn|tr)"
+    r"|(?P<validation>val|valid|validation|validate|vld|dev|devel|development|eval|evaluation"
+    r"|holdout|hold[ _-]out)"
+    r"|(?P<test>test|tests|testing|tst|te))"
+    r"(?:[ _.-]?(?:set|data|dataset|images?|imgs?|split|folder|\d+))?",
     re.IGNORECASE,
 )
 _NAMED = {TRAINING: "training", VALIDATION: "validation", TEST: "test"}
@@ -20,11 +24,34 @@ _NAMED = {TRAINING: "training", VALIDATION: "validation", TEST: "test"}
 def split_of(name: str) -> str | None:
     """TRAINING, VALIDATION or TEST, if it is a usual name of that split, else None.
 
-    >>> [split_of(name) for name in ("Train", "valid", "dev", "test_set", "cat")]
-    ['train', 'validation', 'validation', 'test', None]
+    >>> [split_of(name) for name in ("Train", "valid", "dev", "test_set", "train2017", "cat")]
+    ['train', 'validation', 'validation', 'test', 'train', None]
     """
+    prefix, split = _prefix_and_split(name)
+    return None if prefix else split
+
+
+def _prefix_and_split(name):
     match = _SPLIT_NAME.fullmatch(name.strip())
-    return match and match.lastgroup
+    if match is None:
+        return "", None
+    splits = (split for split in _NAMED if match[split])
+    return match["prefix"] or "", next(splits)
+
+
+def _splits_of(names):
+    """{name: split or None}; a prefix that training and another split share is ignored."""
+    plain = {name: split_of(name) for name in names}
+    if any(plain.values()):
+        return plain
+    by_prefix = collections.defaultdict(dict)
+    for name in names:
+        prefix, split = _prefix_and_split(name)
+        by_prefix[prefix][name] = split
+    for splits in by_prefix.values():
+        if TRAINING in splits.values() and {VALIDATION, TEST} & set(splits.values()):
+            return {name: splits.get(name) for name in names}
+    return plain
 
 
 def evaluation_split(splits: Sequence[str]) -> str | None:
@@ -34,6 +61,33 @@ def evaluation_split(splits: Sequence[str]) -> str | None:
     'validation'
     """
     return next((split for split in (VALIDATION, MINIVAL, TEST) if split in splits), None)
+
+
+def splits_below(folder: str, inside: Mapping[str, set[str]]) -> str | None:
+    """The folder that has the splits, as ``images`` with ``train`` and ``val``; else None.
+
+    `inside` is as in :func:`find_splits`. Raises ``ValueError`` if there are folders of images
+    beside it, which may be classes.
+
+    >>> splits_below("d", {"images": {"train", "val"}, "labels": {"train"}})
+    'images'
+    """
+    if any(_splits_of(inside).values()):
+        return None
+    around = []
+    for name, folders in inside.items():
+        splits = set(_splits_of(folders).values())
+        if TRAINING in splits and splits & {VALIDATION, TEST}:
+            around.append(name)
+    if len(around) != 1:
+        return None
+    beside = [name for name, folders in inside.items() if "" in folders and name != around[0]]
+    if beside:
+        raise ValueError(
+            f"{folder} has the folders {some([*around, *beside])}, and {around[0]} has training "
+            f"and evaluation images in it: give {folder}/{around[0]} to train on these"
+        )
+    return around[0]
 
 
 def find_splits(
@@ -46,8 +100,8 @@ def find_splits(
     or classes.
     """
     named = collections.defaultdict(list)
-    for name in inside:
-        named[split_of(name)].append(name)
+    for name, split in _splits_of(inside).items():
+        named[split].append(name)
     training, others = named[TRAINING], named[None]
     held_out = named[VALIDATION] + named[TEST]
     if not training and not held_out:
@@ -57,18 +111,20 @@ def find_splits(
             f"{folder} has the folders {some(held_out)} and no training images: it needs a folder "
             "train beside them"
         )
-    if others and not (training and held_out):
+    without_classes = training and "" in inside[training[0]]
+    if others and without_classes and not held_out:
+        return {}, ()  # a class of vehicles
+    if others and (without_classes or not (training and held_out)):
         split = (training or held_out)[0]
-        if training and "" in inside[split]:
-            return {}, ()  # a class of vehicles
+        meaning = next(name for key, name in _NAMED.items() if split in named[key])
         raise ValueError(
             f"{folder} has the folders {some([split, *others])}: is {split} a class, or the "
-            f"{_NAMED[split_of(split)]} images? Rename it if it is a class. If not, give a folder "
+            f"{meaning} images? Rename it if it is a class. If not, give a folder "
             "with the folders train and validation, each with one folder per class"
         )
     unlabeled = [name for name in held_out if inside[name] == {""}]
     splits = {}
-    for split in (TRAINING, VALIDATION, TEST):
+    for split in _NAMED:
         names = [name for name in named[split] if name not in unlabeled]
         if len(names) > 1:
             raise ValueError(

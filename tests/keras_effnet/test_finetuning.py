@@ -6,6 +6,7 @@ from keras_effnet.finetuning import (
     freeze,
     layer_groups,
     layer_rates,
+    select_layers,
     unfreeze,
     unfreeze_schedule,
     with_new_head,
@@ -229,3 +230,51 @@ def test_a_nested_network_cannot_get_a_new_head(keras, tiny):
     model = keras.Sequential([keras.Input((32, 32, 3)), backbone, keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"give model.get_layer\('backbone'\)"):
         with_new_head(model, 3)
+
+
+# --- select_layers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "last"),
+    [
+        ("backbone", "stem_conv", "top_bn"),
+        ("top", "stem_conv", "top_bn"),
+        ("stem", "stem_conv", "stem_bn"),
+        ("block1", "stem_conv", "block1a_project_bn"),
+        ("block2*", "block2a_expand_conv", "block2b_project_bn"),
+        ("block1+top_bn", "stem_conv", "top_bn"),
+        ("predictions", "predictions", "predictions"),
+    ],
+)
+def test_layers_are_selected_by_group_or_pattern_in_order(tiny, names, first, last):
+    model = create_model(tiny, classes=3)
+    selected = [x.name for x in select_layers(model, names) if x.weights]
+    selected = [name for name in selected if name != "normalization"]
+    assert (selected[0], selected[-1]) == (first, last)
+    order = [layer.name for layer in model.layers]
+    assert sorted(selected, key=order.index) == selected
+    assert ("block1a_project_bn" in selected) == (first == "stem_conv" and names != "stem")
+
+
+def test_batch_norms_and_nothing_are_selected_in_any_model(keras):
+    x = inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(name="norm")(keras.layers.Conv2D(2, 3, name="conv")(x))
+    x = keras.layers.Dense(2, name="head")(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, keras.layers.Activation("softmax")(x))
+    for names, expected in (
+        ("none", []),
+        ("batch_norm", ["norm"]),
+        ("backbone", ["conv", "norm"]),
+        ("batch_norm+head", ["norm", "head"]),
+    ):
+        assert [x.name for x in select_layers(model, names) if x.weights] == expected
+    with pytest.raises(ValueError, match=r"Unknown group of layers 'stem'.*batch_norm, backbone"):
+        select_layers(model, "stem")
+
+
+def test_an_unknown_group_names_the_nearest(tiny):
+    with pytest.raises(
+        ValueError, match=r"Unknown group of layers 'blok2'\. Did you mean 'block2'"
+    ):
+        select_layers(create_model(tiny), "blok2")

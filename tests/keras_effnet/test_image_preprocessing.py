@@ -11,6 +11,8 @@ from keras_effnet.image_decoding import (
     image_format,
     image_shape,
     load_image,
+    readable_formats,
+    unreadable_reason,
 )
 from keras_effnet.image_preprocessing import (
     INTERPOLATIONS,
@@ -19,6 +21,7 @@ from keras_effnet.image_preprocessing import (
     preprocessing,
     resize,
 )
+from tests.transparency import transparent_image
 
 
 @pytest.fixture
@@ -129,12 +132,12 @@ def test_images_are_decoded_to_8_bit_rgb(photo, tmp_path):
 
 
 def _encode(pixels, kind, **options):
-    from PIL import Image, features
+    from PIL import Image
 
-    if kind == "AVIF" and not features.check("avif"):
-        pytest.skip("this Pillow has no AVIF")
+    if kind not in readable_formats():
+        pytest.skip(f"{kind} cannot be read here")
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
+    Image.fromarray(pixels).save(file, {"HEIC": "HEIF"}.get(kind, kind), **options)
     return file.getvalue()
 
 
@@ -148,7 +151,7 @@ def test_content_decides_the_format(photo, kind, tmp_path):
     assert image_format(path.read_bytes()[:HEAD_BYTES]) == kind
     pixels = load_image(path)
     assert pixels.shape == (*image_shape(path.read_bytes()), 3) == photo.shape
-    if kind not in ("JPEG", "GIF", "AVIF"):
+    if kind not in ("JPEG", "GIF", "AVIF", "HEIC"):
         np.testing.assert_array_equal(pixels, photo)
 
 
@@ -191,11 +194,29 @@ def test_damaged_exif_is_ignored(photo):
     np.testing.assert_array_equal(decode_image(encoded), photo)
 
 
-def test_heic_is_recognized_and_refused_by_name():
-    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50)
-    assert image_format(head) == "HEIC"
-    with pytest.raises(ValueError, match="HEIC is not supported here, convert it to JPEG or PNG"):
-        decode_image(head)
+def test_a_format_that_cannot_be_read_is_refused_by_name():
+    for head, name in ((b"\0\0\0\x18ftypheic", "HEIC"), (b"\xff\x0a", "JPEG XL")):
+        assert image_format(head + bytes(50)) == name
+    assert unreadable_reason("HEIC").endswith("JPEG or PNG, or pip install pillow-heif")
+    with pytest.raises(
+        ValueError, match="JPEG XL is not supported here, convert it to JPEG or PNG"
+    ):
+        decode_image(b"\xff\x0a" + bytes(50))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGBA", "PNG"), ("RGBA", "WEBP"), ("LA", "PNG"), ("P", "PNG"), ("P", "GIF"), ("RGB", "PNG")],
+)
+def test_transparent_pixels_are_composited_over_white(mode, kind):
+    image, options = transparent_image(mode)
+    file = io.BytesIO()
+    image.save(file, kind, **options, **({"lossless": True} if kind == "WEBP" else {}))
+    pixels = decode_image(file.getvalue())
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 1].tolist() == [0, 0, 0]
+    if "A" in mode:
+        assert abs(int(pixels[0, 2, 0]) - 127) <= 1
 
 
 def test_errors_name_the_undecodable_file(photo, tmp_path):

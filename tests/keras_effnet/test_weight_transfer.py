@@ -73,9 +73,8 @@ def test_training_and_ema_clones_and_exports_give_the_models_outputs(keras, wrap
 
     model = wrapped(nested=False)
     want = _outputs(model, images(32))
-    for clone in (training_clone(model, freeze="backbone"), training_clone(model)):
-        np.testing.assert_allclose(_outputs(clone, images(32)), want, atol=1e-5)
     ema = training_clone(model)
+    np.testing.assert_allclose(_outputs(ema, images(32)), want, atol=1e-5)
     exported = keras.models.clone_model(model)
     set_weights(exported, ema.get_weights())
     np.testing.assert_allclose(_outputs(exported, images(32)), want, atol=1e-5)

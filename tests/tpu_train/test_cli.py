@@ -67,6 +67,8 @@ def test_show_prints_recipe_and_phases_without_training(capsys, tmp_path):
         (["--data=nowhere", "--workdir=w", "--device=cpu"], "'nowhere' does not exist"),
         (["--data=nowhere", "--workdir=w", "--device=cp"], "Did you mean 'cpu'"),
         (["--data=nowhere", "--workdir=w", "--stop_after=soon"], "'soon'"),
+        (["--recipe=run1/recipe.json"], "recipe 'run1/recipe.json' cannot be read: No such file"),
+        (["--class_weights=w.json"], "class_weights 'w.json' cannot be read: No such file"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -298,9 +300,9 @@ _BAD_LINES = """--data=/nonexistent --workdir=w
 --data=. --workdir=w --callback=nowhere:f
 --data=. --workdir=w --wait_for_workers=soon
 prepare --data=/nonexistent --out=w
+prepare --data=. --out=w --holdout=1
 prepare --data=. --out=w --minival=nan
 plan --classes=-1
-prepare --data=. --out=w --holdout=0
 preview --data=/nonexistent
 preview --data=. --images=3
 preview --data=. --out=w.txt"""
@@ -350,3 +352,47 @@ def test_bad_flags_and_paths_are_found_before_tensorflow_is_imported():
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr.count("\n") == len(_BAD_LINES.splitlines()), process.stderr
+
+
+def chosen(*line):
+    values = define()
+    recipe_flags.parse(values, "x", list(line), "")
+    return recipe_flags.chosen(values)
+
+
+def test_a_recipe_starts_from_what_a_run_wrote(tmp_path):
+    recipe = dataclasses.replace(RECIPES["digits"], freeze="block2,none", epochs=3.5)
+    record = {"recipe": {**dataclasses.asdict(recipe), "removed": 1}}
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(record))
+    assert chosen(f"--recipe={path}", "--seed=7") == dataclasses.replace(recipe, seed=7)
+    del record["recipe"]["momentum"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"another version and lacks momentum: give --momentum="):
+        chosen(f"--recipe={path}")
+    assert chosen(f"--recipe={path}", "--momentum=-1") == recipe
+    record["recipe"]["epochs"] = "many"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="epochs must be a float, got 'many'"):
+        chosen(f"--recipe={path}", "--momentum=-1")
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is not a JSON object"):
+        chosen(f"--recipe={path}")
+
+
+def test_the_content_of_a_file_of_class_weights_belongs_to_the_run(tmp_path):
+    path = tmp_path / "weights.json"
+    path.write_text('{"cat": 2.0, "dog": 1}')
+    assert chosen(f"--class_weights={path}").class_weights == '{"cat": 2.0, "dog": 1}'
+
+
+def test_a_model_of_everything_is_trained_extended_and_exported(arguments, tmp_path, capsys):
+    """--holdout=0, then more --epochs, then --export of the checkpoints that are kept."""
+    line = [*arguments, "--holdout=0", "--phases=1", "--keep_checkpoints"]
+    assert main([*line, "--epochs=1"]) == 0
+    assert "not evaluated" in capsys.readouterr().out
+    assert main([*line, "--epochs=2"]) == 0
+    (tmp_path / "w" / "model.keras").unlink()
+    assert main([*line, "--epochs=2", "--export"]) == 0
+    assert "model.keras, of step 5" in capsys.readouterr().out
+    assert (tmp_path / "w" / "model.keras").is_file()

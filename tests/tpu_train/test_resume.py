@@ -26,6 +26,10 @@ FLAGS = {
     "image_size_last": 40,
     "image_size_eval": 40,
     "pages": False,
+    # What fine-tuning adds: a phase that trains more layers, and a rate that evaluations lower.
+    **{"freeze": "conv+bn,none", "class_weights": "0:2"},
+    **{"learning_rate_schedule": "plateau", "plateau_patience": 1, "eval_epochs": 1},
+    **{"vertical_flip": True, "quarter_turns": True, "color_jitter": 0.3},
 }
 SECONDS_TO_NOTICE = 120  # until a lost worker is noticed
 

@@ -31,7 +31,11 @@ def check_recipe(recipe, workdir: str) -> None:
         return
     try:
         with open(path) as file:
-            saved = json.load(file)["run"]
+            record = json.load(file)
+        saved = record["run"]
+        planned = record.get("planned_epochs", [saved["epochs"]])
+        if recipe.epochs >= planned[-1]:  # the run, or an extension of it
+            recipe = dataclasses.replace(recipe, epochs=planned[0])
     except (OSError, ValueError, LookupError, TypeError):
         return  # the checkpoints record the same
     check_same_run(saved, dataclasses.asdict(recipe), folder)

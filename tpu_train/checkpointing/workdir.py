@@ -68,7 +68,7 @@ class Workdir:
             for name in FILES:
                 _remove(os.path.join(self.path, name))
         elif self._local != self.path:
-            for name in ("metrics.jsonl", *self._event_files()):
+            for name in ("metrics.jsonl", BEST, *self._event_files()):
                 remote = os.path.join(self.path, name)
                 if tf.io.gfile.exists(remote):
                     os.makedirs(os.path.dirname(self.local(name)), exist_ok=True)

@@ -6,6 +6,7 @@ from absl import flags
 
 from keras_effnet.datasets.dataset import check_path
 from keras_effnet.datasets.holdout import check_holdout
+from keras_effnet.datasets.training_data import ON_DUPLICATES
 
 
 def define(values):
@@ -20,11 +21,18 @@ def define(values):
     flags.DEFINE_float(
         "holdout",
         0.2,
-        "fraction of each class for evaluation, if the data has no such split",
+        "fraction of each class for evaluation, if the data has no such split; 0 to train on all",
         **common,
     )
     flags.DEFINE_integer(
         "max_corrupt", 10, "undecodable images that are skipped, at most", lower_bound=0, **common
+    )
+    flags.DEFINE_enum(
+        "on_duplicates",
+        "warn",
+        ON_DUPLICATES,
+        "what to do if files with the same bytes are in training and evaluation, or in two classes",
+        **common,
     )
 
 

@@ -56,17 +56,20 @@ def _define():
     flags.DEFINE_integer(
         "seed", 0, "seed of the held-out images and of the record order", lower_bound=0, **common
     )
+    flags.DEFINE_integer("workers", 1, "processes that write shards", **common)
+    flags.DEFINE_string(
+        "runner", "", "Apache Beam runner that writes the shards: DirectRunner, ...", **common
+    )
+    flags.DEFINE_multi_string(
+        "beam_argument", [], "argument of this runner, e.g. --region=...; repeatable", **common
+    )
     flags.DEFINE_boolean("check", False, "verify the shards in --data, write nothing", **common)
     return values
 
 
 def _prepare(values):
-    from tpu_train.input_pipeline.tfrecord_writer import (  # here: --help stays fast
-        PrepareError,
-        WriterOptions,
-        summary,
-        write_shards,
-    )
+    from tpu_train.input_pipeline.tfrecord_shard import PrepareError  # here: --help stays fast
+    from tpu_train.input_pipeline.tfrecord_writer import WriterOptions, summary, write_shards
 
     options = WriterOptions(
         shard_count=values.shards,
@@ -74,6 +77,10 @@ def _prepare(values):
         holdout=values.holdout,
         seed=values.seed,
         max_corrupt=values.max_corrupt,
+        on_duplicates=values.on_duplicates,
+        workers=values.workers,
+        runner=values.runner,
+        beam_arguments=tuple(values.beam_argument),
     )
     try:
         result = write_shards(values.data, values.out, options)

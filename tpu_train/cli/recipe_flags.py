@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pathlib
 import textwrap
 
 from absl import flags
@@ -20,7 +22,7 @@ def define(values: flags.FlagValues) -> None:
         "recipe",
         "photos",
         f"one of {len(RECIPES)} recipes (docs/recipes.md): photos, finetune, digits, "
-        "efficientnetv2-s-paper, efficientnet-b0-code, ...",
+        "efficientnetv2-s-paper, efficientnet-b0-code, ...; or the recipe.json of a run",
         flag_values=values,
     )
     define_flag = {
@@ -38,15 +40,57 @@ def _fields():
 
 
 def chosen(values: flags.FlagValues) -> Recipe:
-    """The recipe that --recipe names, with the fields that other flags override; checked."""
+    """The recipe that --recipe names, with the fields that other flags override; checked.
+
+    A file of class weights is replaced by its content, which so belongs to the run.
+    """
     changes = {
         field.name: values[field.name].value
         for field in _fields()
         if values[field.name].value is not None
     }
-    recipe = dataclasses.replace(find_recipe(values.recipe), **changes)
+    if changes.get("class_weights", "").endswith(".json"):
+        changes["class_weights"] = json.dumps(_read_json(changes["class_weights"], "class_weights"))
+    if values.recipe.endswith(".json"):
+        recipe = _recipe_of_run(values.recipe, changes)
+    else:
+        recipe = dataclasses.replace(find_recipe(values.recipe), **changes)
     check(recipe)
     return recipe
+
+
+def _recipe_of_run(path, changes):
+    """The recipe that a run has recorded in its recipe.json, with `changes`."""
+    recorded = _read_json(path, "recipe").get("recipe")
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    if not isinstance(recorded, dict):
+        raise ValueError(f'recipe {path!r} has no entry "recipe": give the recipe.json of a run')
+    settings = {**{k: v for k, v in recorded.items() if k in fields}, **changes}
+    missing = [name for name in fields if name not in settings]
+    if missing:
+        raise ValueError(
+            f"recipe {path!r} was written by another version and lacks {', '.join(missing)}: give "
+            f"{' '.join(f'--{name}=...' for name in missing if name not in _NOT_FLAGS)}"
+        )
+    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}
+    for name, value in settings.items():
+        if not isinstance(value, kinds[fields[name].type]):
+            raise ValueError(
+                f"recipe {path!r}: {name} must be a {fields[name].type}, got {value!r}"
+            )
+    return Recipe(**settings)
+
+
+def _read_json(path, what):
+    """The object in a JSON file."""
+    try:
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{what} {path!r} cannot be read: {why}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} {path!r} is not a JSON object")
+    return value
 
 
 def parse(values: flags.FlagValues, command: str, argv: list[str], introduction: str) -> bool:

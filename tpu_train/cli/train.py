@@ -143,6 +143,12 @@ def define() -> flags.FlagValues:
         **to_values,
     )
     flags.DEFINE_boolean(
+        "export",
+        False,
+        "write model.keras from the last checkpoint of a stopped run, without training",
+        **to_values,
+    )
+    flags.DEFINE_boolean(
         "show", False, "print the recipe and its phases without training", **to_values
     )
     flags.DEFINE_integer(
@@ -211,7 +217,7 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     # Imported here, so that --show, --help and bad flags do not wait for TensorFlow.
     from tpu_train.input_pipeline.data_loading import open_data, open_test_images
     from tpu_train.training.distribution import make_strategy
-    from tpu_train.training.run import TrainingError, train
+    from tpu_train.training.run import TrainingError, export_stopped, train
 
     stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
     wait_seconds = parse_duration(values.wait_for_workers)
@@ -227,8 +233,13 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 holdout=values.holdout,
                 seed=recipe.seed,
                 max_corrupt=values.max_corrupt,
+                on_duplicates=values.on_duplicates,
             )
             data_flags.print_notes(training, evaluation)
+            if values.export:
+                path, step = export_stopped(recipe, training, evaluation, values.workdir, strategy)
+                print(f"model {path}, of step {step}; the same command without --export resumes")
+                return 0
             test = None
             if values.pages:
                 test = open_test_images(
@@ -257,15 +268,18 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     except StoppedError as error:
         print(f"effnet-train: {error}", file=sys.stderr)
         return STOPPED
+    accuracy = (
+        "not evaluated" if result.accuracy is None else f"evaluation accuracy {result.accuracy:.2%}"
+    )
     print(
-        f"evaluation accuracy {result.accuracy:.2%} after {result.seconds:.0f} s; "
-        f"model {result.model_path}, curves {result.curves_path}"
+        f"{accuracy} after {result.seconds:.0f} s; model {result.model_path}, curves "
+        f"{result.curves_path}"
     )
     if result.test_accuracy is not None:
         print(f"test accuracy {result.test_accuracy:.2%}")
     for page in result.pages.values():
         print(f"evaluation page {page}")
-    if result.best["ema"] > result.accuracy:
+    if result.best is not None and result.best["ema"] > result.accuracy:
         print(
             f"best evaluation accuracy {result.best['ema']:.2%}, after step "
             f"{result.best['step']}: {result.best_path}"

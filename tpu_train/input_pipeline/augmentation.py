@@ -1,4 +1,4 @@
-"""Augmentation of a training image: RandAugment, AutoAugment, cutout and random erasing.
+"""Augmentation of a training image: policies, flips and turns, color jitter, cutout, erasing.
 
 Every function takes a seed, an integer tensor of shape [2]: the same seed gives the same image.
 Images are uint8 (height, width, 3) of a static shape, in a TensorFlow graph.
@@ -161,6 +161,79 @@ def autoaugment(image: tf.Tensor, seed: tf.Tensor, *, solarize_wraps: bool = Fal
             ],
         )
     return image
+
+
+# TrivialAugment's wide space (arXiv 2103.10158), with the levels of torchvision's
+# TrivialAugmentWide: (the largest level, whether its sign is random, operation on a level).
+_BINS = 31
+_TRIVIAL = {
+    "Identity": (0.0, False, lambda image, level: tf.identity(image)),
+    "ShearX": (0.99, True, image_ops.shear_x),
+    "ShearY": (0.99, True, image_ops.shear_y),
+    "TranslateX": (32.0, True, image_ops.translate_x),
+    "TranslateY": (32.0, True, image_ops.translate_y),
+    "Rotate": (135.0, True, image_ops.rotate),
+    "Brightness": (0.99, True, lambda image, level: image_ops.brightness(image, 1 + level)),
+    "Color": (0.99, True, lambda image, level: image_ops.color(image, 1 + level)),
+    "Contrast": (0.99, True, lambda image, level: image_ops.mean_contrast(image, 1 + level)),
+    "Sharpness": (0.99, True, lambda image, level: image_ops.sharpness(image, 1 + level)),
+    "Posterize": (
+        6.0,
+        False,
+        lambda image, level: image_ops.posterize(image, 8 - tf.cast(tf.round(level), tf.int32)),
+    ),
+    "Solarize": (
+        255.0,
+        False,
+        lambda image, level: image_ops.solarize(image, tf.math.ceil(255 - level)),
+    ),
+    "AutoContrast": (0.0, False, lambda image, level: image_ops.autocontrast(image)),
+    "Equalize": (0.0, False, lambda image, level: image_ops.equalize(image)),
+}
+
+
+def trivialaugment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """The image, uint8 (height, width, 3), after one random operation at a random level.
+
+    TrivialAugment, wide (arXiv 2103.10158): 14 operations, each as likely, at one of 31 levels.
+    Pixels from outside the image are gray, and translations shrink for images below 128 pixels, as
+    in the other policies.
+    """
+    u = tf.random.stateless_uniform([3], seed)
+    level = tf.floor(u[1] * _BINS) / (_BINS - 1)
+    branches = []
+    for name, (largest, signed, operation) in _TRIVIAL.items():
+        if name.startswith("Translate"):
+            largest = _pixels(largest, 1.0, image)
+        branches.append(
+            lambda operation=operation, largest=largest, signed=signed: operation(
+                image, _signed(largest * level, u[2]) if signed else largest * level
+            )
+        )
+    return tf.switch_case(tf.cast(u[0] * len(branches), tf.int32), branches)
+
+
+def color_jitter(image: tf.Tensor, seed: tf.Tensor, *, strength: float) -> tf.Tensor:
+    """The image with brightness, contrast and saturation each times [1 - strength, 1 + strength].
+
+    The factors are uniform, and applied in this order; the hue does not change.
+    """
+    factors = 1 + strength * (2 * tf.random.stateless_uniform([3], seed) - 1)
+    image = image_ops.brightness(image, factors[0])
+    image = image_ops.mean_contrast(image, factors[1])
+    return image_ops.color(image, factors[2])
+
+
+def random_vertical_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """The image, upside down with probability 0.5."""
+    turned = tf.random.stateless_uniform([], seed) < 0.5
+    return tf.cond(turned, lambda: tf.reverse(image, [0]), lambda: image)
+
+
+def random_quarter_turn(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """The square image, turned by 0, 90, 180 or 270 degrees, each as likely."""
+    turns = tf.random.stateless_uniform([], seed, maxval=4, dtype=tf.int32)
+    return tf.ensure_shape(tf.image.rot90(image, turns), image.shape)
 
 
 def random_cutout(image: tf.Tensor, seed: tf.Tensor, *, half_side: float) -> tf.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tpu_train.input_pipeline import augmentation, keras_cv_layers, mixup
+from tpu_train.input_pipeline.image_ops import second_seed
 from tpu_train.input_pipeline.image_source import ImageSource, without_exif
 from tpu_train.recipes.phases import Phase, rows_of
 from tpu_train.recipes.schema import Recipe
@@ -17,6 +18,7 @@ from tpu_train.recipes.schema import Recipe
 _no_autograph = tf.autograph.experimental.do_not_convert  # no Python control flow; saves tracing
 
 # Purposes of the random numbers of an example; each has its own seed, so no draw is used twice.
+# Another purpose would change the seeds of all, so new ones draw from second seeds of these.
 _CROP, _FLIP, _POLICY, _CUTOUT, _ERASING, _MIXING, _PAIR, _PURPOSES = range(8)
 
 
@@ -137,7 +139,17 @@ def _train_image(source, recipe, phase, index, seed):
     if recipe.flip:
         left = tf.random.stateless_uniform([], seed(_FLIP)) < 0.5
         image = tf.cond(left, lambda: tf.reverse(image, [1]), lambda: image)
-    if recipe.augment == "autoaugment":
+    if recipe.vertical_flip:
+        image = augmentation.random_vertical_flip(image, second_seed(seed(_FLIP), 1))
+    if recipe.quarter_turns:
+        image = augmentation.random_quarter_turn(image, second_seed(seed(_FLIP), 2))
+    if recipe.color_jitter:
+        image = augmentation.color_jitter(
+            image, second_seed(seed(_POLICY)), strength=recipe.color_jitter
+        )
+    if recipe.augment == "trivialaugment":
+        image = augmentation.trivialaugment(image, seed(_POLICY))
+    elif recipe.augment == "autoaugment":
         image = augmentation.autoaugment(image, seed(_POLICY), solarize_wraps=recipe.solarize_wraps)
     elif recipe.augment == "randaugment" and phase.magnitude and recipe.randaugment_layers:
         image = augmentation.randaugment(

@@ -1,9 +1,11 @@
 """Opens labeled images for training: any data set of :mod:`keras_effnet.datasets.dataset`.
 
-Paths are local or any that `tf.io.gfile` knows (``gs://``). Image files are decoded once when they
-are opened, to find the corrupt ones. Shards are not, since they may be large: ``effnet-train
-prepare`` decodes what it writes, and ``effnet-train prepare --check`` verifies any shards. A record
-that cannot be decoded ends the training.
+Paths are local or any that `tf.io.gfile` knows (``gs://``). Evaluation images in files are decoded
+once when they are opened, so that every evaluation counts the same images. Of training files, only
+those that look incomplete are: a damaged one that is noticed when it is read is replaced by another
+image of its class. Shards are not decoded, since they may be large: ``effnet-train prepare``
+decodes what it writes, and ``effnet-train prepare --check`` verifies any shards. A record that
+cannot be decoded ends the training.
 """
 
 from __future__ import annotations
@@ -15,48 +17,53 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_effnet.datasets import arrays, tfds
-from keras_effnet.datasets.dataset import check_path, open_dataset
-from keras_effnet.datasets.folders import FolderDataset, check_several_classes, open_folder
-from keras_effnet.datasets.holdout import check_holdout
+from keras_effnet.datasets import arrays
+from keras_effnet.datasets.dataset import open_dataset
+from keras_effnet.datasets.folders import check_several_classes, open_folder
 from keras_effnet.datasets.labeled_images import ImageArray, ImageFiles, LabeledImages
-from keras_effnet.datasets.splits import ALL, TEST, TRAINING, evaluation_split, some
+from keras_effnet.datasets.splits import ALL, TEST, evaluation_split, some
+from keras_effnet.datasets.training_data import open_training_data
+from keras_effnet.datasets.undecodable import without_undecodable
 from tpu_train.input_pipeline.encoded_images import slice_window
 from tpu_train.input_pipeline.image_source import (
     ImageSource,
     of_encoded,
     of_files,
-    split,
     without_corrupt,
 )
+from tpu_train.input_pipeline.image_source import split as split
 from tpu_train.input_pipeline.tfrecord import make_reader, scan
 from tpu_train.remote_files import GFILE
 
 
 def open_data(
-    data: str | os.PathLike[str], *, holdout: float, seed: int, max_corrupt: int = 10
+    data: str | os.PathLike[str],
+    *,
+    holdout: float,
+    seed: int,
+    max_corrupt: int = 10,
+    on_duplicates: str = "warn",
 ) -> tuple[ImageSource, ImageSource]:
     """(training source, evaluation source) of ``--data``.
 
-    `data` is any data set of :mod:`keras_effnet.datasets.dataset` with labels. The evaluation set
-    is its ``validation`` split, else ``minival``, else ``test``. If it has none, the fraction
-    `holdout` of every class is held out, a function of the seed. Up to `max_corrupt` image files
-    are skipped. Raises ``ValueError`` for data that cannot be trained on.
+    See :func:`keras_effnet.datasets.training_data.open_training_data`.
     """
-    data = os.fspath(data)
-    check_holdout(holdout)
-    check_path(data)
-    dataset = open_dataset(data, GFILE, scan)
-    names = _used_splits(data, dataset)
-    opened = dataset.open(*names)
-    for images in opened:
-        _check_classes(dataset, images)
-    notes = ()
-    if TEST in dataset.splits and TEST not in names:
-        notes = (f"kept for the end of the run: the test images of {data}",)
-    sources = [_source(images, max_corrupt) for images in opened]
-    sources[0] = dataclasses.replace(sources[0], notes=(*notes, *sources[0].notes))
-    return tuple(sources) if len(sources) == 2 else split(sources[0], holdout, seed)
+    training, evaluation = open_training_data(
+        data,
+        holdout=holdout,
+        seed=seed,
+        max_corrupt=max_corrupt,
+        on_duplicates=on_duplicates,
+        files=GFILE,
+        scan=scan,
+    )
+    source = of_images(training)
+    if not isinstance(training.storage, ImageFiles):
+        return source, of_images(evaluation)
+    left = max_corrupt - len(training.skipped)
+    evaluation = _decodable(evaluation, left)
+    left = max(0, left - len(evaluation.skipped))
+    return dataclasses.replace(source, may_skip=left), evaluation
 
 
 def open_test_images(
@@ -81,43 +88,17 @@ def open_test_images(
             f"{images.name} has classes that the training images lack: {some(unknown)}. Remove "
             "them, or add training images"
         )
-    source = _source(images, max_corrupt)
+    source = _decodable(without_undecodable(images, max_corrupt), max_corrupt)
     to_training = np.array([*(numbers[name] for name in images.classes), -1], np.int32)
     return dataclasses.replace(source, classes=tuple(classes), labels=to_training[source.labels])
 
 
-def _used_splits(data, dataset):
-    """The names of the splits to train and to evaluate on, or only the former."""
-    if data.startswith(tfds.PREFIX) and dataset.named_split:
-        raise ValueError(
-            f"{data} names a split; training uses train, and validation or test to evaluate: give "
-            f"{data.rpartition('/')[0]}"
-        )
-    if dataset.splits == (ALL,):
-        return (ALL,)
-    if TRAINING not in dataset.splits:
-        kind = "shards" if hasattr(dataset, "shards") else "images"
-        raise ValueError(f"{data} has no train {kind}, but {', '.join(dataset.splits)} {kind}")
-    evaluation = evaluation_split(dataset.splits)
-    return (TRAINING, evaluation) if evaluation else (TRAINING,)
-
-
-def _check_classes(dataset, images):
-    """Raises ``ValueError`` for images without labels, or of only one class."""
-    if isinstance(dataset, FolderDataset):
-        check_several_classes(images)
-    if images.labels is None:
-        raise ValueError(f"{images.name} has no labels; training needs one for each image")
-    if len(images.classes) < 2:
-        raise ValueError(
-            f"{images.name} has only one class ({images.classes[0]}); training needs at least two"
-        )
-
-
-def _source(images, max_corrupt):
+def _decodable(images, max_corrupt):
+    """The :class:`ImageSource` of images, without files that TensorFlow cannot decode."""
     source = of_images(images)
-    is_checked = isinstance(images.storage, ImageFiles)
-    return without_corrupt(source, max_corrupt) if is_checked else source
+    if not isinstance(images.storage, ImageFiles):
+        return source
+    return without_corrupt(source, max(0, max_corrupt - len(images.skipped)))
 
 
 def of_images(images: LabeledImages) -> ImageSource:
@@ -138,7 +119,7 @@ def of_images(images: LabeledImages) -> ImageSource:
     else:
         read = make_reader(storage.records, storage.image_key)
         source = of_encoded(images.name, images.classes, labels, read, storage.where)
-    return dataclasses.replace(source, notes=images.notes)
+    return dataclasses.replace(source, notes=images.notes, skipped=images.skipped)
 
 
 def from_arrays(name: str, images, labels, classes) -> ImageSource:
@@ -150,12 +131,11 @@ def from_arrays(name: str, images, labels, classes) -> ImageSource:
 
 
 def from_folder(folder: str | os.PathLike[str], *, max_corrupt: int = 10) -> ImageSource:
-    """The :class:`ImageSource` of a folder of class folders; every file is decoded once.
+    """The :class:`ImageSource` of a folder of class folders.
 
     Up to `max_corrupt` files that cannot be decoded are skipped. Raises ``ValueError`` for more of
     them, no images, or only one class.
     """
-    dataset = open_folder(os.fspath(folder), GFILE)
-    (images,) = dataset.open(ALL)
-    _check_classes(dataset, images)
-    return _source(images, max_corrupt)
+    (images,) = open_folder(os.fspath(folder), GFILE).open(ALL)
+    check_several_classes(images)
+    return of_images(without_undecodable(images, max_corrupt))

@@ -1,9 +1,9 @@
 """Shapes and crops of encoded images in a TensorFlow graph, read as keras_effnet.decode_image does.
 
-TensorFlow decodes JPEG (only the crop), PNG and GIF. Pillow decodes the other formats, through
-``tf.numpy_function``. EXIF rotation is applied to the crop, after decoding: few bytes of the header
-tell whether an image can have one, and only then Pillow reads the header. Each graph is traced
-once in a process, not once in every pipeline that calls it.
+TensorFlow decodes JPEG (only the crop), and PNG without transparency. Pillow decodes the others,
+through ``tf.numpy_function``. EXIF rotation is applied to the crop, after decoding: few bytes of
+the header tell whether an image can have one, and only then Pillow reads the header. Each graph is
+traced once in a process, not once in every pipeline that calls it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from keras_effnet.image_decoding import (
 
 # Metadata of a PNG in which Pillow finds an orientation.
 _PNG_METADATA = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_PNG, _PNG_COLOR_TYPE = b"\x89PNG", 25  # the byte of the color type
 _HEAD_BYTES = 22  # of a JPEG, to the marker behind a JFIF segment of the usual length
 
 
@@ -47,36 +48,34 @@ def _encoded_shape(encoded, ignore_exif):
         shape = _numpy(_pillow_shape, (encoded, ignore_exif), tf.int32)
         return tf.ensure_shape(shape, [3])
 
+    orientation = _orientation(encoded, ignore_exif)
+
     def by_tensorflow():
         shape = tf.cond(
             _is_jpeg(encoded),
             lambda: tf.image.extract_jpeg_shape(encoded),
             lambda: tf.shape(_decode(encoded)),
         )
-        if ignore_exif:
-            return shape
-        transposed = _orientation(encoded) >= 5
-        return tf.where(transposed, tf.gather(shape, [1, 0, 2]), shape)
+        return tf.where(orientation >= 5, tf.gather(shape, [1, 0, 2]), shape)
 
-    return tf.cond(_is_for_tensorflow(encoded), by_tensorflow, by_pillow)
+    return tf.cond(orientation > 0, by_tensorflow, by_pillow)
 
 
 def _decode_crop(encoded, window, ignore_exif):
+    orientation = _orientation(encoded, ignore_exif)
+
     def by_pillow():
         pixels = _numpy(_pillow_pixels, (encoded, ignore_exif), tf.uint8)
         return slice_window(tf.ensure_shape(pixels, [None, None, 3]), window)
 
     def by_tensorflow():
-        if ignore_exif:
-            return _decode_stored_crop(encoded, window)
-        orientation = _orientation(encoded)
         return tf.cond(
             orientation == 1,
             lambda: _decode_stored_crop(encoded, window),
             lambda: _decode_rotated_crop(encoded, window, orientation),
         )
 
-    return tf.cond(_is_for_tensorflow(encoded), by_tensorflow, by_pillow)
+    return tf.cond(orientation > 0, by_tensorflow, by_pillow)
 
 
 def slice_window(image, window):
@@ -114,34 +113,30 @@ def _is_jpeg(encoded):
 
 
 def _is_png(encoded):
-    return tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
-
-
-def _is_for_tensorflow(encoded):
-    # Not BMP: TensorFlow reads some of its kinds only.
-    is_gif = tf.strings.substr(encoded, 0, 4) == b"GIF8"
-    return _is_jpeg(encoded) | _is_png(encoded) | is_gif
+    return tf.strings.substr(encoded, 0, 4) == _PNG
 
 
 def _decode(encoded):
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image = tf.io.decode_png(encoded, channels=3)
     image.set_shape([None, None, 3])
     return image
 
 
-def _orientation(encoded):
-    """The EXIF orientation, 1 to 8, as an int32 scalar."""
+def _orientation(encoded, ignore_exif):
+    """The EXIF orientation, 1 to 8, as an int32 scalar; 0 for an image that Pillow decodes."""
 
     def by_pillow():
-        orientation = _numpy(_pillow_orientation, (encoded,), tf.int32)
+        orientation = _numpy(_pillow_orientation, (encoded, ignore_exif), tf.int32)
         return tf.ensure_shape(orientation, [])
 
-    return tf.cond(_may_be_rotated(encoded), by_pillow, lambda: 1)
+    may_be_rotated = _is_png(encoded) if ignore_exif else _may_be_rotated(encoded)
+    unread = tf.where(_is_jpeg(encoded), 1, 0)  # not BMP: TensorFlow reads some of its kinds only
+    return tf.cond(may_be_rotated, by_pillow, lambda: unread)
 
 
 def _may_be_rotated(encoded):
-    """Whether the header leaves room for EXIF: a PNG, or a JPEG with an APP1 to APP15 segment first
-    or behind JFIF.
+    """Whether Pillow must look at the header: of a PNG, or a JPEG with an APP1 to APP15 segment
+    first or behind JFIF.
     """
     head = tf.cast(
         tf.io.decode_raw(
@@ -167,10 +162,14 @@ def _pillow_pixels(encoded, ignore_exif):
     return np.ascontiguousarray(decode_image(_bytes(encoded), ignore_exif=bool(ignore_exif)))
 
 
-def _pillow_orientation(encoded):
+def _pillow_orientation(encoded, ignore_exif):
     encoded = _bytes(encoded)
-    if encoded.startswith(b"\x89PNG") and not any(key in encoded for key in _PNG_METADATA):
-        return np.int32(1)
+    if encoded.startswith(_PNG):
+        has_alpha = encoded[_PNG_COLOR_TYPE : _PNG_COLOR_TYPE + 1] not in (b"\0", b"\2")
+        if has_alpha or b"tRNS" in encoded[: encoded.find(b"IDAT")]:
+            return np.int32(0)  # or a palette, which may have transparent colors
+        if ignore_exif or not any(key in encoded for key in _PNG_METADATA):
+            return np.int32(1)
     try:
         return np.int32(exif_orientation(encoded))
     except ValueError:  # TensorFlow's decoder reports what is wrong with the image

@@ -1,8 +1,9 @@
-"""Image operations of RandAugment and AutoAugment on one uint8 image, in a TensorFlow graph.
+"""Image operations of the augmentation policies on one uint8 image, in a TensorFlow graph.
 
 Every operation takes its published argument and equals the official EfficientNet code exactly
 (google/automl efficientnetv2/autoaugment.py; the tests compare), with two deliberate exceptions:
-:func:`solarize` and :func:`sharpness`. Images are uint8 (height, width, 3) of a static shape.
+:func:`solarize` and :func:`sharpness`. :func:`mean_contrast` is Pillow's. Images are uint8
+(height, width, 3) of a static shape.
 
 On a CPU, TensorFlow gathers and selects single bytes several times slower than it computes in
 float32 (docs/results/input-pipeline.md has the times). So masks are computed arithmetically, rows
@@ -54,20 +55,24 @@ def invert(image):
 
 
 def posterize(image, bits):
-    """Keeps the highest `bits` bits; 0 keeps one, as the clamped shift of the official code."""
-    shift = max(0, min(8 - bits, 7))
-    return tf.bitwise.bitwise_and(image, tf.constant(255 >> shift << shift, tf.uint8))
+    """Keeps the highest `bits` bits; 0 keeps one, as the clamped shift of the official code.
+
+    `bits` may be a tensor.
+    """
+    shift = tf.clip_by_value(8 - bits, 0, 7)
+    mask = tf.bitwise.left_shift(tf.bitwise.right_shift(255, shift), shift)
+    return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
 def solarize(image, threshold):
     """Inverts pixels of at least `threshold`; a threshold of 256 or more inverts none.
 
     In the official code such a threshold overflows uint8 (256 inverts everything, 384 is 128):
-    pass ``threshold % 256`` to reproduce it.
+    pass ``threshold % 256`` to reproduce it. `threshold` may be a tensor, of at most 255.
     """
-    if threshold > 255:
+    if not tf.is_tensor(threshold) and threshold > 255:
         return image
-    above = tf.cast(image >= tf.constant(threshold, tf.uint8), tf.uint8)
+    above = tf.cast(image >= tf.cast(threshold, tf.uint8), tf.uint8)
     return tf.bitwise.bitwise_xor(255 - image, above - 1)  # 255 - (255 - x) is x
 
 
@@ -80,6 +85,11 @@ def solarize_add(image, addition, threshold=128):
 
 def color(image, factor):
     """Blends gray (factor 0) and the image (factor 1); above 1 the color is enhanced."""
+    return _blend(_grayscale(image), image, factor)
+
+
+def _grayscale(image):
+    """The gray value of every pixel, three copies of each: uint8 (height, width, 3)."""
     height, width = image.shape[0], image.shape[1]
     # One matrix product computes the gray value of several pixels, three copies of each: faster
     # than a product of width 1 and a tile, with the same sums (zeros are added).
@@ -87,7 +97,7 @@ def color(image, factor):
     weights = np.kron(np.eye(several), np.repeat(np.array(_LUMA)[:, None], 3, 1))
     pixels = tf.reshape(tf.cast(image, tf.float32) * (1 / 255), [-1, 3 * several])
     grey = tf.cast(tf.matmul(pixels, weights.astype(np.float32)) * 255.5, tf.uint8)
-    return _blend(tf.reshape(grey, image.shape), image, factor)
+    return tf.reshape(grey, image.shape)
 
 
 def contrast(image, factor):
@@ -97,6 +107,12 @@ def contrast(image, factor):
     """
     pixels = image.shape[0] * image.shape[1]
     return _blend(tf.constant(min(pixels // 256, 255), tf.uint8), image, factor)
+
+
+def mean_contrast(image, factor):
+    """Blends the mean gray value (factor 0) and the image (factor 1), as Pillow's Contrast."""
+    mean = tf.reduce_mean(tf.cast(_grayscale(image), tf.float32))
+    return _blend(tf.floor(mean + 0.5), image, factor)
 
 
 def brightness(image, factor):
@@ -240,6 +256,6 @@ def paste(image, patch, begin):
     return tf.reshape(tf.concat([rows[:y], middle, rows[y + height :]], 0), image.shape)
 
 
-def second_seed(seed: tf.Tensor) -> tf.Tensor:
-    """Another stateless seed that is a function of `seed`."""
-    return tf.random.experimental.stateless_fold_in(seed, 1)
+def second_seed(seed: tf.Tensor, number: int = 1) -> tf.Tensor:
+    """Another stateless seed that is a function of `seed`, for each `number` from 1."""
+    return tf.random.experimental.stateless_fold_in(seed, number)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
 from keras_effnet.datasets.holdout import hold_out
+from keras_effnet.datasets.undecodable import too_many_undecodable
 from tpu_train.input_pipeline.encoded_images import decode_crop, encoded_shape
 
 
@@ -33,6 +34,7 @@ class ImageSource:
     skipped: tuple[str, ...] = ()  # images that could not be decoded
     notes: tuple[str, ...] = ()  # what else is not used, and why: one line each
     where: Callable = str  # the name of the image at a Python index, for messages
+    may_skip: int = 0  # images that may be undecodable when they are read, at most
     is_encoded: bool = False  # whether `read` returns encoded images, which may have EXIF
 
     @property
@@ -57,6 +59,23 @@ class ImageSource:
             return self.where(indices[i])
 
         return replace(self, labels=self.labels[indices], read=read, where=where)
+
+
+def substitutes(source: ImageSource, damaged: Sequence[int]) -> dict[int, int]:
+    """For each image that cannot be decoded, another one with the same labels: the next.
+
+    Raises ``ValueError`` if all images with these labels are damaged.
+    """
+    chosen = {}
+    for i in damaged:
+        same = (source.labels == source.labels[i]).reshape(source.examples, -1).all(-1)
+        candidates = np.setdiff1d(np.flatnonzero(same), damaged)
+        if not len(candidates):
+            raise ValueError(
+                f"{source.name}: no image with the labels of {source.where(i)} can be decoded"
+            )
+        chosen[i] = int(candidates[np.searchsorted(candidates, i) % len(candidates)])
+    return chosen
 
 
 def of_encoded(name, classes, labels, read, where):
@@ -141,14 +160,6 @@ def corrupt(source: ImageSource, indices=None) -> Iterator[tuple[int, str]]:
             yield i, error
 
 
-def too_many_corrupt(limit: int, skipped: list[str], error: str) -> ValueError:
-    """The exception for more than `limit` corrupt images; `error` is that of the last."""
-    return ValueError(
-        f"More than {limit} images cannot be decoded: {', '.join(skipped)} ({error}). Repair or "
-        "remove them, or raise the limit (--max_corrupt)"
-    )
-
-
 def without_corrupt(source: ImageSource, limit: int) -> ImageSource:
     """The source without the images that cannot be decoded; `skipped` has their names.
 
@@ -158,14 +169,14 @@ def without_corrupt(source: ImageSource, limit: int) -> ImageSource:
     for i, error in corrupt(source):
         skipped.append(i)
         if len(skipped) > limit:
-            raise too_many_corrupt(limit, [source.where(i) for i in skipped], error)
+            raise too_many_undecodable(limit, [source.where(i) for i in skipped], error)
     kept = source.take(np.setdiff1d(np.arange(source.examples), skipped))
     for label in np.setdiff1d(source.labels[source.labels >= 0], kept.labels):
         raise ValueError(
             f"{source.name}: no image of the class {source.classes[label]} can be decoded: "
             f"{', '.join(source.where(i) for i in skipped[:3])}. Repair them, or remove the class"
         )
-    return replace(kept, skipped=tuple(source.where(i) for i in skipped))
+    return replace(kept, skipped=(*source.skipped, *(source.where(i) for i in skipped)))
 
 
 def error_line(error: tf.errors.OpError) -> str:

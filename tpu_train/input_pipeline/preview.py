@@ -82,6 +82,7 @@ def _heading(recipe, phase):
         "randaugment": f"RandAugment {recipe.randaugment_layers} x {phase.magnitude:.3g}",
         "keras_cv": f"keras_cv's RandAugment {recipe.randaugment_layers} x {phase.magnitude:.3g}",
         "autoaugment": "AutoAugment v0",
+        "trivialaugment": "TrivialAugment",
         "none": "no augmentation policy",
     }[recipe.augment]
     return (

@@ -1,8 +1,15 @@
-"""Training targets of class labels."""
+"""Training targets of class labels, weights of the classes, and oversampling of rare ones."""
 
 from __future__ import annotations
 
+import json
+import math
+
+import numpy as np
 import tensorflow as tf
+
+from keras_effnet.suggestions import did_you_mean
+from tpu_train.input_pipeline.image_source import ImageSource
 
 
 def soft_targets(labels: tf.Tensor, classes: int, *, smoothing: float, loss: str) -> tf.Tensor:
@@ -23,3 +30,80 @@ def soft_targets(labels: tf.Tensor, classes: int, *, smoothing: float, loss: str
     if labels.shape.rank == 2:
         hot = tf.math.divide_no_nan(hot, tf.reduce_sum(hot, -1, keepdims=True))
     return hot * (1 - smoothing) + smoothing / classes
+
+
+def class_weights(setting: str, source: ImageSource) -> np.ndarray | None:
+    """The weight of each class in the loss, float32 (classes,); None for equal weights.
+
+    `setting` is "none", "balanced" (inverse to the frequencies, 1 on average over the labels), or
+    weights by class name, as "cat:2,dog:1" or as JSON. A class that is not named has weight 1.
+    Raises ``ValueError`` for other text, unknown classes and weights that are not positive numbers.
+    """
+    if setting == "none":
+        return None
+    if setting == "balanced":
+        counts = _label_counts(source)
+        labels = counts.sum()
+        return (labels / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+    weights = np.ones(len(source.classes), np.float32)
+    for name, weight in _parse_weights(setting).items():
+        if name not in source.classes:
+            raise ValueError(
+                f"class_weights: {source.name} has no class {name!r}."
+                f"{did_you_mean(name, source.classes)} Its {len(source.classes)} classes are "
+                f"{', '.join(source.classes[:5])}{', ...' if len(source.classes) > 5 else ''}"
+            )
+        weights[source.classes.index(name)] = weight
+    return weights
+
+
+def oversample(source: ImageSource, seed: int) -> ImageSource:
+    """The source with images of rarer classes repeated until each class has as many as the largest.
+
+    An epoch then has more images. Every image of a class occurs equally often, or once more: which
+    ones is a function of the seed. An image of several labels is repeated as its rarest requires.
+    """
+    counts = _label_counts(source)
+    factors = counts.max() / np.maximum(counts, 1)
+    if source.is_multi_label:
+        of_image = np.where(source.labels >= 0, factors[source.labels], 0).max(1)
+    else:
+        of_image = factors[source.labels]
+    copies = of_image.astype(int)
+    order = np.random.default_rng([seed, 3]).permutation(source.examples)
+    for label in range(len(counts)):  # of several labels: the rarest one's class
+        members = order[of_image[order] == factors[label]]
+        members = members[_has_label(source.labels[members], label)]
+        missing = round(len(members) * (factors[label] - int(factors[label])))
+        copies[members[:missing]] = int(factors[label]) + 1
+    return source.take(np.repeat(np.arange(source.examples), copies))
+
+
+def _label_counts(source):
+    """The number of images with each label: int (classes,)."""
+    labels = source.labels[source.labels >= 0]
+    return np.bincount(labels, minlength=len(source.classes))
+
+
+def _has_label(labels, label):
+    return labels == label if labels.ndim == 1 else (labels == label).any(1)
+
+
+def _parse_weights(setting):
+    """{class name: weight} of the text of a setting."""
+    how = 'give none, balanced, weights such as cat:2,dog:1, or a .json file such as {"cat": 2}'
+    try:
+        if setting.lstrip().startswith("{"):
+            weights = json.loads(setting)
+        else:
+            pairs = [pair.rpartition(":") for pair in setting.split(",")]
+            weights = {name.strip(): float(weight) for name, _, weight in pairs}
+    except ValueError as error:
+        raise ValueError(f"class_weights {setting!r} cannot be read ({error}): {how}") from error
+    for name, weight in weights.items():
+        is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not is_number or not 0 < weight < math.inf:
+            raise ValueError(
+                f"class_weights: the weight of {name!r} must be a positive number, got {weight!r}"
+            )
+    return weights

@@ -7,8 +7,6 @@ depends only on the input and the seed. The index is written last.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -20,30 +18,22 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_effnet.datasets.tfrecord import (
-    FRAMING,
-    IMAGE_KEY,
-    INDEX,
-    LABEL_KEY,
-    LABELS,
-    PARTIAL,
-    Index,
-    read_index,
-)
-from keras_effnet.image_decoding import HEAD_BYTES, image_format
+from keras_effnet.datasets.tfrecord import INDEX, LABELS, PARTIAL, Index, read_index
+from keras_effnet.datasets.training_data import open_training_data
 from keras_effnet.label_file import format_labels, parse_labels
-from tpu_train.input_pipeline.data_loading import open_data
-from tpu_train.input_pipeline.image_source import ImageSource, decode_all, too_many_corrupt
+from tpu_train.input_pipeline.prepare_beam import check_beam
+from tpu_train.input_pipeline.prepare_workers import write_in_processes, write_on_runner
 from tpu_train.input_pipeline.tfrecord import scan
-from tpu_train.input_pipeline.tfrecord_verification import corrupt_images
-from tpu_train.remote_files import GFILE, read_file, sha256, write_file
+from tpu_train.input_pipeline.tfrecord_shard import (
+    ShardPlan,
+    disk_errors,
+    existing_entry,
+    file_name,
+)
+from tpu_train.remote_files import GFILE, read_file, write_file
 
 IMAGES_PER_SHARD = 1250  # ImageNet's: 1,281,167 images in 1,024 shards
 _PLAN = "plan.json"
-
-
-class PrepareError(RuntimeError):
-    """Shards could not be written or read back; the message has the solution."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,10 @@ class WriterOptions:
     holdout: float = 0.2  # fraction of each class for validation, if the data has none
     seed: int = 0
     max_corrupt: int = 10  # images that may be undecodable and are skipped
+    on_duplicates: str = "warn"  # or "error", "ignore": see open_training_data
+    workers: int = 1  # processes that write shards
+    runner: str = ""  # of Apache Beam, which then writes the shards
+    beam_arguments: tuple[str, ...] = ()  # of that runner
 
 
 @dataclass(frozen=True)
@@ -70,13 +64,6 @@ class WrittenShards:
     notes: tuple[str, ...]  # what else of the data is not used
     written: int  # images of this run; the other shards existed already
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Shard:
-    name: str
-    split: str
-    positions: np.ndarray  # of its images in the split's source, in the order of the records
 
 
 def write_shards(
@@ -98,11 +85,23 @@ def write_shards(
     """
     folder = os.fspath(folder)
     began = time.monotonic()
-    training, evaluation = open_data(
-        data, holdout=options.holdout, seed=options.seed, max_corrupt=options.max_corrupt
+    if options.workers < 1:
+        raise ValueError(f"workers must be at least 1, got {options.workers}")
+    if options.runner and options.workers > 1:
+        raise ValueError("give --workers or --runner: a runner has its own workers")
+    if options.runner:
+        check_beam()
+    training, evaluation = open_training_data(
+        data,
+        holdout=options.holdout,
+        seed=options.seed,
+        max_corrupt=options.max_corrupt,
+        on_duplicates=options.on_duplicates,
+        files=GFILE,
+        scan=scan,
     )
     splits = _make_splits(training, evaluation, options)
-    layout = _make_layout(splits, options)
+    layout = _make_layout(folder, splits, options)
     plan = _make_plan(splits, layout, options.seed)
     skipped = list(dict.fromkeys([*training.skipped, *evaluation.skipped]))
     notes = tuple(dict.fromkeys([*training.notes, *evaluation.notes]))
@@ -110,28 +109,30 @@ def write_shards(
         index = read_index(folder, GFILE)
         return _summarize(folder, index, skipped, notes, 0, time.monotonic() - began)
     partial = _begin(folder, plan)
-    entries, written = [], 0
-    total = sum(source.examples for source in splits.values())
-    with tqdm(
-        total=total, unit=" images", unit_scale=True, desc="prepare", file=stream
-    ) as progress:
-        for shard in layout:
-            entry = _existing_entry(folder, shard.name)
-            if entry is None:
-                already = skipped + [name for e in entries for name in e["skipped"]]
-                entry = _write_shard(
-                    folder, shard, splits[shard.split], already, options.max_corrupt, progress
-                )
-                written += len(entry["positions"])
-            else:
-                progress.update(len(shard.positions))
-            entries.append(entry)
+    entries, written = _write_all(layout, skipped, options, stream)
     lines = [json.dumps(line) for line in (plan, *entries)]
-    with _disk_errors(folder):
+    with disk_errors(folder):
         write_file(os.path.join(folder, INDEX), "".join(f"{line}\n" for line in lines).encode())
     tf.io.gfile.rmtree(partial)
     seconds = time.monotonic() - began
     return _summarize(folder, read_index(folder, GFILE), skipped, notes, written, seconds)
+
+
+def _write_all(layout, skipped, options, stream):
+    """(index entries of all shards in order, number of images written now)."""
+    existing = {plan.name: existing_entry(plan.folder, plan.name) for plan in layout}
+    entries = {name: entry for name, entry in existing.items() if entry is not None}
+    missing = [plan for plan in layout if plan.name not in entries]
+    total, written = sum(len(plan.positions) for plan in layout), 0
+    with tqdm(
+        total=total, unit=" images", unit_scale=True, desc="prepare", file=stream
+    ) as progress:
+        progress.update(total - sum(len(plan.positions) for plan in missing))
+        write = write_on_runner if options.runner else write_in_processes
+        for entry in write(missing, options, skipped, entries, progress):
+            entries[entry["file"]] = entry
+            written += len(entry["positions"])
+    return [entries[plan.name] for plan in layout], written
 
 
 def summary(result: WrittenShards) -> str:
@@ -166,9 +167,9 @@ def _make_splits(training, evaluation, options):
         raise ValueError(
             f"{training.name} has class names that a label file cannot hold: {error}"
         ) from error
-    minival, examples = options.minival, training.examples
+    minival, examples = options.minival, len(training)
     if not minival:
-        return {"train": training, "validation": evaluation}
+        return {"train": training, **({"validation": evaluation} if evaluation.examples else {})}
     count = round(minival * examples) if minival < 1 else int(minival)
     if minival < 0 or (minival >= 1 and count != minival) or not 0 < count < examples:
         raise ValueError(
@@ -183,9 +184,9 @@ def _make_splits(training, evaluation, options):
     }
 
 
-def _make_layout(splits, options):
-    """The :class:`_Shard` of every file."""
-    examples = splits["train"].examples
+def _make_layout(folder, splits, options):
+    """The :class:`ShardPlan` of every file."""
+    examples = len(splits["train"])
     if not 0 <= options.shard_count <= examples:
         raise ValueError(
             f"{options.shard_count} shards for {examples:,} training images: give 1 to {examples}, "
@@ -194,10 +195,11 @@ def _make_layout(splits, options):
     per_shard = examples / options.shard_count if options.shard_count else IMAGES_PER_SHARD
     layout = []
     for number, (split, source) in enumerate(splits.items()):
-        count = max(1, round(source.examples / per_shard))
-        order = np.random.default_rng([options.seed, 2, number]).permutation(source.examples)
+        count = max(1, round(len(source) / per_shard))
+        order = np.random.default_rng([options.seed, 2, number]).permutation(len(source))
         for n in range(count):
-            layout.append(_Shard(f"{split}-{n:05}-of-{count:05}", split, order[n::count]))
+            name, positions = f"{split}-{n:05}-of-{count:05}", order[n::count]
+            layout.append(ShardPlan(folder, name, split, positions, source.take(positions)))
     return layout
 
 
@@ -206,24 +208,15 @@ def _make_plan(splits, layout, seed):
     images = hashlib.sha256()
     for source in splits.values():
         images.update(source.labels.tobytes())
-        for i in range(source.examples):
-            images.update(_file_name(source, i).encode() + b"\n")
+        for i in range(len(source)):
+            images.update(file_name(source, i).encode() + b"\n")
     return {
-        "splits": {split: source.examples for split, source in splits.items()},
+        "splits": {split: len(source) for split, source in splits.items()},
         "shards": {split: sum(shard.split == split for shard in layout) for split in splits},
         "classes": list(splits["train"].classes),
         "seed": seed,
         "images": images.hexdigest(),
     }
-
-
-def _file_name(source: ImageSource, i):
-    """The name of an image relative to its data, so that moved data gives the same bytes."""
-    name = source.where(i)
-    root = source.name.rstrip("/") + "/"
-    if name.startswith(root):
-        return name[len(root) :]
-    return os.path.basename(name) if os.path.isabs(name) or "://" in name else name
 
 
 def _is_complete(folder, plan):
@@ -255,121 +248,10 @@ def _is_complete(folder, plan):
 def _begin(folder, plan):
     partial = os.path.join(folder, PARTIAL)
     tf.io.gfile.makedirs(partial)
-    with _disk_errors(folder):
+    with disk_errors(folder):
         write_file(os.path.join(partial, _PLAN), json.dumps(plan).encode())
         write_file(os.path.join(folder, LABELS), format_labels(plan["classes"]))
     return partial
-
-
-def _existing_entry(folder, name):
-    """The index entry of a shard that an earlier run wrote, if the shard is unchanged."""
-    path = os.path.join(folder, name)
-    entry_path = os.path.join(folder, PARTIAL, f"{name}.json")
-    if not tf.io.gfile.exists(entry_path) or not tf.io.gfile.exists(path):
-        return None
-    try:
-        entry = json.loads(read_file(entry_path))
-    except json.JSONDecodeError:  # incomplete, by a power failure
-        return None
-    return entry if sha256(path) == entry["sha256"] else None
-
-
-def _write_shard(folder, shard, source, skipped, max_corrupt, progress):
-    """Writes a shard to a temporary file, verifies it and moves it into place.
-
-    Returns its index entry, which it also writes. `skipped` has the images skipped so far.
-    """
-    temporary = os.path.join(folder, PARTIAL, shard.name)
-    entry = {"file": shard.name, "split": shard.split, "bytes": 0, "sha256": ""}
-    entry.update({"positions": [], "offsets": [], "lengths": [], "labels": [], "skipped": []})
-    with _disk_errors(folder, temporary), tf.io.TFRecordWriter(temporary) as writer:
-        for position, encoded, size, error in decode_all(source, shard.positions):
-            progress.update()
-            name = _file_name(source, position)
-            if error is not None:
-                entry["skipped"].append(name)
-                if len(skipped + entry["skipped"]) > max_corrupt:
-                    raise too_many_corrupt(max_corrupt, skipped + entry["skipped"], error)
-                continue
-            labels = [int(n) + 1 for n in np.atleast_1d(source.labels[position]) if n >= 0]
-            example = _make_example(encoded, size, labels, source.classes, name)
-            record = example.SerializeToString(deterministic=True)
-            writer.write(record)
-            entry["positions"].append(position)
-            entry["offsets"].append(entry["bytes"])
-            entry["lengths"].append(len(record))
-            entry["labels"].append(labels)
-            entry["bytes"] += len(record) + FRAMING
-    if not entry["positions"]:
-        raise ValueError(
-            f"none of the {len(shard.positions)} images of {shard.name} can be decoded"
-        )
-    _verify(temporary, entry)
-    entry["sha256"] = sha256(temporary)
-    tf.io.gfile.rename(temporary, os.path.join(folder, shard.name), overwrite=True)
-    with _disk_errors(folder):
-        write_file(os.path.join(folder, PARTIAL, f"{shard.name}.json"), json.dumps(entry).encode())
-    return entry
-
-
-def _make_example(encoded, size, labels, classes, file_name):
-    def of_bytes(values):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-
-    def of_ints(values):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-    features = {
-        IMAGE_KEY: of_bytes([encoded]),
-        "image/format": of_bytes([(image_format(encoded[:HEAD_BYTES]) or "").encode()]),
-        "image/filename": of_bytes([file_name.encode()]),
-        "image/height": of_ints([size[0]]),
-        "image/width": of_ints([size[1]]),
-        LABEL_KEY: of_ints(labels),
-        "image/class/text": of_bytes([classes[n - 1].encode() for n in labels]),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=features))
-
-
-def _verify(path, entry):
-    """Reads a shard back and compares it with its entry; removes it and raises if it differs."""
-    try:
-        labeled = scan([path])
-        problems = corrupt_images(labeled)
-    except ValueError as error:
-        problems = [str(error)]
-    if not problems and not (
-        labeled.records.offsets.tolist() == entry["offsets"]
-        and labeled.records.lengths.tolist() == entry["lengths"]
-        and labeled.labels.tolist() == [label for row in entry["labels"] for label in row]
-    ):
-        problems = [f"{path} has other records than were written"]
-    if problems:
-        tf.io.gfile.remove(path)
-        raise PrepareError(
-            f"{problems[0]}. The file returns other bytes than were written: check the disk, then "
-            "rerun the same command to resume"
-        )
-
-
-@contextlib.contextmanager
-def _disk_errors(folder, temporary=None):
-    """Raises :class:`PrepareError` for a failed write; removes the temporary file on any error."""
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        if temporary is not None:
-            with contextlib.suppress(tf.errors.NotFoundError):
-                tf.io.gfile.remove(temporary)
-        if not isinstance(error, (OSError, tf.errors.OpError)):
-            raise
-        is_full = getattr(error, "errno", None) == errno.ENOSPC or isinstance(
-            error, tf.errors.ResourceExhaustedError
-        )
-        raise PrepareError(
-            f"cannot write to {folder}: {'the disk is full' if is_full else error}. Free some "
-            "space, then rerun the same command to resume"
-        ) from error
 
 
 def _summarize(folder, index: Index, skipped, notes, written, seconds):

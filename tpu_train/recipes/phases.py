@@ -6,6 +6,7 @@ grow together from phase to phase; weights, optimizer state and EMA weights carr
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class Phase:
     cutmix: float  # alpha
     dropout_rate: float
     drop_path_rate: float  # at the last block
+    freeze: str  # what does not train: see the field of the recipe
+    warms_up: bool = False  # again: other layers train than in the phase before
 
 
 def make_phases(recipe: Recipe, examples: int) -> tuple[Phase, ...]:
@@ -42,7 +45,7 @@ def make_phases(recipe: Recipe, examples: int) -> tuple[Phase, ...]:
     >>> [phase.image_size for phase in make_phases(find_recipe("efficientnetv2-s"), 1_281_167)]
     [128, 185, 242, 300]
     """
-    count = recipe.phases
+    count, freezes = recipe.phases, recipe.freeze.split(",")
     phases, first_step, first_example = [], 0, 0
     for i in range(count):
         batch_size = _batch_size(recipe, i)
@@ -70,11 +73,38 @@ def make_phases(recipe: Recipe, examples: int) -> tuple[Phase, ...]:
                 cutmix=ramp(recipe.cutmix_first, recipe.cutmix_last, *position),
                 dropout_rate=ramp(recipe.dropout_first, recipe.dropout_last, *position),
                 drop_path_rate=ramp(recipe.drop_path_first, recipe.drop_path_last, *position),
+                freeze=freezes[min(i, len(freezes) - 1)],
+                warms_up=0 < i < len(freezes) and freezes[i] != freezes[i - 1],
             )
         )
         first_example += (end_step - first_step) * batch_size
         first_step = end_step
     return tuple(phases)
+
+
+def extend_phases(
+    phases: Sequence[Phase], recipe: Recipe, examples: int, epochs: float
+) -> tuple[Phase, ...]:
+    """The phases of a finished run, and one more with the last one's settings, up to `epochs`.
+
+    >>> from tpu_train.recipes.table import find_recipe
+    >>> recipe = find_recipe("finetune")
+    >>> phases = extend_phases(make_phases(recipe, 6400), recipe, 6400, recipe.epochs + 10)
+    >>> phases[-1].number, phases[-1].end_step - phases[-1].first_step
+    (2, 1000)
+    """
+    last = phases[-1]
+    first_example = last.first_example + (last.end_step - last.first_step) * last.batch_size
+    steps = max(1, round((epochs * examples - first_example) / last.batch_size))
+    more = dataclasses.replace(
+        last,
+        number=last.number + 1,
+        warms_up=False,
+        first_step=last.end_step,
+        end_step=last.end_step + steps,
+        first_example=first_example,
+    )
+    return (*phases, more)
 
 
 def ramp(first: float, last: float, i: int, n: int) -> float:
@@ -103,7 +133,7 @@ def batch_norm_warning(recipe: Recipe, phases: Sequence[Phase]) -> str:
     """What to do about batch-norm statistics of few images; "" if there are enough or none."""
     images = min(phase.batch_size // phase.accumulation for phase in phases)
     images = min(images, recipe.batch_norm_group_size or images)
-    if recipe.freeze != "none" or images >= _BATCH_NORM_IMAGES:
+    if all(_freezes_batch_norm(phase) for phase in phases) or images >= _BATCH_NORM_IMAGES:
         return ""
     return (
         f"warning: batch norm computes its statistics from {images} images, which is noisy below "
@@ -111,6 +141,10 @@ def batch_norm_warning(recipe: Recipe, phases: Sequence[Phase]) -> str:
         "--image_size_last), use fewer gradient-accumulation steps, set --batch_norm_group_size=0, "
         "or, from pretrained weights, give --freeze=batch_norm"
     )
+
+
+def _freezes_batch_norm(phase):
+    return not {"batch_norm", "backbone"}.isdisjoint(phase.freeze.split("+"))
 
 
 def batch_size_error(recipe: Recipe, phase: Phase, replicas: int) -> str:
@@ -158,7 +192,7 @@ def rows_of(replica, accumulation_step, phase: Phase, replicas: int):
     normalization statistics do not depend on the number of replicas. `replica` and
     `accumulation_step` are integers, or integer tensors, from 0.
 
-    >>> phase = Phase(1, 0, 10, 0, 16, 2, 32, 0.0, 0.0, 0.0, 0.0, 0.0)  # batch 16, 2 steps
+    >>> phase = Phase(1, 0, 10, 0, 16, 2, 32, 0.0, 0.0, 0.0, 0.0, 0.0, "none")
     >>> [rows_of(replica, 0, phase, replicas=4) for replica in range(4)]
     [(0, 2), (2, 2), (4, 2), (6, 2)]
     >>> rows_of(3, 1, phase, replicas=4)
@@ -226,10 +260,14 @@ def _accumulation(recipe, i):
 
 
 def show(phases: tuple[Phase, ...]) -> str:
-    """The phases as an aligned table; ``batch/n`` is a batch in n accumulation steps."""
+    """The phases as an aligned table; ``batch/n`` is a batch in n accumulation steps.
+
+    A column states what does not train, if that is anything.
+    """
+    freezes = "".join({p.freeze for p in phases} - {"none"})
     lines = [
         f"{'phase':>5}{'steps':>16}{'batch':>7}{'image size':>12}{'magnitude':>11}{'mixup':>7}"
-        f"{'cutmix':>8}{'dropout':>9}{'drop path':>11}"
+        f"{'cutmix':>8}{'dropout':>9}{'drop path':>11}{freezes and '  freeze'}"
     ]
     for p in phases:
         accumulation = f"/{p.accumulation}" if p.accumulation > 1 else ""
@@ -237,5 +275,6 @@ def show(phases: tuple[Phase, ...]) -> str:
             f"{p.number:>5}{f'{p.first_step}-{p.end_step - 1}':>16}"
             f"{f'{p.batch_size}{accumulation}':>7}{p.image_size:>12}{p.magnitude:>11.2f}"
             f"{p.mixup:>7.2f}{p.cutmix:>8.2f}{p.dropout_rate:>9.3f}{p.drop_path_rate:>11.3f}"
+            f"{freezes and f'  {p.freeze}'}"
         )
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tpu_train.recipes.published import PUBLISHED
-from tpu_train.recipes.schema import Recipe
+from tpu_train.recipes.schema import DEFAULT, Recipe
 
 _PUBLISHED = {row.name: row for row in PUBLISHED}
 
@@ -43,11 +43,15 @@ _DIGITS = Recipe(
     dropout_last=0.2,
     drop_path_first=0.05,
     drop_path_last=0.05,
+    freeze="none",
     augment="randaugment",
     randaugment_layers=1,
     solarize_wraps=False,
     random_crop_min_area=0.8,
     flip=False,
+    vertical_flip=False,
+    quarter_turns=False,
+    color_jitter=0.0,
     cutout=0.0,
     random_erasing_prob=0.0,
     interpolation="bilinear",
@@ -56,16 +60,26 @@ _DIGITS = Recipe(
     loss="softmax",
     label_smoothing=0.05,
     class_weights="none",
+    oversample=False,
     optimizer="adamw",
     learning_rate=8e-3,
+    momentum=DEFAULT,
+    rho=DEFAULT,
+    beta1=DEFAULT,
+    beta2=DEFAULT,
+    epsilon=DEFAULT,
     learning_rate_schedule="cosine",
     warmup_epochs=2,
     decay_epochs=2.4,
+    decay_factor=0.97,
+    plateau_patience=5,
+    early_stopping_patience=0,
+    early_stopping_metric="loss",
+    layer_decay=1.0,
     weight_decay=0.02,
     weight_decay_mode="decoupled",
     weight_decay_on_biases=False,
     zero_init_classifier=True,
-    freeze="none",
     clip_norm=1.0,
     ema_decay=0.98,
     batch_norm_momentum=0.0,
@@ -119,8 +133,21 @@ _FINETUNE = replace(
     drop_path_first=0.1,
     drop_path_last=0.1,
     random_crop_min_area=0.6,
+    # These four add 8 points with 40 images per class (docs/results/finetuning.md).
+    freeze="batch_norm",
+    layer_decay=0.75,
+    batch_size=32,
+    learning_rate=8e-3,
     warmup_epochs=1,
     ema_decay=0.98,
+)
+
+_FINETUNE_HEAD_FIRST = replace(
+    _FINETUNE,
+    name="finetune-head-first",
+    source="this project: finetune, with the classifier alone in the first fifth",
+    phases=5,
+    freeze="backbone,batch_norm",
 )
 
 
@@ -229,4 +256,4 @@ DERIVED = tuple(
 )
 # fmt: on
 
-SMALL_DATA = (_DIGITS, _PHOTOS, _FINETUNE, *_CIFAR10_ROWS)
+SMALL_DATA = (_DIGITS, _PHOTOS, _FINETUNE, _FINETUNE_HEAD_FIRST, *_CIFAR10_ROWS)

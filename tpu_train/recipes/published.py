@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tpu_train.recipes.schema import Recipe
+from tpu_train.recipes.schema import DEFAULT, Recipe
 
 _AUTOML = "google/automl efficientnetv2 (6a54c874)"  # the official code of EfficientNetV2
 _TPU = "tensorflow/tpu models/official/efficientnet (7dc921f8)"  # the official code of EfficientNet
@@ -46,11 +46,15 @@ _V2_CODE = Recipe(
     dropout_last=0.2,
     drop_path_first=0.2,  # survival_prob 0.8
     drop_path_last=0.2,
+    freeze="none",
     augment="randaugment",
     randaugment_layers=2,
     solarize_wraps=True,
     random_crop_min_area=0.05,  # preprocessing.preprocess_for_train
     flip=True,
+    vertical_flip=False,
+    quarter_turns=False,
+    color_jitter=0.0,
     cutout=0.0,
     random_erasing_prob=0.0,
     interpolation="bilinear",
@@ -59,16 +63,26 @@ _V2_CODE = Recipe(
     loss="softmax",
     label_smoothing=0.1,
     class_weights="none",
+    oversample=False,
     optimizer="rmsprop",
     learning_rate=0.016,
+    momentum=DEFAULT,
+    rho=DEFAULT,
+    beta1=DEFAULT,
+    beta2=DEFAULT,
+    epsilon=DEFAULT,
     learning_rate_schedule="exponential",
     warmup_epochs=5,
     decay_epochs=2.4,
+    decay_factor=0.97,
+    plateau_patience=5,
+    early_stopping_patience=0,
+    early_stopping_metric="loss",
+    layer_decay=1.0,
     weight_decay=1e-5,
     weight_decay_mode="l2",
     weight_decay_on_biases=False,  # train.weight_decay_exclude
     zero_init_classifier=False,
-    freeze="none",
     clip_norm=0.0,  # train.gclip
     ema_decay=0.9999,
     batch_norm_momentum=0.9,

@@ -12,19 +12,29 @@ from dataclasses import dataclass, field, fields
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variant_lookup import find_variant
 
+# optimizer -> its settings, and their values unless a recipe states others (optimizers.py has the
+# sources)
+OPTIMIZER_SETTINGS = {
+    "rmsprop": {"rho": 0.9, "momentum": 0.9, "epsilon": 1e-3},
+    "sgd": {"momentum": 0.9},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7},
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7},
+    "lion": {"beta1": 0.9, "beta2": 0.99},
+    "lamb": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6},
+}
 OPTIMIZERS = (
-    *("rmsprop", "sgd", "adamw", "lion", "lamb"),
+    *OPTIMIZER_SETTINGS,
     *("tfa_lazyadam", "tfa_novograd", "tfa_yogi", "tfa_lookahead"),
 )
-LEARNING_RATE_SCHEDULES = ("cosine", "exponential", "constant")
+LEARNING_RATE_SCHEDULES = ("cosine", "exponential", "step", "plateau", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PROGRESSIVE_SCHEDULES = ("paper", "code", "random")
-AUGMENTS = ("randaugment", "autoaugment", "keras_cv", "none")
+AUGMENTS = ("randaugment", "autoaugment", "trivialaugment", "keras_cv", "none")
 INTERPOLATIONS = ("bilinear", "bicubic")
-CLASS_WEIGHTS = ("none", "balanced")
 LOSSES = ("softmax", "sigmoid")
 WEIGHT_DECAYS = ("l2", "decoupled")
-FREEZE = ("none", "batch_norm", "backbone")
+EARLY_STOPPING_METRICS = ("loss", "accuracy")
+DEFAULT = -1.0  # of an optimizer setting: the optimizer's value
 
 
 def _setting(help_text, group=""):
@@ -89,10 +99,16 @@ class Recipe:
     dropout_last: float = _setting("dropout rate before the classifier in the last phase")
     drop_path_first: float = _setting("stochastic-depth rate at the last block in the first phase")
     drop_path_last: float = _setting("stochastic-depth rate at the last block in the last phase")
+    freeze: str = _setting(
+        "layers that do not train: none, batch_norm (with its statistics), backbone (all but the "
+        "classifier), a group of layers with all before it (stem, block1, ..., top), or a pattern "
+        "of layer names (block2*); several joined by +. Values for the phases are separated by "
+        "commas, and the last holds for the rest: --phases=3 --freeze=backbone,block3+batch_norm"
+    )
 
     augment: str = _setting(
-        "augmentation policy: randaugment, autoaugment (v0), keras_cv (its layers; resuming is not "
-        "exact) or none",
+        "augmentation policy: randaugment, autoaugment (v0), trivialaugment (wide), keras_cv (its "
+        "layers; resuming is not exact) or none",
         "images",
     )
     randaugment_layers: int = _setting("RandAugment operations per image")
@@ -103,6 +119,11 @@ class Recipe:
         "minimum area of a random crop, as a fraction of the image; 1 for no cropping"
     )
     flip: bool = _setting("flip half of the images left to right")
+    vertical_flip: bool = _setting("flip half of the images upside down")
+    quarter_turns: bool = _setting("turn every image by 0, 90, 180 or 270 degrees")
+    color_jitter: float = _setting(
+        "most by which brightness, contrast and saturation each change, as a fraction; 0 for none"
+    )
     cutout: float = _setting(
         "half the side of a square of random pixels on every image, as a fraction of the image "
         "side; 0 for none"
@@ -119,14 +140,43 @@ class Recipe:
     loss: str = _setting("cross-entropy: softmax or sigmoid", "loss")
     label_smoothing: float = _setting("fraction of the label spread over all classes")
     class_weights: str = _setting(
-        "none, or balanced: weight the loss of each class by its inverse frequency"
+        "weights of the classes in the loss: none, balanced (inverse to their frequency), "
+        "name:weight,... (1 for the others), or a .json file of {name: weight}"
+    )
+    oversample: bool = _setting(
+        "repeat the images of rarer classes until each class has as many as the largest"
     )
 
     optimizer: str = _setting(f"one of {', '.join(OPTIMIZERS)}", "optimization")
     learning_rate: float = _setting("peak learning rate per 256 images of the batch")
-    learning_rate_schedule: str = _setting("cosine, exponential or constant")
-    warmup_epochs: float = _setting("epochs of linear warm-up from 0")
-    decay_epochs: float = _setting("exponential schedule: multiply by 0.97 at this interval")
+    momentum: float = _setting("of rmsprop and sgd; -1 for the optimizer's own value")
+    rho: float = _setting("decay of rmsprop's mean square; -1 for the optimizer's own value")
+    beta1: float = _setting("of adam, adamw, lamb and lion; -1 for the optimizer's own value")
+    beta2: float = _setting("of adam, adamw, lamb and lion; -1 for the optimizer's own value")
+    epsilon: float = _setting("of rmsprop, adam, adamw, lamb; -1 for the optimizer's own value")
+    learning_rate_schedule: str = _setting(
+        "cosine, constant, exponential or step (two names for multiplying by decay_factor every "
+        "decay_epochs), or plateau (multiplies by decay_factor when evaluations do not improve)"
+    )
+    warmup_epochs: float = _setting(
+        "epochs of linear warm-up from 0, also when --freeze lets other layers train"
+    )
+    decay_epochs: float = _setting("interval of the exponential and step schedules, in epochs")
+    decay_factor: float = _setting("factor of the exponential, step and plateau schedules")
+    plateau_patience: int = _setting(
+        "plateau schedule: evaluations without a better early_stopping_metric before each decay"
+    )
+    early_stopping_patience: int = _setting(
+        "end a phase after this number of evaluations without a better one; 0 for no early "
+        "stopping. The exported model is then the best one of the run"
+    )
+    early_stopping_metric: str = _setting(
+        "what early stopping and plateau compare: loss or accuracy of the evaluation images"
+    )
+    layer_decay: float = _setting(
+        "learning rate of a group of layers, as a fraction of the rate of the next group; 1 for "
+        "one rate (groups: stem, block1, ..., top, classifier; other networks have one rate)"
+    )
     weight_decay: float = _setting("weight decay of kernels")
     weight_decay_mode: str = _setting("l2 (in the gradient, as in the papers) or decoupled")
     weight_decay_on_biases: bool = _setting(
@@ -134,9 +184,6 @@ class Recipe:
     )
     zero_init_classifier: bool = _setting(
         "initialize the classifier to zero (for fine-tuning to few classes)"
-    )
-    freeze: str = _setting(
-        "layers that are not trained: none, batch_norm (including its statistics) or backbone"
     )
     clip_norm: float = _setting("maximum global norm of the gradient; 0 for no clipping")
     ema_decay: float = _setting("decay of the exponential moving average (EMA) of the weights")
@@ -162,26 +209,27 @@ _CHOICES = {
     "optimizer": OPTIMIZERS,
     "learning_rate_schedule": LEARNING_RATE_SCHEDULES,
     "weight_decay_mode": WEIGHT_DECAYS,
-    "freeze": FREEZE,
-    "class_weights": CLASS_WEIGHTS,
+    "early_stopping_metric": EARLY_STOPPING_METRICS,
     "precision": PRECISIONS,
 }
 _POSITIVE = (
     *("width", "depth", "epochs", "batch_size", "phases", "image_size_multiple", "learning_rate"),
     *("gradient_accumulation_first", "gradient_accumulation_last"),
-    *("decay_epochs", "steps_per_loop"),
+    *("decay_epochs", "steps_per_loop", "plateau_patience"),
 )
 _NOT_NEGATIVE = (
     *("min_steps", "batch_size_first", "randaugment_magnitude_first"),
     *("randaugment_magnitude_last", "mixup_first", "mixup_last", "cutmix_first", "cutmix_last"),
     *("randaugment_layers", "warmup_epochs", "weight_decay", "clip_norm", "batch_norm_group_size"),
+    "early_stopping_patience",
 )
 _IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 _BELOW_1 = (
     *("dropout_first", "dropout_last", "drop_path_first", "drop_path_last", "cutout"),
     *("label_smoothing", "ema_decay", "batch_norm_momentum"),
 )
-_UP_TO_1 = ("random_erasing_prob", "crop_eval")
+_UP_TO_1 = ("random_erasing_prob", "crop_eval", "color_jitter")
+_POSITIVE_UP_TO_1 = ("random_crop_min_area", "decay_factor", "layer_decay")
 
 
 def model_kind(model: str) -> str:
@@ -208,14 +256,52 @@ def check(recipe: Recipe) -> None:
         (_IMAGE_SIZES, lambda value: value >= 32, "at least 32"),
         (_BELOW_1, lambda value: 0 <= value < 1, "in [0, 1)"),
         (_UP_TO_1, lambda value: 0 <= value <= 1, "in [0, 1]"),
+        (_POSITIVE_UP_TO_1, lambda value: 0 < value <= 1, "in (0, 1]"),
         (("seed",), lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
-        (("random_crop_min_area",), lambda value: 0 < value <= 1, "in (0, 1]"),
     )
     for names, is_valid, accepted in ranges:
         for name in names:
             value = getattr(recipe, name)
             if not is_valid(value) or not math.isfinite(value):
                 raise ValueError(f"{name} must be {accepted}, got {value}")
+    freezes = recipe.freeze.split(",")
+    if len(freezes) > recipe.phases or "" in freezes:
+        raise ValueError(
+            f"freeze {recipe.freeze!r} must have one value for all phases, or up to "
+            f"{recipe.phases} separated by commas, one for each phase (--phases)"
+        )
+    _check_optimizer(recipe)
+
+
+def _check_optimizer(recipe):
+    """Raises ``ValueError`` for settings that the recipe's optimizer does not have."""
+    accepted = OPTIMIZER_SETTINGS.get(recipe.optimizer, {})
+    for name in ("momentum", "rho", "beta1", "beta2", "epsilon"):
+        value = getattr(recipe, name)
+        if value == DEFAULT:
+            continue
+        if name not in accepted:
+            raise ValueError(
+                f"{name} is no setting of {recipe.optimizer}, which has "
+                f"{', '.join(accepted) or 'none'}: leave --{name} out"
+            )
+        if not (value > 0 if name == "epsilon" else 0 <= value < 1):
+            raise ValueError(
+                f"{name} must be {'greater than 0' if name == 'epsilon' else 'in [0, 1)'}, or -1 "
+                f"for the value of {recipe.optimizer} ({accepted[name]}), got {value}"
+            )
+    if recipe.optimizer == "adam" and recipe.weight_decay and recipe.weight_decay_mode != "l2":
+        raise ValueError(
+            "adam has no decoupled weight decay (with it, it is adamw): give --optimizer=adamw, "
+            "--weight_decay_mode=l2 or --weight_decay=0"
+        )
+    one_setting = len(set(recipe.freeze.split(","))) == 1 and recipe.layer_decay == 1
+    if recipe.optimizer not in OPTIMIZER_SETTINGS and not one_setting:
+        raise ValueError(  # tensorflow-addons counts the steps of all variables together
+            f"{recipe.optimizer} trains the same layers in all phases, at one learning rate: give "
+            f"one value of --freeze and --layer_decay=1, or one of the optimizers "
+            f"{', '.join(OPTIMIZER_SETTINGS)}"
+        )
 
 
 def show(recipe: Recipe) -> str:

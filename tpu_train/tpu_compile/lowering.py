@@ -53,11 +53,11 @@ def build_training(recipe: Recipe, cores: int, *, classes: int, examples: int) -
     with strategy.scope():
         net, ema_net = (
             distributed_layers.training_clone(
-                network, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
+                network, batch_norm_group_size=recipe.batch_norm_group_size
             )
             for _ in range(2)
         )
-        state = TrainState.create(net, ema_net, recipe)
+        state = TrainState.create(net, ema_net, recipe, all_phases)
     return Training(recipe, classes, examples, all_phases, strategy, net, state)
 
 
@@ -68,10 +68,7 @@ def lower_step(training: Training, phase, batch: int) -> LoweredStep:
     """
     recipe, strategy = training.recipe, training.strategy
     phase = dataclasses.replace(phase, batch_size=batch * strategy.num_replicas_in_sync)
-    full = max(recipe.drop_path_first, recipe.drop_path_last)
-    distributed_layers.set_dropout(
-        training.net, phase.dropout_rate, phase.drop_path_rate / full if full else 0.0
-    )
+    distributed_layers.set_phase(training.net, recipe, phase)
 
     def rate(step):
         return learning_rate(

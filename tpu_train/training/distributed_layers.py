@@ -19,7 +19,10 @@ from dataclasses import dataclass, field
 import keras
 import tensorflow as tf
 
+from keras_effnet.finetuning import select_layers
 from keras_effnet.weight_transfer import copy_weights
+from tpu_train.recipes.phases import Phase
+from tpu_train.recipes.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,11 @@ class GroupedBatchNorm(keras.layers.BatchNormalization):
     """
 
     group_size = 0  # images; 0 for the largest group
+    frozen = False  # uses its moving statistics, also in training; read when a step is traced
 
     def call(self, inputs, training=False, mask=None):
         """Inputs of shape (batch, ..., channels)."""
-        if not training or not self.trainable:
+        if not training or not self.trainable or self.frozen:
             return super().call(inputs, training=False)
         current = _DRAW.get()
         local = inputs.shape[0]
@@ -164,14 +168,11 @@ def moving_statistics(layer: GroupedBatchNorm, momentum: float) -> list[tuple]:
     return [(layer.moving_mean, momentum), (layer.moving_variance, momentum)]
 
 
-def training_clone(
-    model: keras.Model, *, batch_norm_group_size: int = 0, freeze: str = "none"
-) -> keras.Model:
+def training_clone(model: keras.Model, *, batch_norm_group_size: int = 0) -> keras.Model:
     """A copy of `model` with the dropout and batch norm of this module, and its own variables.
 
     Its weights have the same values and order, so ``get_weights`` and ``set_weights`` exchange them
-    with `model`. `freeze` is "batch_norm" (including its statistics), "backbone" (all but the last
-    layer) or "none".
+    with `model`.
     """
 
     def clone(layer):
@@ -188,12 +189,25 @@ def training_clone(
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy_weights(model, copy)
-    for layer in copy.layers:
-        if freeze == "batch_norm" and isinstance(layer, GroupedBatchNorm):
-            layer.trainable = False
-        if freeze == "backbone" and layer is not copy.layers[-1]:
-            layer.trainable = False
     return copy
+
+
+def set_phase(model: keras.Model, recipe: Recipe, phase: Phase) -> None:
+    """Sets what the layers of a training clone do in a phase; to be called before it is traced.
+
+    The rates of dropout and stochastic depth, and which batch norms use their moving statistics.
+    """
+    full_rate = max(recipe.drop_path_first, recipe.drop_path_last)
+    set_dropout(model, phase.dropout_rate, phase.drop_path_rate / full_rate if full_rate else 0.0)
+    set_frozen(model, phase.freeze)
+
+
+def set_frozen(model: keras.Model, freeze: str) -> None:
+    """Lets the batch norms that `freeze` selects, and no others, use their moving statistics."""
+    frozen = select_layers(model, freeze)
+    for layer in model.layers:
+        if isinstance(layer, GroupedBatchNorm):
+            layer.frozen = any(layer is other for other in frozen)
 
 
 def set_dropout(model: keras.Model, dropout_rate: float, drop_path_factor: float) -> None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tpu_train.checkpointing.manager import NotFiniteError
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.batches import training_batches
-from tpu_train.training import distributed_layers, recovery
+from tpu_train.training import distributed_layers, evaluation_history, recovery
 from tpu_train.training.distribution import worker_count
 from tpu_train.training.lr_schedule import learning_rate
 from tpu_train.training.metrics_writer import describe_evaluation
@@ -67,11 +67,11 @@ def _train_phases(run, restored):
         try:
             result = _train_phase(run, phase, max(step, phase.first_step), history)
             history.phases.append(result)
-            run.metrics.log(_summary(result, len(run.phases), history.evaluations[-1]))
-            step = phase.end_step
+            run.metrics.log(_summary(result, run, history))
+            step = phase.first_step + result.steps
             _checkpoint(run, phase, step, history, end_of_phase=True)
         except recovery.RECOVERABLE as error:
-            step, history = recovery.recover(run, phase, history, error)
+            run, step, history = recovery.recover(run, phase, history, error)
     return history
 
 
@@ -79,26 +79,28 @@ def _train_phase(run, phase, first_step, history):
     """Trains a phase from `first_step` and evaluates: its :class:`PhaseResult`."""
     start = time.monotonic()
     run.metrics.start_phase(phase, len(run.phases), first_step=first_step)
-    full_rate = max(run.recipe.drop_path_first, run.recipe.drop_path_last)
-    distributed_layers.set_dropout(
-        run.model, phase.dropout_rate, phase.drop_path_rate / full_rate if full_rate else 0.0
-    )
-    loss = math.nan
+    distributed_layers.set_phase(run.model, run.recipe, phase)
+    loss, step = math.nan, phase.end_step
     for first, end in segments(first_step, phase.end_step, history.skipped_steps):
-        loss = _train_steps(run, phase, first, end, history)
-    accuracies = _evaluate(run, phase, phase.end_step, history)
+        loss, step = _train_steps(run, phase, first, end, history)
+        if step < end:
+            break
+    else:
+        step = phase.end_step
+        _evaluate(run, phase, step, history)
+    accuracies = next((e for e in history.evaluations if e["step"] == step), {})
     result = PhaseResult(
         number=phase.number,
         image_size=phase.image_size,
-        steps=phase.end_step - phase.first_step,
+        steps=step - phase.first_step,
         seconds=time.monotonic() - start,
         loss=loss,
-        accuracy=accuracies["ema"],
-        accuracy_non_ema=accuracies["non_ema"],
+        accuracy=accuracies.get("ema"),
+        accuracy_non_ema=accuracies.get("non_ema"),
     )
     run.metrics.end_phase(
         {
-            "step": phase.end_step,
+            "step": step,
             "phase": phase.number,
             "image_size": phase.image_size,
             "seconds": result.seconds,
@@ -108,11 +110,15 @@ def _train_phase(run, phase, first_step, history):
 
 
 def _train_steps(run, phase, first_step, end_step, history):
-    """Trains steps [first_step, end_step) of a phase; the loss of the last host call."""
+    """Trains steps [first_step, end_step) of a phase, or fewer if early stopping ends it.
+
+    Returns the loss of the last host call and the step after it.
+    """
     start = time.monotonic()
     spec = _step_spec(run, phase)
     batches = _batches(run, phase, first_step, end_step)
     run_steps = trace_steps(spec, batches)
+    _follow_plateaus(run, history)
     eval_steps = max(1, round(run.eval_epochs * run.training.examples / phase.batch_size))
     step = first_step
     run.profiler.update(step)
@@ -148,20 +154,34 @@ def _train_steps(run, phase, first_step, end_step, history):
         if step < phase.end_step:
             if run.eval_epochs and step % eval_steps == 0:
                 _evaluate(run, phase, step, history)
+                if evaluation_history.ends_early(history.evaluations, run.recipe, phase):
+                    break
+                _follow_plateaus(run, history)
             _checkpoint(run, phase, step, history, end_of_phase=False)
         start = time.monotonic()
-    return float(loss)
+    return float(loss), step
+
+
+def _follow_plateaus(run, history):
+    """Sets the factor of the learning rate that follows from the evaluations so far."""
+    if run.rate_factor is not None:
+        recipe = run.recipe
+        plateaus = evaluation_history.count_plateaus(
+            history.evaluations, recipe.early_stopping_metric, recipe.plateau_patience
+        )
+        run.rate_factor.assign(recipe.decay_factor**plateaus)
 
 
 def _step_spec(run, phase):
     def rate(step):
-        return learning_rate(
+        planned = learning_rate(
             run.recipe,
             phase,
             step,
             examples=run.training.examples,
             total_examples=_images(run.phases),
         )
+        return planned if run.rate_factor is None else planned * run.rate_factor
 
     return StepSpec(
         recipe=run.recipe,
@@ -194,10 +214,13 @@ def _batches(run, phase, first_step, end_step):
 
 
 def _evaluate(run, phase, step, history):
-    """Evaluates and records; returns what ``run.evaluate`` does."""
+    """Evaluates and records, if there are evaluation images."""
+    if run.evaluate is None:
+        return
     accuracies = run.evaluate()
     others = {f"evaluation_{k}": v for k, v in accuracies.items() if k not in ("ema", "non_ema")}
-    best = max((e["ema"] for e in history.evaluations), default=-1.0)
+    metric = evaluation_history.metric_of(run.recipe)
+    is_best = evaluation_history.improves(history.evaluations, accuracies, metric)
     # After a rollback, a step may be evaluated again.
     if not any(e["step"] == step for e in history.evaluations):
         history.evaluations.append({"step": step, **accuracies})
@@ -212,9 +235,8 @@ def _evaluate(run, phase, step, history):
             "training_seconds": history.training_seconds,
         }
     )
-    if accuracies["ema"] > best:
+    if is_best:
         run.on_improvement()
-    return accuracies
 
 
 def _checkpoint(run, phase, step, history, *, end_of_phase):
@@ -258,8 +280,13 @@ def _images(phases):
     return sum((p.end_step - p.first_step) * p.batch_size for p in phases)
 
 
-def _summary(result, phases, evaluation):
+def _summary(result, run, history):
+    planned = run.phases[result.number - 1]
+    early = result.steps < planned.end_step - planned.first_step
+    evaluation = "no evaluation images"
+    if history.evaluations:
+        evaluation = describe_evaluation(history.evaluations[-1])
     return (
-        f"phase {result.number}/{phases}, {result.image_size} px: {result.steps} steps in "
-        f"{result.seconds:.0f} s, {describe_evaluation(evaluation)}"
+        f"phase {result.number}/{len(run.phases)}, {result.image_size} px: {result.steps} steps in "
+        f"{result.seconds:.0f} s{', stopped early' if early else ''}, {evaluation}"
     )

@@ -2,24 +2,23 @@
 
 Keras's optimizers clip before the all-reduce, start RMSprop from zeros where the papers start from
 ones, and have other slots in Keras 2 than in Keras 3. A rule here is a few lines that update one
-variable on one replica, given the gradient summed over all replicas. Hyperparameters such as
-momentum are the papers', and constants: an optimizer with other ones is a new rule. Names that
-begin with ``tfa_`` are tensorflow-addons' optimizers, for the environment that can still import it
-(TensorFlow 2.15).
+variable on one replica, given the gradient summed over all replicas. Names that begin with ``tfa_``
+are tensorflow-addons' optimizers, for the environment that can still import it (TensorFlow 2.15).
 
-The names are listed in :data:`tpu_train.recipes.schema.OPTIMIZERS`.
+The names are listed in :data:`tpu_train.recipes.schema.OPTIMIZERS`, and their settings (momentum,
+...), which are the papers' unless a recipe states others, in ``OPTIMIZER_SETTINGS``.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 
 from keras_effnet.suggestions import unknown_name
-from tpu_train.recipes.schema import OPTIMIZERS
+from tpu_train.recipes.schema import DEFAULT, OPTIMIZER_SETTINGS, OPTIMIZERS, Recipe
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Optimizer:
     """An optimizer of the variables of one network."""
 
     slots: list[tf.Variable]  # in a fixed order: with the step, its complete state
-    apply: Callable  # (strategy, gradients, learning_rate, step, weight_decay) -> None
+    # (strategy, gradients, learning_rate, step, weight_decay, indices=None) -> None
+    apply: Callable
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class OptimizerRule:
     """The slots of a variable with their initial values, and its update."""
 
     slots: tuple[tuple[str, float], ...]
-    # (variable, gradient, slots, learning_rate, step, decay) -> None. `decay` is None for a
-    # variable without weight decay, which LAMB treats differently from a decay of 0.
+    # (variable, gradient, slots, learning_rate, step, decay, **settings) -> None. `decay` is None
+    # for a variable without weight decay, which LAMB treats differently from a decay of 0.
     update: Callable
 
 
@@ -45,36 +45,40 @@ class OptimizerRule:
 # separate operations.
 
 
-def _rmsprop(variable, gradient, slots, learning_rate, step, decay):
-    """TensorFlow 1's RMSprop(decay 0.9, momentum 0.9, epsilon 1e-3 inside the square root).
+def _rmsprop(variable, gradient, slots, learning_rate, step, decay, *, rho, momentum, epsilon):
+    """TensorFlow 1's RMSprop, with epsilon inside the square root.
 
-    As in the EfficientNet papers (arXiv 1905.11946, 2104.00298).
+    Its settings are those of the EfficientNet papers (arXiv 1905.11946, 2104.00298).
     """
-    mean_square, momentum = slots
+    mean_square, moving_average = slots
     _shrink(variable, learning_rate, decay)
     tf.raw_ops.ResourceApplyRMSProp(
         var=variable.handle,
         ms=mean_square.handle,
-        mom=momentum.handle,
+        mom=moving_average.handle,
         lr=learning_rate,
-        rho=0.9,
-        momentum=0.9,
-        epsilon=1e-3,
+        rho=rho,
+        momentum=momentum,
+        epsilon=epsilon,
         grad=gradient,
     )
 
 
-def _sgd(variable, gradient, slots, learning_rate, step, decay):
-    """SGD with momentum 0.9, without Nesterov."""
-    (momentum,) = slots
+def _sgd(variable, gradient, slots, learning_rate, step, decay, *, momentum):
+    """SGD with momentum, without Nesterov."""
+    (accumulator,) = slots
     _shrink(variable, learning_rate, decay)
     tf.raw_ops.ResourceApplyMomentum(
-        var=variable.handle, accum=momentum.handle, lr=learning_rate, grad=gradient, momentum=0.9
+        var=variable.handle,
+        accum=accumulator.handle,
+        lr=learning_rate,
+        grad=gradient,
+        momentum=momentum,
     )
 
 
-def _adamw(variable, gradient, slots, learning_rate, step, decay):
-    """AdamW(0.9, 0.999, 1e-7): decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101)."""
+def _adamw(variable, gradient, slots, learning_rate, step, decay, *, beta1, beta2, epsilon):
+    """Adam (arXiv 1412.6980), and AdamW with decoupled weight decay (arXiv 1711.05101)."""
     first, second = slots
     n = tf.cast(step + 1, tf.float32)
     _shrink(variable, learning_rate, decay)
@@ -82,26 +86,26 @@ def _adamw(variable, gradient, slots, learning_rate, step, decay):
         var=variable.handle,
         m=first.handle,
         v=second.handle,
-        beta1_power=0.9**n,
-        beta2_power=0.999**n,
+        beta1_power=beta1**n,
+        beta2_power=beta2**n,
         lr=learning_rate,
-        beta1=0.9,
-        beta2=0.999,
-        epsilon=1e-7,
+        beta1=beta1,
+        beta2=beta2,
+        epsilon=epsilon,
         grad=gradient,
     )
 
 
-def _lion(variable, gradient, slots, learning_rate, step, decay):
-    """Lion(0.9, 0.99) (Chen et al., arXiv 2302.06675, Algorithm 2)."""
+def _lion(variable, gradient, slots, learning_rate, step, decay, *, beta1, beta2):
+    """Lion (Chen et al., arXiv 2302.06675, Algorithm 2)."""
     (momentum,) = slots
     _shrink(variable, learning_rate, decay)
-    variable.assign_sub(learning_rate * tf.sign(0.9 * momentum + 0.1 * gradient))
-    momentum.assign(0.99 * momentum + 0.01 * gradient)
+    variable.assign_sub(learning_rate * tf.sign(beta1 * momentum + (1 - beta1) * gradient))
+    momentum.assign(beta2 * momentum + (1 - beta2) * gradient)
 
 
-def _lamb(variable, gradient, slots, learning_rate, step, decay):
-    """LAMB(0.9, 0.999, 1e-6) (You et al., arXiv 1904.00962, Algorithm 2).
+def _lamb(variable, gradient, slots, learning_rate, step, decay, *, beta1, beta2, epsilon):
+    """LAMB (You et al., arXiv 1904.00962, Algorithm 2).
 
     Weight decay is inside the trust ratio. Variables without decay take the unscaled step of Adam,
     as in tensorflow-addons: the norm of a batch norm's offset, which starts at 0, says nothing
@@ -109,9 +113,9 @@ def _lamb(variable, gradient, slots, learning_rate, step, decay):
     """
     first, second = slots
     n = tf.cast(step + 1, tf.float32)
-    first.assign(0.9 * first + 0.1 * gradient)
-    second.assign(0.999 * second + 0.001 * tf.square(gradient))
-    update = first / (1 - 0.9**n) / (tf.sqrt(second / (1 - 0.999**n)) + 1e-6)
+    first.assign(beta1 * first + (1 - beta1) * gradient)
+    second.assign(beta2 * second + (1 - beta2) * tf.square(gradient))
+    update = first / (1 - beta1**n) / (tf.sqrt(second / (1 - beta2**n)) + epsilon)
     if decay is not None:
         update += decay * variable
         norm, update_norm = tf.norm(variable), tf.norm(update)
@@ -126,10 +130,12 @@ def _shrink(variable, learning_rate, decay):
         variable.assign_sub(learning_rate * decay * variable)
 
 
+_ADAM = OptimizerRule((("first_moment", 0.0), ("second_moment", 0.0)), _adamw)
 RULES = {
     "rmsprop": OptimizerRule((("mean_square", 1.0), ("momentum", 0.0)), _rmsprop),
     "sgd": OptimizerRule((("momentum", 0.0),), _sgd),
-    "adamw": OptimizerRule((("first_moment", 0.0), ("second_moment", 0.0)), _adamw),
+    "adam": _ADAM,
+    "adamw": _ADAM,
     "lion": OptimizerRule((("momentum", 0.0),), _lion),
     "lamb": OptimizerRule((("first_moment", 0.0), ("second_moment", 0.0)), _lamb),
 }
@@ -144,12 +150,28 @@ def check(name: str) -> None:
         _import_addons(name)
 
 
+def settings_of(recipe: Recipe) -> dict[str, float]:
+    """The settings of the recipe's optimizer: the recipe's values, else the optimizer's own.
+
+    >>> from tpu_train.recipes.table import find_recipe
+    >>> settings_of(find_recipe("efficientnet-b0"))
+    {'rho': 0.9, 'momentum': 0.9, 'epsilon': 0.001}
+    """
+    return {
+        name: value if getattr(recipe, name) == DEFAULT else getattr(recipe, name)
+        for name, value in OPTIMIZER_SETTINGS.get(recipe.optimizer, {}).items()
+    }
+
+
 def make(
     name: str,
     variables: Sequence[tf.Variable],
     decayed: Sequence[bool],
     *,
     weight_decay_mode: str,
+    settings: Mapping[str, float] | None = None,
+    first_steps: Sequence[int] | None = None,
+    rates: Sequence[float] | None = None,
 ) -> Optimizer:
     """An :class:`Optimizer` with new slots; call it in the strategy's scope.
 
@@ -161,24 +183,41 @@ def make(
         decayed: for each of them, whether weight decay applies.
         weight_decay_mode: "l2" (already in the gradients: :func:`with_l2`) or "decoupled" (`apply`
             subtracts learning_rate * weight_decay * variable; LAMB inside its trust ratio).
+        settings: of the optimizer, by name; by default ``OPTIMIZER_SETTINGS``.
+        first_steps: the step in which each variable first trains, from which its optimizer's steps
+            count (Adam's first steps are corrected for moments that start at 0); by default 0.
+        rates: the learning rate of each variable, as a fraction of that of a step; by default 1.
+
+    tensorflow-addons' optimizers have none of the last three.
 
     The `apply` of the result runs in cross-replica context (within ``merge_call``), eagerly or
     traced, also in a branch of a ``tf.cond``. It takes gradients summed over the replicas, a
     float32 scalar learning rate, a step that counts from 0 and a Python number as weight decay.
+    The gradients are those of all variables, or of the ones at `indices`; the others do not change.
     """
     check(name)
+    everything = range(len(variables))
     if name in ADDONS:
         slots, update = _addon(name, variables, decayed)
     else:
-        slots, update = _by_rule(RULES[name], variables, decayed)
+        rows = list(
+            zip(
+                variables,
+                decayed,
+                first_steps or [0 for _ in everything],
+                rates or [1.0 for _ in everything],
+            )
+        )
+        settings = OPTIMIZER_SETTINGS[name] if settings is None else settings
+        slots, update = _by_rule(RULES[name], rows, settings)
 
-    def apply(strategy, gradients, learning_rate, step, weight_decay):
+    def apply(strategy, gradients, learning_rate, step, weight_decay, indices=everything):
         if weight_decay_mode == "l2" and weight_decay:
             raise ValueError(
                 f"weight_decay {weight_decay} would be applied twice: with weight_decay_mode 'l2' "
                 "it is in the gradients (with_l2); give 0 here"
             )
-        update(strategy, gradients, learning_rate, step, weight_decay)
+        update(strategy, gradients, learning_rate, step, weight_decay, indices)
 
     return Optimizer(slots, apply)
 
@@ -223,20 +262,22 @@ def decays(variable_name: str, biases: bool = False) -> bool:
     return leaf not in ("gamma", "beta") if biases else leaf.endswith("kernel")
 
 
-def _by_rule(rule, variables, decayed):
-    """(Slots of all variables, a function that updates the variables)."""
+def _by_rule(rule, rows, settings):
+    """(Slots of all variables, a function that updates variables).
+
+    `rows` are (variable, whether it decays, its first step, its part of the learning rate).
+    """
     slots_by_variable = [
         [
             tf.Variable(tf.fill(v.shape, tf.cast(value, v.dtype)), trainable=False, name=slot)
             for slot, value in rule.slots
         ]
-        for v in variables
+        for v, *_ in rows
     ]
 
-    def update(strategy, gradients, learning_rate, step, weight_decay):
-        for variable, gradient, slots, decay in zip(
-            variables, gradients, slots_by_variable, decayed
-        ):
+    def update(strategy, gradients, learning_rate, step, weight_decay, indices):
+        for i, gradient in zip(indices, gradients):
+            variable, decays, first_step, rate = rows[i]
 
             def update_one(
                 variable,
@@ -244,12 +285,17 @@ def _by_rule(rule, variables, decayed):
                 learning_rate,
                 step,
                 *slots,
-                _decay=weight_decay if decay else None,
+                _decay=weight_decay if decays else None,
             ):
-                rule.update(variable, gradient, slots, learning_rate, step, _decay)
+                rule.update(variable, gradient, slots, learning_rate, step, _decay, **settings)
 
+            its_rate = learning_rate if rate == 1 else rate * learning_rate
+            its_step = step - first_step if first_step else step
             strategy.extended.update(
-                variable, update_one, args=(gradient, learning_rate, step, *slots), group=False
+                variable,
+                update_one,
+                args=(gradient, its_rate, its_step, *slots_by_variable[i]),
+                group=False,
             )
 
     return [slot for slots in slots_by_variable for slot in slots], update
@@ -272,17 +318,17 @@ def _addon(name, variables, decayed):
         if not any(weight is slot for slot in slots):
             slots.append(weight)
 
-    def update(strategy, gradients, learning_rate, step, weight_decay):
+    def update(strategy, gradients, learning_rate, step, weight_decay, indices):
         rates["learning_rate"] = learning_rate
 
         def shrink(variable, learning_rate):
             _shrink(variable, learning_rate, weight_decay)
 
-        for variable, decay in zip(variables, decayed):
-            if decay and weight_decay:
-                strategy.extended.update(variable, shrink, args=(learning_rate,), group=False)
+        for i in indices:
+            if decayed[i] and weight_decay:
+                strategy.extended.update(variables[i], shrink, args=(learning_rate,), group=False)
         state = optimizer._prepare(variables)
-        pairs = list(zip(gradients, variables))
+        pairs = list(zip(gradients, (variables[i] for i in indices)))
         optimizer._distributed_apply(strategy, pairs, state, name)
 
     return slots, update

@@ -1,9 +1,11 @@
-"""Recovery from training failures: NaN losses, exhausted memory, lost workers, corrupt images.
+"""Recovery from training failures: NaN losses, exhausted memory, lost workers, damaged images.
 
 A NaN loss and exhausted accelerator memory both leave the variables partly updated. The run
 therefore restores the latest checkpoint. After a NaN loss it skips the steps that caused it
 (``--on_nan=skip``) or ends with advice (``--on_nan=stop``). After an out-of-memory error it
-computes each batch in twice as many gradient-accumulation steps.
+computes each batch in twice as many gradient-accumulation steps. An image file that cannot be
+decoded is replaced by the next one with the same labels, from the first step on: no earlier step
+read it, so the result does not depend on when it was noticed.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import images_of_steps
-from tpu_train.input_pipeline.image_source import corrupt, error_line
+from tpu_train.input_pipeline.image_source import corrupt, error_line, substitutes
 from tpu_train.recipes.phases import Phase, batch_size_error
 from tpu_train.training.distribution import worker_count
 from tpu_train.training.run_context import RunContext, TrainingHistory
@@ -44,19 +47,31 @@ class LossNotFiniteError(RuntimeError):
         self.first_step, self.end_step = first_step, end_step
 
 
-RECOVERABLE = (LossNotFiniteError, tf.errors.ResourceExhaustedError)
+class DamagedImagesError(RuntimeError):
+    """Images at these indices of the training source cannot be decoded."""
+
+    def __init__(self, images: dict[int, str]):
+        super().__init__(f"{len(images)} training images cannot be decoded")
+        self.images = images  # {index: reason}
+
+
+RECOVERABLE = (LossNotFiniteError, DamagedImagesError, tf.errors.ResourceExhaustedError)
 
 
 def recover(
     run: RunContext, phase: Phase, history: TrainingHistory, error: Exception
-) -> tuple[int, TrainingHistory]:
-    """Restores the latest checkpoint after a ``RECOVERABLE`` error; (its step, its history).
+) -> tuple[RunContext, int, TrainingHistory]:
+    """Restores the latest checkpoint after a ``RECOVERABLE`` error.
 
-    Raises :class:`TrainingError` if the run cannot recover, or must not (``--on_nan=stop``).
+    Returns the run, which has another training source after damaged images, and the checkpoint's
+    step and history. Raises :class:`TrainingError` if the run cannot recover, or must not
+    (``--on_nan=stop``).
     """
     if isinstance(error, LossNotFiniteError):
-        return _skip_steps(run, history, error)
-    return _accumulate_more(run, phase, history, error)
+        return run, *_skip_steps(run, history, error)
+    if isinstance(error, DamagedImagesError):
+        return _replace_images(run, history, error)
+    return run, *_accumulate_more(run, phase, history, error)
 
 
 def check_finite(run: RunContext, phase: Phase, first_step: int, end_step: int, sums) -> None:
@@ -97,18 +112,44 @@ def lost_worker(error: tf.errors.OpError, folder: str) -> TrainingError:
 
 def failed_steps(
     run: RunContext, phase: Phase, first_step: int, end_step: int, error: tf.errors.OpError
-) -> TrainingError:
-    """The error to raise when an operation of these steps failed; names undecodable images."""
+) -> RuntimeError:
+    """The error to raise when an operation of these steps failed: for images, their indices."""
     read = min(end_step + _READ_AHEAD, phase.end_step)  # images are read before their steps run
     images = images_of_steps(run.training, run.recipe, phase, first_step, read)
-    bad = [f"{run.training.where(i)} ({why})" for i, why in corrupt(run.training, images)]
-    if not bad:
+    damaged = dict(corrupt(run.training, images))
+    if not damaged:
         return TrainingError(f"A step at or after {first_step} failed: {error_line(error)}")
+    # With several workers, the others would wait forever for the one that has rolled back.
+    if len(damaged) <= run.training.may_skip and worker_count(run.strategy) == 1:
+        return DamagedImagesError(damaged)
+    named = [f"{run.training.where(i)} ({why})" for i, why in damaged.items()]
     return TrainingError(
-        f"{len(bad)} images at or after step {first_step} cannot be decoded: "
-        f"{', '.join(bad[:5])}. The last checkpoint is kept. `effnet-train prepare --check "
-        "--data=...` lists all such records of shards; prepare the shards again without them"
+        f"{len(damaged)} images at or after step {first_step} cannot be decoded: "
+        f"{', '.join(named[:5])}. The last checkpoint is kept. Repair or remove these files, or "
+        "raise --max_corrupt. Of shards, `effnet-train prepare --check --data=...` lists all such "
+        "records; prepare the shards again without them"
     )
+
+
+def _replace_images(run, history, error):
+    """Rolls back, with other images in the places of those that cannot be decoded."""
+    training = run.training
+    try:
+        others = substitutes(training, sorted(error.images))
+    except ValueError as problem:
+        raise TrainingError(str(problem)) from error
+    indices = np.arange(training.examples)
+    indices[list(others)] = list(others.values())
+    replaced = dataclasses.replace(
+        training.take(indices), may_skip=training.may_skip - len(error.images)
+    )
+    step, history = _roll_back(run, history.skipped_steps)
+    for i, other in others.items():
+        run.metrics.log(
+            f"{training.where(i)} cannot be decoded ({error.images[i]}): training on "
+            f"{training.where(other)} instead, resuming after step {step}"
+        )
+    return dataclasses.replace(run, training=replaced), step, history
 
 
 def _skip_steps(run, history, error):

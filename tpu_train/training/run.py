@@ -3,50 +3,54 @@
 ``train(find_recipe("digits"), training, evaluation, workdir, strategy)`` leaves in `workdir`:
 ``model.keras`` (EMA weights, class scores, normalization inside), ``labels.txt``, ``recipe.json``,
 ``metrics.jsonl``, ``curves.png``, ``tensorboard/`` and ``evaluation.html`` with its tables;
-``best.keras`` if an earlier evaluation was better; and ``checkpoints/`` until it has finished.
-Called again after an interruption, it resumes and ends with the weights of an uninterrupted run.
+``best.keras`` if an earlier evaluation was better (with early stopping, that one is
+``model.keras``); and ``checkpoints/`` until it has finished. Called again after an interruption, it
+resumes and ends with the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_effnet.atomic_write import replacing, write_files
+from keras_effnet.atomic_write import replacing
+from keras_effnet.finetuning import has_layer_groups
 from keras_effnet.label_file import write_labels
 from keras_effnet.weight_transfer import set_weights
 from tpu_train.callbacks.records import Callback, end_reported
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
-from tpu_train.checkpointing.preemption import CompleteError
-from tpu_train.checkpointing.run_identity import identify_run, onednn_enabled
+from tpu_train.checkpointing.run_identity import onednn_enabled
 from tpu_train.input_pipeline.image_source import ImageSource
-from tpu_train.recipes.phases import batch_norm_warning, batch_size_error, make_phases
-from tpu_train.recipes.schema import Recipe, check
-from tpu_train.remote_files import is_remote, read_file
-from tpu_train.training import distributed_layers, model_factory, optimizers
+from tpu_train.input_pipeline.targets import class_weights, oversample
+from tpu_train.recipes.phases import batch_norm_warning, make_phases
+from tpu_train.recipes.schema import Recipe
+from tpu_train.remote_files import is_remote
+from tpu_train.training import distributed_layers, model_factory, run_record
 from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
+from tpu_train.training.evaluation_history import find_best, metric_of
+from tpu_train.training.export import make_export
 from tpu_train.training.final_evaluation import write_pages
 from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
 from tpu_train.training.profiler import Profiler, check_profile
 from tpu_train.training.recovery import ON_NAN, TrainingError
+from tpu_train.training.run_checks import check_evaluations, check_run
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import TrainState, graph_rewriting
 
-__all__ = ["PhaseResult", "Result", "TrainingError", "check_run", "train"]
+__all__ = ["PhaseResult", "Result", "TrainingError", "train"]
 
 
 @dataclass(frozen=True)
@@ -63,16 +67,13 @@ class Result:
     seconds: float
     pages: Mapping[str, str]  # paths of the evaluation pages: "evaluation" and "test"
     test_accuracy: float | None  # in [0, 1], of the exported model on the test images
+    best: dict | None  # the best of the evaluations; None without evaluation images
+    exported: dict | None  # the evaluation of the exported model
 
     @property
-    def accuracy(self) -> float:
+    def accuracy(self) -> float | None:
         """Accuracy in [0, 1] of the exported model (EMA weights) on the evaluation images."""
-        return self.phases[-1].accuracy
-
-    @property
-    def best(self) -> dict:
-        """The evaluation with the highest EMA accuracy; the last of several equal ones."""
-        return max(self.evaluations, key=lambda e: (e["ema"], e["step"]))
+        return self.exported and self.exported["ema"]
 
 
 def train(
@@ -126,23 +127,23 @@ def train(
     workdir = os.fspath(workdir)
     if on_nan not in ON_NAN:
         raise ValueError(f"Unknown on_nan {on_nan!r}: give {' or '.join(ON_NAN)}")
-    if eval_epochs < 0:
-        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
+    check_evaluations(recipe, evaluation, eval_epochs)
     replicas = strategy.num_replicas_in_sync
+    if recipe.oversample:
+        training = oversample(training, recipe.seed)
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
 
     # Build: the trained model, a clone that holds its EMA weights, and the optimizer's slots.
-    keras.utils.set_random_seed(recipe.seed)
-    phases = make_phases(recipe, training.examples)
+    record = None if overwrite else run_record.read_record(workdir)
+    planned = run_record.plan_epochs(record, recipe.epochs)
+    phases = run_record.plan_phases(recipe, training.examples, planned)
     check_profile(profile, phases[-1].end_step)
     classes = len(training.classes)
-    network = model_factory.training_network(recipe, classes)
-    with strategy.scope():
-        model = distributed_layers.training_clone(
-            network, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
-        )
-        ema_model = distributed_layers.training_clone(network)
-        state = TrainState.create(model, ema_model, recipe)
+    model, ema_model, state = _build(recipe, phases, classes, strategy)
+    rate_factor = None
+    if recipe.learning_rate_schedule == "plateau":
+        with strategy.scope():
+            rate_factor = tf.Variable(1.0, trainable=False)
 
     is_chief = strategy.extended.should_checkpoint
     callback = callback if callback and is_chief else Callback()
@@ -153,7 +154,7 @@ def train(
         # Restore the latest checkpoint, if there is one.
         checkpoints = CheckpointManager(
             files.checkpoints,
-            identify_run(recipe, training, evaluation),
+            run_record.identify(recipe, training, evaluation, planned),
             save_minutes,
             writes=is_chief,
             gather=make_gather(strategy),
@@ -165,6 +166,8 @@ def train(
             restored = checkpoints.restore_latest(state.variables, messages.append)
         elif is_chief:
             files.remove(workdirs.CHECKPOINTS)
+        history = TrainingHistory.from_json(restored.extra_state) if restored else None
+        run_record.check_extension(planned, phases, history)
         files.prepare(resume=restored is not None)
 
         first_step = restored.step if restored else 0
@@ -190,16 +193,31 @@ def train(
         profiler = Profiler(metrics.events, profile)
         stack.enter_context(contextlib.closing(profiler))
         messages += _describe_run(recipe, training, evaluation, strategy)
+        if recipe.layer_decay != 1 and not has_layer_groups(model):
+            messages.append(
+                f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups of "
+                "layers, as only EfficientNets have"
+            )
         if restored:
             messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
         for message in messages:
             metrics.log(message)
-        _write_recipe(files.local("recipe.json"), recipe, phases, training, evaluation)
+        path = files.local("recipe.json")
+        run_record.write_record(path, recipe, phases, training, evaluation, planned)
         stack.enter_context(end_reported(callback, lambda: metrics.step))
+
         # Train.
         stack.enter_context(graph_rewriting(strategy))
-        export = _make_export(recipe, classes, ema_model)
-        balanced = recipe.class_weights == "balanced"
+        export = make_export(recipe, classes, ema_model)
+        evaluate = None
+        if evaluation.examples:
+            models = {"ema": ema_model, "non_ema": model}
+            evaluate = make_evaluation(strategy, models, evaluation, recipe)
+
+        def keep_best():
+            export(files.local(workdirs.BEST))
+            files.publish()
+
         run = RunContext(
             recipe=recipe,
             phases=phases,
@@ -207,34 +225,43 @@ def train(
             strategy=strategy,
             model=model,
             state=state,
-            class_weights=_balanced_class_weights(training) if balanced else None,
-            evaluate=make_evaluation(
-                strategy, {"ema": ema_model, "non_ema": model}, evaluation, recipe
-            ),
+            class_weights=class_weights(recipe.class_weights, training),
+            evaluate=evaluate,
             eval_epochs=eval_epochs,
+            rate_factor=rate_factor,
             metrics=metrics,
             profiler=profiler,
             checkpoints=checkpoints,
             on_nan=on_nan,
             stop=stop,
-            on_improvement=lambda: export(files.local(workdirs.BEST)),
+            on_improvement=keep_best,
         )
-        history = train_phases(
-            run,
-            (restored.step, TrainingHistory.from_json(restored.extra_state)) if restored else None,
-        )
+        history = train_phases(run, (restored.step, history) if restored else None)
 
         # Export.
         write_labels(files.local("labels.txt"), training.classes)
         plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
-        export(files.local("model.keras"))
+        last = history.evaluations[-1] if history.evaluations else None
+        best = find_best(history.evaluations, metric_of(recipe))
+        exported = last
+        if recipe.early_stopping_patience and os.path.exists(files.local(workdirs.BEST)):
+            exported = best
+        if exported is last:
+            export(files.local("model.keras"))
+        else:
+            with replacing(files.local("model.keras")) as temporary:
+                shutil.copyfile(files.local(workdirs.BEST), temporary)
+            best_model = keras.saving.load_model(files.local(workdirs.BEST), compile=False)
+            set_weights(ema_model, best_model.get_weights())  # for the pages
         evaluations = {}
-        if pages:
+        sources = {"evaluation": evaluation, "test": test}
+        sources = {name: s for name, s in sources.items() if s is not None and s.examples}
+        if pages and sources:
             evaluations = write_pages(
                 strategy,
                 ema_model,
                 recipe,
-                {"evaluation": evaluation, **({} if test is None else {"test": test})},
+                sources,
                 files.local(""),
                 writes=is_chief,
             )
@@ -248,63 +275,70 @@ def train(
             evaluations=tuple(history.evaluations),
             pages={name: os.path.join(files.path, f"{name}.html") for name in evaluations},
             test_accuracy=evaluations["test"].top1.value if "test" in evaluations else None,
+            best=best,
+            exported=exported,
             seconds=time.monotonic() - start,
         )
-        if result.accuracy >= result.best["ema"]:  # the last model is the best one
+        if last is best:  # else it is needed to finish the run again, if it is killed here
             files.remove(workdirs.BEST)
     if is_chief and not keep_checkpoints:
         files.remove(workdirs.CHECKPOINTS)  # last: until here the run could be resumed
     return result
 
 
-def check_run(
+def export_stopped(
     recipe: Recipe,
     training: ImageSource,
     evaluation: ImageSource,
-    workdir: str,
-    replicas: int,
-    *,
-    overwrite: bool = False,
-) -> None:
-    """Raises ``ValueError`` for a run that cannot work, before anything slow; creates `workdir`."""
-    check(recipe)
-    optimizers.check(recipe.optimizer)
-    model_factory.check(recipe)
-    for phase in make_phases(recipe, training.examples):
-        error = batch_size_error(recipe, phase, replicas)
-        if error:
-            raise ValueError(error)
-    if training.examples < 2 or len(training.classes) < 2:
-        raise ValueError(
-            f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
-            "training needs at least two of each"
+    workdir: str | os.PathLike[str],
+    strategy: tf.distribute.Strategy,
+) -> tuple[str, int]:
+    """Writes model.keras and labels.txt from the latest checkpoint of a run: (path, its step).
+
+    The run can be resumed afterwards. Raises ``ValueError`` if `workdir` has no checkpoint of this
+    run.
+    """
+    workdir = os.fspath(workdir)
+    if recipe.oversample:
+        training = oversample(training, recipe.seed)
+    planned = run_record.plan_epochs(run_record.read_record(workdir), recipe.epochs)
+    phases = run_record.plan_phases(recipe, training.examples, planned)
+    classes = len(training.classes)
+    files = workdirs.Workdir(workdir)
+    with contextlib.closing(files):
+        checkpoints = CheckpointManager(
+            files.checkpoints,
+            run_record.identify(recipe, training, evaluation, planned),
+            0.0,
+            writes=False,
+            gather=make_gather(strategy),
         )
-    if training.classes != evaluation.classes:
-        raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
-    if not overwrite:
-        _check_not_complete(recipe, training, evaluation, workdir)
-    workdirs.check(workdir, overwrite=overwrite)
+        _, ema_model, state = _build(recipe, phases, classes, strategy)
+        restored = checkpoints.restore_latest(state.variables)
+        if restored is None:
+            raise ValueError(
+                f"{workdir} has no checkpoint to export: train first, without --export"
+            )
+        write_labels(files.local("labels.txt"), training.classes)
+        make_export(recipe, classes, ema_model)(files.local("model.keras"))
+    return os.path.join(workdir, "model.keras"), restored.step
+
+
+def _build(recipe, phases, classes, strategy):
+    """The trained model, a clone that holds its EMA weights, and all variables of the training."""
+    keras.utils.set_random_seed(recipe.seed)
+    network = model_factory.training_network(recipe, classes)
+    with strategy.scope():
+        model = distributed_layers.training_clone(
+            network, batch_norm_group_size=recipe.batch_norm_group_size
+        )
+        ema_model = distributed_layers.training_clone(network)
+        return model, ema_model, TrainState.create(model, ema_model, recipe, phases)
 
 
 def _after_save(files, checkpoints, callback):
     files.publish()
     callback("checkpoint", checkpoints.latest_step, {"folder": checkpoints.folder})
-
-
-def _check_not_complete(recipe, training, evaluation, workdir):
-    """Raises :class:`CompleteError` if `workdir` has the finished run of this recipe and data."""
-    model, record = os.path.join(workdir, "model.keras"), os.path.join(workdir, "recipe.json")
-    if not tf.io.gfile.exists(model) or not tf.io.gfile.exists(record):
-        return
-    if tf.io.gfile.isdir(os.path.join(workdir, workdirs.CHECKPOINTS)):
-        return  # the run finishes from its last checkpoint
-    with contextlib.suppress(json.JSONDecodeError):
-        if json.loads(read_file(record)).get("run") == json.loads(
-            json.dumps(identify_run(recipe, training, evaluation))
-        ):
-            raise CompleteError(
-                f"the run in {workdir} is complete: {model}. Give --overwrite to train it again"
-            )
 
 
 def _worker_name(strategy):
@@ -331,39 +365,3 @@ def _describe_run(recipe, training, evaluation, strategy):
     if recipe.augment == "keras_cv":
         lines.append("keras_cv augmentation is not reproducible: every run draws other images")
     return lines
-
-
-def _balanced_class_weights(source):
-    """float32 (classes,): weights inverse to the classes' frequencies, 1 on average per label."""
-    labels = source.labels[source.labels >= 0]
-    counts = np.bincount(labels, minlength=len(source.classes))
-    return (len(labels) / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
-
-
-def _make_export(recipe, classes, ema_model):
-    """A function that writes the EMA weights to a path, in a model of stock layers."""
-    exported = None
-
-    def export(path):
-        nonlocal exported
-        weights = ema_model.get_weights()
-        if exported is None:
-            exported = model_factory.exported_network(recipe, classes, weights)
-        set_weights(exported, weights)
-        with replacing(path) as temporary:
-            exported.save(temporary)
-
-    return export
-
-
-def _write_recipe(path, recipe, phases, training, evaluation):
-    record = {
-        "recipe": dataclasses.asdict(recipe),
-        "phases": [dataclasses.asdict(p) for p in phases],
-        "training_images": training.examples,
-        "skipped_files": list(training.skipped),
-        "run": identify_run(recipe, training, evaluation),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
-    write_files({path: json.dumps(record, indent=1).encode()})

@@ -30,8 +30,10 @@ class RunContext:
     model: keras.Model
     state: TrainState
     class_weights: np.ndarray | None
-    evaluate: Callable[[], dict[str, float]]  # see make_evaluation; models "ema" and "non_ema"
+    # see make_evaluation; models "ema" and "non_ema". None without evaluation images
+    evaluate: Callable[[], dict[str, float]] | None
     eval_epochs: float  # between evaluations; 0: only at the end of each phase
+    rate_factor: tf.Variable | None  # of the learning rate, by plateaus; None for other schedules
     metrics: MetricsWriter
     profiler: Profiler
     checkpoints: CheckpointManager
@@ -42,15 +44,18 @@ class RunContext:
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """Duration and results of one phase; accuracies in [0, 1], on the evaluation images."""
+    """Duration and results of one phase; accuracies in [0, 1], on the evaluation images.
+
+    Accuracies are None without evaluation images.
+    """
 
     number: int
     image_size: int
     steps: int
     seconds: float
     loss: float  # mean over the training steps of the last host call
-    accuracy: float  # of the EMA weights
-    accuracy_non_ema: float
+    accuracy: float | None  # of the EMA weights
+    accuracy_non_ema: float | None
 
 
 @dataclass

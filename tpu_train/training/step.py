@@ -8,13 +8,14 @@ the weights and their moving averages. All variables that a step changes are in 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_effnet.finetuning import has_layer_groups, layer_groups, layer_rates, select_layers
 from tpu_train.input_pipeline.mixup import apply_mixing
 from tpu_train.input_pipeline.targets import soft_targets
 from tpu_train.recipes.phases import Phase, rows_of
@@ -44,8 +45,9 @@ def graph_rewriting(strategy: tf.distribute.Strategy) -> Iterator[None]:
 class TrainState:
     """The variables that a step changes: plain tf.Variables of the strategy."""
 
-    trainable: list[tf.Variable]
+    trainable: list[tf.Variable]  # in any phase
     decayed: list[bool]  # for each of them, whether weight decay applies
+    trained: dict[str, list[int]]  # freeze of a phase -> indices of the variables that it trains
     optimizer: optimizers.Optimizer
     weights: list[tf.Variable]
     ema_weights: list[tf.Variable]
@@ -55,16 +57,26 @@ class TrainState:
     good_steps: tf.Variable | None  # since the loss scale changed
 
     @classmethod
-    def create(cls, model: keras.Model, ema_model: keras.Model, recipe: Recipe) -> TrainState:
+    def create(
+        cls,
+        model: keras.Model,
+        ema_model: keras.Model,
+        recipe: Recipe,
+        phases: Sequence[Phase],
+    ) -> TrainState:
         """The variables of a model and of the clone that holds its EMA weights, and new slots.
 
-        Call it in the strategy's scope.
+        Call it in the strategy's scope. Raises ``ValueError`` for a phase that trains nothing, or
+        for layers that the model does not have.
         """
-        trainable = [_variable(v) for v in model.trainable_variables]
+        first_steps = _first_steps(model, phases)
+        weights = [v for v in model.trainable_variables if id(v) in first_steps]
+        trainable = [_variable(v) for v in weights]
         decayed = [
             optimizers.decays(getattr(v, "path", v.name), recipe.weight_decay_on_biases)
-            for v in model.trainable_variables
+            for v in weights
         ]
+        rates = _layer_rates(model, recipe.layer_decay)
         batch_norms = [
             layer
             for layer in model.layers
@@ -74,8 +86,18 @@ class TrainState:
         return cls(
             trainable=trainable,
             decayed=decayed,
+            trained={
+                freeze: [i for i, v in enumerate(weights) if id(v) not in _frozen(model, freeze)]
+                for freeze in {phase.freeze for phase in phases}
+            },
             optimizer=optimizers.make(
-                recipe.optimizer, trainable, decayed, weight_decay_mode=recipe.weight_decay_mode
+                recipe.optimizer,
+                trainable,
+                decayed,
+                weight_decay_mode=recipe.weight_decay_mode,
+                settings=optimizers.settings_of(recipe),
+                first_steps=[first_steps[id(v)] for v in weights],
+                rates=[rates.get(id(v), 1.0) for v in weights],
             ),
             weights=[_variable(v) for v in model.weights],
             ema_weights=[_variable(v) for v in ema_model.weights],
@@ -124,6 +146,8 @@ def make_step(spec: StepSpec) -> Callable:
     replicas = spec.strategy.num_replicas_in_sync
     local = phase.batch_size // replicas
     part = local // phase.accumulation  # images of one accumulation step
+    trained = [state.trainable[i] for i in state.trained[phase.freeze]]
+    decayed = [state.decayed[i] for i in state.trained[phase.freeze]]
 
     def replica_step(batch, step):
         context = tf.distribute.get_replica_context()
@@ -153,9 +177,7 @@ def make_step(spec: StepSpec) -> Callable:
         if state.loss_scale is not None:
             gradients = [g / state.loss_scale for g in gradients]
         if recipe.weight_decay_mode == "l2":
-            gradients = optimizers.with_l2(
-                gradients, state.trainable, state.decayed, recipe.weight_decay
-            )
+            gradients = optimizers.with_l2(gradients, trained, decayed, recipe.weight_decay)
         gradients, norm = optimizers.clip(gradients, recipe.clip_norm)
 
         def update(strategy, gradients, statistics, norm, step):
@@ -175,14 +197,15 @@ def make_step(spec: StepSpec) -> Callable:
         images, targets = apply_mixing(batch, targets)
         with (
             distributed_layers.draw(seed, row, phase.batch_size, replicas) as moments,
-            tf.GradientTape() as tape,
+            tf.GradientTape(watch_accessed_variables=False) as tape,
         ):
+            tape.watch(trained)  # nothing is computed for frozen layers
             logits = tf.cast(spec.model(images, training=True), tf.float32)
             # Gradients are summed over the replicas, so the loss is over the global batch.
             loss = tf.reduce_sum(losses(recipe.loss, targets, logits, spec.class_weights))
             loss /= phase.batch_size
             scaled = loss if state.loss_scale is None else loss * state.loss_scale
-        gradients = tape.gradient(scaled, state.trainable, unconnected_gradients="zero")
+        gradients = tape.gradient(scaled, trained, unconnected_gradients="zero")
         statistics = [[mean, variance] for _, mean, variance in moments]
         norm_names = [layer.name for layer, _, _ in moments]
         return tf.stack([loss, _correct(batch, logits)]), gradients, statistics, norm_names
@@ -222,7 +245,14 @@ def _update(spec, strategy, gradients, moments, norm, step):
 
     def update_all():
         weight_decay = recipe.weight_decay if recipe.weight_decay_mode == "decoupled" else 0.0
-        state.optimizer.apply(strategy, gradients, spec.learning_rate(step), step, weight_decay)
+        state.optimizer.apply(
+            strategy,
+            gradients,
+            spec.learning_rate(step),
+            step,
+            weight_decay,
+            state.trained[spec.phase.freeze],
+        )
         for name, mean_and_variance in moments:
             for (variable, momentum), statistic in zip(
                 state.moving_statistics[name], mean_and_variance
@@ -260,6 +290,33 @@ def _unless_overflow(strategy, state, finite, update_all):
         (state.loss_scale, state.good_steps), tf.cond(finite, no_overflow, overflow)
     ):
         strategy.extended.update(variable, lambda v, new: v.assign(new), args=(value,), group=False)
+
+
+def _frozen(model, freeze):
+    """The ids of the weights that a phase does not train."""
+    return {id(v) for layer in select_layers(model, freeze) for v in layer.weights}
+
+
+def _first_steps(model, phases):
+    """{id of a weight: the step in which it first trains}, of those that train in any phase."""
+    first_steps = {}
+    for phase in phases:
+        frozen = _frozen(model, phase.freeze)
+        trained = [id(v) for v in model.trainable_variables if id(v) not in frozen]
+        if not trained:
+            raise ValueError(f"freeze {phase.freeze!r} leaves nothing to train")
+        for weight in trained:
+            first_steps.setdefault(weight, phase.first_step)
+    return first_steps
+
+
+def _layer_rates(model, decay):
+    """{id of a weight: its part of the learning rate}."""
+    if decay == 1 or not has_layer_groups(model):
+        return {}
+    rates = layer_rates(model, 1.0, decay)
+    layers = [layer for group in layer_groups(model).values() for layer in group]
+    return {id(v): rates[layer.name] for layer in layers for v in layer.weights}
 
 
 def _variable(weight):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_effnet.datasets.dataset import check_path, open_dataset
-from keras_effnet.datasets.holdout import hold_out
+from keras_effnet.datasets.holdout import hold_out, small_classes
 
 
 def test_only_local_paths_are_checked_without_tensorflow(tmp_path):
@@ -53,8 +53,16 @@ def test_held_out_images_are_a_function_of_the_seed():
     assert np.bincount(labels[held_out]).tolist() == [2, 2]
     assert sorted([*kept, *held_out]) == list(range(20))
     np.testing.assert_array_equal(hold_out("x", labels, ("a", "b"), 0.2, seed=3)[1], held_out)
-    with pytest.raises(ValueError, match="x: class 'c' has 1 image; it needs at least two"):
-        hold_out("x", np.array([0, 0, 1]), ("a", "c"), 0.2, seed=0)
+    with pytest.raises(ValueError, match="x has one image of each class: it needs at least two"):
+        hold_out("x", np.array([0, 1]), ("a", "c"), 0.2, seed=0)
+
+
+def test_classes_of_few_images_are_kept_and_named_in_one_warning():
+    labels = np.array([0] * 100 + [1] + [2] * 3)
+    kept, held_out = hold_out("x", labels, ("a", "b", "c"), 0.2, seed=0)
+    assert np.bincount(labels[held_out]).tolist() == [20, 0, 1]
+    warning = small_classes(labels[kept], labels[held_out], ("a", "b", "c"))
+    assert warning.endswith("expect little accuracy: b (1, none to evaluate), c (2)")
 
 
 def test_images_are_read_without_any_framework(photos):

@@ -2,8 +2,10 @@ import itertools
 
 import pytest
 
+from keras_effnet.datasets.file_probe import FileProbe
 from keras_effnet.datasets.folders import check_several_classes, find_images, is_leftover
 from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages
+from keras_effnet.image_decoding import IMAGE_ENDINGS
 
 _JPEG, _PNG, _WEBP = b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "
 
@@ -16,17 +18,23 @@ def _class_folders(*splits):
     return _files(*(f"{split}/{name}" for split in splits for name in ("cat", "dog")))
 
 
-def _no_heads(files):
-    return [b"text" for _ in files]
+def _probe(files, heads=None):
+    """Images by their endings, and by `heads`."""
+    heads = heads or {}
+    by_ending = {True: _JPEG, False: b"text"}
+    found = [heads.get(file, by_ending[file.endswith(IMAGE_ENDINGS)]) for file in files]
+    return [FileProbe(len(head), head, head) for head in found]
 
 
 def test_classes_with_the_same_folders_inside_are_a_question():
     parts = ("fold1", "fold2", "fold3"), ("cat", "dog", "bird")
     files = _files(*("/".join(p) for p in itertools.product(*parts)))
     with pytest.raises(ValueError, match=r"are the classes fold1, .*, or bird, cat, dog, which"):
-        find_images("d", files, _no_heads)
+        find_images("d", files, _probe)
     with pytest.raises(ValueError, match="are the classes cat, dog, or train, val, which"):
-        find_images("d", _files("cat/train", "cat/val", "dog/train", "dog/val"), _no_heads)
+        find_images("d", _files("cat/train", "cat/val", "dog/train", "dog/val"), _probe)
+    with pytest.raises(ValueError, match="are the classes cat, dog, or train, which"):
+        find_images("d", _files("cat/train", "dog/train", "dog/val"), _probe)
 
 
 def test_folders_inside_classes_may_differ_or_be_one_each():
@@ -35,11 +43,11 @@ def test_folders_inside_classes_may_differ_or_be_one_each():
         _files("cat/a", "cat/b", "dog/c"),
         _files("cat/a", "cat/b", "dog/a", "dog/b", "dog"),
     ):
-        assert find_images("d", files, _no_heads).classes == ["cat", "dog"]
+        assert find_images("d", files, _probe).classes == ["cat", "dog"]
 
 
 def test_one_folder_around_the_classes_is_named():
-    found = find_images("d", _class_folders("archive"), _no_heads)
+    found = find_images("d", _class_folders("archive"), _probe)
     paths = tuple(f"d/{path}" for _, path in found.images)
     images = LabeledImages("d", tuple(found.classes), ImageFiles(paths, paths))
     with pytest.raises(ValueError, match=r"only one class \(archive\).* did you mean d/archive"):
@@ -48,16 +56,19 @@ def test_one_folder_around_the_classes_is_named():
 
 def test_content_makes_an_image_of_any_ending():
     heads = {"cat/0": _JPEG, "cat/1.dat": _PNG, "dog/0.heic": _JPEG, "dog/a.txt": b"hello"}
-    found = find_images("d", [*heads, "dog/1.webp"], lambda files: [heads[f] for f in files])
+    heads["dog/1.jpg"], heads["dog/2.jpg"] = b"<html>", b""
+    found = find_images("d", [*heads, "dog/1.webp"], lambda files: _probe(files, heads))
     assert [path for _, path in found.images] == ["cat/0", "cat/1.dat", "dog/0.heic", "dog/1.webp"]
-    assert found.notes == ("not read, because they are no images of a known format: 1 .txt",)
+    assert found.notes == (
+        "not read, because they are no images of a known format: 1 .txt, "
+        "1 .jpg without an image in it, 1 empty",
+    )
 
 
 def test_files_that_are_not_read_are_counted_by_kind():
-    heic = b"\0\0\0\x18ftypheic"
-    files = [*_files("cat", "dog"), "cat/a.psd", "cat/b.psd", "dog/a.heic", "dog/b"]
-    found = find_images("d", files, lambda f: [heic if n.endswith("heic") else b"?" for n in f])
-    assert found.notes[0].endswith(": 2 .psd, 1 HEIC, 1 without an ending")
+    files = [*_files("cat", "dog"), "cat/a.psd", "cat/b.psd", "dog/a.jxl", "dog/b"]
+    found = find_images("d", files, lambda f: _probe(f, {"dog/a.jxl": b"\xff\x0a"}))
+    assert ": 2 .psd, 1 JPEG XL, 1 without an ending. JPEG XL is not" in found.notes[0]
 
 
 def test_leftovers_of_operating_systems_are_left_out_and_noted_once():
@@ -67,7 +78,7 @@ def test_leftovers_of_operating_systems_are_left_out_and_noted_once():
         *("dog/.ipynb_checkpoints/0.jpg", "dog/@eaDir/0.jpg"),
     ]
     assert all(map(is_leftover, leftovers))
-    found = find_images("d", _files("cat", "dog") + leftovers + [".DS_Store"], _no_heads)
+    found = find_images("d", _files("cat", "dog") + leftovers + [".DS_Store"], _probe)
     assert found.classes == ["cat", "dog"]
     assert len(found.images) == 4
     (note,) = found.notes
@@ -75,17 +86,17 @@ def test_leftovers_of_operating_systems_are_left_out_and_noted_once():
 
 
 def test_a_class_that_loses_all_images_is_an_error_that_names_it():
-    files = _files("cat", "dog") + _files("bird", file="{}.heic", count=3)
-    with pytest.raises(ValueError, match=r"no image of the class bird can be read \(3 \.heic\)"):
-        find_images("d", files, _no_heads)
-    found = find_images("d", [*_files("cat", "dog"), "docs/a.txt", "docs/b.md"], _no_heads)
+    lost = dict.fromkeys(_files("bird", file="{}.jxl", count=3), b"\xff\x0a")
+    with pytest.raises(ValueError, match=r"no image of the class bird can be read \(3 JPEG XL\)"):
+        find_images("d", [*_files("cat", "dog"), *lost], lambda files: _probe(files, lost))
+    found = find_images("d", [*_files("cat", "dog"), "docs/a.txt", "docs/b.md"], _probe)
     assert "no classes, because they have no images: docs" in found.notes
 
 
 def test_images_in_no_folder_are_noted_or_an_error():
-    found = find_images("d", [*_files("cat", "dog"), "0.jpg"], _no_heads)
+    found = find_images("d", [*_files("cat", "dog"), "0.jpg"], _probe)
     assert found.notes == ("not used, because they are in no class folder: 0.jpg",)
-    found = find_images("d", ["0.jpg"], _no_heads)
+    found = find_images("d", ["0.jpg"], _probe)
     assert (found.images, found.classes) == (((None, "0.jpg"),), None)
     with pytest.raises(ValueError, match="d has no images in folders: it needs one folder per"):
         check_several_classes(LabeledImages("d", None, ImageFiles(("0.jpg",), ("0.jpg",))))

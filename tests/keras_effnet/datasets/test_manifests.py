@@ -51,7 +51,7 @@ def test_a_manifest_with_several_labels_per_image(photos, ending):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("l.csv", "path,label\na.jpg,1\n", "has the columns path, label and lacks image"),
+        ("l.csv", "photo,label\na.jpg,1\n", "has the columns photo, label and lacks image"),
         ("l.csv", "image,label\n", "has no rows"),
         ("l.csv", "image,label\na.jpg,\n", r"line 2 \(a.jpg\) needs a label"),
         ("l.csv", "image,label\n,1\n", "line 2 has no image"),
@@ -61,6 +61,8 @@ def test_a_manifest_with_several_labels_per_image(photos, ending):
         ("l.csv", "image,label,split\na.jpg,x,half\n", "the split 'half'; accepted: train"),
         ("l.csv", "image,label,split\na.jpg,x,train\nb.jpg,y,train\n", "but only training rows"),
         ("l.json", "{", "is not valid JSON"),
+        ("l.json", '{"image": "a"}\n{"image": "b"}', "one object on each line is a .jsonl file"),
+        ("l.jsonl", '{"image": "a.jpg", "label": 1}\n{"image": "b"}', "line 2 lacks label"),
         ("l.json", "{}", "must be a JSON list"),
         ("l.json", '[{"image": "a.jpg"}]', "object 0 lacks label"),
         ("l.json", '[{"image": "a.jpg", "label": -1}]', "has the label -1: class numbers start"),
@@ -84,8 +86,11 @@ def test_bad_manifests_are_errors_that_name_the_row(tmp_path, name, text, messag
         "Image;Label;Split\r\ncat/0.JPEG;\u00e4;Train\r\ndog/0.JPEG;b;Valid\r\n;;\r\n".encode(),
         "sep=;\r\nimage;label;split\r\ncat/0.JPEG;\u00e4;TRAIN\r\ndog/0.JPEG;b;dev\r\n".encode(),
         "image\tlabel\tsplit\ncat/0.JPEG\t\u00e4\ttrain\ndog/0.JPEG\tb\ttest\n".encode("utf-16"),
+        "image,label,split\ncat/0.JPEG,\u00e4,train\ndog/0.JPEG,b,test\n".encode("utf-16-le"),
+        "File_Name,n,Class,set\ncat\\0.JPEG,1,\u00e4,tr\ndog/0.JPEG ,2,b,te\n".encode(),
+        '"image","label","split"\n"cat/0.JPEG","\u00e4","train"\n"dog/0.JPEG","b","val"'.encode(),
     ],
-    ids=["byte order mark", "semicolons", "sep line", "utf-16"],
+    ids=["byte order mark", "semicolons", "sep", "utf-16", "no mark", "other names", "quotes"],
 )
 def test_files_of_excel_are_read(tmp_path, content):
     path = tmp_path / "l.csv"
@@ -108,3 +113,17 @@ def test_an_encoding_that_is_not_utf_8_is_an_error(tmp_path):
 def test_a_json_file_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "l.json").write_bytes(b'\xef\xbb\xbf[{"image": "a.jpg", "label": "x"}]')
     assert read_manifest(str(tmp_path / "l.json"))[1] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", "image,label\na.jpg,2.0\nb.jpg,0\n"),
+        ("l.tsv", "image\tlabel\na.jpg\t2\nb.jpg\t0\n"),
+        ("l.jsonl", '{"image": "a.jpg", "label": 2}\n\n{"path": "b.jpg", "label": [0]}\n'),
+    ],
+)
+def test_labels_that_are_numbers_are_class_numbers(tmp_path, name, text):
+    rows, classes, has_split = read_manifest(str(write_manifest(tmp_path / name, text)))
+    assert [row.labels for row in rows] == [(2,), (0,)]
+    assert (classes, has_split) == (["0", "1", "2"], False)

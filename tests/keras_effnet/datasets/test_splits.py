@@ -3,7 +3,7 @@
 import pytest
 
 from keras_effnet.datasets import splits as splits_module
-from keras_effnet.datasets.folders import image_folders
+from keras_effnet.datasets.folders import image_folders, open_folder
 from keras_effnet.datasets.splits import TEST, TRAINING, VALIDATION, split_of
 
 
@@ -19,9 +19,11 @@ def find_splits(folder, files):
     return splits_module.find_splits(folder, image_folders(files))
 
 
-@pytest.mark.parametrize("training", ["train", "Train", "TRAINING", "training_set", "train-data"])
 @pytest.mark.parametrize(
-    "evaluation", ["val", "valid", "Validation", "dev", "eval", "VAL", "test", "Testing"]
+    "training", ["Train", "TRAINING", "training_set", "train-set", "tr", "train2017"]
+)
+@pytest.mark.parametrize(
+    "evaluation", ["val", "valid", "Validation", "dev", "EVAL", "holdout", "hold-out", "tst", "Te"]
 )
 def test_usual_names_of_splits_are_splits(training, evaluation):
     splits, notes = find_splits("d", _class_folders(training, evaluation))
@@ -58,6 +60,31 @@ def test_folders_beside_both_splits_are_named():
     assert note == "not used, because they are no splits: extra"
 
 
+@pytest.mark.parametrize(
+    ("files", "inside", "splits"),
+    [
+        (_class_folders("images/train", "images/val"), "images", ["train", "val"]),
+        (_class_folders("dataset/Train", "dataset/test"), "dataset", ["Train", "test"]),
+        (
+            _class_folders("seg_train", "seg_test") + _files("seg_pred"),
+            "",
+            ["seg_train", "seg_test"],
+        ),
+        (_class_folders("a_train/a_train", "a_test"), "", ["a_train/a_train", "a_test"]),
+        (_class_folders("train/images", "valid/images"), "", ["train/images", "valid/images"]),
+    ],
+)
+def test_splits_are_found_in_and_around_other_folders(tmp_path, files, inside, splits):
+    for file in files:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\xff\xd8\xff")
+    dataset = open_folder(str(tmp_path))
+    assert dataset.folder == str(tmp_path / inside)
+    assert list(dataset.split_folders.values()) == splits
+    assert [images.classes for images in dataset.open(*dataset.splits)] == [("cat", "dog")] * 2
+
+
 def test_a_class_of_trains_is_a_class():
     assert find_splits("d", _files("bus", "car", "train")) == ({}, ())
 
@@ -65,6 +92,8 @@ def test_a_class_of_trains_is_a_class():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
+        (_files("train", "test", "sample"), "is train a class, or the training images?"),
+        (_files("de", "en", "te", "tr"), "is tr a class, or the training images?"),
         (_class_folders("valid", "test"), "valid, test and no training images"),
         (_files("cat", "dog") + _class_folders("test"), "is test a class, or the test images?"),
         (_files("cat", "dog", "val"), "is val a class, or the validation images?"),

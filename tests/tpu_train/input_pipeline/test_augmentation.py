@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageEnhance, ImageOps
 
 from tests.tpu_train.input_pipeline.official_randaugment import GOLDEN, OURS, WRAPS, equal
 from tpu_train.input_pipeline import augmentation
@@ -76,10 +77,15 @@ def test_distances_shrink_for_small_images(side, shift):
     [
         lambda image, seed: randaugment(image, seed, magnitude=10, layers=2),
         autoaugment,
+        augmentation.trivialaugment,
+        lambda image, seed: augmentation.color_jitter(image, seed, strength=0.4),
         lambda image, seed: augmentation.random_cutout(image[:, :48], seed, half_side=0.2),
         lambda image, seed: augmentation.random_erasing(image[:, :48], seed, probability=1.0),
     ],
-    ids=["randaugment", "autoaugment", "random_cutout", "random_erasing"],
+    ids=[
+        *("randaugment", "autoaugment", "trivialaugment", "color_jitter", "random_cutout"),
+        "random_erasing",
+    ],
 )
 def test_policies_are_functions_of_their_seed(policy):
     image = tf.constant(GOLDEN["images"][0])
@@ -183,3 +189,80 @@ def test_random_erasing_matches_the_published_distributions():
     assert hit.any(0).mean() > 0.98  # anywhere
     values = out[erased][hit]
     assert abs(values.mean() - 127.5) < 1
+
+
+# --- TrivialAugment, flips, turns, color jitter ---------------------------------------------------
+
+
+def trivial(name, level, image):
+    """The image after an operation at a level in [0, 1], with a positive sign."""
+    largest, _, operation = augmentation._TRIVIAL[name]
+    return operation(tf.constant(image), tf.constant(largest * level)).numpy()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["Brightness", "Color", "Contrast", "Posterize", "Solarize"])
+def test_trivialaugments_operations_equal_pillows(name, level):
+    """At the levels of torchvision's TrivialAugmentWide; Pillow rounds in another place."""
+    image = GOLDEN["images"][0]
+    pil = Image.fromarray(image)
+    enhance = {
+        "Brightness": ImageEnhance.Brightness,
+        "Color": ImageEnhance.Color,
+        "Contrast": ImageEnhance.Contrast,
+    }
+    if name in enhance:
+        expected = enhance[name](pil).enhance(1 + 0.99 * level)
+    elif name == "Posterize":
+        expected = ImageOps.posterize(pil, 8 - round(6 * level))
+    else:
+        expected = ImageOps.solarize(pil, 255 - 255 * level)
+    difference = np.abs(trivial(name, level, image).astype(int) - np.asarray(expected))
+    assert difference.max() <= (2 if name in enhance else 0)
+
+
+def test_trivialaugment_draws_every_operation_and_level_equally():
+    names, levels = [], []
+    image = tf.constant(np.arange(27, dtype=np.uint8).reshape(3, 3, 3))
+    draws = {
+        name: (largest, signed, lambda image, level, name=name: _note(image, name, level))
+        for name, (largest, signed, _) in augmentation._TRIVIAL.items()
+    }
+
+    def _note(image, name, level):
+        names.append(name)
+        levels.append(float(level))
+        return image
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augmentation, "_TRIVIAL", draws)
+        for seed in range(700):
+            augmentation.trivialaugment(image, tf.constant([0, seed], tf.int64))
+    assert set(names) == set(draws)
+    assert 25 <= min(map(names.count, draws)) <= max(map(names.count, draws)) <= 80  # of 50
+    angles = [level for name, level in zip(names, levels) if name == "Rotate"]
+    assert min(angles) < -60 < 60 < max(angles)
+    bins = np.array(angles) / 135 * 30
+    np.testing.assert_allclose(bins, np.round(bins), atol=1e-4)
+    assert max(map(abs, angles)) <= 135
+
+
+def test_flips_and_turns_occur_equally_often():
+    image = tf.constant(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    flips = over_seeds(lambda seed: augmentation.random_vertical_flip(image, seed), 200)
+    corners = [tuple(corner) for corner in np.asarray(flips)[:, 0, 0]]
+    assert set(corners) == {(0, 1, 2), (6, 7, 8)}
+    assert 70 <= corners.count((0, 1, 2)) <= 130
+    turns = over_seeds(lambda seed: augmentation.random_quarter_turn(image, seed), 200)
+    corners = [tuple(corner) for corner in np.asarray(turns)[:, 0, 0]]
+    assert len(set(corners)) == 4
+    assert min(map(corners.count, set(corners))) >= 30
+
+
+def test_color_jitter_stays_within_its_strength():
+    image = tf.constant(np.full((8, 8, 3), 100, np.uint8))  # gray: only brightness changes it
+    means = over_seeds(lambda seed: augmentation.color_jitter(image, seed, strength=0.4), 100)
+    means = means.mean((1, 2, 3))
+    assert 59 <= means.min() < 70 < 130 < means.max() <= 140
+    still = augmentation.color_jitter(image, tf.constant([0, 1], tf.int64), strength=0.0)
+    np.testing.assert_array_equal(still, image)

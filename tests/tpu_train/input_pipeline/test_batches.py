@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_effnet.image_preprocessing import Preprocessing, preprocess
 from tpu_train.input_pipeline.batches import batch_spec, evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import from_arrays
+from tpu_train.input_pipeline.targets import oversample
 from tpu_train.recipes.phases import make_phases
 
 pytestmark = pytest.mark.every_stack
@@ -63,10 +64,15 @@ def test_every_epoch_is_another_permutation(source, tiny_recipe):
 
 
 @pytest.mark.parametrize(
-    "augment", ["randaugment", pytest.param("autoaugment", marks=pytest.mark.slow)]
+    "augment",
+    ["randaugment", "trivialaugment", pytest.param("autoaugment", marks=pytest.mark.slow)],
 )
 def test_starting_at_a_step_equals_running_to_it(source, tiny_recipe, augment):
     recipe = augmented(tiny_recipe, augment=augment)
+    if augment == "trivialaugment":
+        changes = {"vertical_flip": True, "quarter_turns": True, "color_jitter": 0.4}
+        recipe = dataclasses.replace(recipe, **changes)
+        source = oversample(source.take(np.arange(17)), seed=0)
     assert_same(batches(source, recipe, 0, 5)[3:], batches(source, recipe, 3, 5))
 
 
@@ -163,6 +169,10 @@ def test_several_labels_are_padded(tiny_recipe):
         {"flip": True},
         {"randaugment_magnitude_first": 9.0, "randaugment_layers": 2},
         {"augment": "autoaugment"},
+        {"augment": "trivialaugment"},
+        {"vertical_flip": True},
+        {"quarter_turns": True},
+        {"color_jitter": 0.4},
         {"cutout": 0.2},
         {"random_erasing_prob": 1.0},
         {"interpolation": "bicubic"},

@@ -65,8 +65,14 @@ def test_folders_train_and_val_are_the_splits(tmp_path, photos):
     training, evaluation = open_data(root, holdout=0.5, seed=0)
     assert (training.examples, evaluation.examples) == (2, 2)
     (root / "val" / "dog").rename(root / "val" / "wolf")
-    with pytest.raises(ValueError, match="have different classes: dog, wolf"):
+    with pytest.raises(
+        ValueError, match="val has classes that the training images do not have: wo"
+    ):
         open_data(root, holdout=0.5, seed=0)
+    shutil.rmtree(root / "val" / "wolf")
+    training, evaluation = open_data(root, holdout=0.5, seed=0)
+    assert (training.classes, evaluation.classes) == (("cat", "dog"),) * 2
+    assert "val has no images of 1 classes: dog" in evaluation.notes[0]
 
 
 def test_npz_files_are_data(tmp_path):
@@ -99,7 +105,7 @@ def test_arrays_that_cannot_be_trained_on_are_errors(images, labels, message):
 def test_missing_data_is_an_error_that_lists_what_is_accepted(tmp_path):
     with pytest.raises(ValueError, match="does not exist: give a folder"):
         open_data(tmp_path / "nowhere", holdout=0.2, seed=0)
-    with pytest.raises(ValueError, match=r"holdout must be between 0 and 1.* got 1\.5"):
+    with pytest.raises(ValueError, match=r"holdout must be at least 0.* got 1\.5"):
         open_data(tmp_path, holdout=1.5, seed=0)
 
 
@@ -112,13 +118,6 @@ def test_remote_folders_are_read_like_local_ones(photos):
     assert remote.where(0) == "ram://photos/cat/0.JPEG"
     assert remote.labels.tolist() == local.labels.tolist()
     assert remote.read(tf.constant(5)) == local.read(tf.constant(5))
-
-
-def test_a_class_that_loses_all_images_to_decoding_is_an_error(photos):
-    for path in (photos / "dog").iterdir():
-        path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(ValueError, match="no image of the class dog can be decoded"):
-        from_folder(photos)
 
 
 def test_photos_are_upright_in_batches_unless_the_recipe_ignores_exif(tmp_path, tiny_recipe):

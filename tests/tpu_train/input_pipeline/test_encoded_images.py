@@ -3,9 +3,10 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, features
+from PIL import Image
 
-from keras_effnet.image_decoding import IMAGE_FORMATS, decode_image
+from keras_effnet.image_decoding import IMAGE_FORMATS, decode_image, readable_formats
+from tests.transparency import transparent_image
 from tpu_train.input_pipeline.encoded_images import decode_crop, encoded_shape
 
 pytestmark = pytest.mark.every_stack
@@ -18,15 +19,15 @@ _crop = tf.function(
 
 
 def _encoded(kind, orientation=None, **options):
-    if kind == "AVIF" and not features.check("avif"):
-        pytest.skip("this Pillow has no AVIF")
+    if kind not in readable_formats():
+        pytest.skip(f"{kind} cannot be read here")
     y, x = np.mgrid[:48, :64]  # smooth, so that the chroma at the border of a crop is the same
     pixels = np.stack([4 * y, 3 * x, 2 * (x + y)], -1).astype(np.uint8)
     if orientation:
         options["exif"] = Image.Exif()
         options["exif"][274] = orientation
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
+    Image.fromarray(pixels).save(file, {"HEIC": "HEIF"}.get(kind, kind), **options)
     return file.getvalue()
 
 
@@ -41,6 +42,20 @@ def _assert_reads_like_decode_image(encoded):
 @pytest.mark.parametrize("kind", IMAGE_FORMATS)
 def test_every_format_is_read_by_the_rule_of_decode_image(kind):
     _assert_reads_like_decode_image(_encoded(kind))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("P", "GIF"), ("RGB", "PNG")]
+)
+def test_transparent_pixels_are_those_of_decode_image(mode, kind):
+    image, options = transparent_image(mode)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    encoded = file.getvalue()
+    for ignore_exif in (False, True):
+        pixels = decode_crop(tf.constant(encoded), [0, 0, 2, 3], ignore_exif=ignore_exif)
+        np.testing.assert_array_equal(pixels, decode_image(encoded))
+    assert encoded_shape(tf.constant(encoded)).numpy().tolist() == [2, 3, 3]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -13,17 +13,13 @@ import tensorflow as tf
 
 from keras_effnet.datasets.tfrecord import read_index
 from tpu_train.cli.prepare import main
-from tpu_train.input_pipeline import tfrecord_writer
+from tpu_train.input_pipeline import prepare_workers
 from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.input_pipeline.tfrecord import scan
+from tpu_train.input_pipeline.tfrecord_shard import PrepareError
 from tpu_train.input_pipeline.tfrecord_verification import verify_shards
-from tpu_train.input_pipeline.tfrecord_writer import (
-    PrepareError,
-    WriterOptions,
-    summary,
-    write_shards,
-)
+from tpu_train.input_pipeline.tfrecord_writer import WriterOptions, summary, write_shards
 from tpu_train.recipes.phases import make_phases
 
 
@@ -137,6 +133,18 @@ def test_the_same_input_gives_the_same_bytes(pictures, tmp_path):
     assert files(tmp_path / "one") != files(tmp_path / "three")
 
 
+@pytest.mark.slow  # starts two interpreters
+def test_two_processes_write_the_bytes_of_one_and_skip_the_same_images(pictures, tmp_path, capsys):
+    damaged = pictures / "cat" / "01.png"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:500] + bytes(200) + content[700:])
+    expected = prepare(pictures, tmp_path / "one", shard_count=3)
+    prepared = prepare(pictures, tmp_path / "two", shard_count=3, workers=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert (prepared.skipped, prepared.written) == (expected.skipped, 23) == (("cat/01.png",), 23)
+    assert "prepare: 100%" in capsys.readouterr().err
+
+
 def test_shards_can_be_written_to_a_remote_path(pictures):
     prepare(pictures, "ram://prepared", shard_count=2)
     assert not verify_shards("ram://prepared").problems
@@ -146,15 +154,15 @@ def test_shards_can_be_written_to_a_remote_path(pictures):
 def test_an_interrupted_run_resumes_at_the_first_incomplete_shard(pictures, tmp_path, monkeypatch):
     expected = tmp_path / "expected"
     prepare(pictures, expected, shard_count=4)
-    out, wrote, real = tmp_path / "out", [], tfrecord_writer._write_shard
+    out, wrote, real = tmp_path / "out", [], prepare_workers.write_shard
 
-    def write_shard(folder, shard, *args):
+    def write_shard(plan, *args):
         if len(wrote) == 2:
             raise KeyboardInterrupt
-        wrote.append(shard.name)
-        return real(folder, shard, *args)
+        wrote.append(plan.name)
+        return real(plan, *args)
 
-    monkeypatch.setattr(tfrecord_writer, "_write_shard", write_shard)
+    monkeypatch.setattr(prepare_workers, "write_shard", write_shard)
     with pytest.raises(KeyboardInterrupt):
         prepare(pictures, out, shard_count=4)
     assert not (out / "index.jsonl").exists()
@@ -164,7 +172,7 @@ def test_an_interrupted_run_resumes_at_the_first_incomplete_shard(pictures, tmp_
         prepare(pictures, out, shard_count=3)
     (out / wrote[1]).write_bytes(b"corrupt")
     before = (out / wrote[0]).stat().st_mtime_ns
-    monkeypatch.setattr(tfrecord_writer, "_write_shard", real)
+    monkeypatch.setattr(prepare_workers, "write_shard", real)
     prepared = prepare(pictures, out, shard_count=4)
     assert prepared.written == 24 - 5
     assert (out / wrote[0]).stat().st_mtime_ns == before
@@ -257,6 +265,7 @@ def test_corrupt_images_are_named_and_skipped_up_to_a_limit(pictures, tmp_path):
     ("flags", "message"),
     [
         ({"shard_count": 30}, "30 shards for 20 training images"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"minival": 20}, "minival 20 of 20 training images"),
         ({"minival": -0.1}, "minival -0.1 of 20"),
         ({"minival": 2.5}, "minival 2.5 of 20"),

@@ -309,7 +309,9 @@ def test_minimum_steps_are_divided_among_the_phases():
 
 
 def phase(**changes):
-    return dataclasses.replace(Phase(1, 0, 10, 0, 64, 1, 32, 0.0, 0.0, 0.0, 0.0, 0.0), **changes)
+    return dataclasses.replace(
+        Phase(1, 0, 10, 0, 64, 1, 32, 0.0, 0.0, 0.0, 0.0, 0.0, "none"), **changes
+    )
 
 
 @pytest.mark.parametrize(

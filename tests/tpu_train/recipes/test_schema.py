@@ -25,16 +25,24 @@ class ObservedRecipe(Recipe):
         return super().__getattribute__(name)
 
 
+def observed(recipe, **changes):
+    settings = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(Recipe)}
+    return ObservedRecipe(**{**settings, "epochs": 1, "phases": 1, **changes})
+
+
 @pytest.mark.slow
-def test_training_reads_every_field(tiny_recipe, source, tmp_path):
-    settings = {f.name: getattr(tiny_recipe, f.name) for f in dataclasses.fields(Recipe)}
-    settings.update(
-        {"epochs": 1, "phases": 1, "learning_rate_schedule": "exponential", "decay_epochs": 1.0}
-    )
-    recipe = ObservedRecipe(**settings)
+def test_training_reads_every_field(tiny_recipe, conv_recipe, source, tmp_path):
+    exponential = {"learning_rate_schedule": "exponential", "decay_epochs": 1.0}
+    plateau = {"learning_rate_schedule": "plateau", "optimizer": "rmsprop"}
     ObservedRecipe.reads.clear()
-    train(recipe, source, source, tmp_path / "run", make_strategy("cpu"))
+    train(
+        observed(tiny_recipe, **exponential), source, source, tmp_path / "a", make_strategy("cpu")
+    )
     fields = {f.name for f in dataclasses.fields(ObservedRecipe)} - {"name", "source"}
+    of_plateaus = {"plateau_patience", "early_stopping_metric"}
+    assert fields - ObservedRecipe.reads == {"unread", "rho", "momentum", *of_plateaus}
+    recipe = observed(conv_recipe, **plateau, early_stopping_patience=1)
+    train(recipe, source, source, tmp_path / "b", make_strategy("cpu"), eval_epochs=1)
     assert fields - ObservedRecipe.reads == {"unread"}
 
 
@@ -46,7 +54,14 @@ def test_schema_and_optimizers_name_the_same_optimizers():
     ("change", "message"),
     [
         ({"model": "efficientnetv2-b9"}, "Did you mean 'efficientnetv2-b"),
-        ({"optimizer": "adam"}, "Unknown optimizer 'adam'. Did you mean 'adamw'"),
+        ({"optimizer": "adm"}, "Unknown optimizer 'adm'. Did you mean 'adam'"),
+        ({"optimizer": "adam"}, "adam has no decoupled weight decay .*--optimizer=adamw"),
+        ({"momentum": 0.8}, "momentum is no setting of adamw, which has beta1, beta2, epsilon"),
+        ({"beta2": 1.0}, r"beta2 must be in \[0, 1\), or -1 for the value of adamw \(0.999\)"),
+        ({"freeze": "backbone,none", "phases": 1}, "freeze 'backbone,none' must have one value"),
+        ({"freeze": "backbone,"}, "freeze 'backbone,' must have one value for all phases"),
+        ({"optimizer": "tfa_yogi", "layer_decay": 0.9}, "tfa_yogi trains the same layers in all"),
+        ({"layer_decay": 1.1}, r"layer_decay must be in \(0, 1\], got 1.1"),
         ({"learning_rate_schedule": "linear"}, "Unknown learning_rate_schedule 'linear'"),
         ({"precision": "floats"}, "Did you mean 'float32' or"),
         (

@@ -14,12 +14,14 @@ from tpu_train.training.run import train
 def train_conv(source, conv_recipe, tmp_path):
     """train_conv(workdir, ...) trains and returns the result; its output is in `log()`."""
 
-    def train_conv(workdir="run", *, data=None, device="cpu", changes=None, **options):
+    def train_conv(
+        workdir="run", *, data=None, evaluation=None, device="cpu", changes=None, **options
+    ):
         with open(tmp_path / "log", "w") as stream:
             return train(
                 dataclasses.replace(conv_recipe, **(changes or {})),
                 data or source,
-                data or source,
+                evaluation or data or source,
                 tmp_path / workdir,
                 make_strategy(device),
                 stream=stream,

@@ -39,6 +39,7 @@ PHASE = Phase(
     cutmix=0.0,
     dropout_rate=0.5,
     drop_path_rate=0.5,
+    freeze="none",
 )
 
 
@@ -130,14 +131,15 @@ def start(
     )
 
 
-def step_spec(strategy, model, recipe, phase, rate=0.1, class_weights=None):
+def step_spec(strategy, model, recipe, phase, rate=0.1, class_weights=None, phases=None):
     """(The spec of a step that trains a clone of `model`, the clone with its EMA weights)."""
     with strategy.scope():
         net = distributed_layers.training_clone(
-            model, batch_norm_group_size=recipe.batch_norm_group_size, freeze=recipe.freeze
+            model, batch_norm_group_size=recipe.batch_norm_group_size
         )
         ema_net = distributed_layers.training_clone(model)
-        state = step.TrainState.create(net, ema_net, recipe)
+        state = step.TrainState.create(net, ema_net, recipe, phases or [phase])
+    distributed_layers.set_frozen(net, phase.freeze)
     spec = step.StepSpec(
         recipe=recipe,
         phase=phase,

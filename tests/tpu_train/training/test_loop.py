@@ -141,6 +141,107 @@ def test_the_accuracy_at_a_step_is_that_of_the_last_evaluation():
     assert TrainingHistory().accuracy_at(0) is None
 
 
+# --- early stopping, plateaus, phases that freeze -------------------------------------------------
+
+EARLY = {"early_stopping_patience": 1, "early_stopping_metric": "loss", "phases": 1}
+PLATEAU = {
+    **{"learning_rate_schedule": "plateau", "plateau_patience": 1, "decay_factor": 0.5},
+    **{"early_stopping_metric": "accuracy", "warmup_epochs": 0, "phases": 1},
+}
+HEAD_FIRST = {"freeze": "conv+bn,none", "learning_rate": 0.03, "layer_decay": 0.5}
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """losses(3, 2, ...): the losses of the evaluations at the host calls of a run, by step."""
+
+    def losses(*values):
+        run_evaluate = loop._evaluate
+
+        def evaluate(run, phase, step, history):
+            value = values[step // 3 - 1]
+            fake = lambda: {"ema": 0.5 - value / 9, "non_ema": 0.25, "loss_ema": value}  # noqa: E731
+            return run_evaluate(dataclasses.replace(run, evaluate=fake), phase, step, history)
+
+        monkeypatch.setattr(loop, "_evaluate", evaluate)
+
+    return losses
+
+
+def test_early_stopping_ends_a_phase_and_exports_the_best_model(
+    train_conv, losses, exported_weights, stop_at, tmp_path
+):
+    """Also if the run is stopped at the best evaluation, and if it is finished twice."""
+    losses(2, 1, 3, 0)
+    best = exported_weights(train_conv("best", changes={"phases": 1}))
+    result = train_conv(changes=EARLY, eval_epochs=1)
+    assert [e["step"] for e in result.evaluations] == [3, 6, 9]
+    assert (result.best["step"], result.exported["loss_ema"]) == (6, 1)
+    assert result.phases[0].steps == 9
+    exported = exported_weights(result)
+    assert not np.array_equal(exported[0], best[0])  # that of step 12
+    with pytest.raises(StoppedError, match="after step 6"):
+        train_conv("stopped", changes=EARLY, eval_epochs=1, stop=stop_at(2))
+    for _ in range(2):
+        resumed = train_conv("stopped", changes=EARLY, eval_epochs=1, keep_checkpoints=True)
+        assert resumed.phases[0].steps == 9
+        for a, b in zip(exported_weights(resumed), exported):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_early_stopping_continues_with_the_next_phase(train_conv, losses, records):
+    early = {**EARLY, "phases": 2, "epochs": 8}
+    losses(2, 3, 3, 3, 9, 8, 9, 9)
+    result = train_conv(changes=early, eval_epochs=1)
+    assert [p.steps for p in result.phases] == [6, 9]
+    assert [r["step"] for r in records()] == [3, 6, 15, 18, 21]
+    assert result.best["step"] == 3
+
+
+def test_plateaus_lower_the_rate_and_a_resumed_run_knows_them(
+    train_conv, losses, records, exported_weights, stop_at
+):
+    losses(2, 2, 1, 1)
+    expected = train_conv("uninterrupted", changes=PLATEAU, eval_epochs=1)
+    rates = [r["learning_rate"] for r in records("uninterrupted")]
+    np.testing.assert_allclose(rates, np.array([1, 1, 0.5, 0.5]) * 8 / 256, rtol=1e-6)
+    with pytest.raises(StoppedError, match="after step 6"):
+        train_conv("stopped", changes=PLATEAU, eval_epochs=1, stop=stop_at(2))
+    resumed = train_conv("stopped", changes=PLATEAU, eval_epochs=1)
+    for a, b in zip(exported_weights(resumed), exported_weights(expected)):
+        np.testing.assert_array_equal(a, b)
+    assert [r["learning_rate"] for r in records("stopped")] == rates
+
+
+def test_phases_that_freeze_resume_to_the_same_weights(train_conv, exported_weights, stop_at, log):
+    """Stopped before the first phase that trains all, and in it; one device equals two."""
+    expected = exported_weights(train_conv("one", changes=HEAD_FIRST))
+    assert "layer_decay 0.5 is not used: " in log()
+    for step, call in ((6, 2), (9, 0)):
+        with pytest.raises(StoppedError, match=f"after step {step}"):
+            train_conv("stopped", changes=HEAD_FIRST, stop=stop_at(call))
+    resumed = exported_weights(train_conv("stopped", changes=HEAD_FIRST))
+    two = exported_weights(train_conv("two", changes=HEAD_FIRST, device="cpu:2"))
+    for a, b, c in zip(resumed, expected, two):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(c, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [EARLY, PLATEAU])
+def test_settings_that_need_evaluations_ask_for_them(train_conv, changes):
+    with pytest.raises(ValueError, match=r"needs evaluations during a phase: give --eval_epochs=1"):
+        train_conv(changes=changes)
+
+
+def test_without_evaluation_images_a_run_trains_on_everything(train_conv, source, log):
+    nothing = source.take(np.arange(0))
+    result = train_conv(evaluation=nothing)
+    assert result.accuracy is None
+    assert "no evaluation images" in log()
+    with pytest.raises(ValueError, match=r"needs evaluation images: give --holdout=0\.2"):
+        train_conv("early", changes=EARLY, evaluation=nothing, eval_epochs=1)
+
+
 # --- saving and stopping -------------------------------------------------------------------------
 
 

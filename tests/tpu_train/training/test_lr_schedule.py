@@ -21,8 +21,19 @@ def a_phase(first_step=0, first_example=0, batch_size=4096):
         **{"number": 1, "first_step": first_step, "end_step": 10**9},
         **{"first_example": first_example, "batch_size": batch_size, "accumulation": 1},
         **{"image_size": 32, "magnitude": 0, "mixup": 0, "cutmix": 0},
-        **{"dropout_rate": 0, "drop_path_rate": 0},
+        **{"dropout_rate": 0, "drop_path_rate": 0, "freeze": "none"},
     )
+
+
+def test_a_phase_that_trains_other_layers_warms_up_again():
+    recipe = dataclasses.replace(BASE, freeze="backbone,block2,none", phases=4, epochs=40)
+    phases = make_phases(recipe, EXAMPLES)
+    assert [p.warms_up for p in phases] == [False, True, True, False]
+    second = phases[1]
+    steps = [second.first_step + n for n in (0, 250, 500, 600)]  # 5 epochs of 100 steps
+    plain = rates(recipe, steps, dataclasses.replace(second, warms_up=False))
+    expected = [factor * rate for factor, rate in zip((0, 0.5, 1, 1), plain)]
+    assert rates(recipe, steps, second) == pytest.approx(expected)
 
 
 def rates(recipe, steps, phase=None, examples=EXAMPLES, total_examples=TOTAL):

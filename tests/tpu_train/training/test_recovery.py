@@ -4,8 +4,10 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tpu_train.checkpointing.preemption import StoppedError
+from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.training import loop, recovery
 from tpu_train.training.recovery import (
     LossNotFiniteError,
@@ -16,6 +18,50 @@ from tpu_train.training.recovery import (
 )
 
 STEPS = 12  # in two phases, 3 per host call
+
+# --- Damaged images ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Training and evaluation images of two classes, 12 and 2 each."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 255, (20, 30, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "d" / split / name / f"{i:02}.png")
+    return tmp_path / "d"
+
+
+@pytest.mark.slow
+def test_an_image_damaged_inside_is_replaced_by_the_next_of_its_class(
+    folder, train_conv, log, exported_weights
+):
+    path, following = (folder / "train" / "cat" / f"{i:02}.png" for i in (4, 5))
+    content = path.read_bytes()
+    path.write_bytes(content[:500] + bytes(200) + content[700:])  # complete at both ends
+    training, evaluation = open_data(folder, holdout=0.5, seed=0, max_corrupt=1)
+    assert (training.examples, training.skipped) == (24, ())
+    result = train_conv(data=training, evaluation=evaluation)
+    assert f"{path} cannot be decoded (" in log()
+    assert f"training on {following} instead, resuming after step 0" in log()
+    path.write_bytes(following.read_bytes())
+    training, evaluation = open_data(folder, holdout=0.5, seed=0)
+    expected = train_conv("expected", data=training, evaluation=evaluation)
+    for a, b in zip(exported_weights(result), exported_weights(expected)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_more_damaged_images_than_allowed_end_the_run(folder, train_conv):
+    path = folder / "train" / "cat" / "04.png"
+    content = path.read_bytes()
+    path.write_bytes(content[:500] + bytes(200) + content[700:])
+    training, evaluation = open_data(folder, holdout=0.5, seed=0, max_corrupt=0)
+    with pytest.raises(TrainingError, match=r"1 images at or after step 0 .*04\.png"):
+        train_conv(data=training, evaluation=evaluation)
+
 
 # --- NaN losses ----------------------------------------------------------------------------------
 
@@ -114,7 +160,9 @@ PHASE = types.SimpleNamespace(number=2, image_size=36)
 
 
 def skip(run, history, first=9, end=12):
-    return recovery.recover(run, PHASE, history, LossNotFiniteError(first, end, "The loss is nan"))
+    error = LossNotFiniteError(first, end, "The loss is nan")
+    _, step, history = recovery.recover(run, PHASE, history, error)
+    return step, history
 
 
 def test_a_rollback_returns_the_saved_history_with_all_skipped_steps():

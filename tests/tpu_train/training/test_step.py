@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_effnet.constructors import create_model
 from tests.tpu_train.training.steps import (
     BATCH,
     CLASSES,
@@ -18,10 +19,12 @@ from tests.tpu_train.training.steps import (
     norm_of,
     replica_graph,
     start,
+    step_spec,
     variable_of,
 )
 from tpu_train.input_pipeline.targets import soft_targets
 from tpu_train.training import step
+from tpu_train.training.distribution import make_strategy
 
 pytestmark = pytest.mark.every_stack
 
@@ -195,22 +198,84 @@ def test_class_weights_reach_the_loss():
     assert loss == pytest.approx(float(np.mean(expected * weights[labels])), rel=1e-5)
 
 
-@pytest.mark.parametrize("freeze", ["batch_norm", "backbone"])
+@pytest.mark.parametrize("freeze", ["batch_norm", "backbone", "conv", "bn+he*"])
 def test_frozen_weights_and_their_ema_do_not_change(freeze):
     recipe = dataclasses.replace(
-        RECIPE, freeze=freeze, optimizer="adamw", weight_decay=0.1, weight_decay_mode="decoupled"
+        RECIPE, optimizer="adamw", weight_decay=0.1, weight_decay_mode="decoupled"
     )
     model = network()
-    trainer = start(model, batches(), recipe)
+    trainer = start(model, batches(), recipe, dataclasses.replace(PHASE, freeze=freeze))
     trainer.train(3)
     for layer, average in zip(trainer.net.layers, trainer.ema_model.layers):
         if not layer.weights:
             continue
         before = model.get_layer(layer.name).get_weights()
-        stays = layer.name == "bn" or (freeze == "backbone" and layer.name != "head")
+        frozen = {"batch_norm": ["bn"], "conv": ["conv"], "bn+he*": ["bn", "head"]}
+        stays = layer.name in frozen.get(freeze, ["conv", "bn"])
         for was, now, mean in zip(before, layer.get_weights(), average.get_weights()):
             assert np.array_equal(was, now) == stays, layer.name
             assert np.allclose(was, mean, rtol=1e-6) == stays, layer.name
+
+
+def test_nothing_is_computed_backward_for_frozen_layers():
+    """Below the first layer that trains: no gradient of the convolution, nor of its input."""
+    operations = {
+        freeze: [
+            op.type
+            for op in replica_graph(
+                network(), RECIPE, dataclasses.replace(PHASE, freeze=freeze)
+            ).get_operations()
+        ]
+        for freeze in ("none", "backbone")
+    }
+    assert any("Backprop" in kind for kind in operations["none"])
+    assert not any("Backprop" in kind for kind in operations["backbone"])
+    assert len(operations["backbone"]) < len(operations["none"])
+
+
+def test_the_optimizers_steps_of_a_layer_count_from_its_first_phase():
+    """Adam's first update is as large as the learning rate, whenever a layer begins to train."""
+    recipe = dataclasses.replace(RECIPE, optimizer="adamw", weight_decay=0.0)
+    head = dataclasses.replace(PHASE, freeze="backbone", end_step=5)
+    full = dataclasses.replace(PHASE, number=2, first_step=5)
+    strategy, model = make_strategy("cpu"), network(norm=False, dropout=0)
+    spec, _ = step_spec(strategy, model, recipe, full, rate=0.01, phases=[head, full])
+    assert spec.state.trained == {"none": [0, 1, 2, 3], "backbone": [2, 3]}
+    data = batches(1)
+    iterator = iter(
+        strategy.distribute_datasets_from_function(
+            lambda _: tf.data.Dataset.from_tensor_slices(data).repeat()
+        )
+    )
+    step.trace_steps(spec, iterator)(iterator, tf.constant(5, tf.int64), tf.constant(1, tf.int64))
+    before, after = (m.get_layer("conv").get_weights()[0] for m in (model, spec.model))
+    np.testing.assert_allclose(np.abs(after - before).max(), 0.01, rtol=1e-3)
+
+
+def test_layer_decay_lowers_the_rate_of_each_group(tiny):
+    """The update of SGD without momentum is the gradient times the rate of the group."""
+    recipe = dataclasses.replace(RECIPE, momentum=0.0)
+    shape = {"input_shape": (None, None, 3), "classes": CLASSES, "classifier_activation": None}
+    model, data = create_model(tiny, **shape), batches(1)
+    phase = dataclasses.replace(PHASE, dropout_rate=0.0, drop_path_rate=0.0, freeze="batch_norm")
+    moves = []
+    for decay in (1.0, 0.5):
+        trainer = start(model, data, dataclasses.replace(recipe, layer_decay=decay), phase)
+        trainer.train()
+        moves.append([a - b for a, b in zip(trainer.weights(), model.get_weights())])
+    full, decayed = (dict(zip([w.path for w in model.weights], m)) for m in moves)
+    for layer, factor in (("predictions", 1), ("top_conv", 0.5), ("stem_conv", 0.0625)):
+        np.testing.assert_allclose(
+            decayed[f"{layer}/kernel"], factor * full[f"{layer}/kernel"], rtol=1e-3, atol=1e-7
+        )
+
+
+def test_a_phase_that_trains_nothing_is_an_error(tiny):
+    model = create_model(tiny, classes=CLASSES)
+    for freeze, message in (("head", "leaves nothing to train"), ("blok1", "Did you mean 'block1")):
+        phase = dataclasses.replace(PHASE, freeze=freeze)
+        with pytest.raises(ValueError, match=message):
+            step.TrainState.create(model, model, RECIPE, [phase])
 
 
 # --- tracing -----------------------------------------------------------------------------------

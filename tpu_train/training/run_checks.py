@@ -1,0 +1,54 @@
+"""Checks of a training run before anything slow: data, recipe and work directory."""
+
+from __future__ import annotations
+
+from tpu_train.checkpointing import workdir as workdirs
+from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.input_pipeline.targets import class_weights
+from tpu_train.recipes.phases import batch_size_error, make_phases
+from tpu_train.recipes.schema import Recipe, check
+from tpu_train.training import model_factory, optimizers, run_record
+
+
+def check_run(
+    recipe: Recipe,
+    training: ImageSource,
+    evaluation: ImageSource,
+    workdir: str,
+    replicas: int,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Raises ``ValueError`` for a run that cannot work, before anything slow; creates `workdir`."""
+    check(recipe)
+    optimizers.check(recipe.optimizer)
+    class_weights(recipe.class_weights, training)
+    model_factory.check(recipe)
+    for phase in make_phases(recipe, training.examples):
+        error = batch_size_error(recipe, phase, replicas)
+        if error:
+            raise ValueError(error)
+    if training.examples < 2 or len(training.classes) < 2:
+        raise ValueError(
+            f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
+            "training needs at least two of each"
+        )
+    if training.classes != evaluation.classes:
+        raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
+    if not overwrite:
+        run_record.check_not_complete(recipe, training, evaluation, workdir)
+    workdirs.check(workdir, overwrite=overwrite)
+
+
+def check_evaluations(recipe, evaluation, eval_epochs):
+    """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
+    if eval_epochs < 0:
+        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
+    plateau = recipe.learning_rate_schedule == "plateau"
+    if not (recipe.early_stopping_patience or plateau):
+        return
+    setting = "--learning_rate_schedule=plateau" if plateau else "--early_stopping_patience"
+    if not evaluation.examples:
+        raise ValueError(f"{setting} needs evaluation images: give --holdout=0.2")
+    if not eval_epochs:
+        raise ValueError(f"{setting} needs evaluations during a phase: give --eval_epochs=1")
