@@ -15,10 +15,15 @@ def _size(path):  # not a lambda: other processes get GFILE, too
     return tf.io.gfile.stat(path).length
 
 
+def _is_file(path):  # no pipe, which would block; what an object store lists are files
+    return is_remote(path) or os.path.isfile(path)
+
+
 GFILE = FileSystem(
     listdir=tf.io.gfile.listdir,
     exists=tf.io.gfile.exists,
     isdir=tf.io.gfile.isdir,
+    isfile=_is_file,
     size=_size,
     open=tf.io.gfile.GFile,
     traverse=tf.io.gfile.walk,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zipfile import BadZipFile
 
 import numpy as np
 
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.labeled_images import ImageArray, LabeledImages
 from keras_effnet.datasets.splits import ALL
+
+_ARRAYS = ("images", "labels", "classes")
+# What np.load raises for other files; the types are those of using an .npy array as an .npz.
+_DAMAGED = (OSError, EOFError, ValueError, BadZipFile, zlib.error, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -22,17 +28,28 @@ class ArrayDataset:
 
     def open(self, *splits: str) -> list[LabeledImages]:
         """The images; ``ValueError`` for a file without such arrays."""
+        return [from_arrays(self.path, *self.read())]
+
+    def read(self) -> tuple[np.ndarray, np.ndarray | None, list[str] | None]:
+        """(images, labels or None, class names or None) as they are stored, of any dtype.
+
+        Raises ``ValueError`` for another file, or one without ``images``.
+        """
         try:
             with self.files.open(self.path, "rb") as file, np.load(file, allow_pickle=False) as npz:
-                images, labels = npz["images"], npz.get("labels")
-                names = [str(name) for name in npz["classes"]] if "classes" in npz else None
-            return [from_arrays(self.path, images, labels, names)]
-        except (OSError, KeyError, EOFError, ValueError) as error:
-            if isinstance(error, ValueError) and str(error).startswith(self.path):
-                raise
+                arrays = {name: npz[name] for name in _ARRAYS if name in npz}
+                present = ", ".join(npz.files) or "(none)"
+        except _DAMAGED as error:
             raise ValueError(
                 f"{self.path} is not an .npz file with the arrays images and labels: {error}"
             ) from error
+        if "images" not in arrays:
+            raise ValueError(
+                f"{self.path} has the arrays {present}; it needs `images`, "
+                "and optionally `labels` and `classes` (names)"
+            )
+        names = [str(name) for name in arrays["classes"]] if "classes" in arrays else None
+        return arrays["images"], arrays.get("labels"), names
 
 
 def from_arrays(

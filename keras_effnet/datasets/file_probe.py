@@ -21,7 +21,7 @@ _SECONDS_UNTIL_PROGRESS = 2
 
 
 class FileProbe(NamedTuple):
-    """The size of a file in bytes, and its first and last bytes."""
+    """The size of a file in bytes, -1 if it is not a regular file, and its first and last bytes."""
 
     size: int
     head: bytes
@@ -61,6 +61,8 @@ def probe_files(paths: Sequence[str], files: FileSystem = LOCAL) -> list[FilePro
     """The :class:`FileProbe` of every file, in order; shows progress if that takes seconds."""
 
     def probe(path):
+        if not files.isfile(path):
+            return FileProbe(-1, b"", b"")
         with files.open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
             file.seek(0, 2)

@@ -14,6 +14,7 @@ class FileSystem:
     listdir: Callable = os.listdir
     exists: Callable = os.path.exists
     isdir: Callable = os.path.isdir
+    isfile: Callable = os.path.isfile  # False for pipes and dangling links
     size: Callable = os.path.getsize
     open: Callable = open  # (path, "rb") -> a file
     traverse: Callable = os.walk

@@ -221,6 +221,8 @@ def _sort_out(files, probe):
 
 def _kind(file, probe):
     """What a file is that cannot be read."""
+    if probe.size < 0:
+        return "pipe or dangling link"
     if probe.format or not probe.size:
         return probe.format or "empty"
     ending = os.path.splitext(file)[1].lower() or "without an ending"

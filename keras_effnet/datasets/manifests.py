@@ -74,7 +74,7 @@ class ManifestDataset:
         most = max(len(row.labels) for row in self.rows)
         return [
             LabeledImages(
-                self.path,
+                self.path if split == ALL else f"{self.path} {split}",
                 self.classes,
                 ImageFiles(
                     some,
@@ -84,12 +84,15 @@ class ManifestDataset:
                 ),
                 pad_labels([row.labels for row in rows], most),
             )
-            for rows, some in zip(chosen, paths)
+            for split, rows, some in zip(splits, chosen, paths)
         ]
+
+    def _is_file(self, path):
+        return self.files.exists(path) and self.files.isfile(path)
 
     def _check_exist(self, paths):
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            exist = list(pool.map(self.files.exists, paths))
+            exist = list(pool.map(self._is_file, paths))
         missing = [path for path, exists in zip(paths, exist) if not exists]
         if missing:
             raise ValueError(

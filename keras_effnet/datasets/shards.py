@@ -45,8 +45,9 @@ class ShardDataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits, ``train`` first."""
-        return tuple(split for split in SPLITS if split in self.shards)
+        """The splits: those of SPLITS, then others."""
+        usual = [split for split in SPLITS if split in self.shards]
+        return (*usual, *(split for split in self.shards if split not in SPLITS))
 
     def open(self, *splits: str) -> list[LabeledImages]:
         """The images of splits.
@@ -97,10 +98,11 @@ def open_shards(
         if found:
             raise ValueError(f"{folder} has no {only} shards, but {', '.join(found)} shards")
         return None
+    usual = set(SPLITS) & set(found)
     chosen = {
         split: shard_paths(folder, split, shards)
         for split, shards in found.items()
-        if split == only or (only is None and split in SPLITS)
+        if split == only or (only is None and (split in SPLITS or not usual))
     }
     return ShardDataset(folder, chosen, read_index(folder, files), files, scan) if chosen else None
 

@@ -42,7 +42,7 @@ class TfdsDataset:
 
     def _open(self, split):
         paths, keys = self.paths[split], (self.image_key, self.label_key)
-        name = f"{self.name} {split}"
+        name = self.name if self.named_split else f"{self.name}/{split}"
         if self.scan is None:
             records = Records.of_files(paths, [scan_framing(path) for path in paths])
             return LabeledImages(name, self.class_names, ImageRecords(records, *keys, 0))

@@ -69,8 +69,11 @@ def match_classes(
     candidates = [keys.get(name) or keys.get(_folded(name), ()) for name in data_classes]
     if not all(candidates) and is_numbered:
         return _by_number(data_classes, outputs, known, imagenet)
-    _check(data_classes, candidates, known)
-    matched = tuple(found[0] for found in candidates)
+    if tuple(data_classes) == tuple(names or ()):  # in which a name may occur twice
+        matched = tuple(range(outputs))
+    else:
+        _check(data_classes, candidates, known)
+        matched = tuple(found[0] for found in candidates)
     note = f"{len(matched):,} of the model's {outputs:,} classes, matched by name"
     if matched == tuple(range(outputs)):
         note = f"the model's {outputs:,} classes, in its order"

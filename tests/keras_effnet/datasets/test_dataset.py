@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -29,6 +30,17 @@ def test_a_folder_of_images_without_classes_has_no_labels(photos):
     assert decoded[1].identifier == str(photos / "cat" / "1.png")
 
 
+def test_pipes_and_dangling_links_are_not_opened(photos):
+    os.mkfifo(photos / "cat" / "pipe.png")
+    (photos / "dog" / "link.png").symlink_to("nowhere")
+    (images,) = open_dataset(photos).open("all")
+    assert len(images) == 7
+    assert "2 pipe or dangling link" in images.notes[0]
+    (photos / "m.csv").write_text("image,label\ncat/pipe.png,cat\ndog/0.JPEG,dog\n")
+    with pytest.raises(ValueError, match=r"names 1 files that do not exist: .*pipe\.png"):
+        open_dataset(photos / "m.csv").open("all")
+
+
 def test_an_image_that_cannot_be_decoded_is_named(photos):
     (photos / "dog" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     (images,) = open_dataset(photos).open("all")
@@ -45,6 +57,13 @@ def test_arrays_are_images_with_and_without_labels(tmp_path):
     np.savez(tmp_path / "d.npz", images=pixels, labels=[1, 0], classes=["a", "b"])
     (images,) = open_dataset(tmp_path / "d.npz").open("all")
     assert (images.classes, images.labels.tolist()) == (("a", "b"), [1, 0])
+    np.savez(tmp_path / "d.npz", pictures=pixels)
+    with pytest.raises(ValueError, match=r"d\.npz has the arrays pictures; it needs `images`"):
+        open_dataset(tmp_path / "d.npz").open("all")
+    with open(tmp_path / "d.npz", "wb") as file:
+        np.save(file, pixels)
+    with pytest.raises(ValueError, match=r"d\.npz is not an \.npz file with the arrays images"):
+        open_dataset(tmp_path / "d.npz").open("all")
 
 
 def test_held_out_images_are_a_function_of_the_seed():

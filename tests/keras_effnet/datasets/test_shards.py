@@ -1,13 +1,14 @@
 """Shards read without TensorFlow; TensorFlow writes them here."""
 
 import io
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_effnet.datasets.dataset import open_dataset
-from keras_effnet.datasets.tfrecord import IMAGE_KEY, LABEL_KEY
+from keras_effnet.datasets.tfrecord import ENTRY_KEYS, IMAGE_KEY, LABEL_KEY
 
 tf = pytest.importorskip("tensorflow")
 
@@ -57,17 +58,73 @@ def test_a_split_of_shards_is_a_data_set(shards):
         open_dataset(f"{shards}/test")
 
 
-def test_records_without_an_image_or_label_are_named(shards):
+def _example(**features):
+    """A tf.train.Example, serialized by TensorFlow; __ in a name means /."""
     example = tf.train.Example()
-    example.features.feature[IMAGE_KEY].bytes_list.value.append(b"text")
+    for name, (value, *more) in features.items():
+        kind = {bytes: "bytes_list", int: "int64_list", float: "float_list"}[type(value)]
+        values = getattr(example.features.feature[name.replace("__", "/")], kind).value
+        values.extend([value, *more])
+    return example.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("row", "of_image", "of_label"),
+    [
+        (b"text", "record 0 is not a tf.train.Example: ", "is not a tf.train.Example: "),
+        (b"", r"no 'image/encoded' \(bytes\); its keys are none", "no 'image/class/label'"),
+        (_example(image=[b"x"])[:-3], "is not a tf.train.Example: unexpected end", "end"),
+        (
+            _example(image=[b"x"], label=[1]),
+            r"no 'image/encoded' \(bytes\); .*'image' \(bytes\)",
+            r"no 'image/class/label' \(int64\); .*'label' \(int64\)",
+        ),
+        (_example(image__encoded=[3]), r"its keys are 'image/encoded' \(int64\)", "no 'image/c"),
+        (_example(image__encoded=[b"a", b"b"]), "has 2 images in 'image/encoded'", "no 'image/c"),
+        (
+            _example(image__encoded=[b"text"], image__class__label=[0.5]),
+            "record 0: image of 4 bytes is not an image",
+            r"label' \(float\)",
+        ),
+        (
+            _example(image__encoded=[b"text"], image__class__label=[0]),
+            "record 0: image of 4 bytes is not an image",
+            "record 0 has the label 0, but labels count from 1",
+        ),
+        (_example(image__class__label=[-1]), "no 'image/encoded'", "has the label -1"),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else value,  # protobuf's bytes differ
+)
+def test_records_with_other_content_are_errors(shards, row, of_image, of_label):
     with tf.io.TFRecordWriter(str(shards / "test-00000-of-00001")) as writer:
-        writer.write(example.SerializeToString())
-        writer.write(b"text")
+        writer.write(row)
     (images,) = open_dataset(shards).open("test")
-    for i, message in enumerate(
-        ("record 0 has no 'image/class/label'", "record 1 is not a tf.train.Example")
-    ):
-        with pytest.raises(ValueError, match=message):
-            images.labels_of(i)
-    with pytest.raises(ValueError, match="record 0: image of 4 bytes is not an image"):
+    with pytest.raises(ValueError, match=of_image):
         images.pixels(0)
+    with pytest.raises(ValueError, match=of_label):
+        images.labels_of(0)
+
+
+def test_splits_of_other_names_are_a_data_set(shards):
+    for split, name in (("train", "extra"), ("validation", "more")):
+        (shards / f"{split}-00000-of-00001").rename(shards / f"{name}-00000-of-00001")
+    assert open_dataset(shards).splits == ("extra", "more")
+    assert open_dataset(f"{shards}/more").splits == ("more",)
+
+
+def test_an_index_that_does_not_match_its_shard_is_an_error(shards):
+    name = "train-00000-of-00001"
+    entry = {key: [] for key in ENTRY_KEYS}
+    entry |= {"file": name, "split": "train", "bytes": (shards / name).stat().st_size}
+    entry |= {"offsets": [0], "lengths": [9], "positions": [0], "labels": [[1]]}
+
+    def images(**changes):
+        header = {"splits": {"train": 1}, "classes": ["cat", "dog"]}
+        lines = [json.dumps(line) for line in (header, {**entry, **changes})]
+        (shards / "index.jsonl").write_text("\n".join(lines))
+        return open_dataset(shards).open("train")[0]
+
+    with pytest.raises(ValueError, match="record 0 is not at its indexed position"):
+        images().pixels(0)
+    with pytest.raises(ValueError, match=r"bytes, but index\.jsonl has 1: copy"):
+        images(bytes=1)

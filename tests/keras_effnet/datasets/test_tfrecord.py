@@ -127,3 +127,35 @@ def test_another_file_than_an_index_is_an_error(tmp_path, text, problem):
 def test_without_index_and_label_file_there_is_none(tmp_path):
     assert read_index(str(tmp_path)) is None
     assert read_class_names(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("kept", [5, 12, 40, -1, -4, -5])
+def test_a_truncated_file_is_an_error(tmp_path, kept):
+    write(tmp_path / "rows", [b"a" * 30, b"b" * 30])
+    (tmp_path / "rows").write_bytes((tmp_path / "rows").read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"rows record [01] is truncated: copy or prepare"):
+        scan_framing(str(tmp_path / "rows"))
+
+
+@pytest.mark.parametrize("at", [46, 53, 54])  # of the second record's length, and its CRC
+def test_a_damaged_file_is_an_error(tmp_path, at):
+    write(tmp_path / "rows", [b"a" * 30, b"b" * 30])
+    content = bytearray((tmp_path / "rows").read_bytes())
+    content[at] ^= 1
+    (tmp_path / "rows").write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows record 1 is damaged .*or the file is not an"):
+        scan_framing(str(tmp_path / "rows"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a TFRecord file", "not an uncompressed TFRecord file"),
+        (bytes(64), "not an uncompressed TFRecord file"),
+        (b"", "has no records"),
+    ],
+)
+def test_another_file_than_tfrecord_is_an_error(tmp_path, content, message):
+    (tmp_path / "rows").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        scan_framing(str(tmp_path / "rows"))

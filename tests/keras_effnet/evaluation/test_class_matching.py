@@ -23,6 +23,8 @@ PETS = ["cat", "dog", "Grey_Owl"]
         (["n01440764", "n01443537"], 1001, None, (1, 2), "2 of the model's 1,001"),
         (["Tinca tinca", "golden_retriever"], 1000, None, (0, 207), "matched by name"),
         (["tench"], 1000, imagenet_classes(), (0,), "matched by name"),
+        (imagenet_classes(), 1000, imagenet_classes(), tuple(range(1000)), "in its order"),
+        (["crane", "crane"], 2, ["crane", "crane"], (0, 1), "in its order"),
         (["1", "2"], 1001, None, (1, 2), "are numbers"),
     ],
 )
