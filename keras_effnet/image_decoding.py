@@ -66,20 +66,6 @@ def image_format(head: bytes) -> str | None:
     return None
 
 
-def is_image_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is an image by its first bytes, or claims to be one by its ending.
-
-    It may be damaged or of a format that is not supported: :func:`decode_image` tells.
-    """
-    if os.fspath(path).lower().endswith(IMAGE_ENDINGS):
-        return True
-    try:
-        with open(path, "rb") as file:
-            return image_format(file.read(HEAD_BYTES)) is not None
-    except OSError:
-        return False
-
-
 def load_image(path: str | os.PathLike[str], *, ignore_exif: bool = False) -> np.ndarray:
     """The image in a file of ``IMAGE_FORMATS``: uint8 (height, width, 3), RGB, upright.
 

@@ -223,10 +223,10 @@ _USES = [  # what is run, exit status, what the only line of errors has (or the 
     (_convert("--labels=three.csv"), 2, "3 class names for a model with 2 outputs"),
     (_predict("flat/0.png", "--labels=latin1.txt"), 2, "is not UTF-8 text"),
     # Images
-    (_convert("--calibration=odd", preset="float16"), 0, r"(?s)bomb\.png.*zero\.png"),
+    (_convert("--calibration=odd", preset="float16"), 0, r"(?s)bomb\.png.*1 empty"),
     (_convert("--calibration=nothing", preset="float16"), 2, "nothing has no images"),
-    (_convert("--calibration=flat/0.png", preset="float16"), 2, "neither a folder nor an .npz"),
-    (_convert("--calibration=pipe", preset="float16"), 2, "neither a folder nor an .npz file"),
+    (_convert("--calibration=flat/0.png", preset="float16"), 2, "has an unknown type: give a"),
+    (_convert("--calibration=pipe", preset="float16"), 2, "neither a folder nor a file"),
     (_convert("--calibration=t.npz", preset="float16"), 2, "is not an .npz file"),
     (_convert("--calibration=pickled.npz", preset="float16"), 2, "Object arrays cannot be loaded"),
     (_convert("--calibration=loop", preset="float16"), 2, "'loop' does not exist"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from keras_effnet.litert import classifier, metadata
 from tflite.evaluation import plausibility
@@ -14,7 +13,7 @@ from tflite.evaluation.comparison import compare
 from tflite.evaluation.user_metric import CHECK_IMAGES
 from tflite.export import export_float32, keras_outputs
 from tflite.flatbuffer import rewrite
-from tflite.images.loader import ImageSet, fitting_labels, load_images
+from tflite.images.loader import ImageSet, fit_labels, load_images
 from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
 from tflite.quantization.mixed_precision import Budget
@@ -47,11 +46,12 @@ def convert(
             without classes, the errors of the outputs take the place of top-1 and agreement.
         preset: a name of ``tflite.PRESETS``. Default: "int8", or "int8_mixed" with a budget.
         calibration: images for int8 and int16 ranges and for weight rounding: anything that
-            ``load_images`` accepts, i.e. a folder, TFRecord shards, ``tfds:NAME``, an .npz,
-            arrays; at least 16. Optional for "weight_only"; "float32" and "float16" are only
-            compared on them.
-        evaluation: images on which the float and the converted model are compared. Default: the
-            calibration images, which the report then says. Without any images nothing is measured.
+            ``load_images`` accepts, i.e. a folder, TFRecord shards, ``tfds:NAME``, a manifest, an
+            .npz, arrays; at least 16. Of data with splits, the training images are used. Optional
+            for "weight_only"; "float32" and "float16" are only compared on them.
+        evaluation: images on which the float and the converted model are compared; of data with
+            splits, the validation images, else the test images. Default: the calibration images,
+            which the report then says. Without any images nothing is measured.
         class_names: of the model's outputs, in order; they are written to the file. Class folders
             are matched with them; without names, sorted folder names are the classes if their
             number fits.
@@ -133,7 +133,7 @@ class ConversionImages:
         if request.input_spec is not None:
             log(f"Images: {request.input_spec}")
         most = request.options.max_calibration_images(request.preset)
-        most_evaluated = None
+        most_evaluated, is_held_out = None, evaluation is not None
         if calibration is not None and not request.preset.takes_images:
             used = "only for the comparison" if evaluation is None else "not used"
             log(
@@ -144,12 +144,14 @@ class ConversionImages:
             calibration = None
         if calibration is not None:
             log("Loading calibration images")
-            image_set, labels = _load(request, calibration, most, log)
+            image_set = _load(request, calibration, most, log)
+            labels = image_set.labels
             calibration_images = CalibrationImages.ordered(image_set.images, labels)
             if labels is None and request.budget and request.budget.max_drop is not None:
                 raise ValueError(
-                    "max_drop needs labelled calibration images (class folders, shards, or an "
-                    ".npz with labels): give those, or use min_agreement, which needs no labels"
+                    "max_drop needs labelled calibration images (class folders, shards, a "
+                    "manifest, or an .npz with labels): give those, or use min_agreement, which "
+                    "needs no labels"
                 )
             manifest = _manifest(image_set, calibration_images, request.input_spec)
             source = f"{image_set.source}, the calibration images (give others for a fair result)"
@@ -159,31 +161,36 @@ class ConversionImages:
             skipped = image_set.skipped
         if evaluation is not None:
             log("Loading evaluation images")
-            image_set, labels = _load(request, evaluation, most_evaluated, log)
+            image_set = _load(request, evaluation, most_evaluated, log, is_held_out)
             evaluation_images = EvaluationImages(
-                image_set.images, labels, image_set.source, class_names=image_set.class_names
+                image_set.images,
+                image_set.labels,
+                image_set.source,
+                class_names=image_set.class_names,
             )
             skipped += image_set.skipped
         return cls(calibration_images, evaluation_images, manifest, skipped)
 
 
-def _load(request, source, limit, log) -> tuple[ImageSet, np.ndarray | None]:
-    """(the images, their labels if they are labels of the model's classes)."""
+def _load(request, source, limit, log, evaluation=False) -> ImageSet:
+    """The images; with labels only if they are labels of the model's classes or for a metric."""
     image_set = load_images(
         source,
         request.image_shape,
+        evaluation=evaluation,
         preprocessing=request.input_spec,
         class_names=request.class_names,
         limit=limit,
         max_corrupt=request.options.max_corrupt,
         any_labels=not request.is_classifier and request.options.metric is not None,
     )
-    labels = image_set.labels if request.options.metric is not None else None
     if request.is_classifier:
-        labels = fitting_labels(image_set, request.classes, request.class_names, log)
+        image_set = fit_labels(image_set, request.classes, request.class_names, log)
+    elif request.options.metric is None:
+        image_set = dataclasses.replace(image_set, labels=None)
     for line in image_set.notes():
         log(line)
-    return image_set, labels
+    return image_set
 
 
 def _manifest(image_set, calibration, input_spec):

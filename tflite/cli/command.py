@@ -8,15 +8,22 @@ import os
 import sys
 from collections.abc import Callable
 
+from keras_effnet.datasets.labeled_images import LabeledImages
+from keras_effnet.datasets.tfds import PREFIX
 from keras_effnet.interruption import run_command
 from keras_effnet.litert.ops import ConversionError
 from keras_effnet.suggestions import unknown_name
 from tflite.evaluation.user_metric import UserMetric
-from tflite.images import loader, tfrecord
+from tflite.images.loader import Arrays, open_source
 
 IMAGES = (
-    "folder of images, folder with one folder per class, folder of TFRecord shards (its train set; "
-    "FOLDER/validation for another), tfds:NAME or tfds:NAME/SPLIT, or .npz (images, labels)"
+    "folder of images, folder with one folder per class, folder of TFRecord shards, tfds:NAME, CSV "
+    "or JSON manifest, or .npz (images, labels)"
+)
+TRAINING_IMAGES = f"{IMAGES}; of data with splits, the training images"
+EVALUATION_IMAGES = (
+    f"{IMAGES}; of data with splits, the validation images, else the test images. FOLDER/SPLIT and "
+    "tfds:NAME/SPLIT name one"
 )
 MODULE = (
     "Python file (my_layers.py) or module (package.module) that is imported before the Keras file "
@@ -50,12 +57,20 @@ def exit_status(name: str, command: Callable[[], int]) -> int:
     return run_command(name, run)
 
 
-def require_images(flag: str, source: str | None) -> None:
-    """Raises ``ValueError`` if the images that a flag names do not exist, or are none."""
-    if source is not None and not tfrecord.exists(source):
-        raise ValueError(f"--{flag} {source!r} does not exist")
-    if source is not None:
-        loader.check_source(source)
+def open_images(
+    flag: str, source: str | None, *, evaluation: bool = False
+) -> LabeledImages | Arrays | str | None:
+    """The images that a flag names, for ``load_images``: opened, but not decoded.
+
+    A TensorFlow Dataset is not opened yet, since that may download it. Raises ``ValueError`` if the
+    images do not exist, or are none.
+    """
+    if source is None or source.startswith(PREFIX):
+        return source
+    try:
+        return open_source(source, evaluation=evaluation)
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from error
 
 
 def require_file(argument: str, path: str, endings: str) -> None:

@@ -9,24 +9,25 @@ import shlex
 from dataclasses import dataclass
 
 from keras_effnet.arguments import ArgumentParser
+from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.label_file import read_labels
 from keras_effnet.litert import metadata
 from keras_effnet.litert.classifier import Classifier, open_classifier
 from tflite.cli.command import (
-    IMAGES,
+    EVALUATION_IMAGES,
     LABELS,
     MODULE,
     exit_status,
     import_custom_objects,
+    open_images,
     read_tflite,
     require_file,
-    require_images,
 )
 from tflite.cli.progress import progress_lines
 from tflite.evaluation.accuracy import EvaluationImages
 from tflite.evaluation.comparison import compare
-from tflite.images.loader import fitting_labels, load_images
+from tflite.images.loader import fit_labels, load_images, match_names, open_source
 from tflite.report import own_files, provenance
 from tflite.report.html_report import write_report
 
@@ -163,13 +164,15 @@ def _parser(command, description):
 
 def _parse(parser, argv):
     parser.add_argument(
-        "--data", required=True, help=f"images that the model was not trained on: {IMAGES}"
+        "--data",
+        required=True,
+        help=f"images that the model was not trained on: {EVALUATION_IMAGES}",
     )
     parser.add_argument("--labels", help=LABELS)
     parser.add_argument("--out", help=".html to write (default: next to the .tflite)")
     parser.add_argument("--limit", type=int, help="maximum number of images, spread evenly")
     options = parser.parse_args(argv)
-    require_images("data", options.data)
+    options.images = open_images("data", options.data, evaluation=True)
     return options
 
 
@@ -231,13 +234,13 @@ def _class_names(options, *models):
 
 def _load(options, model, class_names, input_spec, limit):
     """(EvaluationImages in the size of a model, lines to print)."""
+    if isinstance(options.images, str):  # a TensorFlow Dataset
+        options.images = open_source(options.images, evaluation=True)
     expected = class_names
-    if options.labels is None and class_names is not None and os.path.isdir(options.data):
-        entries = [e.name for e in os.scandir(options.data) if e.is_dir()]
-        if not {name for name in entries if not name.startswith(".")} <= set(class_names):
-            expected = None  # the names in the file's metadata are not those of the folders
+    if options.labels is None and class_names is not None:
+        expected = _names_of_data(options.images, class_names)
     image_set = load_images(
-        options.data,
+        options.images,
         _image_shape(model),
         preprocessing=input_spec,
         class_names=expected,
@@ -245,13 +248,25 @@ def _load(options, model, class_names, input_spec, limit):
         max_corrupt=_PROBE,
     )
     lines = image_set.notes()
-    labels = None
     if model.is_classifier:
-        labels = fitting_labels(image_set, model.classes, expected, lines.append)
+        image_set = fit_labels(image_set, model.classes, expected, lines.append)
     images = EvaluationImages(
-        image_set.images, labels, image_set.source, class_names=image_set.class_names
+        image_set.images,
+        image_set.labels if model.is_classifier else None,
+        image_set.source,
+        class_names=image_set.class_names,
     )
     return images, lines
+
+
+def _names_of_data(images, class_names):
+    """The names in the file's metadata, or None if the classes of the data have other names."""
+    if isinstance(images, LabeledImages) and images.classes is not None:
+        try:
+            match_names(images, class_names)
+        except ValueError:
+            return None
+    return class_names
 
 
 def _image_shape(model):

@@ -13,16 +13,17 @@ from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
 from tflite.cli import compare
 from tflite.cli.command import (
-    IMAGES,
+    EVALUATION_IMAGES,
     LABELS,
     METRIC,
     MODULE,
+    TRAINING_IMAGES,
     exit_status,
     import_custom_objects,
     import_metric,
+    open_images,
     read_tflite,
     require_file,
-    require_images,
 )
 from tflite.cli.progress import SECONDS, progress_lines
 from tflite.converter import convert
@@ -87,8 +88,8 @@ def _parse(argv):
     )
     parser.add_argument(
         "--calibration",
-        help=f"images for quantization ranges and weight rounding: {IMAGES}. float32 and float16 "
-        "are only compared on them",
+        help=f"images for quantization ranges and weight rounding: {TRAINING_IMAGES}. float32 "
+        "and float16 are only compared on them",
     )
     parser.add_argument(
         "--calibration_images",
@@ -98,7 +99,8 @@ def _parse(argv):
     )
     parser.add_argument(
         "--evaluation",
-        help=f"images to compare float and int8 on: {IMAGES} (default: the calibration images)",
+        help=f"images to compare float and int8 on: {EVALUATION_IMAGES} (default: "
+        "the calibration images)",
     )
     parser.add_argument(
         "--softmax", action="store_true", help="append a softmax to a network that ends in logits"
@@ -161,8 +163,8 @@ def _run(options, argv):
         raise ValueError(f"image_size must be a number of pixels, got {options.image_size}")
     if not os.path.isfile(os.path.join(options.model, "saved_model.pb")):
         require_file("model", options.model, ".keras, .h5 or .tflite")
-    require_images("calibration", options.calibration)
-    require_images("evaluation", options.evaluation)
+    calibration = open_images("calibration", options.calibration)
+    evaluation = open_images("evaluation", options.evaluation, evaluation=True)
     out = _checked_out(options)
     class_names = None if options.labels is None else read_labels(options.labels)
     metric = import_metric(options.metric)
@@ -179,8 +181,8 @@ def _run(options, argv):
             max_drop=options.max_drop,
             min_agreement=options.min_agreement,
             finetune=options.finetune,
-            calibration=options.calibration,
-            evaluation=options.evaluation,
+            calibration=calibration,
+            evaluation=evaluation,
             class_names=class_names,
             image_size=options.image_size,
             calibration_images=options.calibration_images,

@@ -1,6 +1,5 @@
-"""Loads calibration and evaluation images: from a folder, TFRecord shards, TensorFlow Datasets, an
-.npz file or an array. They become uint8 RGB, cropped and resized as the model's preprocessing says,
-or else stretched to the model's size.
+"""Calibration and evaluation images: any data set of ``keras_effnet.datasets``, or arrays, as uint8
+RGB in the size of a model, cropped and resized as its preprocessing says, or else stretched.
 
 The stretch is that of ``tf.image.resize``, and of ``cv2.resize`` with INTER_LINEAR, at pixel
 centers, to within one gray level. MediaPipe's ImageClassifier stretches, too (no crop, no
@@ -16,22 +15,28 @@ Photos are turned upright by their EXIF rotation. This module does not need Tens
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_effnet.image_decoding import decode_image, is_image_file
+from keras_effnet.datasets.arrays import ArrayDataset, from_arrays
+from keras_effnet.datasets.dataset import ACCEPTED, open_dataset
+from keras_effnet.datasets.folders import FolderDataset, is_leftover
+from keras_effnet.datasets.labeled_images import ImageRecords, LabeledImages
+from keras_effnet.datasets.splits import ALL, TRAINING, evaluation_split
+from keras_effnet.evaluation.class_matching import match_classes
+from keras_effnet.image_decoding import IMAGE_ENDINGS
 from keras_effnet.image_preprocessing import preprocess, resize
-from keras_effnet.label_file import class_index
-from keras_effnet.suggestions import unknown_name
-from tflite.images import tfrecord
-from tflite.images.tfrecord import open_records
 
-_NAMED = 5  # files that are left out and named
-_SPLITS = {"train", "training", "validation", "val", "test"}
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images, and labels of any kind, in memory; :func:`load_images` checks them."""
+
+    name: str  # for messages
+    images: np.ndarray
+    labels: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,42 +45,80 @@ class ImageSet:
 
     images: np.ndarray  # uint8 (n, height, width, 3 or 1)
     labels: np.ndarray | None  # int64 (n,), in [0, classes)
-    class_names: tuple[str, ...] | None  # of class folders, labels.txt, a TensorFlow Dataset
+    class_names: tuple[str, ...] | None  # of the data
     skipped: tuple[str, ...]  # files or records that could not be decoded
     source: str  # for reports: "photos/ (512 of 2,000 images, 10 classes)"
     files: tuple[str, ...] = ()  # of each image: its path relative to the folder, or
     # "train-00000-of-00008 record 17"
-    reasons: tuple[str, ...] = ()  # why each of `skipped` could not be decoded
-    left_out: tuple[str, ...] = ()  # files of the folder that are not images
+    reasons: tuple[str, ...] = ()  # why each of `skipped` could not be decoded; names it
+    left_out: tuple[str, ...] = ()  # what else of the data is not used, and why: one line each
 
     def notes(self) -> list[str]:
         """Lines for the user: where the images are from, and which files were not read and why."""
-        lines = [f"  {self.source}"]
-        for path, reason in zip(self.skipped, self.reasons):
-            named = reason if reason.startswith(path) else f"{path}: {reason}"
-            lines.append(f"  skipped, cannot be decoded: {named}")
-        if self.left_out:
-            names = ", ".join(self.left_out[:_NAMED])
-            more = ", ..." if len(self.left_out) > _NAMED else ""
-            lines.append(f"  left out, not images: {len(self.left_out):,} files ({names}{more})")
-        return lines
+        skipped = [f"skipped, cannot be decoded: {reason}" for reason in self.reasons]
+        return [f"  {line}" for line in (self.source, *skipped, *self.left_out)]
 
 
-def check_source(source: str) -> None:
-    """Raises ``ValueError`` for a folder without images, or another kind of file, before anything
-    slow.
+def open_source(
+    source: str | os.PathLike[str], *, evaluation: bool = False
+) -> LabeledImages | Arrays:
+    """Opens the images of a path for :func:`load_images`; no image is decoded yet.
+
+    Of data with splits, these are the training images, or for `evaluation` those of the validation
+    split, else minival, else test. Raises ``ValueError`` for a path without images, and for splits
+    of which none is meant.
     """
-    if os.path.isdir(source):
-        if not tfrecord.find_shards(source):
-            _find(source)
-    elif os.path.exists(source):
-        _require_npz(source)
+    path = os.fspath(source)
+    if os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path):
+        raise ValueError(f"data {path!r} is neither a folder nor a file: give {ACCEPTED}")
+    dataset = open_dataset(path)
+    if isinstance(dataset, ArrayDataset):
+        images, labels, names = dataset.read()
+        if names is None:
+            return Arrays(path, images, labels)
+        return from_arrays(path, images, labels, names)
+    split, *others = _by_preference(path, dataset.splits, evaluation)
+    (images,) = dataset.open(split)
+    if isinstance(dataset, FolderDataset):
+        _check_not_mixed(images, dataset)
+    notes = images.notes
+    if others:
+        notes = (f"the {split} images; not used: {', '.join(others)}", *notes)
+    if evaluation and split == TRAINING:
+        notes = ("the training images: there are no validation or test images", *notes)
+    return replace(images, notes=notes)
+
+
+def _check_not_mixed(images, dataset):
+    """Raises ``ValueError`` for images beside folders of images: either may be meant."""
+    strays = [name for name in dataset.listed if "/" not in name and not is_leftover(name)]
+    strays = [name for name in strays if name.lower().endswith(IMAGE_ENDINGS)]
+    if strays and dataset.splits == (ALL,) and images.classes is not None:
+        raise ValueError(
+            f"{images.name} has both images ({strays[0]}) and folders of images "
+            f"({images.classes[0]}): give a folder of images, or one with one folder per class and "
+            "no other images"
+        )
+
+
+def _by_preference(path, splits, evaluation):
+    """The splits, beginning with the one to use."""
+    wanted = evaluation_split(splits) if evaluation else None
+    if wanted is None and TRAINING in splits:
+        wanted = TRAINING
+    if wanted is None and len(splits) > 1:
+        raise ValueError(
+            f"{path} has the splits {', '.join(splits)}: choose one, e.g. "
+            f"{os.path.join(path, splits[0])}"
+        )
+    return sorted(splits, key=lambda split: split != wanted)
 
 
 def load_images(
     source,
     image_size,
     *,
+    evaluation=False,
     preprocessing=None,
     class_names=None,
     limit=None,
@@ -87,20 +130,22 @@ def load_images(
     Args:
         source: one of
 
-            - a folder of images, or with one folder per class (the classes are the sorted names);
-              files of any format that Pillow reads, whatever their endings
-            - a folder of TFRecord shards (``train-00000-of-00008``, as written by ``effnet-train
-              prepare``): its ``train`` set or else its only one; FOLDER/validation for another
-            - ``tfds:NAME`` or ``tfds:NAME/SPLIT`` (default: train) of TensorFlow Datasets
-            - an .npz file with ``images`` and optionally ``labels``
+            - any data set of ``keras_effnet.datasets``: a folder of images, or with one folder per
+              class; a folder of TFRecord shards, or FOLDER/SPLIT; ``tfds:NAME`` or
+              ``tfds:NAME/SPLIT``; a CSV, JSON or JSON lines manifest
+            - an .npz file with ``images`` and optionally ``labels`` and ``classes`` (names)
             - an array (n, height, width, 1 or 3) with values in [0, 255], or a pair (images,
               labels)
+            - the result of :func:`open_source`
         image_size: (height, width) of the model, for RGB; (height, width, 1) for grey images.
+        evaluation: of data with splits, load the validation (else minival, else test) images
+            instead of the training images.
         preprocessing: a ``keras_effnet.Preprocessing``: how images are cropped and resized; None
             stretches them.
-        class_names: the model's classes in order. Class folders, the shards' ``labels.txt`` and the
-            names of a TensorFlow Dataset are matched with them. Other names for the same number of
-            classes are accepted in their own order.
+        class_names: the model's classes in order. The names of the data's classes are matched with
+            them, as by :func:`keras_effnet.evaluation.class_matching.match_classes`. Other names
+            for the same number of classes of shards and TensorFlow Datasets are accepted in their
+            own order.
         limit: maximum number of images, spread evenly over all classes or records; the others are
             not read.
         max_corrupt: number of images that may fail to decode. They are skipped and named.
@@ -122,46 +167,114 @@ def load_images(
     if limit is not None and limit < 1:
         raise ValueError(f"the limit must be at least 1 image, got {limit}")
     if isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
-        records = open_records(path)
-        if records is not None:
-            return _from_records(records, prepare, class_names, limit, max_corrupt)
-        if os.path.isdir(path):
-            return _from_folder(path, prepare, class_names, limit, max_corrupt)
-        _require_npz(path)
-        images, labels = _read_npz(path)
-        name = path
-    else:
+        source = open_source(source, evaluation=evaluation)
+    if isinstance(source, LabeledImages):
+        return _from_labeled(source, prepare, class_names, limit, max_corrupt)
+    if not isinstance(source, Arrays):
         images, labels = source if isinstance(source, (tuple, list)) else (source, None)
-        name = "array"
-    return _from_arrays(name, images, labels, prepare, limit, any_labels)
+        source = Arrays("array", images, labels)
+    return _from_arrays(source, prepare, limit, any_labels)
 
 
-def fitting_labels(
+def match_names(images: LabeledImages, class_names) -> np.ndarray:
+    """The index in the model's `class_names` of each class of the data: int64 (classes,).
+
+    Raises ``ValueError`` for a class that is none of them, or several.
+    """
+    names, class_names = images.classes, tuple(class_names)
+    try:
+        return np.array(match_classes(names, len(class_names), class_names).outputs, np.int64)
+    except ValueError as error:
+        # records have class numbers: the names of n01440764 and tench need not be the same
+        is_numbered = isinstance(images.storage, ImageRecords) and len(names) == len(class_names)
+        pairs = zip(names, class_names)
+        if is_numbered and all(name == own or name not in class_names for name, own in pairs):
+            return np.arange(len(names))
+        raise ValueError(f"{images.name}: {error}") from error
+
+
+def fit_labels(
     image_set: ImageSet, classes: int, class_names, log: Callable[[str], None]
-) -> np.ndarray | None:
-    """The labels of an image set, if they are labels of a model's classes; None if unknown.
+) -> ImageSet:
+    """The image set with labels that are a model's classes, or None, and the names of all of these.
 
     Args:
         image_set: the images.
         classes: number of classes of the model.
-        class_names: names that the images were loaded with. Without names, class folders are
-            accepted as the classes only if their number fits; otherwise a line is logged.
+        class_names: names that the images were loaded with. Without names, the classes of the data
+            are matched with ImageNet's if the model has as many outputs, or else accepted as the
+            model's if their number fits; if not, a line is logged.
         log: called with a line of text.
 
     Raises:
         ValueError: labels outside [0, classes).
     """
-    labels, folders = image_set.labels, image_set.class_names
-    if folders is not None and class_names is None and len(folders) != classes:
-        log(f"  {len(folders)} classes of images, {classes} of the model: top-1 is not measured")
-        return None
+    labels, names = image_set.labels, image_set.class_names
+    line = f"  {len(names or ())} classes of images, {classes} of the model: top-1 is not measured"
+    if labels is not None and names is not None and class_names is None:
+        try:
+            match = match_classes(names, classes)
+            return replace(
+                image_set, labels=np.array(match.outputs)[labels], class_names=match.names
+            )
+        except ValueError:  # other classes than ImageNet's, or another number
+            if len(names) != classes:
+                log(line)
+                return replace(image_set, labels=None, class_names=None)
     if labels is not None and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
             f"{image_set.source}: labels must be in 0 to {classes - 1} for a model with {classes} "
             f"classes, got {labels.min()} to {labels.max()}"
         )
-    return labels
+    return replace(image_set, class_names=class_names or names)
+
+
+def _from_labeled(images, prepare, class_names, limit, max_corrupt):
+    names, outputs = images.classes, None
+    if names is not None and class_names is not None:
+        outputs = match_names(images, class_names)  # errors before all images are decoded
+    chosen = images.take(_spread(len(images), limit))
+    pixels, kept, skipped, reasons = [], [], [], []
+    for i in range(len(chosen)):
+        labels = chosen.labels_of(i)  # not skipped: a record without a label is no damaged image
+        try:
+            pixels.append(prepare(chosen.pixels(i)))
+            kept.append((_short_name(chosen, i), labels))
+        except ValueError as error:
+            skipped.append(chosen.where(i))
+            reasons.append(str(error))
+            if len(skipped) > max_corrupt:
+                raise ValueError(
+                    f"More than {max_corrupt} images cannot be decoded: {', '.join(skipped)} "
+                    f"({error}). Repair or remove them, or raise max_corrupt"
+                ) from error
+    if not pixels:
+        raise ValueError(
+            f"{images.name}: none of its {len(skipped)} images can be decoded "
+            f"({'; '.join(reasons)})"
+        )
+    files, rows = zip(*kept)
+    source = _describe(images.name, len(pixels), len(images), names and len(names))
+    labels = None
+    if max(map(len, rows)) > 1:
+        source += ", several labels per image: not used"
+    elif min(map(len, rows)) == 1:
+        labels = np.array(rows, np.int64)[:, 0]
+        if names is not None and labels.max() >= len(names):  # of another label file
+            names = None
+        elif outputs is not None:
+            labels = outputs[labels]
+    return ImageSet(
+        np.stack(pixels), labels, names, tuple(skipped), source, files, tuple(reasons), images.notes
+    )
+
+
+def _short_name(images, i):
+    """The name of an image without the folder of its data."""
+    name, folder = images.where(i), os.path.join(images.name, "")
+    if isinstance(images.storage, ImageRecords):
+        return os.path.basename(name)
+    return name[len(folder) :] if name.startswith(folder) else name
 
 
 def _prepared(image, height, width, input_spec):
@@ -189,175 +302,8 @@ def _describe(name, used, total, classes=None):
     return f"{name} ({of}{f', {classes} classes' if classes else ''})"
 
 
-def _from_folder(folder, prepare, class_names, limit, max_corrupt):
-    paths, names, others = _find(folder)
-    labels = None
-    if names is not None:
-        classes = tuple(sorted(set(names))) if class_names is None else tuple(class_names)
-        indices = {}
-        for name in sorted(set(names)):
-            if name not in classes:
-                raise ValueError(f"{folder}: {unknown_name('class folder', name, classes)}")
-            indices[name] = _only_index(name, classes, f"{folder}: class folder")
-        labels = np.array([indices[name] for name in names])
-    chosen = _spread(len(paths), limit)
-    files = ((paths[i], paths[i], None if labels is None else labels[i]) for i in chosen)
-    images, kept, labels, skipped, reasons = _decode_all(folder, files, prepare, max_corrupt)
-    return ImageSet(
-        images,
-        labels,
-        None if names is None else tuple(sorted(set(names))),
-        skipped,
-        _describe(folder, len(images), len(paths), names and len(set(names))),
-        tuple(os.path.relpath(path, folder) for path in kept),
-        reasons,
-        tuple(os.path.relpath(path, folder) for path in others),
-    )
-
-
-def _from_records(records, prepare, class_names, limit, max_corrupt):
-    def encoded(i):
-        image, label = records.read(i)
-        return records.where(i), image, label
-
-    chosen = _spread(len(records), limit)
-    images, kept, labels, skipped, reasons = _decode_all(
-        records.name, map(encoded, chosen), prepare, max_corrupt
-    )
-    names = records.class_names
-    source = _describe(records.name, len(images), len(records), names and len(names))
-    if labels is None:
-        source += ", several labels per image: not used"
-    elif names is not None and labels.max() >= len(names):
-        names = None
-    elif names is not None and class_names is not None:
-        labels = _class_indices(names, tuple(class_names), records.name)[labels]
-    return ImageSet(images, labels, names, skipped, source, kept, reasons)
-
-
-def _only_index(name, class_names, where):
-    try:
-        return class_index(name, class_names)
-    except ValueError as error:
-        raise ValueError(f"{where} {error}") from error
-
-
-def _class_indices(names, class_names, source):
-    """The index in `class_names` of each of the set's `names`."""
-    positions = range(len(names))
-    # a name at its own position may occur twice
-    indices = [
-        i
-        if class_names[i : i + 1] == (name,)
-        else _only_index(name, class_names, f"{source}: class")
-        if name in class_names
-        else None
-        for i, name in enumerate(names)
-    ]
-    if None not in indices:
-        return np.array(indices)
-    missing = names[indices.index(None)]
-    moved = [names[i] for i in positions if indices[i] not in (None, i)]
-    if moved or len(names) != len(class_names):
-        raise ValueError(
-            f"{source}: {unknown_name('class', missing, class_names)}"
-            + (f" ({moved[0]!r} is one of them, with another index)" if moved else "")
-        )
-    return np.array(positions)  # other names for the same classes: n01440764 for tench
-
-
-def _decode_all(source, files, prepare, max_corrupt):
-    """(images, their names, their labels or None, names of skipped images, the reasons) of rows
-    (name, path or bytes, label).
-    """
-    images, kept, labels, skipped, reasons = [], [], [], [], []
-    for name, encoded, label in files:
-        try:
-            images.append(prepare(decode_image(encoded)))
-        except ValueError as error:
-            skipped.append(name)
-            reasons.append(str(error))
-            if len(skipped) > max_corrupt:
-                raise ValueError(
-                    f"More than {max_corrupt} images cannot be decoded: {', '.join(skipped)} "
-                    f"({error}). Repair or remove them, or raise max_corrupt"
-                ) from error
-        else:
-            kept.append(name)
-            labels.append(label)
-    if not images:
-        raise ValueError(
-            f"{source}: none of its {len(skipped)} images can be decoded ({'; '.join(reasons)})"
-        )
-    known = None if None in labels else np.array(labels, np.int64)
-    return np.stack(images), tuple(kept), known, tuple(skipped), tuple(reasons)
-
-
-def _find(folder):
-    """(sorted image paths, class folder of each or None for a flat folder, other files)."""
-    flat, paths, names, others = [], [], [], []
-    for entry in sorted(e for e in os.listdir(folder) if not e.startswith(".")):
-        path = os.path.join(folder, entry)
-        if os.path.isfile(path):
-            (flat if is_image_file(path) else others).append(path)
-            continue
-        files = sorted(
-            os.path.join(root, file)
-            for root, _, files in os.walk(path)
-            for file in files
-            if not file.startswith(".")
-        )
-        inside = [file for file in files if is_image_file(file)]
-        if inside:
-            others += [file for file in files if not is_image_file(file)]
-        paths += inside
-        names += [entry] * len(inside)
-    if flat and paths:
-        raise ValueError(
-            f"{folder} has both images ({os.path.basename(flat[0])}) and folders of images "
-            f"({names[0]}): give a folder of images, or one with one folder per class and no other "
-            "images"
-        )
-    if not flat and not paths:
-        raise ValueError(
-            f"{folder} has no images: it needs image files, one folder per class with image files, "
-            "or TFRecord shards (train-00000-of-00008, ...)"
-        )
-    if paths and set(names) <= _SPLITS:
-        raise ValueError(
-            f"{folder} has the folders {', '.join(sorted(set(names)))}, which are splits, not "
-            f"classes: give one of them, e.g. {os.path.join(folder, names[0])}"
-        )
-    return (flat, None, others) if flat else (paths, names, others)
-
-
-def _require_npz(path):
-    if not path.endswith(".npz") or not os.path.isfile(path):
-        raise ValueError(
-            f"images {path!r} is neither a folder nor an .npz file; give a folder of images, a "
-            "folder with one folder per class, a folder of TFRecord shards (or "
-            "FOLDER/validation), tfds:NAME, or an .npz with `images` (and `labels`)"
-        )
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an .npz file (truncated, or of another format)")
-
-
-def _read_npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
-    if "images" not in arrays:
-        raise ValueError(
-            f"{path} has the arrays {', '.join(arrays) or '(none)'}; it needs `images`, and "
-            "optionally `labels`"
-        )
-    return arrays["images"], arrays.get("labels")
-
-
-def _from_arrays(name, images, labels, prepare, limit, any_labels):
-    images = np.asarray(images)
+def _from_arrays(arrays, prepare, limit, any_labels):
+    name, images, labels = arrays.name, np.asarray(arrays.images), arrays.labels
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.shape[0]:
         raise ValueError(
             f"{name}: images have shape {images.shape}; give (n, height, width, 3), n at least 1"

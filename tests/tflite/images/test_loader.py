@@ -1,3 +1,8 @@
+import json
+import os
+import re
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,7 +10,7 @@ from PIL import Image
 
 import tflite
 from keras_effnet.image_preprocessing import resize
-from tflite.images.loader import ImageSet, fitting_labels
+from tflite.images.loader import ImageSet, fit_labels
 
 _PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -53,19 +58,53 @@ def test_class_folders_are_labels_in_name_order(tmp_path):
 
 def test_class_folders_are_matched_with_class_names(tmp_path):
     _folder(tmp_path, dog=1, cat=1)
-    loaded = tflite.load_images(tmp_path, (8, 8), class_names=["bird", "dog", "cat"])
+    loaded = tflite.load_images(tmp_path, (8, 8), class_names=["bird", "Dog", "cat"])
     assert loaded.labels.tolist() == [2, 1]
-    with pytest.raises(ValueError, match=r"class folder 'dog'. Did you mean 'dogs'"):
+    with pytest.raises(ValueError, match=r"'dog'\. Did you mean 'dogs'"):
         tflite.load_images(tmp_path, (8, 8), class_names=["cat", "dogs"])
 
 
 def test_a_folder_of_a_repeated_class_name_is_an_error(tmp_path):
     _folder(tmp_path, dog=1, crane=1)
-    with pytest.raises(ValueError, match="class folder 'crane' is the name of the classes 0 and 2"):
+    with pytest.raises(ValueError, match="'crane' is the name of the model's classes 0 and 2"):
         tflite.load_images(tmp_path, (8, 8), class_names=["crane", "dog", "crane"])
     (tmp_path / "crane").rename(tmp_path / "cat")
     loaded = tflite.load_images(tmp_path, (8, 8), class_names=["crane", "dog", "crane", "cat"])
     assert loaded.labels.tolist() == [3, 1]
+
+
+def test_splits_are_training_or_validation_or_test_images(tmp_path):
+    for split, count in (("train", 3), ("test", 2), ("valid", 1)):
+        (tmp_path / split).mkdir()
+        _folder(tmp_path / split, cat=count, dog=count)
+    loaded = tflite.load_images(tmp_path, (8, 8))
+    assert loaded.source == f"{tmp_path / 'train'} (6 images, 2 classes)"
+    assert loaded.files[3] == "dog/00.png"
+    assert "  the train images; not used: validation, test" in loaded.notes()
+    loaded = tflite.load_images(tmp_path, (8, 8), evaluation=True)
+    assert loaded.source == f"{tmp_path / 'valid'} (2 images, 2 classes)"
+    assert len(tflite.load_images(tmp_path / "test", (8, 8)).images) == 4
+    for split in ("valid", "test"):
+        shutil.rmtree(tmp_path / split)
+    loaded = tflite.load_images(tmp_path, (8, 8), evaluation=True)
+    assert len(loaded.images) == 6
+    assert "  the training images: there are no validation or test images" in loaded.notes()
+
+
+def test_a_manifest_is_a_source(tmp_path):
+    _folder(tmp_path, a=2, b=2)
+    rows = ["a/00.png,cat,train", "a/01.png,dog,val", "b/00.png,dog,train", "b/01.png,cat,val"]
+    (tmp_path / "m.csv").write_text("\n".join(["image,label,split", *rows]))
+    loaded = tflite.load_images(tmp_path / "m.csv", (8, 8), class_names=["dog", "cat"])
+    assert (loaded.files, loaded.labels.tolist()) == (("a/00.png", "b/00.png"), [1, 0])
+    assert loaded.source == f"{tmp_path / 'm.csv'} train (2 images, 2 classes)"
+    loaded = tflite.load_images(tmp_path / "m.csv", (8, 8), evaluation=True)
+    assert (loaded.class_names, loaded.labels.tolist()) == (("cat", "dog"), [1, 0])
+    rows = [{"image": "a/00.png", "label": ["cat", "dog"]}, {"image": "a/01.png", "label": "cat"}]
+    (tmp_path / "m.json").write_text(json.dumps(rows))
+    loaded = tflite.load_images(tmp_path / "m.json", (8, 8))
+    assert loaded.labels is None
+    assert "several labels per image: not used" in loaded.source
 
 
 def test_a_limit_spreads_over_all_classes(tmp_path):
@@ -136,26 +175,30 @@ def test_every_format_is_read_by_its_content(tmp_path, name):
 def test_files_that_are_not_read_are_named_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     _folder(tmp_path, cat=1)
-    heic = b"\0\0\0\x18ftypheic" + bytes(40)
-    for name, content in (("a.heic", heic), ("b", heic), ("c.jpg", b"<html>"), ("d.png", b"")):
+    for name, content in (("b.jxl", b"\xff\x0a" + bytes(40)), ("c.jpg", b"<html>")):
         (tmp_path / "cat" / name).write_bytes(content)
-    for name in ("notes.txt", "Thumbs.db"):
-        (tmp_path / "cat" / name).write_bytes(b"\xd0\xcf no image")
+    (tmp_path / "cat" / "d.jpg").write_bytes(b"\xff\xd8\xff" + bytes(40))
     (tmp_path / "cat" / "._0.jpg").write_bytes(b"hidden")
-    (tmp_path / "README.md").write_text("my photos")
+    (tmp_path / "cat" / "dangling.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "cat" / "pipe.png")  # opening it would block
     Image.new("L", (100, 21)).save(tmp_path / "cat" / "e.png")
     Image.new("L", (100, 15)).save(tmp_path / "cat" / "large.png")  # only warned about by Pillow
     loaded = tflite.load_images(tmp_path, (8, 8))
     assert loaded.files == ("cat/00.png", "cat/large.png")
+    assert loaded.skipped == tuple(str(tmp_path / "cat" / name) for name in ("d.jpg", "e.png"))
     notes = "\n".join(loaded.notes())
-    assert notes.count("HEIC is not supported here, convert it to JPEG or PNG") == 2
-    assert "c.jpg is not an image that can be read" in notes
-    assert "e.png cannot be decoded: it is larger than 2,000 pixels" in notes
-    assert "not images: 3 files (README.md, cat/Thumbs.db, cat/notes.txt)" in notes
-    assert "._0.jpg" not in notes
+    assert "d.jpg: image of 43 bytes" in notes
+    assert re.search(r"e\.png: image of .* cannot be decoded: it is larger than 2,000 pix", notes)
+    assert "JPEG XL is not supported here, convert it to JPEG or PNG" in notes
+    for kind in ("1 JPEG XL", "1 .jpg without an image in it", "2 pipe or dangling link"):
+        assert kind in notes
+    assert notes.count("files of archives and operating systems: cat/._0.jpg") == 1
 
 
 def test_an_npz_has_images_and_optional_labels(tmp_path):
+    np.savez(tmp_path / "c.npz", images=_PHOTO[None], labels=[1], classes=["cat", "dog"])
+    loaded = tflite.load_images(tmp_path / "c.npz", (8, 8), class_names=["dog", "cat"])
+    assert (loaded.labels.tolist(), loaded.class_names) == ([0], ("cat", "dog"))
     np.savez(tmp_path / "a.npz", images=_PHOTO[None], labels=[3])
     assert tflite.load_images(tmp_path / "a.npz", (20, 30)).labels.tolist() == [3]
     np.savez(tmp_path / "b.npz", images=_PHOTO[None])
@@ -203,41 +246,45 @@ def test_bad_sources_are_errors(tmp_path):
         with pytest.raises(ValueError, match=match):
             tflite.load_images(path, (8, 8), **options)
 
-    fails("neither a folder nor an .npz", tmp_path / "none")
+    fails("'[^']*none' does not exist: give a folder", tmp_path / "none")
     fails("has no images")
+    os.mkfifo(tmp_path / "pipe.npz")
+    fails("is neither a folder nor a file: give a folder", tmp_path / "pipe.npz")
     (tmp_path / "a.npz").write_bytes(b"nothing")
     fails("is not an .npz", tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", pictures=_PHOTO[None])
     fails("has the arrays pictures; it needs `images`", tmp_path / "b.npz")
-    (tmp_path / "x.jpg").write_bytes(b"nothing")
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff nothing")
     fails("none of its 1 images can be decoded")
     fails("at least 1 image, got 0", limit=0)
     _folder(tmp_path, cat=1)
     fails("has both images .* and folders of images")
-    (tmp_path / "x.jpg").unlink()
-    (tmp_path / "cat").rename(tmp_path / "train")
-    fails("splits, not classes: give one of them")
 
 
 @pytest.mark.parametrize(
-    ("labels", "folders", "class_names", "want"),
+    ("data", "classes", "class_names", "want", "names"),
     [
-        ([0, 2], None, None, [0, 2]),
-        ([0, 1], ("a", "b", "c"), None, [0, 1]),
-        ([0, 1], ("a", "b"), ("a", "b", "c"), [0, 1]),  # matched by name
-        ([0, 1], ("a", "b"), None, None),  # not the model's three classes
-        (None, None, None, None),
+        (([0, 2], None), 3, None, [0, 2], None),
+        (([0, 1], ("a", "b", "c")), 3, None, [0, 1], ("a", "b", "c")),
+        (([0, 1], ("a", "b")), 3, ("a", "b", "c"), [0, 1], ("a", "b", "c")),  # matched by name
+        (([0, 1], ("a", "b")), 3, None, None, None),  # not the model's three classes
+        ((None, None), 3, None, None, None),
+        (([1, 0], ("goldfish", "n01440764")), 1000, None, [0, 1], None),
     ],
 )
-def test_labels_fit_if_they_are_of_the_models_classes(labels, folders, class_names, want):
-    labels = None if labels is None else np.array(labels)
-    images, lines = ImageSet(_PHOTO[None], labels, folders, (), "photos/"), []
-    got = fitting_labels(images, 3, class_names, lines.append)
-    assert (None if got is None else got.tolist()) == want
+def test_labels_fit_if_they_are_of_the_models_classes(data, classes, class_names, want, names):
+    labels = None if data[0] is None else np.array(data[0])
+    images, lines = ImageSet(_PHOTO[None], labels, data[1], (), "photos/"), []
+    got = fit_labels(images, classes, class_names, lines.append)
+    assert (None if got.labels is None else got.labels.tolist()) == want
     assert bool(lines) == (labels is not None and want is None)
+    if classes == 3:
+        assert got.class_names == names
+    else:  # of all outputs
+        assert got.class_names[:2] == ("tench", "goldfish")
 
 
 def test_labels_beyond_the_classes_are_an_error():
     images = ImageSet(_PHOTO[None], np.array([3]), None, (), "photos/")
     with pytest.raises(ValueError, match=r"photos/: labels must be in 0 to 2 .* got 3 to 3"):
-        fitting_labels(images, 3, None, print)
+        fit_labels(images, 3, None, print)

@@ -1,23 +1,12 @@
-"""tfds:NAME/SPLIT is a source of images."""
-
 import sys
 
 import numpy as np
 import pytest
 
-import tflite
+from keras_effnet.datasets.dataset import open_dataset
 
 
-def load(name, **options):
-    return tflite.load_images(name, (8, 8), **options)
-
-
-def numbers(image_set):
-    """All pixels of an image are its number."""
-    return image_set.images[:, 0, 0, 0].tolist()
-
-
-def test_tensorflow_datasets_are_a_source(tmp_path):
+def test_tensorflow_datasets_are_read_by_split(tmp_path):
     datasets = pytest.importorskip("tensorflow_datasets")
     datasets.core.add_data_dir(str(tmp_path))
 
@@ -57,26 +46,27 @@ def test_tensorflow_datasets_are_a_source(tmp_path):
 
     image = datasets.features.Image(shape=(None, None, 3))
     keep = [make("phone_tints", image), make("phone_sizes", image, configs=["small", "big"])]
-    image_set = load("tfds:phone_tints")
-    assert sorted(numbers(image_set)) == list(range(6))
-    assert image_set.labels.tolist() == [number % 2 for number in numbers(image_set)]
-    assert image_set.class_names == ("red", "green")
-    assert image_set.source == "tfds:phone_tints/train (6 images, 2 classes)"
-    assert image_set.files[2] == "phone_tints-train.tfrecord-00000-of-00001 record 2"
-    assert numbers(load("tfds:phone_tints", limit=2)) == numbers(image_set)[::3]
-    swapped = load("tfds:phone_tints", class_names=["green", "red"])
-    assert swapped.labels.tolist() == (1 - image_set.labels).tolist()
+    dataset = open_dataset("tfds:phone_tints")
+    assert set(dataset.splits) == {"train", "test"}
+    (images,) = dataset.open("train")
+    assert (images.name, images.classes) == ("tfds:phone_tints/train", ("red", "green"))
+    numbers = [int(image.pixels[0, 0, 0]) for image in images]
+    assert sorted(numbers) == list(range(6))
+    assert [images.labels_of(i) for i in range(6)] == [(number % 2,) for number in numbers]
+    assert images.where(2).endswith("phone_tints-train.tfrecord-00000-of-00001 record 2")
 
-    test = load("tfds:phone_tints/test")
-    assert sorted(numbers(test)) == [6, 7]
-    assert "tfds:phone_tints/test (2 images" in test.source
+    dataset = open_dataset("tfds:phone_tints/test")
+    assert dataset.splits == ("test",)
+    (images,) = dataset.open("test")
+    assert images.name == "tfds:phone_tints/test"
+    assert sorted(int(image.pixels[0, 0, 0]) for image in images) == [6, 7]
     for name in ("phone_sizes", "phone_sizes/small"):
-        assert "/train (6 images" in load(f"tfds:{name}").source
-    assert sorted(numbers(load("tfds:phone_sizes/small/test"))) == [6, 7]
+        assert len(open_dataset(f"tfds:{name}").open("train")[0]) == 6
+    assert open_dataset("tfds:phone_sizes/small/test").splits == ("test",)
 
     def fails(match, name):
         with pytest.raises(ValueError, match=match):
-            load(f"tfds:{name}")
+            open_dataset(f"tfds:{name}")
 
     fails("has no split 'val', but t.*, t", "phone_tints/val")
     fails("has no data set 'colour_of_money'$", "colour_of_money")
@@ -91,4 +81,4 @@ def test_tensorflow_datasets_are_a_source(tmp_path):
 def test_missing_tensorflow_datasets_names_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ValueError, match="needs tensorflow_datasets: pip install tensorflow-data"):
-        load("tfds:cifar10")
+        open_dataset("tfds:cifar10")
