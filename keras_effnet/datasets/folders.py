@@ -239,8 +239,10 @@ def _notes(kinds, leftovers):
     if kinds:
         known = [name for name in ("HEIC", "JPEG XL", "AVIF") if name in kinds.values()]
         reasons = "".join(f". {unreadable_reason(name)}" for name in known)
+        named = sorted(file for file in kinds if file.lower().endswith(IMAGE_ENDINGS))
         notes += (
-            f"not read, because they are no images of a known format: {_counts(kinds)}{reasons}",
+            f"not read, because they are no images of a known format: {_counts(kinds)}"
+            f"{f' ({some(named)})' if named else ''}{reasons}",
         )
     return notes
 

@@ -61,7 +61,7 @@ def test_content_makes_an_image_of_any_ending():
     assert [path for _, path in found.images] == ["cat/0", "cat/1.dat", "dog/0.heic", "dog/1.webp"]
     assert found.notes == (
         "not read, because they are no images of a known format: 1 .txt, "
-        "1 .jpg without an image in it, 1 empty",
+        "1 .jpg without an image in it, 1 empty (dog/1.jpg, dog/2.jpg)",
     )
 
 
