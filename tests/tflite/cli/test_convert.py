@@ -48,7 +48,7 @@ def _run(files, *extra, **flags):
 
 
 def test_a_folder_of_photos_gives_an_int8_model_and_report(files, capfd):
-    (files / "photos" / "c3" / "bad.jpg").write_bytes(b"no image")
+    (files / "photos" / "c3" / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")
     assert _run(files, labels=files / "labels.txt") == 0
     out, err = capfd.readouterr()
     assert err == ""
