@@ -83,7 +83,7 @@ def test_npz_files_are_data(tmp_path):
     assert training.classes == ("x", "y")
     assert evaluation.examples == 4
     np.savez(path, pictures=images)
-    with pytest.raises(ValueError, match=r"not an \.npz file with the arrays images and labels"):
+    with pytest.raises(ValueError, match=r"has the arrays pictures; it needs `images`"):
         open_data(path, holdout=0.5, seed=0)
 
 
