@@ -3,6 +3,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tflite
 from keras_effnet.litert import metadata, ops, runner, runtime
@@ -196,6 +197,20 @@ def test_calibration_images_are_limited(float_content, images):
     loaded = _load(float_content, np.concatenate([images, images // 2]), options=options)
     assert len(loaded.calibration) == 16
     assert "16 of 32 images" in loaded.manifest["source"]
+
+
+def test_training_images_calibrate_and_validation_images_evaluate(float_content, images, tmp_path):
+    for split, chosen in (("train", images), ("val", images[:2])):
+        for i, image in enumerate(chosen):
+            path = tmp_path / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    loaded = _load(float_content, tmp_path, tmp_path)
+    assert (len(loaded.calibration), len(loaded.evaluation.images)) == (16, 2)
+    np.testing.assert_array_equal(loaded.evaluation.images, images[:2])
+    assert loaded.manifest["files"][0] == "a/0.png"
+    compared = _load(float_content, tmp_path, preset="float16")
+    assert len(compared.evaluation.images) == 16  # still those of --calibration
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import re
 import sys
 
 import pytest
+from PIL import Image
 
 from tflite.cli import command
 
@@ -90,3 +91,16 @@ def test_metric_is_imported_or_named(tmp_path, monkeypatch, metric, message):
         return
     with pytest.raises(ValueError, match=re.escape(message)):
         command.import_metric(metric)
+
+
+def test_a_flag_opens_training_or_validation_images(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for i in range(count):
+            path = tmp_path / split / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4)).save(path)
+    assert len(command.open_images("calibration", str(tmp_path))) == 3
+    assert len(command.open_images("data", str(tmp_path), evaluation=True)) == 2
+    assert command.open_images("data", "tfds:cifar10") == "tfds:cifar10"  # not downloaded yet
+    with pytest.raises(ValueError, match="--data: data 'none' does not exist: give a folder"):
+        command.open_images("data", "none")
