@@ -169,7 +169,7 @@ def _make_splits(training, evaluation, options):
         ) from error
     minival, examples = options.minival, len(training)
     if not minival:
-        return {"train": training, **({"validation": evaluation} if evaluation.examples else {})}
+        return {"train": training, **({"validation": evaluation} if len(evaluation) else {})}
     count = round(minival * examples) if minival < 1 else int(minival)
     if minival < 0 or (minival >= 1 and count != minival) or not 0 < count < examples:
         raise ValueError(
