@@ -86,7 +86,7 @@ LAYERS = {
         ("model_graph",),
         ("suggestions", "atomic_write", "finding"),
         ("interruption",),
-        ("command_output",),
+        ("command_output", "package_conflicts"),
     ),
     "tpu_train": (
         ("cli",),

@@ -18,6 +18,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from keras_effnet.package_conflicts import check_package_conflicts
+
 if TYPE_CHECKING:
     from tflite.public_names import *  # noqa: F403
 
@@ -52,6 +54,7 @@ def __getattr__(name):
     # At the first use: a command handles Ctrl-C before it imports the rest.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_package_conflicts()
     globals()[name] = value = getattr(importlib.import_module("tflite.public_names"), name)
     return value
 

@@ -18,9 +18,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv):
     # Imported here: imports take long, and Ctrl-C is handled by now.
     from keras_effnet.native_logs import filter_native_logs
+    from keras_effnet.package_conflicts import check_package_conflicts
 
     if argv is None:  # run as a program
         filter_native_logs()
+    try:
+        check_package_conflicts()
+    except ImportError as error:
+        print(f"effnet-tflite: {error}", file=sys.stderr)
+        return 2
     from tflite.cli import convert
 
     return convert.main(sys.argv[1:] if argv is None else argv)
