@@ -23,7 +23,7 @@ from keras_effnet.evaluation.scoring import progress_lines, score_images
 from keras_effnet.evaluation.summary import evaluate_outcomes
 from keras_effnet.evaluation.text_table import table_lines
 from keras_effnet.image_classifier import InputFlags, open_classifier
-from keras_effnet.provenance import package_versions
+from keras_effnet.provenance import file_sha256, package_versions
 from keras_effnet.suggestions import unknown_name
 
 _STEM = "evaluation"
@@ -113,6 +113,7 @@ def run(options):
     if options.out is not None:
         origin = {
             "model": name,
+            "model_sha256": file_sha256(options.model),
             "data": images.name,
             "unreadable": unreadable,
             "check": comparison,

@@ -27,7 +27,8 @@ def render(
     Args:
         evaluation: of a classifier.
         origin: "model", "data", "unreadable" (messages), "check" (the comparison with a published
-            accuracy, or None) and "facts": {name: text} for the last section.
+            accuracy, or None) and "facts": {name: text} for the last section. The JSON has
+            "model_sha256" of a model's file, too.
         picture: the uint8 image (height, width, 3) of a row of the outcomes; None: no pictures.
     """
     sections = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping
 
 import keras
@@ -12,7 +13,7 @@ import tensorflow as tf
 from keras_effnet.evaluation.outcomes import OutcomeRecorder, Outcomes, ScoreKind
 from keras_effnet.evaluation.output_files import write_evaluation
 from keras_effnet.evaluation.summary import Evaluation, evaluate_outcomes
-from keras_effnet.provenance import package_versions
+from keras_effnet.provenance import file_sha256, package_versions
 from tpu_train.input_pipeline.image_source import ImageSource, without_exif
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.evaluation import distributed_batches, evaluation_batch_size
@@ -25,15 +26,17 @@ def write_pages(
     model: keras.Model,
     recipe: Recipe,
     sources: Mapping[str, ImageSource],
-    folder: str,
+    model_file: str,
     *,
     writes: bool,
 ) -> dict[str, Evaluation]:
     """Evaluates `model`, a classifier of logits, on every source; {name: evaluation}.
 
+    `model_file` is its exported file.
+
     All workers of `strategy` must call it. Those that `writes` write the files of
-    :func:`keras_effnet.evaluation.output_files.write_evaluation` to `folder`, named after the
-    sources.
+    :func:`keras_effnet.evaluation.output_files.write_evaluation` beside `model_file`, named after
+    the sources.
     """
     evaluations = {}
     for name, source in sources.items():
@@ -43,10 +46,10 @@ def write_pages(
         if writes:
             shown = without_exif(source) if recipe.ignore_exif else source
             write_evaluation(
-                folder,
+                os.path.dirname(model_file),
                 name,
                 evaluations[name],
-                _origin(recipe, source),
+                _origin(recipe, source, model_file),
                 lambda row, shown=shown: _picture(shown, row),
             )
     return evaluations
@@ -91,12 +94,13 @@ def _picture(source, i):
     return source.crop(stored, window).numpy()
 
 
-def _origin(recipe, source):
+def _origin(recipe, source, model_file):
     now = datetime.datetime.now(datetime.timezone.utc)
     crop = f"center square of {recipe.crop_eval:.3g}" if recipe.crop_eval else "the whole image"
     size = recipe.image_size_eval
     return {
         "model": recipe.model,
+        "model_sha256": file_sha256(model_file),
         "data": source.name,
         "unreadable": list(source.skipped),
         "check": None,

@@ -262,7 +262,7 @@ def train(
                 ema_model,
                 recipe,
                 sources,
-                files.local(""),
+                files.local("model.keras"),
                 writes=is_chief,
             )
         result = Result(

@@ -7,6 +7,7 @@ from PIL import Image
 
 from keras_effnet.cli import main
 from keras_effnet.label_file import write_labels
+from keras_effnet.provenance import file_sha256
 
 COLOURS = {"blue": (0, 0, 250), "green": (0, 250, 0), "red": (250, 0, 0)}
 
@@ -52,6 +53,7 @@ def test_a_keras_file_is_evaluated_and_its_files_are_written(folder, tmp_path, c
     assert "1  green as red" in printed
     record = json.loads((out / "evaluation.json").read_text())
     assert record["metrics"]["images"] == 12
+    assert record["model_sha256"] == file_sha256(folder / "net.keras")
     (worst,) = record["worst_mistakes"]
     assert worst["image"] == "green/3.png"
     assert (worst["label"], worst["prediction"]) == ("green", "red")

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import keras
@@ -58,11 +59,14 @@ def test_a_sigmoid_loss_and_several_labels_give_probabilities():
 def test_the_pages_of_both_splits_are_written(tmp_path):
     sources = {"evaluation": source(), "test": source(logits().argmax(1))}
     strategy = make_strategy("cpu")
-    evaluations = write_pages(strategy, Pixel(), RECIPE, sources, str(tmp_path), writes=True)
+    exported = tmp_path / "model.keras"
+    exported.write_bytes(b"the model")
+    evaluations = write_pages(strategy, Pixel(), RECIPE, sources, str(exported), writes=True)
     assert evaluations["test"].top1.value == 1
     for name in sources:
         record = json.loads((tmp_path / f"{name}.json").read_text())
         assert record["metrics"]["images"] == IMAGES
+        assert record["model_sha256"] == hashlib.sha256(b"the model").hexdigest()
         assert record["metrics"]["top1"]["value"] == evaluations[name].top1.value
         assert (tmp_path / f"{name}.html").read_text().startswith("<!doctype html>")
     assert "data:image/png" in (tmp_path / "evaluation.html").read_text()
@@ -70,5 +74,6 @@ def test_the_pages_of_both_splits_are_written(tmp_path):
 
 def test_workers_that_do_not_write_only_take_part(tmp_path):
     sources = {"evaluation": source()}
-    write_pages(make_strategy("cpu"), Pixel(), RECIPE, sources, str(tmp_path), writes=False)
+    exported = str(tmp_path / "model.keras")
+    write_pages(make_strategy("cpu"), Pixel(), RECIPE, sources, exported, writes=False)
     assert list(tmp_path.iterdir()) == []
