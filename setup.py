@@ -92,6 +92,7 @@ setup(
             "pre-commit",
             "pytest",
             "pytest-xdist",
+            "pyyaml",  # reads the front matter of model cards
             "ruff",
             "scikit-image",  # photos
             "scikit-learn",  # digits and photos

@@ -65,6 +65,7 @@ LAYERS = {
         ("batch_checks", "output_checks"),
         ("image_size", "finetuning", "feature_pyramid"),
         ("image_classifier",),
+        ("model_card",),
         ("evaluation",),
         ("constructors",),
         ("pretrained",),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from keras_effnet.arguments import ArgumentParser
-from keras_effnet.cli import cost, evaluate, explain, port, predict, tables
+from keras_effnet.cli import card, cost, evaluate, explain, port, predict, tables
 
 # command -> (description, function that adds its arguments, function that runs it)
 COMMANDS = {
@@ -46,6 +46,11 @@ COMMANDS = {
         "evaluate a classifier on labeled images: metrics, per class and per image",
         evaluate.add_arguments,
         evaluate.run,
+    ),
+    "card": (
+        "write a model card for the Hugging Face Hub: data, recipe, metrics, limits",
+        card.add_arguments,
+        card.run,
     ),
     "explain": (
         "show which parts of an image a prediction is based on",
