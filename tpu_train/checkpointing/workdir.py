@@ -10,12 +10,13 @@ import uuid
 import tensorflow as tf
 
 from keras_effnet.evaluation.output_files import ENDINGS
+from keras_effnet.model_card.output_files import RUN_CARD, card_paths
 from tpu_train.remote_files import is_remote
 
 BEST = "best.keras"
 FILES = (
     *("model.keras", BEST, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
-    "tensorboard",
+    *("tensorboard", *card_paths(RUN_CARD)),
     *(f"{name}{ending}" for name in ("evaluation", "test") for ending in ENDINGS),
 )
 CHECKPOINTS = "checkpoints"

@@ -279,6 +279,7 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
         print(f"test accuracy {result.test_accuracy:.2%}")
     for page in result.pages.values():
         print(f"evaluation page {page}")
+    print(f"model card {result.card_path}")
     if result.best is not None and result.best["ema"] > result.accuracy:
         print(
             f"best evaluation accuracy {result.best['ema']:.2%}, after step "

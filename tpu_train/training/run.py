@@ -2,10 +2,10 @@
 
 ``train(find_recipe("digits"), training, evaluation, workdir, strategy)`` leaves in `workdir`:
 ``model.keras`` (EMA weights, class scores, normalization inside), ``labels.txt``, ``recipe.json``,
-``metrics.jsonl``, ``curves.png``, ``tensorboard/`` and ``evaluation.html`` with its tables;
-``best.keras`` if an earlier evaluation was better (with early stopping, that one is
-``model.keras``); and ``checkpoints/`` until it has finished. Called again after an interruption, it
-resumes and ends with the weights of an uninterrupted run.
+``metrics.jsonl``, ``curves.png``, ``tensorboard/``, ``evaluation.html`` with its tables, and
+``model_card.md``; ``best.keras`` if an earlier evaluation was better (with early stopping, that one
+is ``model.keras``); and ``checkpoints/`` until it has finished. Called again after an interruption,
+it resumes and ends with the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import tensorflow as tf
 from keras_effnet.atomic_write import replacing
 from keras_effnet.finetuning import has_layer_groups
 from keras_effnet.label_file import write_labels
+from keras_effnet.model_card.card import make_keras_card
+from keras_effnet.model_card.output_files import RUN_CARD, write_card
 from keras_effnet.weight_transfer import set_weights
 from tpu_train.callbacks.records import Callback, end_reported
 from tpu_train.checkpointing import workdir as workdirs
@@ -65,6 +67,7 @@ class Result:
     phases: tuple[PhaseResult, ...]
     evaluations: tuple[dict, ...]  # {"step", "ema", "non_ema": accuracies in [0, 1], "loss_ema"...}
     seconds: float
+    card_path: str  # the model card
     pages: Mapping[str, str]  # paths of the evaluation pages: "evaluation" and "test"
     test_accuracy: float | None  # in [0, 1], of the exported model on the test images
     best: dict | None  # the best of the evaluations; None without evaluation images
@@ -265,11 +268,16 @@ def train(
                 files.local("model.keras"),
                 writes=is_chief,
             )
+        if is_chief:
+            evaluated = [files.local(f"{name}.json") for name in evaluations]
+            card = make_keras_card(files.local("model.keras"), evaluated)
+            write_card(card, files.local(RUN_CARD))
         result = Result(
             model_path=os.path.join(files.path, "model.keras"),
             best_path=os.path.join(files.path, workdirs.BEST),
             curves_path=os.path.join(files.path, "curves.png"),
             labels_path=os.path.join(files.path, "labels.txt"),
+            card_path=os.path.join(files.path, RUN_CARD),
             classes=training.classes,
             phases=tuple(history.phases),
             evaluations=tuple(history.evaluations),

@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_effnet.atomic_write import write_files
@@ -46,7 +47,11 @@ def write_record(
     record = {
         "recipe": dataclasses.asdict(recipe),
         "phases": [dataclasses.asdict(p) for p in phases],
+        "training_data": training.name,
+        "evaluation_data": evaluation.name if evaluation.examples else None,
         "training_images": training.examples,
+        # With oversampling, images are listed several times.
+        "images_per_class": None if recipe.oversample else _images_per_class(training),
         "skipped_files": list(training.skipped),
         "planned_epochs": planned,  # of the run and of its extensions
         "run": identify(recipe, training, evaluation, planned),
@@ -54,6 +59,11 @@ def write_record(
         "keras": keras.__version__,
     }
     write_files({path: json.dumps(record, indent=1).encode()})
+
+
+def _images_per_class(source):
+    labels = source.labels[source.labels >= 0]
+    return np.bincount(labels, minlength=len(source.classes)).tolist()
 
 
 def plan_epochs(record: Mapping | None, epochs: float) -> list[float]:

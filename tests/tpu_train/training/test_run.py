@@ -55,8 +55,12 @@ def finished(run, finished_runs, tmp_path):
     return result, folder / "run", log
 
 
+def load(result):
+    return keras.saving.load_model(result.model_path, compile=False)
+
+
 def weights(result):
-    return keras.saving.load_model(result.model_path, compile=False).get_weights()
+    return load(result).get_weights()
 
 
 def test_another_seed_gives_other_weights(train_conv, exported_weights):
@@ -191,11 +195,16 @@ def test_a_run_writes_the_documented_files(finished, source):
         *("curves.png", "evaluation.html", "evaluation.json", "evaluation_classes.csv"),
         *("evaluation_confusion_matrix.csv", "evaluation_confusion_matrix.svg"),
         *("evaluation_confusions.csv", "evaluation_images.csv", "labels.txt", "metrics.jsonl"),
-        *("model.keras", "recipe.json", "tensorboard"),
+        *("model.keras", "model_card.json", "model_card.md", "recipe.json", "tensorboard"),
     ]
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert evaluation["metrics"]["top1"]["value"] == pytest.approx(result.accuracy)
     assert evaluation["metrics"]["images"] == source.examples
+    card = json.loads((folder / "model_card.json").read_text())
+    assert result.card_path == str(folder / "model_card.md")
+    assert card["evaluations"][0]["metrics"]["top1"] == evaluation["metrics"]["top1"]
+    assert sum(card["data"]["images_per_class"]) == card["data"]["training_images"]
+    assert card["model"]["parameters"] == load(result).count_params()
     assert result.pages == {"evaluation": str(folder / "evaluation.html")}
     assert pathlib.Path(result.labels_path).read_text() == "a\nb\nc\nd\n"
     records = list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
