@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ import numpy as np
 from keras_effnet import atomic_write
 from keras_effnet.label_file import format_labels
 from keras_effnet.litert import ops
+from keras_effnet.model_card.card import make_conversion_card
+from keras_effnet.model_card.output_files import default_path, render_files
 from tflite.evaluation.accuracy import EvaluationReport
 from tflite.evaluation.comparison import Comparison
 from tflite.quantization import plan_file
@@ -70,6 +73,7 @@ class Conversion:
         return {
             "preset": self.preset,
             "size": len(self.tflite_model),
+            "sha256": hashlib.sha256(self.tflite_model).hexdigest(),
             "ops": ops.count_ops(ops.read_ops(self.tflite_model)),
             "plan": str(self.plan).splitlines(),
             plan_file.KEY: plan_file.plan_json(self.plan, self.ranges),
@@ -109,9 +113,11 @@ def save(
     """Writes a conversion; returns the absolute paths of the files, in the order of writing.
 
     They are the report ``<path>.json``, ``<path>.html`` if the models were compared,
-    ``<path>.labels.txt`` if `class_names` are given, and the .tflite. All files are written
-    atomically, the .tflite last: if it exists, the others do, too. The reports state `model`, the
-    path of the float model, and `command`, the command line, if they are given.
+    ``<path>.labels.txt`` if `class_names` are given, the model card ``<path>.card.json`` and
+    ``<path>.card.md`` of a classifier, and the .tflite. All files are written atomically, the
+    .tflite last: if it exists, the others do, too. The reports state `model`, the path of the float
+    model, and `command`, the command line, if they are given. If that path is in the work directory
+    of a training, the card has its data and recipe.
 
     Raises:
         ValueError: the path cannot be written, or a file that is no .tflite or report is there.
@@ -120,6 +126,7 @@ def save(
     path = atomic_write.check_writable(path)
     origin = provenance.origin_of(path, model=model, command=command)
     record = {**conversion.as_dict(), "origin": origin}
+    card = make_conversion_card(conversion.tflite_model, path, record, model, class_names)
     files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
     if conversion.comparison is not None:
         files[f"{path}.html"] = html_report.render(
@@ -131,6 +138,8 @@ def save(
         ).encode()
     if class_names is not None:
         files[f"{path}.labels.txt"] = format_labels(class_names)
+    if card is not None:
+        files.update(render_files(card, default_path(path)))
     files[path] = conversion.tflite_model
     for each in files:
         if not each.endswith(".tflite"):  # such a name is explicit enough

@@ -43,8 +43,9 @@ and return float32 scores. int8 needs calibration images like those that the mod
   effnet-tflite --model=my.keras --calibration=photos/ --labels=labels.txt --out=my.tflite
 
 Writes OUT with the labels inside, and OUT.json (plan, quantization steps, evaluation). Writes
-OUT.html, the report, if there are images to compare the models on (except for float32), and
-OUT.labels.txt with --labels (one name per line, in the order of the scores).
+OUT.html, the report, if there are images to compare the models on (except for float32),
+OUT.labels.txt with --labels (one name per line, in the order of the scores), and the model card
+OUT.card.md and OUT.card.json of a classifier; see effnet card.
 
 Other commands: effnet-tflite report | compare, each with --help."""
 

@@ -8,8 +8,14 @@ from collections.abc import Mapping
 
 from keras_effnet import atomic_write
 from keras_effnet.label_file import read_labels
+from keras_effnet.model_card.output_files import card_paths, default_path, is_card
 
 GENERATOR = "effnet-tflite"  # marks the pages of this package
+_CARDS = (".card.md", ".card.json")
+_KINDS = {  # by ending, the longest of several first
+    **dict.fromkeys(_CARDS, "a model card"),
+    **{".html": "a report", ".json": "a report", ".labels.txt": "labels"},
+}
 
 
 def check_replaceable(path: str | os.PathLike[str], inputs: Mapping[str, object] = {}) -> str:
@@ -17,8 +23,8 @@ def check_replaceable(path: str | os.PathLike[str], inputs: Mapping[str, object]
     written by this package, is lost.
 
     Args:
-        path: ending in .html or .json (a report) or .labels.txt; any other path is that of a
-            .tflite.
+        path: ending in .html or .json (a report), .card.md or .card.json (a model card) or
+            .labels.txt; any other path is that of a .tflite.
         inputs: {argument: path or None} of the files that are read.
 
     Raises:
@@ -36,11 +42,12 @@ def check_replaceable(path: str | os.PathLike[str], inputs: Mapping[str, object]
 def conversion_files(path: str, *, compared: bool, labels: bool) -> list[str]:
     """The files of a conversion to `path` in the order of writing, the .tflite last."""
     endings = [".json", *([".html"] if compared else []), *([".labels.txt"] if labels else [])]
-    return [*(path + ending for ending in endings), path]
+    cards = card_paths(default_path(path))
+    return [*(path + ending for ending in endings), *cards, path]
 
 
 def _kind(path):
-    for ending, kind in ((".html", "a report"), (".json", "a report"), (".labels.txt", "labels")):
+    for ending, kind in _KINDS.items():
         if path.endswith(ending):
             return f"{kind} of effnet-tflite"
     return "a .tflite file"
@@ -49,6 +56,8 @@ def _kind(path):
 def _is_ours(path):
     if not os.path.getsize(path):
         return True  # nothing is lost
+    if path.endswith(_CARDS):
+        return is_card(path)
     if path.endswith(".labels.txt"):
         return _reads(read_labels, path) is not None
     if path.endswith(".json"):

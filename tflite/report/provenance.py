@@ -6,7 +6,7 @@ import datetime
 import os
 
 from keras_effnet import html_elements as html
-from keras_effnet.provenance import package_versions
+from keras_effnet.provenance import file_sha256, package_versions
 
 
 def origin_of(file: str | os.PathLike, *, model: str = "", command: str = "") -> dict:
@@ -21,6 +21,7 @@ def origin_of(file: str | os.PathLike, *, model: str = "", command: str = "") ->
     return {
         "file": os.path.basename(file),
         "model": os.path.basename(os.path.normpath(model)) if model else "",
+        "model_sha256": file_sha256(model),
         "date": now.isoformat(timespec="seconds"),
         "command": command,
         "versions": package_versions(),

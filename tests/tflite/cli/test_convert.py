@@ -63,7 +63,8 @@ def test_a_folder_of_photos_gives_an_int8_model_and_report(files, capfd):
     assert (files / "out" / "m.tflite.labels.txt").read_text().startswith("c0\nc1\n")
     assert metadata.read((files / "out" / "m.tflite").read_bytes()).labels[:2] == ("c0", "c1")
     assert sorted(os.listdir(files / "out")) == [
-        "m.tflite", "m.tflite.html", "m.tflite.json", "m.tflite.labels.txt"
+        "m.tflite", "m.tflite.card.json", "m.tflite.card.md", "m.tflite.html", "m.tflite.json",
+        "m.tflite.labels.txt",
     ]  # fmt: skip
     assert report["calibration"]["files"][0] == "c0/0.png"
     assert _claimed(out) == sorted(os.listdir(files / "out"))
@@ -78,7 +79,7 @@ def _claimed(out):
 def test_float32_needs_no_images_and_claims_no_html(files, capfd):
     assert _run(files, preset="float32", calibration=None) == 0
     written = sorted(os.listdir(files / "out"))
-    assert written == ["m.tflite", "m.tflite.json"]
+    assert written == ["m.tflite", "m.tflite.card.json", "m.tflite.card.md", "m.tflite.json"]
     assert _claimed(capfd.readouterr().out) == written
 
 
@@ -175,7 +176,8 @@ def test_no_input_is_overwritten(files, float_content, capfd, flag):
 
 def test_no_other_file_is_overwritten(files, float_content, capfd):
     flags = {"model": files / "m.keras", "labels": files / "labels.txt"}
-    for name in ("other.keras", "m.tflite.json", "m.tflite.html", "m.tflite.labels.txt"):
+    reports = ("m.tflite.json", "m.tflite.html", "m.tflite.card.md", "m.tflite.card.json")
+    for name in ("other.keras", *reports, "m.tflite.labels.txt"):
         path = files / "out" / name
         path.write_bytes(b"\xffmine")
         out = path if name == "other.keras" else files / "out" / "m.tflite"

@@ -4,6 +4,8 @@ import os
 import pytest
 
 from keras_effnet.html_elements import document
+from keras_effnet.model_card.card import GENERATOR
+from keras_effnet.model_card.markdown import MARK
 from tflite.report import own_files
 
 
@@ -18,6 +20,8 @@ from tflite.report import own_files
         ),
         ("m.json", json.dumps({"preset": "int8"}).encode(), b'{"my": "settings"}'),
         ("m.json", json.dumps({"report": {}}).encode(), b"not JSON"),
+        ("m.card.md", f"# B0\n\n{MARK}\n".encode(), b"# My card"),
+        ("m.card.json", json.dumps({"generator": GENERATOR}).encode(), b'{"report": {}}'),
         ("m.labels.txt", b"cat\ndog\n", b"\xff\xfe\0"),
     ],
 )
