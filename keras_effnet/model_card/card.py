@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from keras_effnet.label_file import read_labels
 from keras_effnet.model_card.conversion_file import describe_conversion, read_conversion
 from keras_effnet.model_card.evaluation_file import read_evaluation
+from keras_effnet.model_card.json_fields import DAMAGED
 from keras_effnet.model_card.limits import find_limits
 from keras_effnet.model_card.model_file import describe_keras, describe_tflite
 from keras_effnet.model_card.run_files import check_labels, has_run, read_run
@@ -98,11 +99,11 @@ def make_conversion_card(
     # A conversion may have taken an hour: nothing here makes it fail.
     try:
         model = describe_tflite(content, path, class_names)
-    except ValueError:  # does not take one image
+        conversion = describe_conversion(record)
+    except DAMAGED:  # does not take one image
         return None
     if model is None:
         return None
-    conversion = describe_conversion(record)
     folder = os.path.dirname(float_model)
     run = None
     if float_model.endswith(".keras") and has_run(folder):

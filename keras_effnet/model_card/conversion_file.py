@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 
 from keras_effnet.model_card.file_text import without_folders
+from keras_effnet.model_card.json_fields import (
+    DAMAGED,
+    count,
+    interval,
+    number,
+    numbers,
+    optional,
+    read_object,
+    string,
+)
 
 
 def read_conversion(path: str, content: bytes) -> dict:
@@ -21,11 +30,9 @@ def read_conversion(path: str, content: bytes) -> dict:
             "beside it"
         )
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
-        described = describe_conversion(record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a report of effnet-tflite") from error
+        described = describe_conversion(read_object(path))
+    except DAMAGED as error:
+        raise ValueError(f"{path} is not a report of effnet-tflite ({error})") from error
     sha256 = hashlib.sha256(content).hexdigest()
     if described["sha256"] != sha256:
         raise ValueError(
@@ -46,21 +53,21 @@ def describe_conversion(record: Mapping) -> dict:
     calibration = record.get("calibration")
     report = record.get("report")
     return {
-        "preset": str(record["preset"]),
-        "sha256": record.get("sha256"),
-        "float_model": origin.get("model") or None,
-        "float_model_sha256": origin.get("model_sha256"),
-        "date": origin.get("date"),
+        "preset": string(record["preset"]),
+        "sha256": optional(string, record.get("sha256")),
+        "float_model": optional(string, origin.get("model") or None),
+        "float_model_sha256": optional(string, origin.get("model_sha256")),
+        "date": optional(string, origin.get("date")),
         "versions": dict(origin.get("versions") or {}),
         "calibration": calibration
         and {
-            "source": without_folders(calibration["source"]),
-            "images": int(calibration["images"]),
-            "preprocessing": calibration.get("preprocessing"),
+            "source": without_folders(string(calibration["source"])),
+            "images": count(calibration["images"]),
+            "preprocessing": optional(string, calibration.get("preprocessing")),
         },
-        "steps": [str(s["name"]) for s in record["quantization_steps"] if s["kept"]],
-        "float32_regions": [str(region["name"]) for region in record["float32_regions"]],
-        "warnings": [str(warning) for warning in record["warnings"]],
+        "steps": [string(s["name"]) for s in record["quantization_steps"] if s["kept"]],
+        "float32_regions": [string(region["name"]) for region in record["float32_regions"]],
+        "warnings": [string(warning) for warning in record["warnings"]],
         "comparison": report and _comparison(report),
     }
 
@@ -68,15 +75,22 @@ def describe_conversion(record: Mapping) -> dict:
 def _comparison(report):
     if report.get("agreement") is None or not report.get("candidate"):
         return None  # only the float model, or outputs that are no class scores
-    names = ("top1", "top5", "size", "latency_ms")
     return {
-        "images": int(report["images"]),
-        "source": without_folders(report["source"]),
-        "machine": str(report["machine"]),
-        "float32": {name: report["reference"].get(name) for name in names},
-        "converted": {name: report["candidate"].get(name) for name in names},
-        "agreement": float(report["agreement"]),
-        "agreement_interval": report.get("agreement_confidence_interval"),
-        "drop_points": report["drop"] and float(report["drop"]["points"]),
-        "drop_interval": report["drop"] and report["drop"]["confidence_interval"],
+        "images": count(report["images"]),
+        "source": without_folders(string(report["source"])),
+        "machine": string(report["machine"]),
+        "float32": _model(report["reference"]),
+        "converted": _model(report["candidate"]),
+        "agreement": number(report["agreement"]),
+        "agreement_interval": optional(interval, report["agreement_confidence_interval"]),
+        "drop_points": report["drop"] and number(report["drop"]["points"]),
+        "drop_interval": report["drop"] and interval(report["drop"]["confidence_interval"]),
+    }
+
+
+def _model(measured):
+    return {
+        **numbers(measured, ("top1", "top5")),
+        "size": count(measured["size"]),
+        "latency_ms": number(measured["latency_ms"]),
     }

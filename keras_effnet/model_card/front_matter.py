@@ -63,14 +63,15 @@ def _result(evaluation, datasets):
 
 def _metrics(metrics):
     yield {"type": "accuracy", "value": metrics["top1"]["value"], "name": "Top-1 accuracy"}
-    if metrics.get("top5"):
+    if metrics["top5"]:
         yield {"type": "accuracy", "value": metrics["top5"]["value"], "name": "Top-5 accuracy"}
     for name, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1")):
         yield {"type": name, "value": metrics["macro"][name], "name": f"Macro {shown}"}
-    if metrics.get("mean_average_precision") is not None:
+    if metrics["mean_average_precision"] is not None:
         value = metrics["mean_average_precision"]
         yield {"type": "mean_average_precision", "value": value, "name": "Mean average precision"}
-    yield {"type": "loss", "value": metrics["loss"], "name": "Loss"}
+    if metrics["loss"] is not None:
+        yield {"type": "loss", "value": metrics["loss"], "name": "Loss"}
 
 
 def _lines(value, indent="") -> Iterator[str]:

@@ -48,7 +48,7 @@ def list_names(names: list, limit: int = _LISTED) -> str:
 def _of_the_classes(card):
     names = card["model"]["class_names"]
     several = (card.get("recipe") or {}).get("loss") == "sigmoid" or any(
-        "micro" in evaluation["metrics"] for evaluation in card["evaluations"]
+        evaluation["metrics"]["several_labels"] for evaluation in card["evaluations"]
     )
     if names and not several:
         yield (
@@ -101,7 +101,7 @@ def _of_an_evaluation(evaluation):
             f"Classes whose recall {where} is below the top-1 accuracy of "
             f"{metrics['top1']['value']:.1%}, also at the upper end of its 95 % interval: {listed}."
         )
-    over = metrics.get("overconfidence") or 0.0
+    over = metrics["overconfidence"] or 0.0
     if abs(over) >= _MISCALIBRATED:
         yield (
             f"The confidence {where} is on average {abs(over) * 100:.1f} points "

@@ -12,18 +12,17 @@ def metric_table(metrics: Mapping) -> list[tuple[str, str, str]]:
     rows = [
         (name, _share(metrics[key]["value"]), _interval(metrics[key]))
         for key, name in (("top1", "top-1 accuracy"), ("top5", "top-5 accuracy"))
-        if metrics.get(key)
+        if metrics[key]
     ]
     for name in ("precision", "recall", "f1"):
         rows.append((f"macro {'F1' if name == 'f1' else name}", _share(metrics["macro"][name]), ""))
-    if metrics.get("mean_average_precision") is not None:
+    if metrics["mean_average_precision"] is not None:
         rows.append(("mean average precision", _share(metrics["mean_average_precision"]), ""))
-    if metrics.get("expected_calibration_error") is not None:
-        error = f"{metrics['expected_calibration_error']:.4f}"
-        rows.append(("expected calibration error", error, ""))
-    bounds = metrics.get("loss_interval") or (None,)
-    interval = "" if None in bounds else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
-    return [*rows, ("loss", f"{metrics['loss']:.4f}", interval)]
+    error = _number(metrics["expected_calibration_error"])
+    rows.append(("expected calibration error", error, ""))
+    bounds = metrics["loss_interval"]
+    interval = f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""
+    return [*rows, ("loss", _number(metrics["loss"]), interval)]
 
 
 def class_table(rows: Sequence[Mapping]) -> list[tuple[str, ...]]:
@@ -61,6 +60,10 @@ def comparison_table(comparison: Mapping) -> list[tuple[str, str, str]]:
 
 def _share(value):
     return "" if value is None else f"{value:.2%}"
+
+
+def _number(value):
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 def _interval(share):

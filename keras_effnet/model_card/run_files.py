@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
 from keras_effnet.label_file import format_labels, parse_labels
 from keras_effnet.model_card.file_text import without_folders
+from keras_effnet.model_card.json_fields import DAMAGED, count, optional, read_object, string
 
 RECIPE, LABELS = "recipe.json", "labels.txt"
 
@@ -33,32 +33,39 @@ def read_run(folder: str) -> dict:
             "a model in the folder that effnet-train wrote (--workdir)"
         )
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        record = read_object(path)
         recipe, run = record["recipe"], record["run"]
         recipe = {k: without_folders(v) if isinstance(v, str) else v for k, v in recipe.items()}
-        network = recipe["model"]
+        network = string(recipe["model"])
         scaled = [f"{k} {recipe[k]:g}" for k in ("width", "depth") if recipe.get(k, 1) != 1]
-        names = (record.get("training_data"), record.get("evaluation_data"))
+        names = [
+            optional(string, record.get(f"{split}_data")) for split in ("training", "evaluation")
+        ]
+        phases = [dict(phase) for phase in record["phases"]]
+        if any(phase.keys() != phases[0].keys() for phase in phases):
+            raise ValueError("its phases have different fields")
         return {
             "network": ", ".join([network, *scaled]),
             "data": {
                 "training": names[0] and without_folders(names[0]),
                 "evaluation": names[1] and without_folders(names[1]),
-                "training_images": int(record["training_images"]),
-                "class_names": [str(name) for name in run["classes"]],
-                "images_per_class": record.get("images_per_class"),
-                "skipped_files": len(record.get("skipped_files", ())),
+                "training_images": count(record["training_images"]),
+                "class_names": [string(name) for name in run["classes"]],
+                "images_per_class": optional(_counts, record.get("images_per_class")),
+                "skipped_files": len(list(record.get("skipped_files", ()))),
             },
             "recipe": recipe,
-            "phases": [dict(phase) for phase in record["phases"]],
+            "phases": phases,
             "versions": {name: record[name] for name in ("tensorflow", "keras") if name in record},
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         raise ValueError(
-            f"{path} is not the record of a training (it lacks or cannot read {error}): it is "
-            "written by effnet-train"
+            f"{path} is not the record of a training, which effnet-train writes ({error})"
         ) from error
+
+
+def _counts(values):
+    return [count(value) for value in values]
 
 
 def check_labels(folder: str, class_names: Sequence[str]) -> None:

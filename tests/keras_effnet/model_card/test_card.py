@@ -7,6 +7,7 @@ from keras_effnet.cli import main
 from keras_effnet.evaluation.intervals import wilson
 from keras_effnet.model_card.card import Publication, make_keras_card, make_tflite_card
 from keras_effnet.model_card.file_text import without_folders
+from keras_effnet.model_card.markdown import render_markdown
 from keras_effnet.model_card.model_file import describe_keras
 
 
@@ -136,3 +137,44 @@ def test_a_tflite_without_its_report_is_refused(tmp_path):
         (tmp_path / "m.tflite.json").write_text(content)
         with pytest.raises(ValueError, match="is not a report of effnet-tflite"):
             make_tflite_card(tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        ("evaluation.json", ("metrics", "images"), None),
+        ("evaluation.json", ("metrics", "loss"), "0.5"),
+        ("evaluation.json", ("metrics", "top1"), 0.5),
+        ("evaluation.json", ("metrics", "loss_interval"), [1]),
+        ("evaluation.json", ("facts", "Date"), 7),
+        ("evaluation.json", ("classes", 0, "correct"), 61),
+        ("evaluation.json", ("classes", 0, "class"), None),
+        ("recipe.json", ("images_per_class", 0), "many"),
+        ("recipe.json", ("training_images",), -1),
+        ("recipe.json", ("phases",), [{"a": 1}, {}]),
+        ("recipe.json", ("run", "classes"), [1]),
+    ],
+)
+def test_a_field_of_another_type_is_an_error(run1, file, field, value):
+    record = json.loads((run1 / file).read_text())
+    place = record
+    for key in field[:-1]:
+        place = place[key]
+    place[field[-1]] = value
+    (run1 / file).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"{file} is not"):
+        make_keras_card(run1 / "model.keras")
+
+
+def test_the_loss_of_a_diverged_model_is_undefined(run1):
+    path = run1 / "evaluation.json"
+    record = json.loads(path.read_text())
+    for name in ("loss", "overconfidence", "expected_calibration_error"):
+        record["metrics"][name] = float("nan")
+    record["metrics"]["loss_interval"] = [None, None]
+    path.write_text(json.dumps(record))
+    card = make_keras_card(run1 / "model.keras")
+    text = render_markdown(card)
+    assert "| loss | undefined |  |" in text
+    assert 'type: "loss"' not in text
+    json.dumps(card, allow_nan=False)
