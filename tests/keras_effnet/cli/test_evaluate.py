@@ -82,7 +82,7 @@ def test_the_part_that_training_held_out_is_evaluated(folder, capsys):
     [
         (["--data=nowhere"], "data 'nowhere' does not exist"),
         (["--split=test"], "Unknown split 'test'"),
-        (["--holdout=2"], "holdout must be between 0 and 1"),
+        (["--holdout=2"], "holdout must be at least 0"),
         (["--check"], "--check compares released weights"),
         (["--weights=imagenet"], "a file that already has weights: drop one"),
         (["--model=nowhere.keras"], "no file has that name"),

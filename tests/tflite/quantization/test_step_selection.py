@@ -157,14 +157,30 @@ def test_steps_for_bad_agreement_are_skipped_at_a_good_one():
     assert "agreement 50.00% is not below 40%" in rows[1].skipped
 
 
-def test_no_step_is_tried_at_the_noise_floor():
+def _rows_of_a_certain_model(monkeypatch, agreement):
+    """The rows of steps for a model with large margins, at a measured agreement."""
     contexts = _contexts()
     contexts[0].objective.model.output_activation = "logits"
     contexts[0].objective.log = np.log(np.tile([0.9, 0.1], (64, 1)))
+    errors = _Context.errors
+    monkeypatch.setattr(
+        _Context,
+        "errors",
+        lambda context, state: dataclasses.replace(errors(context, state), agreement=agreement),
+    )
     steps = [_FIRST, _step("better", 0.01), _step("even better", 0.001)]
-    _, rows = step_selection.run_steps(steps, State(b""), contexts)
+    return step_selection.run_steps(steps, State(b""), contexts)[1]
+
+
+def test_no_step_is_tried_at_the_noise_floor(monkeypatch):
+    rows = _rows_of_a_certain_model(monkeypatch, agreement=1.0)
     assert [row.kept for row in rows] == [True, True, False]
     assert "of the predictions are expected to stay the same" in rows[2].skipped
+
+
+def test_steps_are_tried_while_measured_agreement_is_below_the_floor(monkeypatch):
+    rows = _rows_of_a_certain_model(monkeypatch, agreement=0.98)
+    assert [row.kept for row in rows] == [True, True, True]
 
 
 def test_step_that_does_not_run_has_no_divergence_in_json():
