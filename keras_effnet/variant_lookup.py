@@ -34,6 +34,6 @@ def find_variant(model: str | os.PathLike[str] | Variant) -> Variant:
         return model
     if model in VARIANTS:
         return VARIANTS[model]
-    if os.fspath(model).endswith(".json"):
+    if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".json"):
         return read_variant(model)
     raise ValueError(unknown_name("model", model, VARIANTS))

@@ -91,7 +91,7 @@ def extend_phases(
     >>> recipe = find_recipe("finetune")
     >>> phases = extend_phases(make_phases(recipe, 6400), recipe, 6400, recipe.epochs + 10)
     >>> phases[-1].number, phases[-1].end_step - phases[-1].first_step
-    (2, 1000)
+    (2, 2000)
     """
     last = phases[-1]
     first_example = last.first_example + (last.end_step - last.first_step) * last.batch_size

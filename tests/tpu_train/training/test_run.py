@@ -168,9 +168,9 @@ def test_the_log_says_whether_onednn_is_used(train_conv, stop_at, log, monkeypat
     [
         ({"on_nan": "ignore"}, "Unknown on_nan 'ignore': give stop or skip"),
         ({"eval_epochs": -1}, "eval_epochs must be 0 or more, got -1"),
-        ({"changes": {"model": "nowhere:net"}}, "model 'nowhere:net' cannot be imported"),
+        ({"changes": {"model": "nowhere:net"}}, "--model=nowhere:net cannot be imported"),
         ({"changes": {"optimizer": "adma"}}, "Did you mean 'adam'"),
-        ({"changes": {"weights": "none.keras"}}, "belong to networks of this package"),
+        ({"changes": {"weights": "none.keras"}}, "--weights=none.keras: there is no such file"),
     ],
 )
 def test_invalid_input_is_an_error_before_anything_is_written(
