@@ -82,7 +82,7 @@ class FolderDataset:
         elif classes is None:
             classes = found.classes
         elif missing := sorted(set(classes) - set(found.classes)):
-            notes += (f"{folder} has no images of {len(missing)} classes: {some(missing)}",)
+            notes += (f"{folder} has no images of the classes {some(missing)}",)
         if classes is not None:
             if other := sorted(set(found.classes) - set(classes)):
                 raise ValueError(
@@ -233,8 +233,8 @@ def _notes(kinds, leftovers):
     notes = ()
     if leftovers:
         notes += (
-            f"left out {len(leftovers)} hidden files and files of archives and operating systems: "
-            f"{some(leftovers)}",
+            f"left out hidden files, or files of archives and operating systems ({len(leftovers)})"
+            f": {some(leftovers)}",
         )
     if kinds:
         known = [name for name in ("HEIC", "JPEG XL", "AVIF") if name in kinds.values()]

@@ -82,7 +82,7 @@ def test_leftovers_of_operating_systems_are_left_out_and_noted_once():
     assert found.classes == ["cat", "dog"]
     assert len(found.images) == 4
     (note,) = found.notes
-    assert note.startswith("left out 17 hidden files and files of archives and operating systems")
+    assert note.startswith("left out hidden files, or files of archives and operating systems (17)")
 
 
 def test_a_class_that_loses_all_images_is_an_error_that_names_it():

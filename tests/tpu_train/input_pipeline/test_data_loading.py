@@ -72,7 +72,7 @@ def test_folders_train_and_val_are_the_splits(tmp_path, photos):
     shutil.rmtree(root / "val" / "wolf")
     training, evaluation = open_data(root, holdout=0.5, seed=0)
     assert (training.classes, evaluation.classes) == (("cat", "dog"),) * 2
-    assert "val has no images of 1 classes: dog" in evaluation.notes[0]
+    assert "val has no images of the classes dog" in evaluation.notes[0]
 
 
 def test_npz_files_are_data(tmp_path):
