@@ -98,7 +98,7 @@ def test_a_training_prints_only_its_progress_on_stderr(photos, tmp_path):
         *(f"--image_size_{which}=32" for which in ("first", "last", "eval")),
     )
     assert "evaluation accuracy" in result.stdout
-    progress = re.compile(r"phase 1/1, |small, \d+ training and |oneDNN is on$")
+    progress = re.compile(r"phase 1/1, |small, \d+ training and |oneDNN is on$|few training images")
     assert [line for line in result.stderr.splitlines() if not progress.match(line)] == []
 
 
