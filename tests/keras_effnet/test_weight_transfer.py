@@ -184,6 +184,7 @@ def _state(model):
 @pytest.mark.every_stack
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shared", "nested twice", "shared by models"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 def test_no_way_of_moving_weights_loses_state(keras, tiny, tame, images, tmp_path, counting, kind):
     norm = keras.layers.Normalization(name="adapted")
     norm.adapt(images(32))
@@ -230,6 +231,6 @@ def test_no_way_of_moving_weights_loses_state(keras, tiny, tame, images, tmp_pat
         signature = [tf.TensorSpec((None, 32, 32, 3))]
         # model.export would leave RandomFlip on
         archive.add_endpoint("serve", lambda x: model(x, training=False), signature)
-        archive.write_out(str(tmp_path / "saved"), verbose=False)
+        archive.write_out(str(tmp_path / "saved"))
         loaded = tf.saved_model.load(str(tmp_path / "saved"))
         np.testing.assert_allclose(loaded.serve(images(32)), want, rtol=1e-4, atol=1e-5)
