@@ -159,7 +159,7 @@ def test_exact_model_has_the_scores_of_the_float_model(trained_v1, photos, conve
 
 
 def test_saved_page_shows_the_quantization_steps(float_content, images, converted, tmp_path):
-    _, html, _ = tflite.save(converted(float_content, "int8", images), tmp_path / "m.tflite")
+    _, html, *_ = tflite.save(converted(float_content, "int8", images), tmp_path / "m.tflite")
     text = pathlib.Path(html).read_text(encoding="utf-8")
     assert "min-max ranges" in text
     assert "weight rounding" in text

@@ -193,7 +193,7 @@ def test_files_that_are_not_read_are_named_with_the_reason(tmp_path, monkeypatch
     for kind in ("1 JPEG XL", "1 .jpg without an image in it", "2 pipe or dangling link"):
         assert kind in notes
     assert "(cat/c.jpg, cat/dangling.png, cat/pipe.png). JPEG XL is not supported" in notes
-    assert notes.count("files of archives and operating systems: cat/._0.jpg") == 1
+    assert notes.count("files of archives and operating systems (1): cat/._0.jpg") == 1
 
 
 def test_an_npz_has_images_and_optional_labels(tmp_path):
