@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_effnet.evaluation.per_class import macro_means, ratio
+from keras_effnet.evaluation.per_class import ClassMetrics
 
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class LabelMetrics:
-    """Metrics of classes; rows are classes, NaN where a metric is undefined."""
+class LabelMetrics(ClassMetrics):
+    """As :class:`ClassMetrics`, where a class is predicted from the threshold on; rows are classes,
+    NaN where a metric is undefined.
+    """
 
-    count: np.ndarray  # int64: images with the label
-    predicted: np.ndarray  # int64: images with a probability of at least the threshold
-    correct: np.ndarray  # int64: both
     average_precision: np.ndarray  # float64; NaN for a class without images
     best_threshold: np.ndarray  # float64: of the largest F1 on these images
     best_f1: np.ndarray  # float64, at that threshold
@@ -26,25 +25,6 @@ class LabelMetrics:
     def mean_average_precision(self) -> float:
         """mAP: the mean over the classes with images."""
         return float(np.nanmean(self.average_precision))
-
-    @property
-    def precision(self) -> np.ndarray:
-        """Correct of the predicted images; NaN for a class that is never predicted."""
-        return ratio(self.correct, self.predicted)
-
-    @property
-    def recall(self) -> np.ndarray:
-        """Correct of the class's images; NaN for a class without images."""
-        return ratio(self.correct, self.count)
-
-    @property
-    def f1(self) -> np.ndarray:
-        """The harmonic mean of precision and recall, at the threshold."""
-        return ratio(2 * self.correct, self.count + self.predicted)
-
-    def macro(self) -> dict[str, float]:
-        """Means over the classes with images, where an undefined precision counts as 0."""
-        return macro_means(self)
 
     def micro(self) -> dict[str, float]:
         """Precision, recall and F1 of all pairs of an image and a class."""

@@ -38,23 +38,27 @@ class ClassMetrics:
     @property
     def precision(self) -> np.ndarray:
         """Correct of the predicted images; NaN for a class that is never predicted."""
-        return ratio(self.correct, self.predicted)
+        return _ratio(self.correct, self.predicted)
 
     @property
     def recall(self) -> np.ndarray:
         """Correct of the class's images; NaN for a class without images."""
-        return ratio(self.correct, self.count)
+        return _ratio(self.correct, self.count)
 
     @property
     def f1(self) -> np.ndarray:
         """The harmonic mean of precision and recall: 0 if all predictions are wrong."""
-        return ratio(2 * self.correct, self.count + self.predicted)
+        return _ratio(2 * self.correct, self.count + self.predicted)
 
     def macro(self) -> dict[str, float]:
         """Means over the classes with images, where an undefined precision counts as 0: as
         scikit-learn's ``average="macro"`` with ``labels`` of these classes.
         """
-        return macro_means(self)
+        present = self.count > 0
+        return {
+            name: float(np.nan_to_num(getattr(self, name)[present]).mean())
+            for name in ("precision", "recall", "f1")
+        }
 
 
 def class_metrics(labels: np.ndarray, predictions: np.ndarray, classes: int) -> ClassMetrics:
@@ -92,15 +96,6 @@ def largest_confusions(cells: np.ndarray, count: np.ndarray, limit: int) -> np.n
     return off[order][:limit]
 
 
-def macro_means(metrics) -> dict[str, float]:
-    """Means of precision, recall and F1 over the classes with images; undefined ones count as 0."""
-    present = metrics.count > 0
-    return {
-        name: float(np.nan_to_num(getattr(metrics, name)[present]).mean())
-        for name in ("precision", "recall", "f1")
-    }
-
-
-def ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     """The quotient, float64; NaN where `total` is 0."""
     return np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)
