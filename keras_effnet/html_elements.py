@@ -235,7 +235,14 @@ def picture(image) -> str:
         thumbnail.save(buffer, "png", optimize=True)
     else:
         thumbnail.save(buffer, "jpeg", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
     kind = " class=small" if small else ""
-    media = "png" if small else "jpeg"
-    return f'<img{kind} alt="" src="data:image/{media};base64,{data}">'
+    return f'<img{kind} alt="" src="{_data_url(buffer.getvalue(), "png" if small else "jpeg")}">'
+
+
+def plot(png: bytes) -> str:
+    """A plot of the page's width."""
+    return f'<img alt="" style="max-width:100%" src="{_data_url(png, "png")}">'
+
+
+def _data_url(content, media):
+    return f"data:image/{media};base64,{base64.b64encode(content).decode()}"

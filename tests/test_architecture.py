@@ -91,6 +91,7 @@ LAYERS = {
     ),
     "tpu_train": (
         ("cli",),
+        ("noisy_student",),
         ("tpu_compile", "diagnostics"),
         ("training",),
         ("callbacks",),

@@ -25,6 +25,7 @@ from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.label_file import parse_labels
 
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
+SCORES_KEY = "image/class/scores"  # of pseudo-labeled images: a float for each class
 INDEX, LABELS = "index.jsonl", "labels.txt"
 PARTIAL = ".partial"  # subfolder of an incomplete output of `effnet-train prepare`
 ENTRY_KEYS = ("file", "split", "bytes", "sha256", "positions", "offsets", "lengths", "labels")
@@ -87,8 +88,8 @@ def find_shards(folder: str, files: FileSystem = LOCAL) -> dict[str, dict[int, d
     names = sorted(name.rstrip("/") for name in files.listdir(folder))  # object stores add a slash
     if PARTIAL in names and INDEX not in names:
         raise ValueError(
-            f"{folder} is an incomplete output of `effnet-train prepare`: rerun the same command "
-            "to resume"
+            f"{folder} is an incomplete output of `effnet-train prepare` or `pseudo-label`: rerun "
+            "the same command to resume"
         )
     splits = collections.defaultdict(lambda: collections.defaultdict(dict))
     for name in names:

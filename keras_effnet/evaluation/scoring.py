@@ -55,17 +55,43 @@ def score_images(
     start = time.monotonic()
     labels = _labels_of(images, outputs)
     kept, unreadable, recorder = [], [], None
-    pixels, rows = [], []
-
-    def score():
-        nonlocal recorder
-        scores = classifier.scores(np.stack(pixels))
+    for rows, scores in score_batches(
+        classifier,
+        images,
+        unreadable,
+        max_unreadable=max_unreadable,
+        ignore_exif=ignore_exif,
+        progress=progress,
+    ):
         recorder = recorder or OutcomeRecorder(classifier.kind_of(scores))
         recorder.add(scores, labels[rows])
         kept.extend(rows)
-        pixels.clear()
-        rows.clear()
+    if recorder is None:
+        raise ValueError(f"no image can be read: {'; '.join(unreadable[:3])}")
+    return Scored(
+        outcomes=recorder.outcomes(),
+        kind=recorder.kind,
+        indices=np.array(kept),
+        unreadable=tuple(unreadable),
+        seconds=time.monotonic() - start,
+    )
 
+
+def score_batches(
+    classifier,
+    images,
+    unreadable: list[str],
+    *,
+    max_unreadable: int = 10,
+    ignore_exif: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yields (indices of the images, scores (images, outputs)) of every batch, in order.
+
+    The arguments are those of :func:`score_images`; the message of every image that cannot be read
+    is appended to `unreadable`. The images need no labels.
+    """
+    pixels, rows = [], []
     for i, prepared, error in _prepared(classifier, images, ignore_exif):
         if error is not None:
             unreadable.append(error)
@@ -78,19 +104,11 @@ def score_images(
             pixels.append(prepared)
             rows.append(i)
         if len(rows) == classifier.batch:
-            score()
+            yield rows, classifier.scores(np.stack(pixels))
+            pixels, rows = [], []
         progress(i + 1, len(images))
     if rows:
-        score()
-    if recorder is None:
-        raise ValueError(f"no image can be read: {'; '.join(unreadable[:3])}")
-    return Scored(
-        outcomes=recorder.outcomes(),
-        kind=recorder.kind,
-        indices=np.array(kept),
-        unreadable=tuple(unreadable),
-        seconds=time.monotonic() - start,
-    )
+        yield rows, classifier.scores(np.stack(pixels))
 
 
 def progress_lines(stream=None) -> Callable[[int, int], None]:

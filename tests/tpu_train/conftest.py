@@ -72,3 +72,17 @@ def source():
     images = random.integers(0, 80, (24, 20, 30, 3))
     images[..., 0] += (labels * 55)[:, None, None]
     return from_arrays("colors", images.clip(0, 255).astype(np.uint8), labels, "abcd")
+
+
+@pytest.fixture
+def pseudo_labeled(source):
+    """`source` with 10 pseudo-labeled images, whose scores tell them apart."""
+    random = np.random.default_rng(1)
+    scores = random.dirichlet(np.ones(4), 10).astype(np.float32)
+    images = random.integers(0, 256, (10, 20, 30, 3)).astype(np.uint8)
+    unlabeled = from_arrays("unlabeled", images, scores.argmax(1), "abcd")
+    constant = tf.constant(scores)
+    unlabeled = dataclasses.replace(
+        unlabeled, read_scored=lambda i: (unlabeled.read(i), constant[i]), fingerprint="scores"
+    )
+    return dataclasses.replace(source, unlabeled=unlabeled)

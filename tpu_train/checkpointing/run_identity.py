@@ -9,16 +9,27 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 
+from keras_effnet.provenance import file_sha256
+
 
 def identify_run(recipe, training, evaluation) -> dict:
-    """What must be equal for a run to resume: all recipe fields, the classes and the labels."""
+    """What must be equal for a run to resume: all recipe fields, the classes and the labels.
+
+    With pseudo-labeled images all their scores, too, and with a teacher its weights.
+    """
     labels = hashlib.sha256(training.labels.tobytes() + evaluation.labels.tobytes()).hexdigest()
-    return {
+    identity = {
         **dataclasses.asdict(recipe),
         "classes": list(training.classes),
         "training_images": training.examples,
         "labels_sha256": labels,
     }
+    if training.unlabeled is not None:
+        identity["unlabeled_images"] = training.unlabeled.examples
+        identity["pseudo_labels_sha256"] = training.unlabeled.fingerprint
+    if recipe.teacher:
+        identity["teacher_sha256"] = file_sha256(recipe.teacher)
+    return identity
 
 
 def check_recipe(recipe, workdir: str) -> None:

@@ -1,6 +1,6 @@
 """Command lines of the trainer: they parse flags and call the modules that do the work.
 
-``effnet-train [prepare|preview|plan|doctor] --flag=value ...``; without a command it trains.
+``effnet-train [COMMAND] --flag=value ...``; without a command (``COMMANDS``) it trains.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from keras_effnet.interruption import run_command
 
-COMMANDS = ("prepare", "preview", "plan", "doctor")
+COMMANDS = ("prepare", "preview", "plan", "doctor", "pseudo-label")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +39,8 @@ def _run(argv):
         from tpu_train.cli.plan import main as run
     elif command == "doctor":
         from tpu_train.cli.doctor import main as run
+    elif command == "pseudo-label":
+        from tpu_train.cli.pseudo_label import main as run
     else:
         from tpu_train.cli.train import main as run
 

@@ -46,6 +46,7 @@ def check(values, command):
 
 def print_notes(*sources):
     """Prints what of the data is not used, each line once."""
+    sources = [source for source in sources if source is not None]
     notes = [note for source in sources for note in source.notes]
     notes += [f"skipped, cannot be decoded: {path}" for s in sources for path in s.skipped]
     for note in dict.fromkeys(notes):

@@ -16,11 +16,11 @@ from tpu_train.recipes.table import RECIPES, find_recipe
 _NOT_FLAGS = ("name", "source")  # of a recipe
 
 
-def define(values: flags.FlagValues) -> None:
+def define(values: flags.FlagValues, default: str = "photos") -> None:
     """Adds the flags to absl's `values`; those of the fields are None unless given."""
     flags.DEFINE_string(
         "recipe",
-        "photos",
+        default,
         f"one of {len(RECIPES)} recipes (docs/recipes.md): photos, finetune, digits, "
         "efficientnetv2-s-paper, efficientnet-b0-code, ...; or the recipe.json of a run",
         flag_values=values,

@@ -7,6 +7,7 @@ checkpoint: the same command resumes it.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -31,7 +32,7 @@ from tpu_train.cli import data_flags, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
-from tpu_train.recipes.schema import Recipe, show
+from tpu_train.recipes.schema import Recipe, check_unlabeled, show
 from tpu_train.training.model_source import check_source
 from tpu_train.training.worker_wait import check_tf_config
 
@@ -40,7 +41,7 @@ _INTRODUCTION = """Trains an EfficientNet with progressive learning.
   effnet-train --recipe=photos --data=my_photos --workdir=run1
   effnet-train --recipe=efficientnetv2-s-paper --show       # prints settings and phases only
 
-Other commands: effnet-train prepare | preview | plan | doctor, each with --help."""
+Other commands: effnet-train prepare | preview | plan | doctor | pseudo-label, each with --help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(phases.batch_norm_warning(recipe, planned), end="")
             return 0
         _check(values)
+        check_unlabeled(recipe, values.unlabeled)
         check_source(recipe)
         if not values.overwrite:
             check_recipe(recipe, values.workdir)
@@ -84,6 +86,13 @@ def define() -> flags.FlagValues:
         "device",
         "auto",
         "auto, tpu[:name], gpu[:count], cpu[:count] or multi-worker",
+        **to_values,
+    )
+    flags.DEFINE_string(
+        "unlabeled",
+        "",
+        "pseudo-labeled images that every batch has, too (unlabeled_ratio): the --out of "
+        "effnet-train pseudo-label",
         **to_values,
     )
     flags.DEFINE_boolean("overwrite", False, "replace an existing run in workdir", **to_values)
@@ -216,6 +225,7 @@ def _check_callback(name):
 def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     # Imported here, so that --show, --help and bad flags do not wait for TensorFlow.
     from tpu_train.input_pipeline.data_loading import open_data, open_test_images
+    from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.run import TrainingError, export_stopped, train
 
@@ -235,16 +245,20 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 max_corrupt=values.max_corrupt,
                 on_duplicates=values.on_duplicates,
             )
-            data_flags.print_notes(training, evaluation)
+            test = None
+            if values.unlabeled or (values.pages and not values.export):
+                test = open_test_images(
+                    values.data, training.classes, max_corrupt=values.max_corrupt
+                )
+            if values.unlabeled:
+                held_out = [s for s in (evaluation, test) if s is not None]
+                unlabeled = open_pseudo_labels(values.unlabeled, training.classes, held_out)
+                training = dataclasses.replace(training, unlabeled=unlabeled)
+            data_flags.print_notes(training, evaluation, training.unlabeled)
             if values.export:
                 path, step = export_stopped(recipe, training, evaluation, values.workdir, strategy)
                 print(f"model {path}, of step {step}; the same command without --export resumes")
                 return 0
-            test = None
-            if values.pages:
-                test = open_test_images(
-                    values.data, training.classes, max_corrupt=values.max_corrupt
-                )
             result = train(
                 recipe,
                 training,
@@ -259,7 +273,7 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
                 stop=stop,
                 callback=callback,
                 profile=_profile(values.profile),
-                test=test,
+                test=test if values.pages else None,
                 pages=values.pages,
             )
     except (TrainingError, CallbackError) as error:

@@ -7,6 +7,8 @@ starting at step N costs no more than starting at step 0.
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 from tpu_train.input_pipeline import augmentation, keras_cv_layers, mixup
@@ -56,26 +58,51 @@ def training_batches(
     CutMix; :func:`tpu_train.input_pipeline.mixup.apply_mixing` applies them. With
     ``augment="keras_cv"`` images and labels are already mixed, ``{"image", "target": float32
     (batch, classes)}``, and another run gets different ones.
+
+    Of a phase with pseudo-labeled images, those are read from ``source.unlabeled``, and their rows
+    are spread evenly over the batch. ``"scores"``, float32 (batch, classes), are then their soft
+    labels, and 0 for labeled images; ``"label"`` is their best class.
     """
-    per_host, per_replica = phase.batch_size // hosts, phase.batch_size // replicas
-    first_example = phase.first_example + (first_step - phase.first_step) * phase.batch_size
+    per_host, per_replica = phase.images // hosts, phase.images // replicas
+    first_image = _images_before(phase, first_step)
     labels = tf.constant(source.labels)
     run_seed = tf.constant(recipe.seed, tf.int64)
-    source = without_exif(source) if recipe.ignore_exif else source
+    source, unlabeled = (
+        without_exif(images) if recipe.ignore_exif and images else images
+        for images in (source, source.unlabeled)
+    )
 
     @_no_autograph
     def example(k):
+        step = first_step + k // per_host
         row = _global_row(k % per_host, phase, replicas, host, hosts)
-        position = first_example + (k // per_host) * phase.batch_size + row
+        position = first_image + (k // per_host) * phase.images + row
 
         def seed(purpose, position=position):
             return tf.stack([run_seed, position * _PURPOSES + purpose])
 
-        index = _index(source, run_seed, position)
-        element = {
-            "image": _train_image(source, recipe, phase, index, seed),
-            "label": labels[index],
-        }
+        def labeled_image():
+            index = _index(source, run_seed, _labeled_position(phase, step, row))
+            pixels = _read_crop(source, recipe, source.read(index), seed)
+            return {"image": pixels, "label": labels[index]}
+
+        def unlabeled_image():
+            index = _unlabeled_index(unlabeled, run_seed, _unlabeled_position(phase, step, row))
+            stored, scores = unlabeled.read_scored(index)
+            pixels = _read_crop(unlabeled, recipe, stored, seed)
+            label = tf.argmax(scores, output_type=tf.int32)
+            return {"image": pixels, "label": label, "scores": scores}
+
+        if phase.unlabeled:
+            no_scores = tf.zeros([len(source.classes)])
+            element = tf.cond(
+                phase.is_labeled(row),
+                lambda: {**labeled_image(), "scores": no_scores},
+                unlabeled_image,
+            )
+        else:
+            element = labeled_image()
+        element["image"] = _augment(element["image"], recipe, phase, seed)
         if recipe.augment != "keras_cv":
             element.update(
                 mixup.draw_mixing(
@@ -106,15 +133,53 @@ def _index(source, run_seed, position):
     return tf.random.experimental.index_shuffle(number, epoch_seed, source.examples - 1)
 
 
+def _images_before(phase, step):
+    """The number of images of the run before a step of the phase."""
+    before = phase.first_example + phase.first_unlabeled
+    return before + (step - phase.first_step) * phase.images
+
+
+def _labeled_position(phase, step, row):
+    """The position in the labeled images of the run of a labeled row of a step."""
+    before = phase.first_example + (step - phase.first_step) * phase.batch_size
+    return before + phase.labeled_before(row)
+
+
+def _unlabeled_position(phase, step, row):
+    """The position in the pseudo-labeled images of the run of another row of a step."""
+    before = phase.first_unlabeled + (step - phase.first_step) * phase.unlabeled
+    return before + row - phase.labeled_before(row)
+
+
+def _unlabeled_index(unlabeled, run_seed, position):
+    """As :func:`_index`, in an order that does not depend on that of the labeled images."""
+    other_seed = second_seed(tf.stack([run_seed, run_seed]))[0]
+    return _index(unlabeled, tf.cast(other_seed, tf.int64), position)
+
+
 def images_of_steps(
     source: ImageSource, recipe: Recipe, phase: Phase, first_step: int, end_step: int
 ) -> list[int]:
-    """The indices of the images of steps [first_step, end_step) of a phase, in their order."""
+    """The indices of the labeled images of steps [first_step, end_step) of a phase, in their
+    order.
+    """
     first = phase.first_example + (first_step - phase.first_step) * phase.batch_size
     end = phase.first_example + (end_step - phase.first_step) * phase.batch_size
+    return _indices(functools.partial(_index, source), recipe, first, end)
+
+
+def unlabeled_of_steps(
+    unlabeled: ImageSource, recipe: Recipe, phase: Phase, first_step: int, end_step: int
+) -> list[int]:
+    """As :func:`images_of_steps`, of the pseudo-labeled images."""
+    first = phase.first_unlabeled + (first_step - phase.first_step) * phase.unlabeled
+    end = phase.first_unlabeled + (end_step - phase.first_step) * phase.unlabeled
+    return _indices(functools.partial(_unlabeled_index, unlabeled), recipe, first, end)
+
+
+def _indices(index, recipe, first, end):
     run_seed = tf.constant(recipe.seed, tf.int64)
-    positions = tf.data.Dataset.range(first, end)
-    indices = positions.map(lambda position: _index(source, run_seed, position))
+    indices = tf.data.Dataset.range(first, end).map(lambda position: index(run_seed, position))
     return [int(i) for i in indices.as_numpy_iterator()]
 
 
@@ -124,18 +189,21 @@ def _global_row(local_row, phase, replicas, host, hosts):
     A host's batches are those of its replicas, one after the other; a replica's batch is its rows
     of all accumulation steps.
     """
-    per_replica = phase.batch_size // replicas
+    per_replica = phase.images // replicas
     replica, row = host * (replicas // hosts) + local_row // per_replica, local_row % per_replica
     rows = per_replica // phase.accumulation
     first, _ = rows_of(replica, row // rows, phase, replicas)
     return first + row % rows
 
 
-def _train_image(source, recipe, phase, index, seed):
-    """uint8 (size, size, 3): cropped, resized, flipped and augmented, each with its own seed."""
-    stored = source.read(index)
-    window = _crop_window(source.shape(stored), recipe, seed)
-    image = _resize(source.crop(stored, window), phase.image_size, recipe.interpolation)
+def _read_crop(source, recipe, stored, seed):
+    """uint8 (height, width, 3): the random crop of a stored image."""
+    return source.crop(stored, _crop_window(source.shape(stored), recipe, seed))
+
+
+def _augment(image, recipe, phase, seed):
+    """uint8 (size, size, 3): a crop resized, flipped and augmented, each with its own seed."""
+    image = _resize(image, phase.image_size, recipe.interpolation)
     if recipe.flip:
         left = tf.random.stateless_uniform([], seed(_FLIP)) < 0.5
         image = tf.cond(left, lambda: tf.reverse(image, [1]), lambda: image)

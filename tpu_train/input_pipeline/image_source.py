@@ -36,6 +36,10 @@ class ImageSource:
     where: Callable = str  # the name of the image at a Python index, for messages
     may_skip: int = 0  # images that may be undecodable when they are read, at most
     is_encoded: bool = False  # whether `read` returns encoded images, which may have EXIF
+    # index -> (stored image, float32 (classes,)): pseudo-labeled images, with their scores
+    read_scored: Callable | None = None
+    fingerprint: str = ""  # of pseudo-labeled images: of all their scores
+    unlabeled: ImageSource | None = None  # pseudo-labeled images that training adds to each batch
 
     @property
     def examples(self) -> int:
@@ -55,10 +59,19 @@ class ImageSource:
         def read(i):  # not a lambda: AutoGraph warns if a statement has two
             return self.read(graph_indices[i])
 
+        def read_scored(i):
+            return self.read_scored(graph_indices[i])
+
         def where(i):
             return self.where(indices[i])
 
-        return replace(self, labels=self.labels[indices], read=read, where=where)
+        return replace(
+            self,
+            labels=self.labels[indices],
+            read=read,
+            where=where,
+            read_scored=self.read_scored and read_scored,
+        )
 
 
 def substitutes(source: ImageSource, damaged: Sequence[int]) -> dict[int, int]:

@@ -60,7 +60,7 @@ def first_images(
 
     Of shapes (images, size, size, 3), uint8, and (images, classes), float32.
     """
-    phase = dataclasses.replace(phase, batch_size=images)
+    phase = dataclasses.replace(phase, batch_size=images, unlabeled=0)
     recipe = dataclasses.replace(recipe, label_smoothing=0.0)  # for keras_cv's targets
     (batch,) = training_batches(
         source,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from keras_effnet.suggestions import did_you_mean
 from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.recipes.schema import Recipe
 
 
 def soft_targets(labels: tf.Tensor, classes: int, *, smoothing: float, loss: str) -> tf.Tensor:
@@ -30,6 +32,39 @@ def soft_targets(labels: tf.Tensor, classes: int, *, smoothing: float, loss: str
     if labels.shape.rank == 2:
         hot = tf.math.divide_no_nan(hot, tf.reduce_sum(hot, -1, keepdims=True))
     return hot * (1 - smoothing) + smoothing / classes
+
+
+def training_targets(batch: Mapping[str, tf.Tensor], classes: int, recipe: Recipe) -> tf.Tensor:
+    """The targets of a training batch before mixing, float32 (batch, classes).
+
+    `batch` is as :func:`tpu_train.input_pipeline.batches.training_batches` returns it. Soft
+    pseudo-labels are the scores at the recipe's temperature, without smoothing, as in the official
+    code (google-research/noisystudent, main.py); hard ones are smoothed as other labels.
+    """
+    if "target" in batch:  # mixed already, by keras_cv
+        return batch["target"]
+    targets = soft_targets(
+        batch["label"], classes, smoothing=recipe.label_smoothing, loss=recipe.loss
+    )
+    if "scores" not in batch or recipe.pseudo_labels == "hard":
+        return targets
+    is_pseudo = tf.reduce_any(batch["scores"] > 0, -1, keepdims=True)
+    scores = tempered_scores(batch["scores"], recipe.teacher_temperature, loss=recipe.loss)
+    return tf.where(is_pseudo, scores, targets)
+
+
+def tempered_scores(scores: tf.Tensor, temperature: float, *, loss: str) -> tf.Tensor:
+    """Scores in [0, 1] as if the logits behind them were divided by the temperature.
+
+    >>> print(tempered_scores(tf.constant([[0.8, 0.2]]), 2.0, loss="softmax").numpy())
+    [[0.6666667 0.3333333]]
+    """
+    if temperature == 1:
+        return scores
+    powers = scores ** (1 / temperature)
+    rest = (1 - scores) ** (1 / temperature)
+    total = tf.reduce_sum(powers, -1, keepdims=True) if loss == "softmax" else powers + rest
+    return tf.math.divide_no_nan(powers, total)
 
 
 def class_weights(setting: str, source: ImageSource) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from keras_effnet.datasets.tfrecord import (
     FRAMING,
     IMAGE_KEY,
     LABEL_KEY,
+    SCORES_KEY,
     Records,
     empty_file,
 )
@@ -66,8 +67,10 @@ def scan(
     return LabeledRecords(Records.of_files(paths, framings), labels, counts)
 
 
-def make_reader(records: Records, image_key: str = IMAGE_KEY) -> Callable:
+def make_reader(records: Records, image_key: str = IMAGE_KEY, scores: int = 0) -> Callable:
     """A function from a scalar index to the encoded image of that record, in a graph.
+
+    With `scores`, to the image and that number of scores, float32, of a pseudo-labeled record.
 
     It costs one seek and one read and runs no Python, so readers run in parallel: a data set of one
     file that starts at the record's offset. The record's checksum is verified (``DataLossError``).
@@ -89,6 +92,10 @@ def make_reader(records: Records, image_key: str = IMAGE_KEY) -> Callable:
         first = tf.raw_ops.TakeDataset(input_dataset=from_offset, count=1, **string)
         (record,) = tf.raw_ops.DatasetToSingleElement(dataset=first, **string)
         features = {image_key: tf.io.FixedLenFeature([], tf.string)}
-        return tf.io.parse_single_example(record, features)[image_key]
+        if not scores:
+            return tf.io.parse_single_example(record, features)[image_key]
+        features[SCORES_KEY] = tf.io.FixedLenFeature([scores], tf.float32)
+        parsed = tf.io.parse_single_example(record, features)
+        return parsed[image_key], parsed[SCORES_KEY]
 
     return read

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from keras_effnet.datasets.duplicates import content_digest
 from keras_effnet.datasets.labeled_images import LabeledImages
-from keras_effnet.datasets.tfrecord import FRAMING, IMAGE_KEY, LABEL_KEY, PARTIAL
+from keras_effnet.datasets.tfrecord import FRAMING, IMAGE_KEY, LABEL_KEY, PARTIAL, SCORES_KEY
 from keras_effnet.datasets.undecodable import too_many_undecodable
 from keras_effnet.image_decoding import HEAD_BYTES, image_format
 from tpu_train.input_pipeline.data_loading import of_images
@@ -21,6 +22,8 @@ from tpu_train.input_pipeline.image_source import decode_all
 from tpu_train.input_pipeline.tfrecord import scan
 from tpu_train.input_pipeline.tfrecord_verification import corrupt_images
 from tpu_train.remote_files import read_file, sha256, write_file
+
+COPIES, DIGESTS = "copies", "digests"  # in an entry of pseudo-labeled images, for each record
 
 
 class PrepareError(RuntimeError):
@@ -36,6 +39,9 @@ class ShardPlan:
     split: str
     positions: np.ndarray  # of its images in the split, in the order of the records
     images: LabeledImages  # its images, in this order
+    # of pseudo-labeled images, for each: float32 (images, classes), and its number in an epoch
+    scores: np.ndarray | None = None
+    copies: np.ndarray | None = None
 
     def file_name(self, i: int) -> str:
         """The name of its image `i` relative to the data, so that moved data give equal bytes."""
@@ -80,6 +86,8 @@ def write_shard(
     source, skipped = of_images(plan.images), list(skipped)
     entry = {"file": plan.name, "split": plan.split, "bytes": 0, "sha256": ""}
     entry.update({"positions": [], "offsets": [], "lengths": [], "labels": [], "skipped": []})
+    if plan.scores is not None:
+        entry.update({COPIES: [], DIGESTS: []})
     with disk_errors(plan.folder, temporary), tf.io.TFRecordWriter(temporary) as writer:
         for i, encoded, size, error in decode_all(source, range(len(plan.positions))):
             advance()
@@ -91,6 +99,11 @@ def write_shard(
                 continue
             labels = [label + 1 for label in plan.images.labels_of(i)]
             example = _make_example(encoded, size, labels, source.classes, name)
+            if plan.scores is not None:
+                scores = example.features.feature[SCORES_KEY].float_list.value
+                scores.extend(plan.scores[i].tolist())
+                entry[COPIES].append(int(plan.copies[i]))
+                entry[DIGESTS].append(content_digest(encoded))
             record = example.SerializeToString(deterministic=True)
             writer.write(record)
             entry["positions"].append(int(plan.positions[i]))

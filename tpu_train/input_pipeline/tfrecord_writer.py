@@ -8,32 +8,25 @@ depends only on the input and the seed. The index is written last.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from dataclasses import dataclass
 from typing import TextIO
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from keras_effnet.datasets.tfrecord import INDEX, LABELS, PARTIAL, Index, read_index
+from keras_effnet.datasets.tfrecord import Index, read_index
 from keras_effnet.datasets.training_data import open_training_data
 from keras_effnet.label_file import format_labels, parse_labels
+from tpu_train.input_pipeline import shard_folder
 from tpu_train.input_pipeline.prepare_beam import check_beam
 from tpu_train.input_pipeline.prepare_workers import write_in_processes, write_on_runner
 from tpu_train.input_pipeline.tfrecord import scan
-from tpu_train.input_pipeline.tfrecord_shard import (
-    ShardPlan,
-    disk_errors,
-    existing_entry,
-    file_name,
-)
-from tpu_train.remote_files import GFILE, read_file, write_file
+from tpu_train.input_pipeline.tfrecord_shard import ShardPlan, existing_entry, file_name
+from tpu_train.remote_files import GFILE
 
 IMAGES_PER_SHARD = 1250  # ImageNet's: 1,281,167 images in 1,024 shards
-_PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -105,15 +98,12 @@ def write_shards(
     plan = _make_plan(splits, layout, options.seed)
     skipped = list(dict.fromkeys([*training.skipped, *evaluation.skipped]))
     notes = tuple(dict.fromkeys([*training.notes, *evaluation.notes]))
-    if _is_complete(folder, plan):
+    if shard_folder.is_complete(folder, plan):
         index = read_index(folder, GFILE)
         return _summarize(folder, index, skipped, notes, 0, time.monotonic() - began)
-    partial = _begin(folder, plan)
+    shard_folder.begin(folder, plan)
     entries, written = _write_all(layout, skipped, options, stream)
-    lines = [json.dumps(line) for line in (plan, *entries)]
-    with disk_errors(folder):
-        write_file(os.path.join(folder, INDEX), "".join(f"{line}\n" for line in lines).encode())
-    tf.io.gfile.rmtree(partial)
+    shard_folder.finish(folder, plan, entries)
     seconds = time.monotonic() - began
     return _summarize(folder, read_index(folder, GFILE), skipped, notes, written, seconds)
 
@@ -217,41 +207,6 @@ def _make_plan(splits, layout, seed):
         "seed": seed,
         "images": images.hexdigest(),
     }
-
-
-def _is_complete(folder, plan):
-    """Whether the folder has exactly these shards; ``ValueError`` if it has other content."""
-    if not tf.io.gfile.isdir(folder):
-        return False
-    names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
-    partial = os.path.join(folder, PARTIAL)
-    if INDEX in names:
-        if read_index(folder, GFILE).header != plan:
-            raise ValueError(
-                f"{folder} has other data, or the same data with other flags: choose another folder"
-            )
-        if PARTIAL in names:  # interrupted between the last two steps
-            tf.io.gfile.rmtree(partial)
-        return True
-    plan_path = os.path.join(partial, _PLAN)
-    if tf.io.gfile.exists(plan_path):
-        if json.loads(read_file(plan_path)) != plan:
-            raise ValueError(
-                f"{folder} has incomplete shards of other data, or of the same data with other "
-                "flags: resume with the original flags, or choose another folder"
-            )
-    elif names - {PARTIAL}:
-        raise ValueError(f"{folder} is not empty: choose another folder")
-    return False
-
-
-def _begin(folder, plan):
-    partial = os.path.join(folder, PARTIAL)
-    tf.io.gfile.makedirs(partial)
-    with disk_errors(folder):
-        write_file(os.path.join(partial, _PLAN), json.dumps(plan).encode())
-        write_file(os.path.join(folder, LABELS), format_labels(plan["classes"]))
-    return partial
 
 
 def _summarize(folder, index: Index, skipped, notes, written, seconds):

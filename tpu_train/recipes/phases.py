@@ -36,6 +36,24 @@ class Phase:
     drop_path_rate: float  # at the last block
     freeze: str  # what does not train: see the field of the recipe
     warms_up: bool = False  # again: other layers train than in the phase before
+    unlabeled: int = 0  # pseudo-labeled images of a step, in addition to batch_size
+    first_unlabeled: int = 0  # pseudo-labeled images of the run before this phase
+
+    @property
+    def images(self) -> int:
+        """The images of a step: batch_size labeled ones, and the pseudo-labeled ones."""
+        return self.batch_size + self.unlabeled
+
+    def is_labeled(self, row):
+        """Whether a row of a step's images is a labeled one; the rows are spread evenly.
+
+        `row` is an integer, or an integer tensor.
+        """
+        return self.labeled_before(row + 1) > self.labeled_before(row)
+
+    def labeled_before(self, row):
+        """The number of labeled images in the rows before `row`."""
+        return row * self.batch_size // self.images
 
 
 def make_phases(recipe: Recipe, examples: int) -> tuple[Phase, ...]:
@@ -46,7 +64,7 @@ def make_phases(recipe: Recipe, examples: int) -> tuple[Phase, ...]:
     [128, 185, 242, 300]
     """
     count, freezes = recipe.phases, recipe.freeze.split(",")
-    phases, first_step, first_example = [], 0, 0
+    phases, first_step, first_example, first_unlabeled = [], 0, 0, 0
     for i in range(count):
         batch_size = _batch_size(recipe, i)
         steps = (_end_epoch(recipe, i) * examples - first_example) / batch_size
@@ -75,9 +93,12 @@ def make_phases(recipe: Recipe, examples: int) -> tuple[Phase, ...]:
                 drop_path_rate=ramp(recipe.drop_path_first, recipe.drop_path_last, *position),
                 freeze=freezes[min(i, len(freezes) - 1)],
                 warms_up=0 < i < len(freezes) and freezes[i] != freezes[i - 1],
+                unlabeled=_unlabeled(recipe, batch_size),
+                first_unlabeled=first_unlabeled,
             )
         )
         first_example += (end_step - first_step) * batch_size
+        first_unlabeled += (end_step - first_step) * phases[-1].unlabeled
         first_step = end_step
     return tuple(phases)
 
@@ -103,6 +124,7 @@ def extend_phases(
         first_step=last.end_step,
         end_step=last.end_step + steps,
         first_example=first_example,
+        first_unlabeled=last.first_unlabeled + (last.end_step - last.first_step) * last.unlabeled,
     )
     return (*phases, more)
 
@@ -131,7 +153,7 @@ def checked_phases(recipe: Recipe, replicas: int, examples: int) -> tuple[Phase,
 
 def batch_norm_warning(recipe: Recipe, phases: Sequence[Phase]) -> str:
     """What to do about batch-norm statistics of few images; "" if there are enough or none."""
-    images = min(phase.batch_size // phase.accumulation for phase in phases)
+    images = min(phase.images // phase.accumulation for phase in phases)
     images = min(images, recipe.batch_norm_group_size or images)
     if all(_freezes_batch_norm(phase) for phase in phases) or images >= _BATCH_NORM_IMAGES:
         return ""
@@ -156,20 +178,20 @@ def batch_size_error(recipe: Recipe, phase: Phase, replicas: int) -> str:
     """
     pairs = phase.mixup > 0 or phase.cutmix > 0
     unit = replicas * phase.accumulation * (2 if pairs else 1)
-    batch_size, group = phase.batch_size, recipe.batch_norm_group_size
-    if batch_size % unit:
-        divisible = sorted({max(unit, batch_size // unit * unit), (batch_size // unit + 1) * unit})
+    group = recipe.batch_norm_group_size
+    if phase.images % unit:
         steps = (
             f" in {phase.accumulation} gradient-accumulation steps"
             if phase.accumulation > 1
             else ""
         )
+        unlabeled = f" with {phase.unlabeled} pseudo-labeled images" if phase.unlabeled else ""
         return (
-            f"batch_size {batch_size} does not divide over {replicas} replicas{steps}"
-            f"{', in pairs for mixup and CutMix' if pairs else ''}; try "
-            f"{' or '.join(map(str, divisible))}"
+            f"batch_size {phase.batch_size}{unlabeled} does not divide over {replicas} replicas"
+            f"{steps}{', in pairs for mixup and CutMix' if pairs else ''}; try "
+            f"{' or '.join(map(str, _divisible(recipe, phase.batch_size, unit)))}"
         )
-    local = batch_size // (replicas * phase.accumulation)
+    local = phase.images // (replicas * phase.accumulation)
     divides = group % local == 0 if group > local else not group or local % group == 0
     if group < local * replicas and not divides:
         return (
@@ -198,7 +220,7 @@ def rows_of(replica, accumulation_step, phase: Phase, replicas: int):
     >>> rows_of(3, 1, phase, replicas=4)
     (14, 2)
     """
-    rows = phase.batch_size // (replicas * phase.accumulation)
+    rows = phase.images // (replicas * phase.accumulation)
     return (accumulation_step * replicas + replica) * rows, rows
 
 
@@ -250,6 +272,22 @@ def _batch_size(recipe, i):
     return int(ramp(first, last, i, recipe.phases) / unit) * unit
 
 
+def _unlabeled(recipe, batch_size):
+    """The number of pseudo-labeled images of a step; at least one, unless there are none."""
+    ratio = recipe.unlabeled_ratio
+    return max(1, round(ratio * batch_size)) if ratio else 0
+
+
+def _divisible(recipe, batch_size, unit):
+    """The largest batch size below `batch_size`, and the least above, of which `unit` divides all
+    images of a step.
+    """
+    sizes = range(1, batch_size + 2 * unit)
+    sizes = [n for n in sizes if (n + _unlabeled(recipe, n)) % unit == 0]
+    below, above = ([n for n in sizes if (n < batch_size) == small] for small in (True, False))
+    return [*below[-1:], *above[:1]]
+
+
 def _accumulation(recipe, i):
     """On the ramp between both ends, rounded up to a power of two between them."""
     first, last = recipe.gradient_accumulation_first, recipe.gradient_accumulation_last
@@ -260,21 +298,28 @@ def _accumulation(recipe, i):
 
 
 def show(phases: tuple[Phase, ...]) -> str:
-    """The phases as an aligned table; ``batch/n`` is a batch in n accumulation steps.
+    """The phases as an aligned table; ``batch/n`` is a batch in n accumulation steps, and ``n+m``
+    are n labeled and m pseudo-labeled images.
 
     A column states what does not train, if that is anything.
     """
     freezes = "".join({p.freeze for p in phases} - {"none"})
+    width = max(7, *(len(_batch_text(p)) + 1 for p in phases))
     lines = [
-        f"{'phase':>5}{'steps':>16}{'batch':>7}{'image size':>12}{'magnitude':>11}{'mixup':>7}"
-        f"{'cutmix':>8}{'dropout':>9}{'drop path':>11}{freezes and '  freeze'}"
+        f"{'phase':>5}{'steps':>16}{'batch':>{width}}{'image size':>12}{'magnitude':>11}"
+        f"{'mixup':>7}{'cutmix':>8}{'dropout':>9}{'drop path':>11}{freezes and '  freeze'}"
     ]
     for p in phases:
-        accumulation = f"/{p.accumulation}" if p.accumulation > 1 else ""
         lines.append(
             f"{p.number:>5}{f'{p.first_step}-{p.end_step - 1}':>16}"
-            f"{f'{p.batch_size}{accumulation}':>7}{p.image_size:>12}{p.magnitude:>11.2f}"
+            f"{_batch_text(p):>{width}}{p.image_size:>12}{p.magnitude:>11.2f}"
             f"{p.mixup:>7.2f}{p.cutmix:>8.2f}{p.dropout_rate:>9.3f}{p.drop_path_rate:>11.3f}"
             f"{freezes and f'  {p.freeze}'}"
         )
     return "\n".join(lines)
+
+
+def _batch_text(phase):
+    unlabeled = f"+{phase.unlabeled}" if phase.unlabeled else ""
+    accumulation = f"/{phase.accumulation}" if phase.accumulation > 1 else ""
+    return f"{phase.batch_size}{unlabeled}{accumulation}"

@@ -33,6 +33,7 @@ AUGMENTS = ("randaugment", "autoaugment", "trivialaugment", "keras_cv", "none")
 INTERPOLATIONS = ("bilinear", "bicubic")
 LOSSES = ("softmax", "sigmoid")
 WEIGHT_DECAYS = ("l2", "decoupled")
+PSEUDO_LABELS = ("soft", "hard")
 EARLY_STOPPING_METRICS = ("loss", "accuracy")
 DEFAULT = -1.0  # of an optimizer setting: the optimizer's value
 
@@ -147,6 +148,26 @@ class Recipe:
         "repeat the images of rarer classes until each class has as many as the largest"
     )
 
+    unlabeled_ratio: float = _setting(
+        "pseudo-labeled images (--unlabeled) for each labeled image of a batch, in addition to "
+        "batch_size; 0 for none",
+        "pseudo-labels and distillation",
+    )
+    pseudo_labels: str = _setting(
+        "targets of pseudo-labeled images: soft (the teacher's scores) or hard (the best class)"
+    )
+    teacher: str = _setting(
+        "distillation: a .keras file whose predictions on the training images are learned beside "
+        "the labels; empty for none"
+    )
+    teacher_temperature: float = _setting(
+        "temperature of the teacher's scores, of soft pseudo-labels and of --teacher; 1 for the "
+        "scores themselves"
+    )
+    teacher_weight: float = _setting(
+        "weight of --teacher in the loss; the rest is that of the labels"
+    )
+
     optimizer: str = _setting(f"one of {', '.join(OPTIMIZERS)}", "optimization")
     learning_rate: float = _setting("peak learning rate per 256 images of the batch")
     momentum: float = _setting("of rmsprop and sgd; -1 for the optimizer's own value")
@@ -206,6 +227,7 @@ _CHOICES = {
     "augment": AUGMENTS,
     "interpolation": INTERPOLATIONS,
     "loss": LOSSES,
+    "pseudo_labels": PSEUDO_LABELS,
     "optimizer": OPTIMIZERS,
     "learning_rate_schedule": LEARNING_RATE_SCHEDULES,
     "weight_decay_mode": WEIGHT_DECAYS,
@@ -216,19 +238,20 @@ _POSITIVE = (
     *("width", "depth", "epochs", "batch_size", "phases", "image_size_multiple", "learning_rate"),
     *("gradient_accumulation_first", "gradient_accumulation_last"),
     *("decay_epochs", "steps_per_loop", "plateau_patience"),
+    "teacher_temperature",
 )
 _NOT_NEGATIVE = (
     *("min_steps", "batch_size_first", "randaugment_magnitude_first"),
     *("randaugment_magnitude_last", "mixup_first", "mixup_last", "cutmix_first", "cutmix_last"),
     *("randaugment_layers", "warmup_epochs", "weight_decay", "clip_norm", "batch_norm_group_size"),
-    "early_stopping_patience",
+    *("early_stopping_patience", "unlabeled_ratio"),
 )
 _IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 _BELOW_1 = (
     *("dropout_first", "dropout_last", "drop_path_first", "drop_path_last", "cutout"),
     *("label_smoothing", "ema_decay", "batch_norm_momentum"),
 )
-_UP_TO_1 = ("random_erasing_prob", "crop_eval", "color_jitter")
+_UP_TO_1 = ("random_erasing_prob", "crop_eval", "color_jitter", "teacher_weight")
 _POSITIVE_UP_TO_1 = ("random_crop_min_area", "decay_factor", "layer_decay")
 
 
@@ -270,7 +293,31 @@ def check(recipe: Recipe) -> None:
             f"freeze {recipe.freeze!r} must have one value for all phases, or up to "
             f"{recipe.phases} separated by commas, one for each phase (--phases)"
         )
+    if recipe.unlabeled_ratio and recipe.augment == "keras_cv":
+        raise ValueError(
+            "augment 'keras_cv' mixes the labels of classes, not the scores of pseudo-labels: give "
+            "--augment=randaugment, or --unlabeled_ratio=0"
+        )
     _check_optimizer(recipe)
+
+
+def check_unlabeled(recipe: Recipe, unlabeled: str) -> None:
+    """Raises ``ValueError`` unless recipe and run both have pseudo-labeled images, or neither.
+
+    `unlabeled` is the name of the images, or "".
+    """
+    if recipe.unlabeled_ratio and not unlabeled:
+        raise ValueError(
+            f"unlabeled_ratio is {recipe.unlabeled_ratio}, but there are no pseudo-labeled images: "
+            "give --unlabeled=SHARDS (the --out of effnet-train pseudo-label), or "
+            "--unlabeled_ratio=0"
+        )
+    if unlabeled and not recipe.unlabeled_ratio:
+        raise ValueError(
+            f"unlabeled_ratio is 0, so the images of {unlabeled} would not be used: give "
+            "--unlabeled_ratio=1 or more, a recipe such as noisy-student-finetune, or leave "
+            "--unlabeled out"
+        )
 
 
 def _check_optimizer(recipe):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from keras_effnet.suggestions import did_you_mean
+from tpu_train.recipes.noisy_student import NOISY_STUDENT
 from tpu_train.recipes.project import ABLATIONS, DERIVED, SMALL_DATA
 from tpu_train.recipes.published import PUBLISHED
 from tpu_train.recipes.schema import Recipe
 
-RECIPES = {row.name: row for row in (*SMALL_DATA, *PUBLISHED, *ABLATIONS, *DERIVED)}
+RECIPES = {row.name: row for row in (*SMALL_DATA, *PUBLISHED, *NOISY_STUDENT, *ABLATIONS, *DERIVED)}
 
 
 def find_recipe(name: str) -> Recipe:

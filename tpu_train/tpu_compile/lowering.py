@@ -67,7 +67,8 @@ def lower_step(training: Training, phase, batch: int) -> LoweredStep:
     Raises ``ValueError`` for a step that a TPU cannot run, with the operation and the reason.
     """
     recipe, strategy = training.recipe, training.strategy
-    phase = dataclasses.replace(phase, batch_size=batch * strategy.num_replicas_in_sync)
+    images = batch * strategy.num_replicas_in_sync
+    phase = dataclasses.replace(phase, batch_size=images, unlabeled=0)  # of the same cost
     distributed_layers.set_phase(training.net, recipe, phase)
 
     def rate(step):

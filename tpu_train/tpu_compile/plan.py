@@ -71,14 +71,14 @@ def plan_phases(
             log(f"phase {phase.number}: compiling {phase.image_size} px, {batch} images per core")
             return compile_step(lower_step(training, phase, batch), topology, cache)
 
-        step = compile_batch(phase.batch_size // cores)
+        step = compile_batch(phase.images // cores)
         largest, refused = 0, 0
         if request.search:
             batches = [
                 batch
                 for batch in BATCHES
                 if not batch_size_error(
-                    recipe, dataclasses.replace(phase, batch_size=batch * cores), cores
+                    recipe, dataclasses.replace(phase, batch_size=batch * cores, unlabeled=0), cores
                 )
             ]
             largest, refused = largest_batch(compile_batch, topology.hbm_bytes, batches, [step])

@@ -46,6 +46,15 @@ def make_strategy(
     return _local(kind, detail)
 
 
+def make_local_strategy(device: str = "auto") -> tf.distribute.Strategy:
+    """As :func:`make_strategy`, of this process alone, whatever ``TF_CONFIG`` states."""
+    if device == "auto" and os.environ.get("TF_CONFIG"):
+        device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    if device == "multi-worker":
+        raise ValueError("device 'multi-worker': leave --device out, hosts work on their own")
+    return make_strategy(device)
+
+
 def describe(strategy: tf.distribute.Strategy) -> str:
     """One line of text: the number of replicas, their device type and the strategy.
 

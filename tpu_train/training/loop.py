@@ -145,11 +145,11 @@ def _train_steps(run, phase, first_step, end_step, history):
                 "image_size": phase.image_size,
                 "learning_rate": float(spec.learning_rate(tf.constant(step - 1))),
                 "loss": float(loss),
-                "accuracy": float(correct) / phase.batch_size,
+                "accuracy": float(correct) / phase.images,
                 "gradient_norm": float(norm),
-                "images_per_second": steps * phase.batch_size / (now - call_start),
+                "images_per_second": steps * phase.images / (now - call_start),
             },
-            steps * phase.batch_size,
+            steps * phase.images,
         )
         if step < phase.end_step:
             if run.eval_epochs and step % eval_steps == 0:
@@ -192,6 +192,7 @@ def _step_spec(run, phase):
         state=run.state,
         learning_rate=rate,
         class_weights=run.class_weights,
+        teacher=run.teacher,
     )
 
 

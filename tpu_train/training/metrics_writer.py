@@ -75,7 +75,7 @@ class MetricsWriter:
     def start_phase(self, phase: Phase, phases: int, *, first_step: int) -> None:
         """Starts the progress of a phase, or of the rest of it from `first_step`."""
         self.title = f"phase {phase.number}/{phases}, {phase.image_size} px"
-        self.total_images = (phase.end_step - first_step) * phase.batch_size
+        self.total_images = (phase.end_step - first_step) * phase.images
         self.done_images = 0
         if self.stream.isatty():
             self.bar = tqdm(

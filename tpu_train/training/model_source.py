@@ -15,10 +15,12 @@ WEIGHT_FILES = (".keras", ".h5")  # .weights.h5 too
 
 
 def check_source(recipe: Recipe) -> None:
-    """Raises ``ValueError`` if the recipe's model or its initial weights do not exist.
+    """Raises ``ValueError`` if the recipe's model, its initial weights or its teacher do not exist.
 
     Imports no Keras, and so not the module of ``module:function``, which may.
     """
+    if recipe.teacher:
+        _require_file("teacher", recipe.teacher)
     kind = model_kind(recipe.model)
     if kind == "variant":
         resolve_weights(variant_of(recipe).name, recipe.weights or None)

@@ -16,7 +16,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tpu_train.input_pipeline.batches import images_of_steps
+from tpu_train.input_pipeline.batches import images_of_steps, unlabeled_of_steps
 from tpu_train.input_pipeline.image_source import corrupt, error_line, substitutes
 from tpu_train.recipes.phases import Phase, batch_size_error
 from tpu_train.training.distribution import worker_count
@@ -117,6 +117,8 @@ def failed_steps(
     read = min(end_step + _READ_AHEAD, phase.end_step)  # images are read before their steps run
     images = images_of_steps(run.training, run.recipe, phase, first_step, read)
     damaged = dict(corrupt(run.training, images))
+    if not damaged and phase.unlabeled:
+        _check_unlabeled(run, phase, first_step, read)
     if not damaged:
         return TrainingError(f"A step at or after {first_step} failed: {error_line(error)}")
     # With several workers, the others would wait forever for the one that has rolled back.
@@ -129,6 +131,17 @@ def failed_steps(
         "raise --max_corrupt. Of shards, `effnet-train prepare --check --data=...` lists all such "
         "records; prepare the shards again without them"
     )
+
+
+def _check_unlabeled(run, phase, first_step, end_step):
+    """Raises :class:`TrainingError` for pseudo-labeled images that cannot be decoded."""
+    unlabeled = run.training.unlabeled
+    images = unlabeled_of_steps(unlabeled, run.recipe, phase, first_step, end_step)
+    for i, why in corrupt(unlabeled, images):
+        raise TrainingError(
+            f"{unlabeled.where(i)} cannot be decoded ({why}). The last checkpoint is kept. Label "
+            "the images again (effnet-train pseudo-label)"
+        )
 
 
 def _replace_images(run, history, error):
@@ -186,13 +199,13 @@ def _accumulate_more(run, phase, history, error):
     if indivisible or worker_count(run.strategy) > 1:
         raise TrainingError(
             f"Out of memory in phase {phase.number} at {phase.image_size} px with a batch of "
-            f"{phase.batch_size}: lower --batch_size, or set --gradient_accumulation_first and "
+            f"{phase.images}: lower --batch_size, or set --gradient_accumulation_first and "
             "--gradient_accumulation_last. The last checkpoint is kept"
         ) from error
     step, history = _roll_back(run, history.skipped_steps)
     history.accumulation = accumulation
     run.metrics.log(
-        f"out of memory at {phase.image_size} px with a batch of {phase.batch_size}: using "
+        f"out of memory at {phase.image_size} px with a batch of {phase.images}: using "
         f"{accumulation} gradient-accumulation steps from now on, resuming after step {step}"
     )
     return step, history

@@ -51,6 +51,7 @@ from tpu_train.training.recovery import ON_NAN, TrainingError
 from tpu_train.training.run_checks import check_evaluations, check_run
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import TrainState, graph_rewriting
+from tpu_train.training.teacher import make_teacher
 
 __all__ = ["PhaseResult", "Result", "TrainingError", "train"]
 
@@ -143,6 +144,7 @@ def train(
     check_profile(profile, phases[-1].end_step)
     classes = len(training.classes)
     model, ema_model, state = _build(recipe, phases, classes, strategy)
+    teacher = make_teacher(recipe.teacher, training.classes, strategy) if recipe.teacher else None
     rate_factor = None
     if recipe.learning_rate_schedule == "plateau":
         with strategy.scope():
@@ -229,6 +231,7 @@ def train(
             model=model,
             state=state,
             class_weights=class_weights(recipe.class_weights, training),
+            teacher=teacher,
             evaluate=evaluate,
             eval_epochs=eval_epochs,
             rate_factor=rate_factor,
@@ -360,6 +363,10 @@ def _describe_run(recipe, training, evaluation, strategy):
         f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
         f"images of {len(training.classes)} classes, {describe(strategy)}"
     ]
+    if training.unlabeled is not None:
+        lines.append(
+            f"{training.unlabeled.examples} pseudo-labeled images of {training.unlabeled.name}"
+        )
     if onednn_enabled():
         lines.append("oneDNN is on")
     else:

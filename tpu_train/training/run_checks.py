@@ -6,7 +6,7 @@ from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights
 from tpu_train.recipes.phases import batch_size_error, make_phases
-from tpu_train.recipes.schema import Recipe, check
+from tpu_train.recipes.schema import Recipe, check, check_unlabeled
 from tpu_train.training import model_factory, optimizers, run_record
 
 
@@ -32,6 +32,12 @@ def check_run(
         raise ValueError(
             f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
             "training needs at least two of each"
+        )
+    check_unlabeled(recipe, training.unlabeled.name if training.unlabeled else "")
+    if training.unlabeled and training.is_multi_label:
+        raise ValueError(
+            f"{training.name} has images of several labels, and pseudo-labels have one each: leave "
+            "--unlabeled out"
         )
     if training.classes != evaluation.classes:
         raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")

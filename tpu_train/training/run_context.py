@@ -17,6 +17,7 @@ from tpu_train.recipes.schema import Recipe
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.profiler import Profiler
 from tpu_train.training.step import TrainState
+from tpu_train.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RunContext:
     model: keras.Model
     state: TrainState
     class_weights: np.ndarray | None
+    teacher: Teacher | None  # of distillation
     # see make_evaluation; models "ema" and "non_ema". None without evaluation images
     evaluate: Callable[[], dict[str, float]] | None
     eval_epochs: float  # between evaluations; 0: only at the end of each phase

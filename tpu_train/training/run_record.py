@@ -50,6 +50,7 @@ def write_record(
         "training_data": training.name,
         "evaluation_data": evaluation.name if evaluation.examples else None,
         "training_images": training.examples,
+        **_unlabeled_entries(training.unlabeled),
         # With oversampling, images are listed several times.
         "images_per_class": None if recipe.oversample else _images_per_class(training),
         "skipped_files": list(training.skipped),
@@ -59,6 +60,12 @@ def write_record(
         "keras": keras.__version__,
     }
     write_files({path: json.dumps(record, indent=1).encode()})
+
+
+def _unlabeled_entries(unlabeled):
+    if unlabeled is None:
+        return {}
+    return {"unlabeled_data": unlabeled.name, "unlabeled_images": unlabeled.examples}
 
 
 def _images_per_class(source):

@@ -17,10 +17,11 @@ import tensorflow as tf
 
 from keras_effnet.finetuning import has_layer_groups, layer_groups, layer_rates, select_layers
 from tpu_train.input_pipeline.mixup import apply_mixing
-from tpu_train.input_pipeline.targets import soft_targets
+from tpu_train.input_pipeline.targets import training_targets
 from tpu_train.recipes.phases import Phase, rows_of
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training import distributed_layers, ema, optimizers
+from tpu_train.training.teacher import Teacher, with_distillation
 
 _INITIAL_LOSS_SCALE = 2.0**15
 _GROWTH_STEPS = 2000  # without overflow, after which the float16 loss scale is doubled
@@ -133,6 +134,7 @@ class StepSpec:
     state: TrainState
     learning_rate: Callable[[tf.Tensor], tf.Tensor]  # step -> rate
     class_weights: np.ndarray | None = None  # float32 (classes,)
+    teacher: Teacher | None = None  # of distillation
 
 
 def make_step(spec: StepSpec) -> Callable:
@@ -144,7 +146,7 @@ def make_step(spec: StepSpec) -> Callable:
     """
     recipe, phase, classes, state = spec.recipe, spec.phase, spec.classes, spec.state
     replicas = spec.strategy.num_replicas_in_sync
-    local = phase.batch_size // replicas
+    local = phase.images // replicas
     part = local // phase.accumulation  # images of one accumulation step
     trained = [state.trainable[i] for i in state.trained[phase.freeze]]
     decayed = [state.decayed[i] for i in state.trained[phase.freeze]]
@@ -189,21 +191,19 @@ def make_step(spec: StepSpec) -> Callable:
 
     def forward_and_backward(batch, seed, row):
         """[loss, correct], gradients and statistics, to be summed, and the batch norms' names."""
-        targets = batch.get("target")  # mixed already, by keras_cv
-        if targets is None:
-            targets = soft_targets(
-                batch["label"], classes, smoothing=recipe.label_smoothing, loss=recipe.loss
-            )
-        images, targets = apply_mixing(batch, targets)
+        images, targets = apply_mixing(batch, training_targets(batch, classes, recipe))
+        taught = spec.teacher and spec.teacher.logits(images)
         with (
-            distributed_layers.draw(seed, row, phase.batch_size, replicas) as moments,
+            distributed_layers.draw(seed, row, phase.images, replicas) as moments,
             tf.GradientTape(watch_accessed_variables=False) as tape,
         ):
             tape.watch(trained)  # nothing is computed for frozen layers
             logits = tf.cast(spec.model(images, training=True), tf.float32)
             # Gradients are summed over the replicas, so the loss is over the global batch.
-            loss = tf.reduce_sum(losses(recipe.loss, targets, logits, spec.class_weights))
-            loss /= phase.batch_size
+            terms = losses(recipe.loss, targets, logits, spec.class_weights)
+            if taught is not None:
+                terms = with_distillation(terms, taught, logits, recipe)
+            loss = tf.reduce_sum(terms) / phase.images
             scaled = loss if state.loss_scale is None else loss * state.loss_scale
         gradients = tape.gradient(scaled, trained, unconnected_gradients="zero")
         statistics = [[mean, variance] for _, mean, variance in moments]

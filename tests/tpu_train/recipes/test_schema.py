@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from tests.tpu_train.noisy_student.conftest import write_teacher
 from tpu_train.recipes import schema
 from tpu_train.recipes.schema import OPTIMIZERS, Recipe, check
 from tpu_train.recipes.table import RECIPES
@@ -31,7 +32,7 @@ def observed(recipe, **changes):
 
 
 @pytest.mark.slow
-def test_training_reads_every_field(tiny_recipe, conv_recipe, source, tmp_path):
+def test_training_reads_every_field(tiny_recipe, conv_recipe, source, pseudo_labeled, tmp_path):
     exponential = {"learning_rate_schedule": "exponential", "decay_epochs": 1.0}
     plateau = {"learning_rate_schedule": "plateau", "optimizer": "rmsprop"}
     ObservedRecipe.reads.clear()
@@ -40,9 +41,12 @@ def test_training_reads_every_field(tiny_recipe, conv_recipe, source, tmp_path):
     )
     fields = {f.name for f in dataclasses.fields(ObservedRecipe)} - {"name", "source"}
     of_plateaus = {"plateau_patience", "early_stopping_metric"}
-    assert fields - ObservedRecipe.reads == {"unread", "rho", "momentum", *of_plateaus}
-    recipe = observed(conv_recipe, **plateau, early_stopping_patience=1)
-    train(recipe, source, source, tmp_path / "b", make_strategy("cpu"), eval_epochs=1)
+    of_teachers = {"pseudo_labels", "teacher_temperature", "teacher_weight"}
+    unread = {"unread", "rho", "momentum", *of_plateaus, *of_teachers}
+    assert fields - ObservedRecipe.reads == unread
+    teacher = {"unlabeled_ratio": 1.0, "teacher": str(write_teacher(tmp_path / "teacher"))}
+    recipe = observed(conv_recipe, **plateau, **teacher, early_stopping_patience=1)
+    train(recipe, pseudo_labeled, source, tmp_path / "b", make_strategy("cpu"), eval_epochs=1)
     assert fields - ObservedRecipe.reads == {"unread"}
 
 
@@ -75,6 +79,10 @@ def test_schema_and_optimizers_name_the_same_optimizers():
         ({"dropout_last": 1.0}, r"dropout_last must be in \[0, 1\), got 1.0"),
         ({"random_crop_min_area": 0}, r"random_crop_min_area must be in \(0, 1\], got 0"),
         ({"mixup_last": -1}, "mixup_last must be at least 0, got -1"),
+        ({"unlabeled_ratio": -1}, "unlabeled_ratio must be at least 0, got -1"),
+        ({"pseudo_labels": "sofft"}, "Unknown pseudo_labels 'sofft'. Did you mean 'soft'"),
+        ({"teacher_weight": 2}, r"teacher_weight must be in \[0, 1\], got 2"),
+        ({"unlabeled_ratio": 1, "augment": "keras_cv"}, "keras_cv' mixes the labels of classes"),
     ],
 )
 def test_a_setting_out_of_range_is_an_error(change, message):

@@ -1,0 +1,186 @@
+import contextlib
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tests.tpu_train.noisy_student.conftest import write_teacher
+from tpu_train.input_pipeline.data_loading import of_images
+from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
+from tpu_train.input_pipeline.tfrecord_shard import PrepareError
+from tpu_train.noisy_student import pseudo_labels, score_chunks
+from tpu_train.noisy_student.hosts import Hosts, hosts_of_environment
+from tpu_train.noisy_student.pseudo_labels import LabelingOptions, write_pseudo_labels
+from tpu_train.noisy_student.score_chunks import distributed_classifier, score_all
+from tpu_train.noisy_student.selection import SelectionRule
+from tpu_train.noisy_student.unlabeled_images import open_unlabeled
+from tpu_train.training.distribution import make_strategy
+from tpu_train.training.teacher import open_teacher
+
+QUIET = LabelingOptions(log=lambda line: None)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Several chunks and shards of 60 images."""
+    monkeypatch.setattr(score_chunks, "CHUNK", 16)
+    monkeypatch.setattr(pseudo_labels, "IMAGES_PER_SHARD", 12)
+
+
+def label(teacher, photos, folder, options=QUIET):
+    images = open_unlabeled(photos)
+    return write_pseudo_labels(teacher, images, folder, make_strategy("cpu"), options)
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def shards(teacher, photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labels") / "shards"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score_chunks, "CHUNK", 16)
+        patch.setattr(pseudo_labels, "IMAGES_PER_SHARD", 12)
+        lines = []
+        label(teacher, photos, folder, LabelingOptions(log=lines.append))
+    return folder, lines
+
+
+def test_scores_are_equal_on_one_and_two_devices(teacher_path, photos, tmp_path):
+    images, scores = open_unlabeled(photos), []
+    for device in ("cpu", "cpu:2"):
+        folder = tmp_path / device.replace(":", "")
+        folder.mkdir()
+        strategy = make_strategy(device)
+        teacher = open_teacher(str(teacher_path), strategy)
+        classifier = distributed_classifier(teacher, strategy)
+        scores.append(score_all(classifier, "softmax", images, str(folder), hosts=Hosts()))
+    assert scores[0].values.shape == (60, 4)
+    np.testing.assert_allclose(scores[0].values, scores[1].values, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(scores[0].rows, np.arange(60))
+
+
+def test_shards_have_the_teachers_scores_of_an_evaluation(teacher, photos, shards):
+    images, source = open_unlabeled(photos), open_pseudo_labels(shards[0], "abcd")
+    pixels = np.stack([teacher.classifier.image_input.prepare(image.pixels) for image in images])
+    expected = teacher.model(pixels.astype(np.float32)).numpy()
+    for i in range(0, source.examples, 7):
+        distance = np.abs(expected - source.read_scored(i)[1].numpy()).max(1)
+        best = int(distance.argmin())
+        assert distance[best] < 1e-5
+        assert source.read(i).numpy() == images.stored(best)
+        assert source.labels[i] == expected[best].argmax()
+
+
+def test_an_interrupted_labeling_ends_with_the_same_bytes(
+    teacher, photos, shards, tmp_path, monkeypatch
+):
+    def interrupt_at(module, name, count):
+        original, calls = getattr(module, name), iter(range(count))
+
+        def function(*args, **kwargs):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, function)
+            with pytest.raises(KeyboardInterrupt):
+                label(teacher, photos, tmp_path / "out")
+
+    interrupt_at(score_chunks, "_score_chunk", 2)
+    assert (tmp_path / "out" / ".partial" / "scores-00001.npz").exists()
+    with pytest.raises(ValueError, match="is an incomplete output"):
+        open_pseudo_labels(tmp_path / "out", "abcd")
+    interrupt_at(pseudo_labels, "write_shard", 1)
+    interrupt_at(pseudo_labels, "write_report", 0)
+    assert not label(teacher, photos, tmp_path / "out").was_complete
+    assert content(tmp_path / "out") == content(shards[0])
+    assert label(teacher, photos, tmp_path / "out").was_complete
+
+
+def test_hosts_share_the_chunks_and_shards(teacher, photos, shards, tmp_path, monkeypatch):
+    computed = []
+    original = score_chunks._score_chunk
+
+    def score_chunk(classifier, activation, images, first, *rest):
+        computed.append(first)
+        return original(classifier, activation, images, first, *rest)
+
+    monkeypatch.setattr(score_chunks, "_score_chunk", score_chunk)
+    for number, complete in ((1, False), (0, False), (1, False), (0, True)):
+        options = dataclasses.replace(QUIET, hosts=Hosts(number, 2, wait_seconds=0.0))
+        with contextlib.ExitStack() as stack:  # each in turn until it has to wait for the other
+            if not complete:
+                expected = pytest.raises(PrepareError, match="other hosts have not written")
+                stack.enter_context(expected)
+            label(teacher, photos, tmp_path / "out", options)
+    assert computed == [16, 48, 0, 32]
+    assert content(tmp_path / "out") == content(shards[0])
+    cluster = {"chief": ["a:1"], "worker": ["b:1"]}
+    task = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    assert hosts_of_environment(5.0) == Hosts(1, 2, 5.0)
+
+
+def test_statistics_come_before_the_shards_and_a_page_after_them(shards, photos):
+    folder, lines = shards
+    assert "60 images labeled" in lines[0]
+    assert (
+        f"{photos} has the folders x, y: their names are not used"
+        in open_unlabeled(photos).notes[0]
+    )
+    assert lines.index(next(line for line in lines if line.startswith("d "))) < lines.index(
+        "shard 1 of 4 written and verified"
+    )
+    page = (folder / "pseudo_labels.html").read_text()
+    assert "Least certain images that are used" in page
+    assert page.count("<figure>") >= 20
+
+
+def test_labels_follow_the_order_of_the_labeled_data(shards):
+    straight, reverse = (open_pseudo_labels(shards[0], classes) for classes in ("abcd", "dcba"))
+    np.testing.assert_array_equal(straight.labels, 3 - reverse.labels)
+    np.testing.assert_array_equal(
+        straight.read_scored(0)[1].numpy(), reverse.read_scored(0)[1].numpy()[::-1]
+    )
+    assert np.bincount(straight.labels).tolist() == [15] * 4  # balanced
+    with pytest.raises(ValueError, match="pseudo-labels of 4 classes, and the labeled data have 2"):
+        open_pseudo_labels(shards[0], ("a", "b"))
+    with pytest.raises(ValueError, match=r"has other classes: .*'x'"):
+        open_pseudo_labels(shards[0], "abcx")
+
+
+def test_evaluation_images_are_left_out_and_named(shards, photos):
+    images = open_unlabeled(photos)
+    held_out = of_images(
+        dataclasses.replace(
+            images.take([7, 8, 9, 10, 11, 12]), classes=("a",), known_labels=np.zeros(6, int)
+        )
+    )
+    everything, rest = (open_pseudo_labels(shards[0], "abcd", h) for h in ((), (held_out,)))
+    assert not everything.notes
+    (note,) = rest.notes
+    assert "pseudo-labeled images that are evaluation images, too" in note
+    assert str(photos) in note
+    assert rest.examples < everything.examples
+
+
+def test_other_content_of_the_folder_is_an_error(teacher, photos, shards, tmp_path):
+    other = open_teacher(
+        str(write_teacher(tmp_path / "other", sharpness=0.002)), make_strategy("cpu")
+    )
+    with pytest.raises(ValueError, match=r"with other flags \(another teacher\)"):
+        label(other, photos, shards[0])
+    with pytest.raises(ValueError, match=r"with other flags \(another rule\)"):
+        label(teacher, photos, shards[0], dataclasses.replace(QUIET, rule=SelectionRule(0.5)))
+    with pytest.raises(ValueError, match=r"has no pseudo-labels: label the images first"):
+        open_pseudo_labels(photos, "abcd")
+    with pytest.raises(ValueError, match=r"no image has a confidence of 1\.0"):
+        label(
+            teacher, photos, tmp_path / "out", dataclasses.replace(QUIET, rule=SelectionRule(1.0))
+        )
+    label(teacher, photos, tmp_path / "out")  # resumes with another threshold
+    assert content(tmp_path / "out") == content(shards[0])

@@ -1,0 +1,164 @@
+"""``effnet-train pseudo-label --model=teacher.keras --data=UNLABELED --out=shards``: labels images.
+
+A teacher labels images; those it is confident of become shards with its scores, for --unlabeled of
+effnet-train. The exit status is 0 on success, 1 for a failing disk, 2 for bad input, and 75 after
+Ctrl-C: the same command resumes. With TF_CONFIG, all hosts share the images; --out must be a folder
+that all of them see.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from absl import flags
+
+from keras_effnet.datasets.dataset import check_path
+from tpu_train.checkpointing.preemption import STOPPED, parse_duration
+from tpu_train.cli import outputs, recipe_flags
+from tpu_train.training.worker_wait import check_tf_config
+
+
+def main(argv=None):
+    """Labels images; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        values = _define()
+        if not recipe_flags.parse(values, "effnet-train pseudo-label", argv, __doc__):
+            return 0
+        _check(values)
+        try:
+            return _label(values)
+        except KeyboardInterrupt:
+            print("\nStopped: the same command resumes", file=sys.stderr)
+            return STOPPED
+    except (flags.Error, ValueError) as error:
+        print(f"effnet-train pseudo-label: {error}", file=sys.stderr)
+        return 2
+
+
+def define_selection(values):
+    """Adds the flags of the selection to absl's `values`."""
+    to_values = {"flag_values": values}
+    flags.DEFINE_float(
+        "threshold",
+        0.3,
+        "least confidence of an image that is used",
+        lower_bound=0,
+        upper_bound=1,
+        **to_values,
+    )
+    flags.DEFINE_boolean(
+        "balance",
+        True,
+        "use the same number of images of every class: of large ones the most confident, while "
+        "those of rare ones are repeated",
+        **to_values,
+    )
+    flags.DEFINE_integer(
+        "images_per_class",
+        0,
+        "this number; 0 for the mean over the classes (the paper: 130,000 for ImageNet)",
+        lower_bound=0,
+        **to_values,
+    )
+
+
+def rule_of(values, seed):
+    """The SelectionRule of the flags."""
+    from tpu_train.noisy_student.selection import SelectionRule  # here: --help stays fast
+
+    return SelectionRule(values.threshold, values.balance, values.images_per_class, seed)
+
+
+def _define():
+    values = flags.FlagValues()
+    to_values = {"flag_values": values}
+    flags.DEFINE_string("model", None, "the teacher: the model.keras of a run", **to_values)
+    flags.DEFINE_string(
+        "data",
+        None,
+        "images to label: a folder (its subfolders are no labels), TFRecord shards, a .csv, .json "
+        "or .npz file, or tfds:NAME",
+        **to_values,
+    )
+    flags.DEFINE_string("out", None, "output folder: new, or incomplete to resume", **to_values)
+    flags.DEFINE_string(
+        "labels",
+        None,
+        "class names of the teacher, one a line (default: labels.txt beside it)",
+        **to_values,
+    )
+    define_selection(values)
+    flags.DEFINE_integer(
+        "seed", 0, "seed of the images that are repeated more often", lower_bound=0, **to_values
+    )
+    flags.DEFINE_integer(
+        "max_corrupt",
+        10,
+        "undecodable images that are left out, at most",
+        lower_bound=0,
+        **to_values,
+    )
+    flags.DEFINE_string(
+        "device", "auto", "auto, tpu[:name], gpu[:count] or cpu[:count]", **to_values
+    )
+    flags.DEFINE_string(
+        "wait_for_workers",
+        "24h",
+        "give up after this time, if other hosts of TF_CONFIG do not finish their part",
+        **to_values,
+    )
+    return values
+
+
+def _check(values):
+    """Raises ``ValueError`` for flags that cannot work, before TensorFlow is imported."""
+    for flag in ("model", "data", "out"):
+        if not getattr(values, flag):
+            raise ValueError(f"--{flag} is missing; see effnet-train pseudo-label --help")
+    if not os.path.isfile(values.model):
+        raise ValueError(f"--model={values.model}: there is no such file; give a .keras file")
+    if not values.model.endswith(".keras"):
+        raise ValueError(f"--model={values.model} is not a .keras file")
+    check_path(values.data)
+    outputs.check_folder("out", values.out, values.data)
+    parse_duration(values.wait_for_workers)
+    if os.environ.get("TF_CONFIG"):
+        check_tf_config(os.environ["TF_CONFIG"])
+
+
+def _label(values):
+    from tpu_train.input_pipeline.tfrecord_shard import PrepareError  # here: --help stays fast
+    from tpu_train.noisy_student.hosts import hosts_of_environment
+    from tpu_train.noisy_student.pseudo_labels import LabelingOptions, write_pseudo_labels
+    from tpu_train.noisy_student.unlabeled_images import open_unlabeled
+    from tpu_train.training.distribution import make_local_strategy
+    from tpu_train.training.teacher import open_teacher
+
+    strategy = make_local_strategy(values.device)
+    teacher = open_teacher(values.model, strategy, values.labels)
+    images = open_unlabeled(values.data)
+    for note in images.notes:
+        print(note, file=sys.stderr)
+    options = LabelingOptions(
+        rule=rule_of(values, values.seed),
+        max_corrupt=values.max_corrupt,
+        hosts=hosts_of_environment(parse_duration(values.wait_for_workers)),
+    )
+    try:
+        written = write_pseudo_labels(teacher, images, values.out, strategy, options)
+    except PrepareError as error:
+        print(f"effnet-train pseudo-label: {error}", file=sys.stderr)
+        return 1
+    if written.was_complete:
+        print("The shards were complete already; nothing was written")
+    print(
+        f"{written.folder}: {written.images:,} images, {written.examples:,} in an epoch; see "
+        f"{os.path.join(written.folder, 'pseudo_labels.html')}"
+    )
+    print(
+        "Train on them: effnet-train --recipe=noisy-student-finetune --data=LABELED "
+        f"--unlabeled={written.folder} --workdir=student"
+    )
+    return 0

@@ -1,0 +1,164 @@
+"""The teacher's scores of all images, in chunks: a file each, so that labeling can be resumed.
+
+A chunk is always computed in the same batches, so its scores do not depend on interruptions.
+Several hosts share the chunks: each computes every n-th, and waits for those of the others.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+
+from keras_effnet.datasets.labeled_images import LabeledImages
+from keras_effnet.evaluation.probabilities import log_probabilities
+from keras_effnet.evaluation.scoring import score_batches
+from keras_effnet.image_classifier import ImageClassifier
+from tpu_train.input_pipeline.tfrecord_shard import PrepareError, disk_errors
+from tpu_train.noisy_student.hosts import Hosts
+from tpu_train.remote_files import read_file, write_file
+from tpu_train.training.teacher import TeacherFile
+
+CHUNK = 1024  # images
+_BATCH = 32  # images of a replica
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The teacher's scores of the images that could be read."""
+
+    rows: np.ndarray  # int64 (images,), of the images in the data set
+    values: np.ndarray  # float32 (images, classes), in [0, 1]
+    unreadable: tuple[str, ...]  # one message for each image that could not be read
+
+
+def distributed_classifier(
+    teacher: TeacherFile, strategy: tf.distribute.Strategy
+) -> ImageClassifier:
+    """The teacher as a classifier that computes each batch on all replicas of the strategy."""
+    batch = _BATCH * strategy.num_replicas_in_sync
+
+    @tf.function(jit_compile=False)
+    def score(pixels):
+        def replica_fn(pixels):
+            return tf.cast(teacher.model(pixels, training=False), tf.float32)
+
+        return strategy.run(replica_fn, args=(pixels,))
+
+    def scores(images):
+        missing = batch - len(images)
+        padded = np.concatenate([images, np.repeat(images[:1], missing, 0)]) if missing else images
+        padded = padded.astype(np.float32)
+
+        def of_replica(context):
+            first = context.replica_id_in_sync_group * _BATCH
+            return tf.constant(padded[first : first + _BATCH])
+
+        result = score(strategy.experimental_distribute_values_from_function(of_replica))
+        parts = strategy.experimental_local_results(result)
+        return np.concatenate([part.numpy() for part in parts])[: len(images)]
+
+    return replace(teacher.classifier, batch=batch, scores=scores)
+
+
+def score_all(
+    classifier: ImageClassifier,
+    activation: str,
+    images: LabeledImages,
+    folder: str,
+    *,
+    hosts: Hosts,
+    max_corrupt: int = 10,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """The :class:`Scores` of all images; chunks that `folder` has are not computed again.
+
+    Args:
+        classifier: of the teacher.
+        activation: of its outputs.
+        images: to score.
+        folder: for the chunks; exists.
+        hosts: that share the chunks.
+        max_corrupt: images that may be unreadable in all chunks together.
+        progress: called with the number of images done and of all of this host.
+
+    Raises ``ValueError`` for more unreadable images, and :class:`PrepareError` for a disk that
+    cannot be written and for a host that does not finish.
+    """
+    chunks = -(-len(images) // CHUNK)
+    own = [n for n in range(chunks) if hosts.owns(n)]
+    total = sum(min(CHUNK, len(images) - n * CHUNK) for n in own)
+    done = 0
+    for n in own:
+        count = min(CHUNK, len(images) - n * CHUNK)
+        path = _path(folder, n)
+        if not tf.io.gfile.exists(path):
+            part = images.take(np.arange(n * CHUNK, n * CHUNK + count))
+
+            def show(i, _, done=done):
+                progress(done + i, total)
+
+            content = _score_chunk(classifier, activation, part, n * CHUNK, max_corrupt, show)
+            with disk_errors(folder):
+                write_file(path, content)
+        done += count
+        progress(done, total)
+    wait_for([_path(folder, n) for n in range(chunks)], hosts)
+    return _read(folder, chunks, max_corrupt)
+
+
+def wait_for(paths: list[str], hosts: Hosts) -> None:
+    """Waits for files that other hosts write; :class:`PrepareError` if they take too long."""
+    start = time.monotonic()
+    missing = paths
+    while missing := [path for path in missing if not tf.io.gfile.exists(path)]:
+        if time.monotonic() - start > hosts.wait_seconds:
+            raise PrepareError(
+                f"other hosts have not written {len(missing)} files, e.g. {missing[0]}, in "
+                f"{hosts.wait_seconds:.0f} s: rerun the same command on all hosts to resume"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _path(folder, number):
+    return os.path.join(folder, f"scores-{number:05}.npz")
+
+
+def _score_chunk(classifier, activation, images, first, max_corrupt, progress):
+    rows, values, unreadable = [], [], []
+    for indices, scores in score_batches(
+        classifier, images, unreadable, max_unreadable=max_corrupt, progress=progress
+    ):
+        if not np.isfinite(scores).all():
+            raise ValueError("the teacher returns NaN or Inf: its weights are damaged")
+        rows += [first + i for i in indices]
+        values.append(np.exp(log_probabilities(scores, activation)).astype(np.float32))
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        rows=np.array(rows, np.int64),
+        values=np.concatenate(values) if values else np.zeros((0, classifier.classes), np.float32),
+        unreadable=np.array(unreadable, str),
+    )
+    return buffer.getvalue()
+
+
+def _read(folder, chunks, max_corrupt):
+    columns = {"rows": [], "values": [], "unreadable": []}
+    for n in range(chunks):
+        with np.load(io.BytesIO(read_file(_path(folder, n)))) as chunk:
+            for name, column in columns.items():
+                column.append(chunk[name])
+    unreadable = tuple(np.concatenate(columns["unreadable"]).tolist())
+    if len(unreadable) > max_corrupt:
+        raise ValueError(
+            f"{len(unreadable)} images cannot be read: {'; '.join(unreadable[:3])}. Repair or "
+            "remove them, or raise the limit (--max_corrupt)"
+        )
+    return Scores(np.concatenate(columns["rows"]), np.concatenate(columns["values"]), unreadable)
