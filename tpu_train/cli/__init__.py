@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from keras_effnet.interruption import run_command
 
-COMMANDS = ("prepare", "preview", "plan", "doctor", "pseudo-label")
+COMMANDS = ("prepare", "preview", "plan", "doctor", "pseudo-label", "noisy-student")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +41,8 @@ def _run(argv):
         from tpu_train.cli.doctor import main as run
     elif command == "pseudo-label":
         from tpu_train.cli.pseudo_label import main as run
+    elif command == "noisy-student":
+        from tpu_train.cli.noisy_student import main as run
     else:
         from tpu_train.cli.train import main as run
 

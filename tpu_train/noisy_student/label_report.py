@@ -120,7 +120,7 @@ def _render(report):
         + "</div>",
         html_elements.section(
             "Confidence",
-            "The share of all images in each interval. Intervals below the threshold are paler.",
+            "The share of all images in each interval; below the threshold in another color.",
             _histogram(report),
         ),
         html_elements.section(
@@ -163,7 +163,7 @@ def _histogram(report):
         for i, share in enumerate(shares)
     ]
     top = min(100, 10 * -(-int(shares.max() + 1) // 10))
-    key = "Share of the images in %; another colour: below the threshold"
+    key = "Share of the images in %"
     return html_elements.bars(rows, top, "%", key, 1e9)
 
 

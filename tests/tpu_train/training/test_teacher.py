@@ -56,6 +56,7 @@ def test_a_teacher_of_other_classes_is_an_error(tmp_path):
         open_teacher(str(tmp_path / "grey.keras"), make_strategy("cpu"))
 
 
+@pytest.mark.slow
 def test_training_with_teacher_and_pseudo_labels_on_one_and_two_devices(
     train_conv, pseudo_labeled, exported_weights, tmp_path, stop_at, source
 ):

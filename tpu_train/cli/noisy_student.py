@@ -1,0 +1,181 @@
+"""``effnet-train noisy-student --teacher=teacher.keras --data=LABELED --unlabeled=IMAGES
+--rounds=3 --workdir=rounds``: trains students, each of which is the next teacher.
+
+A round labels the images, trains a student on them and the labeled ones, and evaluates it. It ends
+after the first student that is not better than its teacher. The exit status is 0 when all rounds
+are finished, 1 after a failed training, 2 for bad input, and 75 for rounds that were stopped: the
+same command resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+
+from absl import flags
+
+from keras_effnet.datasets.dataset import check_path
+from keras_effnet.model_cost import cost
+from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts, parse_duration
+from tpu_train.cli import data_flags, outputs, recipe_flags
+from tpu_train.cli.pseudo_label import define_selection, rule_of
+from tpu_train.recipes.schema import check, model_kind
+from tpu_train.training.model_source import check_source, variant_of
+
+
+def main(argv=None):
+    """Trains rounds; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        values = _define()
+        if not recipe_flags.parse(values, "effnet-train noisy-student", argv, __doc__):
+            return 0
+        recipes = _recipes(values)
+        _check(values)
+        for recipe in recipes:
+            check_source(recipe)
+        try:
+            return _train(recipes, values)
+        except KeyboardInterrupt:
+            print("\nStopped: the same command resumes", file=sys.stderr)
+            return STOPPED
+    except (flags.Error, ValueError) as error:
+        print(f"effnet-train noisy-student: {error}", file=sys.stderr)
+        return 2
+
+
+def _define():
+    values = flags.FlagValues()
+    to_values = {"flag_values": values}
+    data_flags.define(values)
+    flags.DEFINE_string(
+        "unlabeled", None, "images to label: as --data of pseudo-label", **to_values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "folder for the rounds: new, or incomplete to resume", **to_values
+    )
+    flags.DEFINE_integer("rounds", 3, "rounds at most", lower_bound=1, **to_values)
+    flags.DEFINE_list(
+        "students",
+        [],
+        "networks of the students, one for each round, the last for all later ones: equal to the "
+        "teacher or larger, e.g. efficientnet-b0,efficientnet-b2 (default: --model of the recipe)",
+        **to_values,
+    )
+    define_selection(values)
+    flags.DEFINE_string("device", "auto", "as of effnet-train", **to_values)
+    flags.DEFINE_string(
+        "stop_after", "", "save a checkpoint and stop after this time, e.g. 11h", **to_values
+    )
+    flags.DEFINE_float(
+        "save_minutes",
+        10.0,
+        "minutes between checkpoints within a phase",
+        lower_bound=0,
+        **to_values,
+    )
+    recipe_flags.define(values, default="noisy-student-finetune")
+    return values
+
+
+def _recipes(values):
+    """The recipe of each round. --teacher is the first teacher, not one of distillation."""
+    teacher, values["teacher"].value = values.teacher, None
+    recipe = recipe_flags.chosen(values)
+    values["teacher"].value = teacher
+    recipes = [
+        dataclasses.replace(recipe, model=name) for name in values.students or [recipe.model]
+    ]
+    for recipe in recipes:
+        check(recipe)
+    return recipes
+
+
+def _check(values):
+    """Raises ``ValueError`` for flags that cannot work, before TensorFlow is imported."""
+    for flag in ("teacher", "data", "unlabeled", "workdir"):
+        if not getattr(values, flag):
+            raise ValueError(f"--{flag} is missing; see effnet-train noisy-student --help")
+    if not (os.path.isfile(values.teacher) and values.teacher.endswith(".keras")):
+        raise ValueError(f"--teacher={values.teacher} is not a .keras file: give a model.keras")
+    data_flags.check(values, "effnet-train noisy-student")
+    check_path(values.unlabeled)
+    for data in (values.data, values.unlabeled):
+        outputs.check_folder("workdir", values.workdir, data)
+    if values.stop_after:
+        parse_duration(values.stop_after)
+
+
+def _train(recipes, values):
+    # Imported here, so that --help and bad flags do not wait for TensorFlow.
+    from keras_effnet.datasets.training_data import open_training_data
+    from tpu_train.input_pipeline.data_loading import open_data, open_test_images
+    from tpu_train.input_pipeline.tfrecord_shard import PrepareError
+    from tpu_train.noisy_student.pseudo_labels import LabelingOptions
+    from tpu_train.noisy_student.rounds import RoundsRequest, run_rounds
+    from tpu_train.noisy_student.unlabeled_images import open_unlabeled
+    from tpu_train.training.distribution import make_local_strategy
+    from tpu_train.training.run import TrainingError
+
+    stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
+    strategy = make_local_strategy(values.device)
+    options = {
+        "holdout": values.holdout,
+        "seed": recipes[0].seed,
+        "max_corrupt": values.max_corrupt,
+        "on_duplicates": values.on_duplicates,
+    }
+    try:
+        with interrupts(stop_after) as stop:
+            training, evaluation = open_data(values.data, **options)
+            test = open_test_images(values.data, training.classes, max_corrupt=values.max_corrupt)
+            unlabeled = open_unlabeled(values.unlabeled)
+            data_flags.print_notes(training, evaluation, unlabeled)
+            _, evaluation_images = open_training_data(values.data, **options)
+            request = RoundsRequest(
+                recipes=recipes,
+                rounds=values.rounds,
+                teacher=values.teacher,
+                unlabeled=unlabeled,
+                training=training,
+                evaluation=evaluation,
+                evaluation_images=evaluation_images,
+                workdir=values.workdir,
+                labeling=LabelingOptions(
+                    rule=rule_of(values, recipes[0].seed),
+                    max_corrupt=values.max_corrupt,
+                    stop=stop,
+                ),
+                save_minutes=values.save_minutes,
+                test=test,
+            )
+            for recipe in recipes:
+                _print_size(recipe, len(training.classes), values.teacher)
+            rounds = run_rounds(request, strategy)
+    except (TrainingError, PrepareError) as error:
+        print(f"effnet-train noisy-student: {error}", file=sys.stderr)
+        return 1
+    except StoppedError as error:
+        print(f"effnet-train noisy-student: {error}", file=sys.stderr)
+        return STOPPED
+    best = max(rounds, key=lambda r: r.accuracy)
+    print(f"best: {best.model}, top-1 {best.accuracy:.2%} of the evaluation images")
+    print(f"table and plot {os.path.join(values.workdir, 'rounds.html')}")
+    return 0
+
+
+def _print_size(recipe, classes, teacher):
+    """Prints a note if the student is smaller than the first teacher."""
+    import keras
+
+    if model_kind(recipe.model) != "variant":
+        return
+    student = cost(variant_of(recipe), classes=classes).parameters
+    taught = keras.saving.load_model(teacher, compile=False).count_params()
+    if student < taught:
+        print(
+            f"{recipe.model} has {student:,} parameters and the teacher {taught:,}: a student is "
+            "usually at least as large as its teacher (--students)",
+            file=sys.stderr,
+        )

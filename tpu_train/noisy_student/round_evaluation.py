@@ -1,0 +1,58 @@
+"""Evaluates the model of a round as ``effnet evaluate`` does, and writes the same files."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+
+from keras_effnet.datasets.labeled_images import LabeledImages
+from keras_effnet.evaluation.class_matching import match_classes
+from keras_effnet.evaluation.output_files import write_evaluation
+from keras_effnet.evaluation.scoring import progress_lines, score_images
+from keras_effnet.evaluation.summary import evaluate_outcomes
+from keras_effnet.image_classifier import open_classifier
+from keras_effnet.provenance import file_sha256, package_versions
+
+_STEM = "evaluation"
+
+
+def evaluate_model(
+    model: str, images: LabeledImages, folder: str, labels: str | None = None
+) -> dict:
+    """The metrics of a ``.keras`` file on labeled images, as ``evaluation.json`` has them.
+
+    Writes ``evaluation.html``, ``evaluation.json`` and their tables into `folder`. If it has them
+    for this very model and data, they are read instead. `labels` is a file of class names; default:
+    ``labels.txt`` beside the model.
+    """
+    path, digest = os.path.join(folder, f"{_STEM}.json"), file_sha256(model)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        if (record["model_sha256"], record["data"]) == (digest, images.name):
+            return record["metrics"]
+    classifier = open_classifier(model, labels=labels)
+    match = match_classes(images.classes, classifier.classes, classifier.class_names)
+    scored = score_images(classifier, images, match.outputs, progress=progress_lines())
+    identifiers = [images.where(int(i)) for i in scored.indices]
+    evaluation = evaluate_outcomes(scored.outcomes, scored.kind, match.names, identifiers)
+    origin = {
+        "model": classifier.name,
+        "model_sha256": digest,
+        "data": images.name,
+        "unreadable": list(scored.unreadable),
+        "check": None,
+        "facts": {
+            "Model": model,
+            "Data": images.name,
+            "Preprocessing": str(classifier.image_input),
+            "Classes": match.note,
+            "Date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "Versions": ", ".join(f"{k} {v}" for k, v in package_versions().items()),
+        },
+    }
+    write_evaluation(
+        folder, _STEM, evaluation, origin, lambda row: images.pixels(int(scored.indices[row]))
+    )
+    return evaluation.as_dict()["metrics"]

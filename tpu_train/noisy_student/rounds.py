@@ -1,0 +1,154 @@
+"""Rounds of Noisy Student training: a teacher labels, a student learns, and is the next teacher.
+
+A round is a folder with the pseudo-labels, the student's run and its evaluation. Each step of a
+round is skipped if its result is there, so a call after an interruption resumes, and ends with the
+same files.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import keras
+import tensorflow as tf
+
+from keras_effnet.datasets.labeled_images import LabeledImages
+from tpu_train.checkpointing.preemption import CompleteError
+from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
+from tpu_train.noisy_student.pseudo_labels import LabelingOptions, write_pseudo_labels
+from tpu_train.noisy_student.round_evaluation import evaluate_model
+from tpu_train.noisy_student.round_report import Round, describe, write_rounds
+from tpu_train.recipes.schema import Recipe
+from tpu_train.training.run import train
+from tpu_train.training.teacher import open_teacher, outputs_of
+
+LABELS = "pseudo_labels"  # the folder of a round's shards
+
+
+@dataclass(frozen=True)
+class RoundsRequest:
+    """Data and settings of :func:`run_rounds`."""
+
+    recipes: Sequence[Recipe]  # the student of each round; the last is that of all later rounds
+    rounds: int
+    teacher: str  # a .keras file
+    unlabeled: LabeledImages
+    training: ImageSource
+    evaluation: ImageSource
+    evaluation_images: LabeledImages  # the same images, for the evaluation of files
+    workdir: str
+    labeling: LabelingOptions = field(default_factory=LabelingOptions)
+    save_minutes: float = 10.0
+    test: ImageSource | None = None  # images that no student may learn from, too
+
+
+def check_request(request: RoundsRequest, strategy: tf.distribute.Strategy) -> None:
+    """Raises ``ValueError`` for rounds that cannot work, before anything slow."""
+    if request.rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {request.rounds}")
+    if not len(request.evaluation_images):
+        raise ValueError(
+            "rounds are compared by the evaluation images, and there are none: give --holdout=0.2"
+        )
+    for recipe in request.recipes:
+        if not recipe.unlabeled_ratio:
+            raise ValueError(
+                f"recipe {recipe.name} has an unlabeled_ratio of 0: give --unlabeled_ratio=1 or "
+                "more, or a recipe such as noisy-student-finetune"
+            )
+    outputs_of(open_teacher(request.teacher, strategy), request.training.classes)
+
+
+def run_rounds(request: RoundsRequest, strategy: tf.distribute.Strategy) -> tuple[Round, ...]:
+    """The rounds, from that of the teacher (number 0) to the last one that was trained.
+
+    Ends early after a round whose student is not better than its teacher on the evaluation images.
+    `workdir` has the folders ``round-1``, ``round-2``, ... with all files of a run, ``teacher``
+    with the evaluation of the first teacher, and ``rounds.json``, ``rounds.html`` and
+    ``rounds.png``.
+
+    Raises ``ValueError`` as :func:`check_request`, and for folders of other rounds, and what
+    :func:`tpu_train.training.run.train` and
+    :func:`tpu_train.noisy_student.pseudo_labels.write_pseudo_labels` raise.
+    """
+    check_request(request, strategy)
+    log = request.labeling.log
+    rounds = [_evaluate(request, 0, request.teacher, os.path.join(request.workdir, "teacher"))]
+    log(describe(rounds[-1]))
+    for number in range(1, request.rounds + 1):
+        log(f"round {number} of {request.rounds}: the teacher is {rounds[-1].model}")
+        folder = os.path.join(request.workdir, f"round-{number}")
+        labels = _label(request, strategy, rounds[-1].model, os.path.join(folder, LABELS))
+        model = _train(request, strategy, number, folder, labels)
+        result = _evaluate(request, number, model, folder)
+        rounds.append(replace(result, pseudo_labeled=labels.images, examples=labels.examples))
+        write_rounds(request.workdir, rounds)
+        log(describe(rounds[-1]))
+        if rounds[-1].accuracy <= rounds[-2].accuracy:
+            log(
+                f"round {number} does not help: {rounds[-1].accuracy:.2%} after "
+                f"{rounds[-2].accuracy:.2%}. No further round is trained; the best model is "
+                f"{rounds[-2].model}"
+            )
+            break
+    return tuple(rounds)
+
+
+def _label(request, strategy, teacher_path, folder):
+    _forget_models()
+    teacher = open_teacher(teacher_path, strategy)
+    return write_pseudo_labels(teacher, request.unlabeled, folder, strategy, request.labeling)
+
+
+def _train(request, strategy, number, folder, labels):
+    """Trains the student of a round, or resumes; the path of its model."""
+    _forget_models()
+    held_out = [s for s in (request.evaluation, request.test) if s is not None]
+    unlabeled = open_pseudo_labels(labels.folder, request.training.classes, held_out)
+    for note in unlabeled.notes:
+        request.labeling.log(note)
+    recipe = request.recipes[min(number, len(request.recipes)) - 1]
+    model = os.path.join(folder, "model.keras")
+    try:
+        train(
+            recipe,
+            replace(request.training, unlabeled=unlabeled),
+            request.evaluation,
+            folder,
+            strategy,
+            save_minutes=request.save_minutes,
+            stop=request.labeling.stop,
+            pages=False,
+        )
+    except CompleteError:
+        request.labeling.log(f"round {number} was trained before: {model}")
+    return model
+
+
+def _evaluate(request, number, model, folder):
+    _forget_models()
+    metrics = evaluate_model(model, request.evaluation_images, folder)
+    loaded = keras.saving.load_model(model, compile=False)
+    return Round(
+        number=number,
+        model=model,
+        parameters=loaded.count_params(),
+        accuracy=metrics["top1"]["value"],
+        interval=(metrics["top1"]["low"], metrics["top1"]["high"]),
+        loss=metrics["loss"],
+        calibration_error=metrics["expected_calibration_error"],
+        images=metrics["images"],
+    )
+
+
+def _forget_models():
+    """Resets Keras's counters of layer names, which seeds of dropout depend on, and its memory.
+
+    A round of a resumed process then has the same names as one of a process that had others before.
+    """
+    keras.backend.clear_session()
+    gc.collect()
