@@ -32,7 +32,7 @@ FLAGS = {
     "steps_per_loop": 1,
     "save_minutes": 0,
     "holdout": 0.25,
-    "rounds": 1,
+    "rounds": 3,
     "threshold": 0.25,
     "device": "cpu",
 }
@@ -85,8 +85,15 @@ def content(workdir):
     return labels, [w.tobytes() for w in weights]
 
 
-def test_killed_rounds_resume_bit_identically(flags, tmp_path):
-    assert main(words(flags, tmp_path / "whole")) == 0
+@pytest.fixture(scope="module")
+def whole(flags, tmp_path_factory):
+    """The work directory of uninterrupted rounds. No student is better than this teacher."""
+    workdir = tmp_path_factory.mktemp("rounds") / "whole"
+    assert main(words(flags, workdir)) == 0
+    return workdir
+
+
+def test_killed_rounds_resume_bit_identically(flags, whole, tmp_path):
     killed = tmp_path / "killed"
     partial = killed / "round-1" / rounds.LABELS / ".partial"
     assert kill_when(flags, killed, lambda: (partial / "scores-00000.npz").exists())
@@ -95,24 +102,24 @@ def test_killed_rounds_resume_bit_identically(flags, tmp_path):
     newest = lambda: max((p.name for p in checkpoints.glob("step-*")), default="")  # noqa: E731
     assert kill_when(flags, killed, lambda: newest() > "step-000000000")
     assert main(words(flags, killed)) == 0
-    assert content(killed) == content(tmp_path / "whole")
+    assert content(killed) == content(whole)
 
 
-def test_rounds_end_when_a_student_is_not_better(flags, tmp_path, capsys):
-    flags = {**flags, "rounds": 3, "epochs": 1, "learning_rate": 1e-9}
-    assert main(words(flags, tmp_path / "run")) == 0
-    printed = capsys.readouterr()
-    assert "round 1 does not help" in printed.err
-    assert f"best: {flags['teacher']}, top-1 100.00%" in printed.out
-    assert not (tmp_path / "run" / "round-2").exists()
-    record = json.loads((tmp_path / "run" / "rounds.json").read_text())
+def test_rounds_end_when_a_student_is_not_better(flags, whole, capsys):
+    assert not (whole / "round-2").exists()
+    record = json.loads((whole / "rounds.json").read_text())
     assert [r["number"] for r in record["rounds"]] == [0, 1]
     assert record["rounds"][0]["accuracy"] == 1.0
     assert record["rounds"][1]["pseudo_labeled"] > 0
-    assert (tmp_path / "run" / "round-1" / "evaluation.html").exists()
-    assert (tmp_path / "run" / "teacher" / "evaluation.json").exists()
-    assert main(words(flags, tmp_path / "run")) == 0  # nothing is trained again
-    assert "round 1 was trained before" in capsys.readouterr().err
+    assert (whole / "round-1" / "evaluation.html").exists()
+    assert (whole / "teacher" / "evaluation.json").exists()
+    before = content(whole)
+    assert main(words(flags, whole)) == 0  # nothing is trained again
+    assert content(whole) == before
+    printed = capsys.readouterr()
+    assert "round 1 was trained before" in printed.err
+    assert "round 1 does not help" in printed.err
+    assert f"best: {flags['teacher']}, top-1 100.00%" in printed.out
 
 
 def test_bad_input_is_one_error_before_anything_is_written(flags, tmp_path, capsys):

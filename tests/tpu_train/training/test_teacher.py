@@ -77,8 +77,6 @@ def test_training_with_teacher_and_pseudo_labels_on_one_and_two_devices(
     resumed = exported_weights(train_conv("stopped", **run))
     for a, b in zip(one, resumed):
         np.testing.assert_array_equal(a, b)
-    plain = exported_weights(train_conv("plain", evaluation=source))
-    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(one, plain))
 
 
 @pytest.mark.parametrize(
