@@ -106,6 +106,7 @@ _FINETUNE = replace(
     name="noisy-student-finetune",
     source="this project: finetune, with pseudo-labeled photos (docs/noisy-student.md)",
     unlabeled_ratio=3.0,
+    augment="randaugment",  # the noise of the student, beside dropout and stochastic depth
     randaugment_magnitude_first=8,
     randaugment_magnitude_last=8,
     dropout_first=0.4,
