@@ -2,7 +2,7 @@
 
 The plan of an output is everything that its bytes depend on. An incomplete output has it in a
 hidden folder, a complete one in the first line of the index, which is written last. An incomplete
-output may be resumed with another "rule", of which only the shards depend: they are written anew.
+output may be resumed with another "rule", of which only the shards depend: they are written again.
 """
 
 from __future__ import annotations
