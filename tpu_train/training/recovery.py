@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +33,7 @@ LOST_WORKER_ERRORS = (
     tf.errors.InternalError,
     tf.errors.DeadlineExceededError,
 )
+STEP_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)  # of an image, mostly
 _READ_AHEAD = 64  # steps
 
 
@@ -116,6 +118,13 @@ def failed_steps(
     """The error to raise when an operation of these steps failed: for images, their indices."""
     read = min(end_step + _READ_AHEAD, phase.end_step)  # images are read before their steps run
     images = images_of_steps(run.training, run.recipe, phase, first_step, read)
+    return failed_images(run, images, first_step, error)
+
+
+def failed_images(
+    run: RunContext, images: Iterable[int], first_step: int, error: tf.errors.OpError
+) -> RuntimeError:
+    """:func:`failed_steps`, if the images that have been read are known."""
     damaged = dict(corrupt(run.training, images))
     if not damaged:
         return TrainingError(f"A step at or after {first_step} failed: {error_line(error)}")
