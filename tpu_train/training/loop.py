@@ -17,7 +17,6 @@ from tpu_train.checkpointing.manager import NotFiniteError
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.training import distributed_layers, evaluation_history, recovery
-from tpu_train.training.distribution import worker_count
 from tpu_train.training.feature_cache import make_feature_cache
 from tpu_train.training.lr_schedule import learning_rate
 from tpu_train.training.metrics_writer import describe_evaluation
@@ -33,31 +32,6 @@ def train_phases(run: RunContext, restored: tuple[int, TrainingHistory] | None) 
     Raises :class:`~tpu_train.checkpointing.preemption.StoppedError` after a stop, and
     :class:`~tpu_train.training.recovery.TrainingError` if the run cannot continue.
     """
-    try:
-        return _train_phases(run, restored)
-    except recovery.LOST_WORKER_ERRORS as error:
-        if worker_count(run.strategy) < 2:
-            raise
-        raise recovery.lost_worker(error, run.checkpoints.folder) from error
-
-
-def segments(
-    first_step: int, end_step: int, skipped: Sequence[Sequence[int]]
-) -> list[tuple[int, int]]:
-    """[(first, end), ...]: the steps of [first_step, end_step) that are in no skipped range.
-
-    >>> segments(10, 40, [[20, 25], [0, 12]])
-    [(12, 20), (25, 40)]
-    """
-    remaining, step = [], first_step
-    for first, end in sorted(skipped):
-        if step < min(first, end_step):
-            remaining.append((step, min(first, end_step)))
-        step = max(step, end)
-    return [*remaining, (step, end_step)] if step < end_step else remaining
-
-
-def _train_phases(run, restored):
     step, history = restored or (0, TrainingHistory())
     if restored is None:
         # A rollback in the first phase returns to it, and an unwritable disk is noticed now.
@@ -75,6 +49,22 @@ def _train_phases(run, restored):
         except recovery.RECOVERABLE as error:
             run, step, history = recovery.recover(run, phase, history, error)
     return history
+
+
+def segments(
+    first_step: int, end_step: int, skipped: Sequence[Sequence[int]]
+) -> list[tuple[int, int]]:
+    """[(first, end), ...]: the steps of [first_step, end_step) that are in no skipped range.
+
+    >>> segments(10, 40, [[20, 25], [0, 12]])
+    [(12, 20), (25, 40)]
+    """
+    remaining, step = [], first_step
+    for first, end in sorted(skipped):
+        if step < min(first, end_step):
+            remaining.append((step, min(first, end_step)))
+        step = max(step, end)
+    return [*remaining, (step, end_step)] if step < end_step else remaining
 
 
 def _train_phase(run, phase, first_step, history):

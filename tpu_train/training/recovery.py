@@ -10,9 +10,10 @@ read it, so the result does not depend on when it was noticed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -100,8 +101,21 @@ def nan_advice(run: RunContext, phase: Phase, problem: str) -> str:
     )
 
 
-def lost_worker(error: tf.errors.OpError, folder: str) -> TrainingError:
-    """The error to raise when a collective operation failed because a worker is gone."""
+@contextlib.contextmanager
+def reporting_lost_workers(strategy: tf.distribute.Strategy, folder: str) -> Iterator[None]:
+    """Raises :class:`TrainingError` if an operation fails because another worker is gone.
+
+    `folder` has the checkpoints. An error of a strategy with one worker stays as it is.
+    """
+    try:
+        yield
+    except LOST_WORKER_ERRORS as error:
+        if worker_count(strategy) < 2:
+            raise
+        raise _lost_worker(error, folder) from error
+
+
+def _lost_worker(error, folder):
     # TensorFlow aborts what waits for a missing worker: at once if its process has ended, after
     # 10 s without a heartbeat if it hangs.
     reasons = [line for line in error.message.splitlines() if "aborted by" in line]

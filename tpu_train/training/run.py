@@ -47,7 +47,7 @@ from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
 from tpu_train.training.profiler import Profiler, check_profile
-from tpu_train.training.recovery import ON_NAN, TrainingError
+from tpu_train.training.recovery import ON_NAN, TrainingError, reporting_lost_workers
 from tpu_train.training.run_checks import check_evaluations, check_run
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import TrainState, graph_rewriting
@@ -214,6 +214,7 @@ def train(
         path = files.local("recipe.json")
         run_record.write_record(path, recipe, phases, images, evaluation, planned, identity)
         stack.enter_context(end_reported(callback, lambda: metrics.step))
+        stack.enter_context(reporting_lost_workers(strategy, checkpoints.folder))
 
         # Train.
         stack.enter_context(graph_rewriting(strategy))
