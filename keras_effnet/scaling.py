@@ -83,7 +83,7 @@ def compound(
     For networks of your own: `builder` is any function of a factor on the filters, a factor on the
     layers and a size in pixels, and may return anything. `image_size` is the size at phi = 0; the
     scaled one is rounded to the nearest multiple of 4. Raises ``ValueError`` for a phi or a size
-    that is not a finite number, a phi that is too large, and a size above 4,096 pixels.
+    that is not a finite number, a phi that is too large, and a size outside 4 to 4,096 pixels.
 
     >>> def layers_of(width, depth, image_size):
     ...     return [round(64 * width)] * math.ceil(8 * depth), image_size
@@ -92,11 +92,10 @@ def compound(
     """
     _check_number("image_size", image_size)
     width, depth, size = _factors(phi, image_size, coefficients)
-    for what, value, bound in (
-        ("image size", size, MAX_IMAGE_SIZE),
-        ("width", width, MAX_FACTOR),
-        ("depth", depth, MAX_FACTOR),
-    ):
+    if size < SIZE_STEP:
+        raise ValueError(f"phi {phi:g} gives images of {size} pixels a side: use a larger phi")
+    bounds = ("image size", size, MAX_IMAGE_SIZE), ("width", width, MAX_FACTOR)
+    for what, value, bound in (*bounds, ("depth", depth, MAX_FACTOR)):
         if value > bound:
             raise ValueError(
                 f"phi {phi:g} gives {what} {value:,.5g}, above {bound:,g}: use a smaller phi"

@@ -284,7 +284,9 @@ def test_compound_calls_any_builder_with_the_papers_factors():
         assert built.image_size == scale(v, phi).image_size
 
 
-@pytest.mark.parametrize(("phi", "message"), [(float("nan"), "phi nan"), (60, "smaller phi")])
+@pytest.mark.parametrize(
+    ("phi", "message"), [(float("nan"), "phi nan"), (60, "smaller phi"), (-40, "larger phi")]
+)
 def test_compound_refuses_a_phi_that_no_machine_runs(phi, message):
     with pytest.raises(ValueError, match=message):
         compound(lambda *dimensions: dimensions, phi)
