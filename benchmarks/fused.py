@@ -2,8 +2,9 @@
 
 For each network: parameters and multiply-adds, the roofline of one train step by the TPU compiler
 (no TPU needed), and the time of the trainer's step on this CPU. On the CPU the networks take turns
-of one step in one process, so that other programs slow all of them alike. One command makes the
-table and the plot of docs/results/fused.md; finished rows are kept, and the same command resumes:
+of one step in one process, and the processor's seconds are counted, which other programs on the
+machine change little; wall-clock seconds are recorded as well. One command makes the table and the
+plot of docs/results/fused.md; finished rows are kept, and the same command resumes:
 
     python benchmarks/fused.py --doc=docs/results/fused.md
 
@@ -91,7 +92,7 @@ def compiled_on_tpu(name, topology_name, batch, cache):
 
 
 def seconds_on_cpu(names, batch, image_size, turns):
-    """{name: seconds of each counted train step} of the networks, taking turns of one step."""
+    """{name: [(wall-clock seconds, processor seconds), ...]} of train steps, in turns of one."""
     from step_throughput import trainer_step
 
     steps, times = {}, {name: [] for name in names}
@@ -107,10 +108,11 @@ def seconds_on_cpu(names, batch, image_size, turns):
             steps[name] = trainer_step(recipe, CLASSES)
         for turn in range(UNCOUNTED + turns):
             for name, run_steps in steps.items():
-                began = time.perf_counter()
+                began = time.perf_counter(), time.process_time()
                 run_steps(1)
                 if turn >= UNCOUNTED:
-                    times[name].append(time.perf_counter() - began)
+                    ended = time.perf_counter(), time.process_time()
+                    times[name].append([after - before for before, after in zip(began, ended)])
             print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return times
@@ -122,9 +124,9 @@ def table(results):
     head = ["B4", "parameters, M", "paper", "multiply-adds, G", "paper"]
     head += [f"{target}, ms: FLOPs / bytes" for target in targets]
     head += [f"{target}, relative" for target in targets]
-    head += ["CPU, s", "CPU, relative (lowest to highest)", "paper: TPUv3", "paper: V100"]
+    head += ["CPU, processor s", "CPU, relative (lowest to highest)", "paper: TPUv3", "paper: V100"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    cpu = results.get("cpu", {}).get("seconds", {})
+    cpu = _processor_seconds(results)
     for name in FUSED_STAGES:
         c, (millions, billions, _, tpu, gpu) = cost(network(name)), PAPER[name]
         row = [name, _beside(c.trainable / 1e6, millions), f"{millions:g}"]
@@ -154,6 +156,11 @@ def _relative(first, row):
     return f"{row['roofline_seconds'] / first['roofline_seconds']:.2f}"
 
 
+def _processor_seconds(results):
+    steps = results.get("cpu", {}).get("seconds", {})
+    return {name: [processor for _, processor in pairs] for name, pairs in steps.items()}
+
+
 def _cpu_cells(cpu, name):
     if name not in cpu:
         return ["-", "-"]
@@ -177,7 +184,7 @@ def plot(results, path):
         if all(row and row["fits"] for row in rows):
             first = rows[0]["roofline_seconds"]
             series[f"{target}, roofline"] = [row["roofline_seconds"] / first for row in rows]
-    cpu = results.get("cpu", {}).get("seconds", {})
+    cpu = _processor_seconds(results)
     if cpu:
         series["this CPU"] = [
             statistics.median(m / b for m, b in zip(cpu[name], cpu["no fused"]))
@@ -226,9 +233,9 @@ def main(argv=None):
     parser.add_argument("--topologies", nargs="*", default=["v3:2x2", "v5e:1x1"])
     parser.add_argument("--batch_size", type=int, default=32, help="images per TPU core")
     parser.add_argument("--cache", default="plan-cache", help="folder of compiled results")
-    parser.add_argument("--turns", type=int, default=7, help="counted turns on the CPU; 0: none")
+    parser.add_argument("--turns", type=int, default=5, help="counted turns on the CPU; 0: none")
     parser.add_argument("--cpu_batch_size", type=int, default=2)
-    parser.add_argument("--cpu_image_size", type=int, default=380)
+    parser.add_argument("--cpu_image_size", type=int, default=224)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.one:

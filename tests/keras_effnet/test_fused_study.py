@@ -39,7 +39,12 @@ def test_the_table_has_ratios_of_the_same_turns():
             "fused stages 1-3": {"v3:2x2": _row(0.1, 0.05)},
             "fused stages 1-7": {"v3:2x2": _row(0.0, 0.0, fits=False)},
         },
-        "cpu": {"seconds": {"no fused": [1.0, 2.0, 1.0], "fused stages 1-3": [1.5, 3.0, 2.0]}},
+        "cpu": {
+            "seconds": {
+                "no fused": [[9.0, 1.0], [9.0, 2.0], [9.0, 1.0]],
+                "fused stages 1-3": [[9.0, 1.5], [9.0, 3.0], [9.0, 2.0]],
+            }
+        },
     }
     lines = fused.table(results).splitlines()
     assert len(lines) == 2 + len(fused.FUSED_STAGES)
@@ -51,5 +56,5 @@ def test_the_table_has_ratios_of_the_same_turns():
     assert early["CPU, relative (lowest to highest)"] == "1.50 (1.50 to 2.00)"
     assert early["paper: TPUv3"] == "0.72"
     assert first["CPU, relative (lowest to highest)"].startswith("1.00 (")
-    assert middle["v3:2x2, relative"] == middle["CPU, s"] == "-"
+    assert middle["v3:2x2, relative"] == middle["CPU, processor s"] == "-"
     assert all_stages["v3:2x2, ms: FLOPs / bytes"] == "does not fit"
