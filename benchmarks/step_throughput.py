@@ -30,13 +30,13 @@ KERAS = {"efficientnet-b0": "EfficientNetB0", "efficientnetv2-b0": "EfficientNet
 TIMM = {"efficientnet-b0": "tf_efficientnet_b0", "efficientnetv2-b0": "tf_efficientnetv2_b0"}
 
 
-def random_batch(batch_size, size):
+def random_batch(batch_size, size, classes=CLASSES):
     """uint8 (batch, size, size, 3) and int32 (batch,)."""
     import numpy as np
 
     draw = np.random.default_rng(SEED)
     images = draw.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
-    return images, draw.integers(0, CLASSES, batch_size, dtype=np.int32)
+    return images, draw.integers(0, classes, batch_size, dtype=np.int32)
 
 
 def _tensorflow(threads):
@@ -47,36 +47,24 @@ def _tensorflow(threads):
     return tf
 
 
-def ours(model, batch, steps, threads, turn, *, freeze="none", cached=False):
-    """`tpu_train`'s step, as train.py runs it, with the paper's recipe.
+def trainer_step(recipe, classes, *, cached=False):
+    """``run_steps(count)`` of `tpu_train`'s step, as train.py runs it, on one batch from memory.
 
     `cached`: on the outputs of the frozen layers, which are computed once.
     """
+    import tensorflow as tf
+
     from tpu_train.recipes.phases import make_phases
-    from tpu_train.recipes.table import find_recipe
     from tpu_train.training import distributed_layers, model_factory
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.feature_cache import split_model
     from tpu_train.training.lr_schedule import learning_rate
     from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
 
-    tf = _tensorflow(threads)
-    images, labels = batch
-    recipe = dataclasses.replace(
-        find_recipe(model),
-        batch_size=len(images),
-        phases=1,
-        image_size_first=images.shape[1],
-        image_size_last=images.shape[1],
-        precision="float32",
-        freeze=freeze,
-    )
-    if cached:
-        recipe = dataclasses.replace(recipe, drop_path_first=0.0, drop_path_last=0.0)
     examples = 100_000
     (phase,) = make_phases(recipe, examples)
     strategy = make_strategy("cpu")
-    network = model_factory.training_network(recipe, CLASSES)
+    network = model_factory.training_network(recipe, classes)
     with strategy.scope():
         net = distributed_layers.training_clone(
             network, batch_norm_group_size=recipe.batch_norm_group_size
@@ -84,8 +72,9 @@ def ours(model, batch, steps, threads, turn, *, freeze="none", cached=False):
         ema_net = distributed_layers.training_clone(network)
         state = TrainState.create(net, ema_net, recipe, [phase])
     distributed_layers.set_phase(net, recipe, phase)
+    images, labels = random_batch(recipe.batch_size, recipe.image_size_last, classes)
     if cached:
-        backbone, net = split_model(net, freeze)
+        backbone, net = split_model(net, recipe.freeze)
         images = backbone(images, training=False)
     batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
     batches = iter(strategy.distribute_datasets_from_function(lambda context: batch))
@@ -95,14 +84,39 @@ def ours(model, batch, steps, threads, turn, *, freeze="none", cached=False):
             recipe, phase, step, examples=examples, total_examples=recipe.epochs * examples
         )
 
-    with graph_rewriting(strategy):
-        run_steps = trace_steps(
-            StepSpec(recipe, phase, CLASSES, strategy, net, state, rate), batches
-        )
-        count = tf.constant(steps, tf.int64)
-        for turns in range(1_000_000):
-            run_steps(batches, tf.constant(turns * steps, tf.int64), count).numpy()
-            turn()
+    run = trace_steps(StepSpec(recipe, phase, classes, strategy, net, state, rate), batches)
+    done = 0
+
+    def run_steps(count):
+        nonlocal done
+        with graph_rewriting(strategy):
+            run(batches, tf.constant(done, tf.int64), tf.constant(count, tf.int64)).numpy()
+        done += count
+
+    return run_steps
+
+
+def ours(model, batch, steps, threads, turn, *, freeze="none", cached=False):
+    """`tpu_train`'s step with the paper's recipe; `cached` as for :func:`trainer_step`."""
+    from tpu_train.recipes.table import find_recipe
+
+    _tensorflow(threads)
+    batch_size, size = batch[0].shape[:2]
+    recipe = dataclasses.replace(
+        find_recipe(model),
+        batch_size=batch_size,
+        phases=1,
+        image_size_first=size,
+        image_size_last=size,
+        precision="float32",
+        freeze=freeze,
+    )
+    if cached:
+        recipe = dataclasses.replace(recipe, drop_path_first=0.0, drop_path_last=0.0)
+    run_steps = trainer_step(recipe, CLASSES, cached=cached)
+    for _ in range(1_000_000):
+        run_steps(steps)
+        turn()
 
 
 def keras_fit(model, batch, steps, threads, turn, *, averages, frozen=False):
