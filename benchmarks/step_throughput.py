@@ -123,7 +123,8 @@ def keras_fit(model, batch_size, steps, threads, turn, *, averages):
 
 def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
     """The network of timm, and the step of its train.py."""
-    from foreign import import_torch_projects
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from tools.foreign import import_torch_projects
 
     torch, _, timm = import_torch_projects()
     from timm.loss import LabelSmoothingCrossEntropy
@@ -246,8 +247,8 @@ def table(model, times, batch_size):
     return "\n".join(lines)
 
 
-def main(argv=None):
-    """Prints one table per network; with --one, runs as a contender."""
+def parsed(argv=None):
+    """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(KERAS), choices=list(KERAS))
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
@@ -256,7 +257,12 @@ def main(argv=None):
     parser.add_argument("--steps", type=int, default=3, help="steps per turn")
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--one", choices=list(CONTENDERS), help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Prints one table per network; with --one, runs as a contender."""
+    options = parsed(argv)
     if options.one:
         serve(options)
     for model in options.models:
