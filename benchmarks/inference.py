@@ -8,7 +8,7 @@ are not measured again:
     python benchmarks/inference.py --folder=inference-files --results=docs/results/inference.json
     python benchmarks/inference.py --models efficientnet-b0 --batches 1 --threads 1 --rounds=3
 
-OpenVINO needs a Python of its own where its requirements conflict: --openvino_python=PATH (default:
+OpenVINO needs a separate Python where its requirements conflict: --openvino_python=PATH (default:
 left out). Images are uint8 in [0, 255]; normalization is part of the network everywhere but in
 timm, whose images are already normalized. A .tflite takes one image: of a batch, each thread takes
 images in turn. Every other contender gets the whole batch.

@@ -1,6 +1,6 @@
 """Peak memory: training against Keras's ``fit``, and converting against TensorFlow's converter.
 
-Every contender is a process of its own; its peak is ru_maxrss, the most memory that it ever had at
+Every contender is a separate process; its peak is ru_maxrss, the most memory that it ever had at
 once, with everything that it imports. Prints the tables of docs/results/memory.md:
 
     python benchmarks/memory.py train --model=efficientnet-b0 --batch_size=32 --steps=3
@@ -102,7 +102,7 @@ def _peak(flags):
 
 
 def write_keras(options, folder):
-    """The path of a .keras file of the network, written by a process of its own."""
+    """The path of a .keras file of the network, written by a separate process."""
     path = os.path.join(folder, "model.keras")
     code = (
         "import sys, keras_effnet; name, size, path = sys.argv[1:]; "

@@ -112,8 +112,9 @@ def line(row: Benchmark, ratio: float | None, recorded: dict | None) -> str:
     return f"{row.name:<42}{row.against:<22}{now:>7}{before:>20}  {row.page:<20}{row.command}"
 
 
-def read_recorded(path: pathlib.Path = RECORDED) -> dict[str, dict]:
+def read_recorded(path: pathlib.Path | None = None) -> dict[str, dict]:
     """{key: {"ratio", "date", "commit"}}; empty without a file."""
+    path = path or RECORDED
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 

@@ -46,8 +46,12 @@ def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_THREADS) as pool:
         sums = list(pool.map(lambda run: _moments(layers, *run), runs))
         for index, layer in enumerate(layers):
-            weight, mean, square = (sum(each) for each in zip(*(part[index] for part in sums)))
-            layer.round(graph, mean / weight, square / weight)
+            weight, mean, square = sums[0][index]
+            for part in sums[1:]:
+                weight, mean = weight + part[index][0], mean + part[index][1]
+                square += part[index][2]
+            square /= weight
+            layer.round(graph, mean / weight, square)
     return graph.content()
 
 
@@ -123,8 +127,11 @@ class Layer:
         has_bias = bias >= 0 and graph.is_constant(bias)
         input_error = _INPUT_ERROR * np.einsum("gii->gi", square).mean(-1)
         if has_bias:  # the bias absorbs the change of the mean
-            square = square - mean[:, :, None] * mean[:, None, :]
-        square = square + input_error[:, None, None] * np.eye(mean.shape[-1])
+            products = mean[:, :, None] * mean[:, None, :]
+            square = np.subtract(square, products, out=products)
+        else:
+            square = square.astype(np.float64)
+        np.einsum("gii->gi", square)[...] += input_error[:, None]
         weights = self.weights(graph)
         rounded = round_to_grid(weights, square)
         if has_bias:
@@ -140,7 +147,7 @@ def _moments(layers, rows, count):
 
     Each image is weighted by the inverse of its mean square.
     """
-    sums = [[0.0, 0.0, 0.0] for _ in layers]
+    sums = [[0.0, 0.0, None] for _ in layers]
     for group in np.array_split(np.arange(count), -(-count // _GROUP)):
         scaled = [[] for _ in layers]
         for _, values in zip(group, rows):
@@ -152,7 +159,8 @@ def _moments(layers, rows, count):
                 scaled_inputs.append(value * np.float32(np.sqrt(weight / value.shape[1])))
         for total, scaled_inputs in zip(sums, scaled):
             joined = np.concatenate(scaled_inputs, 1)
-            total[2] = total[2] + joined.swapaxes(1, 2) @ joined
+            products = joined.swapaxes(1, 2) @ joined
+            total[2] = products if total[2] is None else np.add(total[2], products, out=total[2])
     return sums
 
 
