@@ -11,7 +11,8 @@ are not measured again:
 OpenVINO needs a separate Python where its requirements conflict: --openvino_python=PATH (default:
 left out). Images are uint8 in [0, 255]; normalization is part of the network everywhere but in
 timm, whose images are already normalized. A .tflite takes one image: of a batch, each thread takes
-images in turn. Every other contender gets the whole batch.
+images in turn. Every other contender gets the whole batch. The ratios are those of processor time,
+which other programs change less than wall-clock time; it counts all threads.
 """
 
 from __future__ import annotations
@@ -206,27 +207,27 @@ def _turn(process, batch):
 
 def table(cells):
     """The Markdown table of one network and number of threads, from the cells of the JSON file."""
-    batches = sorted({cell["batch"] for cell in cells})
+    cells = sorted(cells, key=lambda cell: cell["batch"])
     names = [name for name in CONTENDERS if any(name in cell["times"] for cell in cells)]
-    head = [f"batch {b}: ms per image | this / {FIRST}" for b in batches]
-    lines = [f"| | {' | '.join(head)} |", "|---" * (1 + 2 * len(batches)) + "|"]
+    head = [
+        f"batch {cell['batch']}: processor ms per image | this / {FIRST} | wall-clock ms, shortest"
+        for cell in cells
+    ]
+    lines = [f"| | {' | '.join(head)} |", "|---" * (1 + 3 * len(cells)) + "|"]
     for name in names:
         row = [name]
-        for batch in batches:
-            times = next(cell["times"] for cell in cells if cell["batch"] == batch)
-            row += [f"{1e3 * _median(times[name]):.1f}", f"{ratio(times, name):.2f}"]
+        for times in (cell["times"] for cell in cells):
+            used = statistics.median(cpu for _, cpu in times[name])
+            shortest = min(wall for wall, _ in times[name])
+            row += [f"{1e3 * used:.1f}", f"{ratio(times, name):.2f}", f"{1e3 * shortest:.1f}"]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
 def ratio(times, name):
-    """The median over the rounds of a contender's time divided by that of ``FIRST``."""
+    """The median over the rounds of a contender's processor time divided by that of ``FIRST``."""
     rounds = zip(times[name], times[FIRST])
-    return statistics.median(mine[0] / first[0] for mine, first in rounds)
-
-
-def _median(times):
-    return statistics.median(wall for wall, _ in times)
+    return statistics.median(mine[1] / first[1] for mine, first in rounds)
 
 
 def parsed(argv=None):

@@ -46,7 +46,8 @@ def test_a_failed_row_is_printed_and_is_the_status(ratios, monkeypatch, capsys, 
     monkeypatch.setattr(ratios, "RECORDED", tmp_path / "ratios.json")
     assert ratios.main(["--record"]) == 1
     printed = capsys.readouterr()
-    assert "1.25" in printed.out and "failed" in printed.out
+    assert "1.25" in printed.out
+    assert "failed" in printed.out
     assert "work / b: no file" in printed.err
     assert list(ratios.read_recorded(tmp_path / "ratios.json")) == ["work / a"]
 

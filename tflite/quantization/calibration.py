@@ -122,7 +122,8 @@ def accumulate_histograms(
     """
     tensors = ops.activations(float32_model)
     tensors = {name: i for name, i in tensors.items() if only is None or name in only}
-    accumulators, scratch = {name: _Accumulator() for name in tensors}, _Scratch()
+    scratch = _Scratch()
+    accumulators = {name: _Accumulator(scratch) for name in tensors}
     for number, values in enumerate(
         runner.run(float32_model, images, tensors.values(), threads=_THREADS), start=1
     ):
@@ -130,7 +131,7 @@ def accumulate_histograms(
             accumulators[name].add(values.view(index))
         if number % _TOGETHER == 0 or number == len(images):
             for accumulator in accumulators.values():
-                accumulator.count(scratch)
+                accumulator.count()
     histograms = {name: accumulator.result() for name, accumulator in accumulators.items()}
     for name, histogram in histograms.items():
         if not np.isfinite([histogram.low, histogram.high]).all():
@@ -243,7 +244,8 @@ class _Accumulator:
     The result depends on the values, not on their order.
     """
 
-    def __init__(self):
+    def __init__(self, scratch=None):
+        self._scratch = scratch or _Scratch()
         self.low, self.high = np.inf, -np.inf
         self.width = None
         self.counts = np.zeros((2, 2 * _BINS))  # plain, and divided by the image's mean square
@@ -257,11 +259,11 @@ class _Accumulator:
         if rows.size > _SAMPLE:  # else they are those of the sample
             self._extremes(float(rows.min()), float(rows.max()))
 
-    def count(self, scratch):
+    def count(self):
         """Counts the images added since the last call."""
         samples, self._samples = self._samples, []
         size = sum(each.size for each in samples)
-        sample = scratch.array(np.float32, size)
+        sample = self._scratch.array(np.float32, size)
         np.concatenate(samples, out=sample.reshape(-1, samples[0].shape[1]))
         low, high = (end(sample.reshape(-1, samples[0].shape[1]), 0) for end in (np.min, np.max))
         self._extremes(float(low.min()), float(high.max()))
@@ -270,7 +272,7 @@ class _Accumulator:
         self._widen(max(abs(self.low), abs(self.high)))
         np.multiply(sample, np.float32(1 / self.width), out=sample)
         np.floor(sample, out=sample)
-        bins, weights = scratch.array(np.intp, size), scratch.array(np.float64, size)
+        bins, weights = self._scratch.array(np.intp, size), self._scratch.array(np.float64, size)
         np.copyto(bins, sample, casting="unsafe")
         bins += _BINS
         np.clip(bins, 0, 2 * _BINS - 1, out=bins)
