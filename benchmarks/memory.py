@@ -1,7 +1,7 @@
 """Peak memory: training against Keras's ``fit``, and converting against TensorFlow's converter.
 
 Every contender is a separate process; its peak is ru_maxrss, the most memory that it ever had at
-once, with everything that it imports. Prints the tables of docs/results/memory.md:
+once, with everything that it imports. Prints a table:
 
     python benchmarks/memory.py train --model=efficientnet-b0 --batch_size=32 --steps=3
     python benchmarks/memory.py convert --model=efficientnetv2-s --images=64 --size=384

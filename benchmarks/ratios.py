@@ -1,7 +1,7 @@
 """The ratios of the main benchmarks, measured again and beside the last recorded ones.
 
-Every ratio is that of theirs to ours in one run, contenders in turns: above 1, ours takes less time
-or memory. `make bench` runs all of them, in about half an hour on two idle cores:
+Every ratio is that of theirs to ours in one run, contenders in turns: above 1, ours takes less
+time. `make bench` measures all of them:
 
     python benchmarks/ratios.py
     python benchmarks/ratios.py --only import inference    # rows whose name contains one of these
@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import inference
-import memory
 import start_up
 import step_throughput
 
@@ -65,12 +64,6 @@ def _inference(row):
     return inference.ratio(times, row.against)
 
 
-def _training_memory(row):
-    options = memory.parsed(["train", f"--model={row.name.split(': ')[1]}"])
-    peaks = memory.peaks(options)
-    return peaks[row.against][0] / peaks["ours"][0]
-
-
 def _import(row):
     times = start_up.time_imports(3)
     return times["import keras"][1] / times["import keras_effnet, keras"][1]
@@ -87,13 +80,6 @@ BENCHMARKS = (
     *(
         Benchmark("inference: efficientnet-b0", against, "inference.md", _FILES, _inference)
         for against in ("tflite float32", "ONNX Runtime", "ONNX Runtime int8", "keras predict")
-    ),
-    Benchmark(
-        "peak memory of training: efficientnet-b0",
-        "keras, oneDNN",
-        "memory.md",
-        "python benchmarks/memory.py train",
-        _training_memory,
     ),
     Benchmark(
         "import keras_effnet, keras",

@@ -55,4 +55,4 @@ def test_a_failed_row_is_printed_and_is_the_status(ratios, monkeypatch, capsys, 
 def test_an_unknown_row_is_an_error_with_the_names(ratios, capsys):
     with pytest.raises(SystemExit):
         ratios.main(["--only", "nothing"])
-    assert "peak memory of training" in capsys.readouterr().err
+    assert "train step: efficientnet-b0" in capsys.readouterr().err
