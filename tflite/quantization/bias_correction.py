@@ -30,8 +30,8 @@ def correct_biases(
 
     Works layer by layer, front to back: each layer is measured after those before it have been
     corrected. (Several layers at once would be corrected twice for the same shift.) The model is
-    quantized once; its int32 biases are then changed in place, and only what follows a changed
-    bias is computed again.
+    quantized once; its int32 biases are then changed in place, and no operation in front of a
+    changed one is computed again.
 
     Args:
         float32_model: bytes of a float .tflite.
