@@ -150,7 +150,8 @@ def keras_fit(model, batch, steps, threads, turn, *, averages, frozen=False):
 
 def timm_step(model, batch, steps, threads, turn, *, channels_last):
     """The network of timm, and the step of its train.py."""
-    from foreign import import_torch_projects
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from tools.foreign import import_torch_projects
 
     torch, _, timm = import_torch_projects()
     from timm.loss import LabelSmoothingCrossEntropy
@@ -281,8 +282,8 @@ def table(model, times, batch_size):
     return "\n".join(lines)
 
 
-def main(argv=None):
-    """Prints one table per network; with --one, runs as a contender."""
+def parsed(argv=None):
+    """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(KERAS), choices=list(KERAS))
     parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, *FROZEN])
@@ -295,6 +296,12 @@ def main(argv=None):
     parser.add_argument("--one", choices=[*CONTENDERS, *FROZEN], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.contenders = options.contenders or list(FROZEN if options.freeze else CONTENDERS)
+    return options
+
+
+def main(argv=None):
+    """Prints one table per network; with --one, runs as a contender."""
+    options = parsed(argv)
     if options.one:
         serve(options)
     for model in options.models:
