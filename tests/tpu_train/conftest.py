@@ -9,7 +9,7 @@ pytest.importorskip("tensorflow")
 
 import tensorflow as tf
 
-from keras_effnet.variants import VARIANTS
+from keras_effnet.variants import NETWORKS
 from tpu_train.input_pipeline.data_loading import from_arrays
 from tpu_train.recipes.table import RECIPES
 
@@ -20,7 +20,7 @@ tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfigu
 @pytest.fixture
 def tiny_recipe(monkeypatch, tiny):
     """Everything on: two phases of two sizes, RandAugment, mixup, dropout, drop path, clipping."""
-    monkeypatch.setitem(VARIANTS, "tiny", tiny)
+    monkeypatch.setitem(NETWORKS, "tiny", tiny)
     return dataclasses.replace(
         RECIPES["digits"],
         name="tiny",
