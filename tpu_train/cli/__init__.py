@@ -1,6 +1,6 @@
 """Command lines of the trainer: they parse flags and call the modules that do the work.
 
-``effnet-train [prepare|preview|plan|doctor] --flag=value ...``; without a command it trains.
+``effnet-train [prepare|preview|plan|search|doctor] --flag=value ...``; without a command it trains.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from keras_effnet.interruption import run_command
 
-COMMANDS = ("prepare", "preview", "plan", "doctor")
+COMMANDS = ("prepare", "preview", "plan", "search", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +37,8 @@ def _run(argv):
         from tpu_train.cli.preview import main as run
     elif command == "plan":
         from tpu_train.cli.plan import main as run
+    elif command == "search":
+        from tpu_train.cli.search import main as run
     elif command == "doctor":
         from tpu_train.cli.doctor import main as run
     else:

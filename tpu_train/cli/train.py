@@ -40,7 +40,7 @@ _INTRODUCTION = """Trains an EfficientNet with progressive learning.
   effnet-train --recipe=photos --data=my_photos --workdir=run1
   effnet-train --recipe=efficientnetv2-s-paper --show       # prints settings and phases only
 
-Other commands: effnet-train prepare | preview | plan | doctor, each with --help."""
+Other commands: effnet-train prepare | preview | plan | search | doctor, each with --help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
