@@ -60,6 +60,8 @@ setup(
         # --callback=wandb and --callback=mlflow.
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny"],
+        # effnet-train search.
+        "search": ["optuna>=5"],
         # Photos of iPhones.
         "heic": ["pillow-heif"],
         # effnet-train prepare --runner=...; pins older packages than TensorFlow's newest.

@@ -91,6 +91,7 @@ LAYERS = {
     ),
     "tpu_train": (
         ("cli",),
+        ("search",),
         ("tpu_compile", "diagnostics"),
         ("training",),
         ("callbacks",),
@@ -246,6 +247,8 @@ def test_tables_and_plans_import_no_framework(pure):
         ("tensorflow_datasets", {"keras_effnet/datasets/tfds.py"}),
         ("wandb", {"tpu_train/callbacks/wandb_run.py"}),
         ("mlflow", {"tpu_train/callbacks/mlflow_run.py"}),
+        ("optuna", {"tpu_train/search/optuna_study.py"}),
+        ("sqlalchemy", {"tpu_train/search/optuna_study.py"}),
         ("apache_beam", {"tpu_train/input_pipeline/prepare_beam.py"}),
         ("jax", {"keras_effnet/gradients.py", "tpu_train/tpu_compile/compiler.py"}),
         ("torch", {"keras_effnet/porting/reference_models.py"}),

@@ -61,9 +61,8 @@ def run_search(
         study=study,
         limited=limited,
         trainer=TrialTrainer(
-            settings.recipe, images, minival, strategy, request.save_minutes, stop
+            settings.recipe, images, minival, strategy, timer, request.save_minutes, stop
         ),
-        timer=timer,
         cache=ResultsCache(request.cache, identity, timer.device),
         stop=stop,
     ).run()

@@ -17,16 +17,13 @@ from keras_effnet.variant_lookup import find_variant
 from tpu_train.input_pipeline.batches import batch_spec
 from tpu_train.recipes.phases import Phase, make_phases
 from tpu_train.recipes.schema import Recipe
+from tpu_train.search.trial_record import TrialFailedError
 from tpu_train.training import distributed_layers, model_factory
 from tpu_train.training.distribution import describe
 from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
 
 WARMUP_STEPS = 3
 STEPS = 15  # whose median is taken
-
-
-class StepTimeError(RuntimeError):
-    """The step time of a network cannot be determined."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def _compiler_timer(name, classes, examples, cache):
         lowered = lowering.lower_step(training, phase, phase.batch_size // target.cores)
         compiled = compiled_step.compile_step(lowered, target, cache)
         if not compiled.fits:
-            raise StepTimeError(
+            raise TrialFailedError(
                 f"a step with a batch of {phase.batch_size} images does not fit {name}: give a "
                 "smaller --batch_size"
             )

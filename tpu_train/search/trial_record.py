@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
 
 
+class TrialFailedError(RuntimeError):
+    """A network has no result; the search continues with the next one."""
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """A trial of a study: a network, and what is known about it so far."""

@@ -2,7 +2,7 @@
 
 All workers see the same trials. A trial that is not finished belongs to the worker that holds the
 lock of its folder. The lock of a worker that has ended is free, and any other worker continues the
-trial from its last checkpoint.
+trial from its last checkpoint. No TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -26,11 +27,18 @@ from tpu_train.search.output_files import write_outputs
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.results_cache import ResultsCache
 from tpu_train.search.sampling import draw, known_trials
-from tpu_train.search.step_time import StepTimeError, StepTimer
 from tpu_train.search.study_opening import workdir_lock
-from tpu_train.search.trial_record import COMPLETE, FAILED, PRUNED, TrialRecord
-from tpu_train.search.trial_training import TrialTrainer, remove_checkpoints
-from tpu_train.training.recovery import TrainingError
+from tpu_train.search.trial_folder import remove_checkpoints
+from tpu_train.search.trial_record import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    TrialFailedError,
+    TrialRecord,
+)
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from tpu_train.search.trial_training import TrialTrainer
 
 _POLL_SECONDS = 1.0
 _MOST_FAILURES = 3  # of trials, before any has been completed
@@ -48,7 +56,6 @@ class Worker:
     study: StoredStudy
     limited: LimitedSpace
     trainer: TrialTrainer
-    timer: StepTimer
     cache: ResultsCache
     stop: Callable[[], str]  # the reason to stop now, or ""
 
@@ -139,9 +146,9 @@ class Worker:
             "blocks": canonical_form(variant),
             "parameters": point.parameters,
             "flops": point.flops,
-            "step_time_source": self.timer.source,
-            "step_time_unit": self.timer.unit,
-            "device": self.timer.device,
+            "step_time_source": self.trainer.timer.source,
+            "step_time_unit": self.trainer.timer.unit,
+            "device": self.trainer.timer.device,
             "sampler_state": record.sampler_state,
         }
         self.study.set_network(record.number, record.stages, facts)
@@ -160,7 +167,7 @@ class Worker:
                 completed = all(trial.continues(*pair) for pair in stored["accuracies"].items())
             else:
                 completed = self.trainer.train(folder, variant, trial.continues)
-        except (TrainingError, StepTimeError) as error:
+        except TrialFailedError as error:
             record = dataclasses.replace(record, state=FAILED, error=str(error))
             self.study.note(record.number, {"error": record.error})
             return record
@@ -194,8 +201,7 @@ class Worker:
         if record.step_time is not None:
             return record
         if stored is None:
-            recipe = self.trainer.recipe_of(self.request.trial_folder(record.number), variant)
-            stored = self.timer.measure(recipe)
+            stored = self.trainer.measure(self.request.trial_folder(record.number), variant)
         self.study.note(record.number, {"step_time": stored})
         return dataclasses.replace(record, step_time=stored)
 
@@ -220,24 +226,24 @@ class Worker:
                 if recorded is None:
                     recorded = self._measure_reference()
                     self.study.set_attribute(name, recorded)
-        if recorded["device"] != self.timer.device:
+        if recorded["device"] != self.trainer.timer.device:
             raise ValueError(
                 f"the step times of this study are of {recorded['device']}, and this worker has "
-                f"{self.timer.device}: a study does not mix them. Use the same device, "
+                f"{self.trainer.timer.device}: a study does not mix them. Use the same device, "
                 "--step_time=flops or a TPU's, or another workdir"
             )
         return recorded
 
     def _measure_reference(self):
         base = self.limited.space.base
-        recipe = self.trainer.recipe_of(os.path.join(self.request.workdir, "reference"), base)
+        folder = os.path.join(self.request.workdir, "reference")
         return {
             "network": base.name,
             "parameters": self.limited.cost(self.limited.space.stages_of(base)).parameters,
-            "step_time": self.timer.measure(recipe),
-            "source": self.timer.source,
-            "unit": self.timer.unit,
-            "device": self.timer.device,
+            "step_time": self.trainer.measure(folder, base),
+            "source": self.trainer.timer.source,
+            "unit": self.trainer.timer.unit,
+            "device": self.trainer.timer.device,
         }
 
     def _remove_checkpoints(self, records):
@@ -267,7 +273,7 @@ class _Trial:
 
     def is_decided(self) -> bool:
         """Whether all phases are reported, or the last report ends the trial."""
-        return self._last() == self._worker.trainer.recipe.phases or self.is_pruned()
+        return self._last() == self._worker.request.settings.recipe.phases or self.is_pruned()
 
     def is_pruned(self) -> bool:
         """Whether the trial ends after the last phase that was reported."""

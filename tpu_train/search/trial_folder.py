@@ -1,0 +1,47 @@
+"""The folder of a trial: its network, log and metrics, and checkpoints until it is finished.
+
+No TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+from keras_effnet.variant_file import write_variant
+from keras_effnet.variants import Variant
+
+NETWORK, LOG, RECIPE = "network.json", "train.log", "recipe.json"
+_KEPT = (NETWORK, LOG, RECIPE, "metrics.jsonl")  # of a finished trial
+
+
+def write_network(folder: str, variant: Variant) -> str:
+    """The absolute path of the network's file in a folder; writes it, if it does not exist."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(os.path.abspath(folder), NETWORK)
+    if not os.path.exists(path):
+        write_variant(path, variant)
+    return path
+
+
+def has_moved(folder: str, model: str) -> bool:
+    """Whether the run in a folder has begun with another path than `model`, its network's.
+
+    It cannot be resumed then, because the path belongs to its identity.
+    """
+    try:
+        with open(os.path.join(folder, RECIPE), encoding="utf-8") as file:
+            return json.load(file)["recipe"]["model"] != model
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def remove_checkpoints(folder: str) -> None:
+    """Leaves the network, the log, the recipe and the metrics of a finished trial."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif name not in _KEPT and not name.startswith("."):
+            os.remove(path)
