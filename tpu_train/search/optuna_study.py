@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import optuna
 import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
-from optuna.samplers import NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from keras_effnet.search_space import SearchSpace
+from tpu_train.search.limits import Stages
 from tpu_train.search.trial_record import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 
 _STATES = {
@@ -93,35 +94,27 @@ class StoredStudy:
         trials = _patiently(lambda: self._study.get_trials(deepcopy=False))
         return [_record(self._space, trial) for trial in trials]
 
-    def add(self) -> int:
-        """Adds a trial without a network, and returns its number.
+    def add(self, stages: Stages, facts: Mapping) -> None:
+        """Adds a trial with a network and fields of :class:`TrialRecord`, in one write.
 
         Raises :class:`LostConnectionError` if the trial may exist or not.
         """
+        _check_names(facts)
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=_params(stages),
+            distributions=self._distributions,
+            user_attrs=dict(facts),
+        )
         try:
-            return self._study.ask().number
+            self._study.add_trial(trial)
         except _CONNECTION_ERRORS as error:
             raise LostConnectionError(_first_line(error)) from error
 
-    def set_network(self, number: int, stages, facts: Mapping) -> None:
-        """Records the network of a trial; recording the same one again changes nothing."""
-        params = _params(stages)
-
-        def suggest():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                self._study.sampler = PartialFixedSampler(params, RandomSampler())
-            trial = self._trial(number)
-            for name, distribution in self._distributions.items():
-                trial.suggest_categorical(name, distribution.choices)
-
-        self.note(number, facts)
-        _patiently(suggest)
-
     def note(self, number: int, facts: Mapping) -> None:
         """Records fields of :class:`TrialRecord`."""
+        _check_names(facts)
         for name, value in facts.items():
-            assert name in _FACTS, name
             _patiently(lambda n=name, v=value: self._trial(number).set_user_attr(n, v))
 
     def report(self, number: int, phase: int, accuracy: float, reward: float) -> None:
@@ -142,6 +135,12 @@ class StoredStudy:
     def _trial(self, number):
         frozen = self._study.get_trials(deepcopy=False)[number]
         return optuna.trial.Trial(self._study, frozen._trial_id)
+
+
+def _check_names(facts):
+    unknown = set(facts) - set(_FACTS)
+    if unknown:
+        raise ValueError(f"{unknown} are not fields of a trial: {_FACTS}")
 
 
 def _open_storage(storage):
@@ -211,13 +210,12 @@ def _patiently(call: Callable):
 
 
 def _record(space, trial):
-    attributes, params = trial.user_attrs, trial.params
-    drawn = len(params) == len(_FIELDS) * len(space.choices)
+    attributes = trial.user_attrs
     return TrialRecord(
         number=trial.number,
         state=next(name for name, state in _STATES.items() if state == trial.state),
         reward=trial.value if trial.values else None,
-        stages=_stages(params, len(space.choices)) if drawn else None,
+        stages=_stages(trial.params, len(space.choices)),
         accuracies={
             phase: attributes[f"accuracy_{phase}"]
             for phase in trial.intermediate_values

@@ -19,8 +19,8 @@ class TrialRecord:
     number: int  # from 0
     state: str = RUNNING  # also of a trial that no worker works on at the moment
     reward: float | None = None  # of the last finished phase, if pruned
-    # (op, kernel size, expand ratio, repeats) of every stage; None until it is drawn
-    stages: tuple[tuple[str, int, int, int], ...] | None = None
+    # (op, kernel size, expand ratio, repeats) of every stage
+    stages: tuple[tuple[str, int, int, int], ...] = ()
     network: str = ""  # name of the variant
     blocks: str = ""  # its canonical form
     parameters: int | None = None

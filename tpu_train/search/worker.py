@@ -68,48 +68,46 @@ class Worker:
         reference = self._reference()
         while True:
             self._check_stop()
-            records = self._records()
+            records = self.study.records()
             if len(records) >= self.request.trials and all(r.is_finished for r in records):
                 break
             _check_failures(records)
-            if not (self._work_on_one(records, reference) or self._add_trial(records)):
+            if not (self._work_on_one(records, reference) or self._add_trial()):
                 time.sleep(_POLL_SECONDS)
         self._remove_checkpoints(records)
 
-    def _records(self):
-        """All trials. Networks of new ones are drawn as far as the results that they need exist."""
-        records = self.study.records()
-        for r in records:
-            if r.stages is None:
-                if not all(k.is_finished for k in records[: self._known(r.number)]):
-                    break
-                stages, state = draw(self.request.settings, self.limited, r.number, records)
-                records[r.number] = dataclasses.replace(r, stages=stages, sampler_state=state)
-        return records
-
-    def _known(self, number):
-        return known_trials(self.request.settings, number)
-
-    def _add_trial(self, records):
+    def _add_trial(self):
         """Adds a trial, if one is missing that can be drawn now; whether it did."""
-        number = len(records)
-        if number >= self.request.trials or not all(
-            r.is_finished for r in records[: self._known(number)]
-        ):
-            return False
         with workdir_lock(self.request):
-            if len(self.study.records()) != number:
-                return True  # another worker was faster
+            records = self.study.records()
+            number = len(records)
+            known = records[: known_trials(self.request.settings, number)]
+            if number >= self.request.trials or not all(r.is_finished for r in known):
+                return False
+            stages, state = draw(self.request.settings, self.limited, number, records)
             try:
-                self.study.add()
+                self.study.add(stages, self._facts(stages, state))
             except LostConnectionError:
-                time.sleep(_POLL_SECONDS)  # if the trial exists, a worker takes it
+                time.sleep(_POLL_SECONDS)  # whether it exists is seen when the server answers
         return True
+
+    def _facts(self, stages, sampler_state):
+        variant, point = self.limited.space.point(stages), self.limited.cost(stages)
+        return {
+            "network": variant.name,
+            "blocks": canonical_form(variant),
+            "parameters": point.parameters,
+            "flops": point.flops,
+            "step_time_source": self.trainer.timer.source,
+            "step_time_unit": self.trainer.timer.unit,
+            "device": self.trainer.timer.device,
+            "sampler_state": sampler_state,
+        }
 
     def _work_on_one(self, records, reference):
         """Works on the first trial that no other worker works on; whether there was one."""
         for r in records:
-            if r.is_finished or r.stages is None:
+            if r.is_finished:
                 continue
             original = _original(r, records)
             if original is not None and not original.is_finished:
@@ -120,9 +118,6 @@ class Worker:
             with lock:
                 current = self.study.records()[r.number]
                 if not current.is_finished:
-                    current = dataclasses.replace(
-                        current, stages=r.stages, sampler_state=r.sampler_state
-                    )
                     done = self._run_trial(current, original, records, reference)
                     self._finish(done, reference)
             return True
@@ -139,28 +134,20 @@ class Worker:
 
     def _run_trial(self, record, original, records, reference):
         """The record of a trial after its training, with its final state."""
-        variant = self.limited.space.point(record.stages)
-        point = self.limited.cost(record.stages)
-        facts = {
-            "network": variant.name,
-            "blocks": canonical_form(variant),
-            "parameters": point.parameters,
-            "flops": point.flops,
-            "step_time_source": self.trainer.timer.source,
-            "step_time_unit": self.trainer.timer.unit,
-            "device": self.trainer.timer.device,
-            "sampler_state": record.sampler_state,
-        }
-        self.study.set_network(record.number, record.stages, facts)
-        record = dataclasses.replace(record, **facts)
         if original is not None:
             return self._repeat(record, original)
         self._log(progress.describe_start(record, self.request.trials))
         start, folder = time.monotonic(), self.request.trial_folder(record.number)
+        variant = self.limited.space.point(record.stages)
         stored = self.cache.read(record.blocks)
         try:
             record = self._measure(record, variant, stored.get("step_time"))
-            trial = _Trial(self, record, records[: self._known(record.number)], reference)
+            trial = _Trial(
+                self,
+                record,
+                records[: known_trials(self.request.settings, record.number)],
+                reference,
+            )
             if trial.is_decided():
                 completed = not trial.is_pruned()
             elif stored:

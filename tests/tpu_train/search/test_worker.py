@@ -101,7 +101,9 @@ def test_a_killed_workers_trial_is_continued_by_another(tmp_path):
     assert _leaderboard(alone) == _leaderboard(together)
     # at most the phase that was interrupted is trained again
     repeated = [
-        path.read_text() for path in together.glob("trials/*/.trained") if path.read_text() != "1 2 "
+        path.read_text()
+        for path in together.glob("trials/*/.trained")
+        if path.read_text() != "1 2 "
     ]
     assert len(repeated) <= 2
     assert set(repeated) <= {"1 1 2 ", "1 2 2 "}
