@@ -66,7 +66,11 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string("sampler", defaults.sampler, f"one of {', '.join(SAMPLERS)}", **here)
     flags.DEFINE_integer("sampler_seed", 0, "seed of the networks that are drawn", **here)
     flags.DEFINE_integer(
-        "population", defaults.population, "networks of an nsga2 generation", **here
+        "population",
+        defaults.population,
+        "networks that nsga2 and tpe draw at random before they use results; the size of a "
+        "generation of nsga2",
+        **here,
     )
     flags.DEFINE_integer(
         "parallel_trials",

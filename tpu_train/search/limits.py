@@ -5,6 +5,7 @@ Filters and strides of a space are fixed, so both costs of a point are sums over
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from keras_effnet.model_cost import cost
 from keras_effnet.search_space import SearchSpace
 
 Stages = tuple[tuple[str, int, int, int], ...]  # (op, kernel size, expand ratio, repeats), ...
+
+_NAMES = ("parameters", "multiply-adds")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class LimitedSpace:
     ):
         self.space = space
         self._size, self._classes = image_size, classes
-        self._limits = (max_parameters or float("inf"), max_flops or float("inf"))
+        self._limits = (max_parameters or math.inf, max_flops or math.inf)
         first = tuple(next(stage.all()) for stage in space.choices)
         self._fixed = self._pair(first)
         self._added = [  # {choice: what it costs more than the stage's first choice}
@@ -63,14 +66,9 @@ class LimitedSpace:
             sums = {(a + p, b + f) for a, b in added.values() for p, f in self._cheapest[0]}
             self._cheapest.insert(0, _not_dominated(sums))
         if not self._fits(self._fixed, 0):
-            least = [
-                f"{what} {min(pair[i] for pair in self._cheapest[0]) + self._fixed[i]:,}"
-                for i, what in enumerate(("max_parameters", "max_flops"))
-            ]
             raise ValueError(
-                f"the space {space.name} has no point with at most {_describe(self._limits)}, at "
-                f"{image_size} px and {classes} classes: the smallest limits are, each without the "
-                f"other, {' and '.join(least)}"
+                f"the space {space.name} has no point with at most {self._describe_limits()}, at "
+                f"{image_size} px and {classes} classes: {self._describe_least()}"
             )
 
     def cost(self, stages: Stages) -> PointCost:
@@ -110,6 +108,21 @@ class LimitedSpace:
             for p, f in self._cheapest[following]
         )
 
+    def _describe_limits(self):
+        return " and ".join(
+            f"{limit:,} {name}" for limit, name in zip(self._limits, _NAMES) if limit < math.inf
+        )
+
+    def _describe_least(self):
+        least = [
+            f"{min(pair[i] for pair in self._cheapest[0]) + self._fixed[i]:,} {name}"
+            for i, name in enumerate(_NAMES)
+            if self._limits[i] < math.inf
+        ]
+        if len(least) == 1:
+            return f"the smallest has {least[0]}"
+        return f"the smallest have {' and '.join(least)}, not both in one point"
+
     def _difference(self, stages):
         pair = self._pair(stages)
         return pair[0] - self._fixed[0], pair[1] - self._fixed[1]
@@ -129,10 +142,3 @@ def _not_dominated(pairs):
         if not kept or flops < kept[-1][1]:
             kept.append((parameters, flops))
     return kept
-
-
-def _describe(limits):
-    names = ("parameters", "multiply-adds")
-    return " and ".join(
-        f"{limit:,} {name}" for limit, name in zip(limits, names) if limit != float("inf")
-    )

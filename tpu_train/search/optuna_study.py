@@ -300,7 +300,7 @@ def _make_sampler(name, seed, population):
         return RandomSampler(seed=seed)
     if name == "nsga2":
         return NSGAIISampler(population_size=population, seed=seed)
-    return TPESampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=population)
 
 
 def _rungs(record, before):

@@ -28,7 +28,7 @@ class SearchSettings:
     recipe: Recipe  # of every trial; its model is the trial's network
     sampler: str = "random"
     sampler_seed: int = 0
-    population: int = 20  # of nsga2
+    population: int = 16  # networks drawn at random first; those of a generation of nsga2
     parallel_trials: int = 4  # trial n is drawn from the results of trials 0 to n - this
     pruner: str = "none"
     step_time: str = "flops"  # "measured", "flops", or "tpu:" and a TPU

@@ -158,7 +158,7 @@ def test_a_search_ends_if_all_trials_fail(tmp_path, monkeypatch):
         raise TrialFailedError("the loss is NaN")
 
     monkeypatch.setattr(FakeTrainer, "train", fail)
-    with pytest.raises(worker.SearchError, match="first 3 trials failed, .* the loss is NaN"):
+    with pytest.raises(worker.SearchError, match=r"first 3 trials failed, .* the loss is NaN"):
         search(make_request(tmp_path, trials=9))
 
 

@@ -1,0 +1,190 @@
+"""Architecture search on CIFAR-10: guided samplers against random, short trainings as a ranking.
+
+The space is a part of "small" with 32 points. Every point is trained once, by a search that tries
+all of them; the studies of all samplers and seeds then share these results (--cache). The ranking
+trains the first networks five times as long. All parts resume.
+
+    python benchmarks/search.py --data=cifar10_shards --out=search-out
+    python benchmarks/search.py --data=cifar10_shards --out=search-out --show
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import os
+import statistics
+import sys
+
+from keras_effnet.search_space import SPACES, StageChoices
+from tpu_train.cli import main as effnet_train
+from tpu_train.search.request import SearchRequest
+from tpu_train.search.settings import SearchSettings
+
+PART = "small-part"  # name of the space
+SAMPLERS = ("random", "nsga2", "tpe")
+SEEDS = 10
+TRIALS = 16  # of each of these studies
+RANKED = 12  # networks that are trained longer
+FACTOR = 5
+RECIPE = {"images": 1000, "minival": 2000, "epochs": 5, "steps_per_loop": 40}
+
+
+def part_of_small():
+    """32 points of the small space: choices of stages 2, 3 and 4."""
+    small = SPACES["small"]
+    choices = (
+        StageChoices(("fused",), (3,), (1,), (1,)),
+        StageChoices(("mbconv", "fused"), (3,), (1, 4), (1,)),
+        StageChoices(("mbconv",), (3, 5), (4,), (2,)),
+        StageChoices(("mbconv",), (3,), (1, 6), (1, 2)),
+    )
+    return dataclasses.replace(small, name=PART, choices=choices)
+
+
+def train_networks(data, out, name, trials, epochs):
+    """A random study of `trials` networks; the same ones for the same number, whatever `epochs`."""
+    arguments = {**RECIPE, "epochs": epochs, "trials": trials, "space": PART, "data": data}
+    arguments |= {"workdir": os.path.join(out, name), "cache": os.path.join(out, "cache")}
+    status = effnet_train(["search", *(f"--{k}={v}" for k, v in arguments.items())])
+    if status:
+        sys.exit(status)
+
+
+def compare_samplers(data, out):
+    """Studies of all samplers and seeds on the results of `train_networks`; writes samplers.csv."""
+    from tpu_train.input_pipeline.data_loading import open_data
+    from tpu_train.search.results_cache import ResultsCache
+    from tpu_train.search.step_time import make_timer
+    from tpu_train.search.study_checks import check_study
+    from tpu_train.search.study_opening import open_storage, open_study
+    from tpu_train.search.trial_training import TrialTrainer
+    from tpu_train.search.worker import Worker
+    from tpu_train.training.distribution import make_strategy
+
+    training, _ = open_data(data, holdout=0.2, seed=0)
+    strategy = make_strategy("cpu")
+    rows = []
+    for sampler in SAMPLERS:
+        for seed in range(SEEDS):
+            settings = dataclasses.replace(
+                table_settings(out),
+                sampler=sampler,
+                sampler_seed=seed,
+                population=4,
+                parallel_trials=1,
+            )
+            request = SearchRequest(
+                settings,
+                data,
+                os.path.join(out, f"{sampler}-{seed}"),
+                TRIALS,
+                cache=os.path.join(out, "cache"),
+            )
+            study = open_storage(request)
+            open_study(request, study, training.classes, training.labels)
+            limited, used, held_out = check_study(
+                settings, training.name, training.classes, training.labels
+            )
+            timer = make_timer("flops", strategy, classes=10, examples=len(used), cache="")
+            sources = training.take(used), training.take(held_out)
+            trainer = TrialTrainer(
+                settings.recipe, *sources, strategy, timer, save_minutes=2.0, stop=lambda: ""
+            )
+            identity = settings.identity(training.classes, training.labels)
+            cache = ResultsCache(request.cache, identity, timer.device)
+            Worker(request, study, limited, trainer, cache, stop=lambda: "").run()
+            rewards = [r.reward for r in study.records()]
+            best = [max(rewards[: n + 1]) for n in range(TRIALS)]
+            rows.append([sampler, seed, *(f"{b:.6f}" for b in best)])
+    with open(os.path.join(out, "samplers.csv"), "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["sampler", "seed", *range(1, TRIALS + 1)], *rows])
+
+
+def table_settings(out) -> SearchSettings:
+    """The settings of the study of all networks."""
+    from tpu_train.recipes.schema import Recipe
+
+    with open(os.path.join(out, "table", "study.json"), encoding="utf-8") as file:
+        identity = json.load(file)["identity"]
+    del identity["data"]
+    recipe = {
+        **identity.pop("recipe"),
+        "name": "search",
+        "source": "",
+        "model": "efficientnetv2-b0",
+    }
+    steps = RECIPE["steps_per_loop"]
+    return SearchSettings(recipe=Recipe(**recipe, steps_per_loop=steps), **identity)
+
+
+def kendall_tau(a, b):
+    """Kendall's tau-b of two lists of numbers."""
+    pairs = [(i, j) for i in range(len(a)) for j in range(i)]
+    signs = [
+        [(x[i] > x[j]) - (x[i] < x[j]) for i, j in pairs]  # 0 for a tie
+        for x in (a, b)
+    ]
+    agreement = sum(s * t for s, t in zip(*signs))
+    return agreement / math.sqrt(math.prod(sum(s * s for s in x) for x in signs))
+
+
+def read_table(path, column):
+    """{network: number} of a leaderboard."""
+    with open(path, encoding="utf-8") as file:
+        return {r["blocks"]: float(r[column]) for r in csv.DictReader(file) if r[column]}
+
+
+def show(out):
+    """Prints what has been measured so far."""
+    table = os.path.join(out, "table", "leaderboard.csv")
+    rewards = sorted(read_table(table, "reward").values(), reverse=True)
+    print(f"{len(rewards)} networks: reward {rewards[0]:.4f} to {rewards[-1]:.4f}")
+    path = os.path.join(out, "samplers.csv")
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            rows = list(csv.reader(file))[1:]
+        for sampler in SAMPLERS:
+            best = [[float(x) for x in row[2:]] for row in rows if row[0] == sampler]
+            for n in (8, 12, TRIALS):
+                values = [b[n - 1] for b in best]
+                hits = sum(v >= rewards[0] - 1e-9 for v in values)
+                print(
+                    f"{sampler:8} after {n:2} trials: mean best reward "
+                    f"{statistics.mean(values):.4f}, best network found with {hits} of "
+                    f"{len(values)} seeds"
+                )
+            print(f"  by seed: {[round(b[-1], 4) for b in best]}")
+    longer = os.path.join(out, "longer", "leaderboard.csv")
+    if os.path.exists(longer):
+        for column in ("accuracy", "reward"):
+            short, long = read_table(table, column), read_table(longer, column)
+            names = sorted(short.keys() & long.keys())
+            tau = kendall_tau([short[n] for n in names], [long[n] for n in names])
+            print(f"Kendall tau of the {column} of {len(names)} networks: {tau:.2f}")
+            for n in names:
+                print(f"  {short[n]:.4f} {long[n]:.4f} {n}")
+
+
+def main():
+    """Runs all parts, or shows their results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="CIFAR-10 as TFRecord shards")
+    parser.add_argument("--out", required=True, help="folder of all results")
+    parser.add_argument("--show", action="store_true", help="only print what exists")
+    arguments = parser.parse_args()
+    space = part_of_small()
+    SPACES[PART] = space
+    if not arguments.show:
+        data, out, epochs = arguments.data, arguments.out, RECIPE["epochs"]
+        train_networks(data, out, "table", space.size(), epochs)
+        compare_samplers(data, out)
+        train_networks(data, out, "longer", RANKED, FACTOR * epochs)
+    show(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
