@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import signal
 import sys
 import time
 import types
@@ -95,6 +96,29 @@ def search(request, *, seconds=0.0, timer=FLOPS, stop=lambda: ""):
         stop=stop,
     ).run()
     return study.records()
+
+
+def with_workers(request, count):
+    return dataclasses.replace(request, workers=count)
+
+
+def work_or_be_killed(request, parent_ended):
+    """A worker of ``run_workers``; the first one is killed during its first trial."""
+    killed = os.path.join(request.workdir, "killed")
+    try:
+        os.close(os.open(killed, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        search(request, stop=parent_ended)
+        return 0
+    search(request, seconds=0.1, stop=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    return 1
+
+
+def wait_for_stop(request, parent_ended):
+    """A worker that ends when SIGTERM ends it."""
+    while not parent_ended():
+        time.sleep(0.05)
+    return 1
 
 
 if __name__ == "__main__":  # a worker of test_worker.py
