@@ -92,6 +92,7 @@ setup(
             "pillow-heif",
             "playwright",  # controls the browser that tests examples/web
             "pre-commit",
+            "psycopg[binary]",  # PostgreSQL, a storage of effnet-train search
             "pytest",
             "pytest-xdist",
             "pyyaml",  # reads the front matter of model cards

@@ -7,8 +7,8 @@
 set -uo pipefail
 
 PIP_INSTALL=(-m pip install --quiet --disable-pip-version-check)
-# Graphics for MediaPipe; a browser, its font and, for its driver, libatomic.
-DEBIAN=(libegl1 libgles2 libgl1 libatomic1 chromium fonts-liberation)
+# Graphics for MediaPipe; a browser, its font and, for its driver, libatomic; a database server for the test of a search.
+DEBIAN=(libegl1 libgles2 libgl1 libatomic1 chromium fonts-liberation postgresql)
 LIBRARIES=(libEGL.so.1 libGLESv2.so.2 libGL.so.1 libatomic.so.1)
 
 install_debian() {

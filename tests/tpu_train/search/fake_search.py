@@ -121,5 +121,6 @@ def wait_for_stop(request, parent_ended):
     return 1
 
 
-if __name__ == "__main__":  # a worker of test_worker.py
-    search(make_request(sys.argv[1], trials=10, sampler="tpe", phases=2), seconds=0.15)
+if __name__ == "__main__":  # a worker in its process: folder [database]
+    asked = make_request(sys.argv[1], trials=10, sampler="tpe", phases=2)
+    search(dataclasses.replace(asked, storage="".join(sys.argv[2:])), seconds=0.15)
