@@ -77,7 +77,7 @@ class LimitedSpace:
         >>> from keras_effnet.search_space import SPACES
         >>> space = LimitedSpace(SPACES["small"], image_size=32, classes=10)
         >>> space.cost(SPACES["small"].stages_of(SPACES["small"].base)).parameters
-        174466
+        183880
         """
         pair = self._fixed
         for added, stage in zip(self._added, stages):

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import optuna
 import sqlalchemy
@@ -66,7 +66,7 @@ class StoredStudy:
     def __init__(self, storage: str, name: str, space: SearchSpace):
         self._space = space
         self._distributions = _distributions(space)
-        opened = _open_storage(storage)
+        self._storage = opened = _open_storage(storage)
         with _readable_errors(storage):
             try:
                 self._study = optuna.create_study(
@@ -83,15 +83,15 @@ class StoredStudy:
 
     def attributes(self) -> dict:
         """What is recorded about the study as a whole."""
-        return _patiently(lambda: dict(self._study.user_attrs))
+        return self._patiently(lambda: dict(self._study.user_attrs))
 
     def set_attribute(self, name: str, value: object) -> None:
         """Records a JSON value about the study as a whole."""
-        _patiently(lambda: self._study.set_user_attr(name, value))
+        self._patiently(lambda: self._study.set_user_attr(name, value))
 
     def records(self) -> list[TrialRecord]:
         """All trials, by number."""
-        trials = _patiently(lambda: self._study.get_trials(deepcopy=False))
+        trials = self._patiently(lambda: self._study.get_trials(deepcopy=False))
         return [_record(self._space, trial) for trial in trials]
 
     def add(self, stages: Stages, facts: Mapping) -> None:
@@ -109,13 +109,14 @@ class StoredStudy:
         try:
             self._study.add_trial(trial)
         except _CONNECTION_ERRORS as error:
+            self._drop_connection()
             raise LostConnectionError(_first_line(error)) from error
 
     def note(self, number: int, facts: Mapping) -> None:
         """Records fields of :class:`TrialRecord`."""
         _check_names(facts)
         for name, value in facts.items():
-            _patiently(lambda n=name, v=value: self._trial(number).set_user_attr(n, v))
+            self._patiently(lambda n=name, v=value: self._trial(number).set_user_attr(n, v))
 
     def report(self, number: int, phase: int, accuracy: float, reward: float) -> None:
         """Records the accuracy and the reward of a trial after a phase (from 1)."""
@@ -126,11 +127,34 @@ class StoredStudy:
             if phase not in self._study.get_trials(deepcopy=False)[number].intermediate_values:
                 trial.report(reward, phase)
 
-        _patiently(set_values)
+        self._patiently(set_values)
 
     def finish(self, number: int, state: str, reward: float | None = None) -> None:
         """Ends a trial; `reward` belongs to a complete one."""
-        _patiently(lambda: self._study.tell(number, reward, _STATES[state], skip_if_finished=True))
+        self._patiently(
+            lambda: self._study.tell(number, reward, _STATES[state], skip_if_finished=True)
+        )
+
+    def _patiently(self, call):
+        """The result of `call`, repeated while the server of the storage does not answer."""
+        start, logged, wait = time.monotonic(), False, 0.5
+        while True:
+            try:
+                return call()
+            except _CONNECTION_ERRORS as error:
+                self._drop_connection()
+                if time.monotonic() - start > _LOST_SECONDS:
+                    raise
+                if not logged:
+                    print(f"waiting for the storage: {_first_line(error)}", file=sys.stderr)
+                    logged = True
+                time.sleep(wait)
+                wait = min(2 * wait, 15.0)
+
+    def _drop_connection(self):
+        """Ends a transaction whose connection is lost, so that the next call opens another one."""
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+            self._storage.remove_session()
 
     def _trial(self, number):
         frozen = self._study.get_trials(deepcopy=False)[number]
@@ -191,22 +215,6 @@ def _first_line(error):
     cause = error.__cause__ or error
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
-
-
-def _patiently(call: Callable):
-    """The result of `call`, repeated while the server of the storage does not answer."""
-    start, logged, wait = time.monotonic(), False, 0.5
-    while True:
-        try:
-            return call()
-        except _CONNECTION_ERRORS as error:
-            if time.monotonic() - start > _LOST_SECONDS:
-                raise
-            if not logged:
-                print(f"waiting for the storage: {_first_line(error)}", file=sys.stderr)
-                logged = True
-            time.sleep(wait)
-            wait = min(2 * wait, 15.0)
 
 
 def _record(space, trial):

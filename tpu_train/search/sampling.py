@@ -8,25 +8,11 @@ from collections.abc import Sequence
 
 from tpu_train.search.limits import LimitedSpace, Stages
 from tpu_train.search.optuna_study import proposals
-from tpu_train.search.settings import SearchSettings
+from tpu_train.search.settings import SearchSettings, known_trials
 from tpu_train.search.trial_record import TrialRecord
 
 _PROPOSALS = 40  # of the sampler, until one is under the limits and in no earlier trial
 _DRAWS = 200  # without the sampler, after these
-
-
-def known_trials(settings: SearchSettings, number: int) -> int:
-    """How many trials, from 0 on, must be finished before trial `number` is drawn.
-
-    They are fewer than all earlier ones, so that `parallel_trials` trials can run at a time.
-
-    >>> from tpu_train.recipes.table import find_recipe
-    >>> known_trials(SearchSettings("small", find_recipe("search"), sampler="tpe"), 10)
-    7
-    """
-    if settings.sampler == "random" and settings.pruner == "none":
-        return 0
-    return max(0, number - settings.parallel_trials + 1)
 
 
 def draw(

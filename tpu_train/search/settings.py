@@ -90,6 +90,20 @@ def check_settings(settings: SearchSettings) -> None:
     check(settings.recipe)
 
 
+def known_trials(settings: SearchSettings, number: int) -> int:
+    """How many trials, from 0 on, must be finished before trial `number` is drawn.
+
+    They are fewer than all earlier ones, so that `parallel_trials` trials can run at a time.
+
+    >>> from tpu_train.recipes.table import find_recipe
+    >>> known_trials(SearchSettings("small", find_recipe("search"), sampler="tpe"), 10)
+    7
+    """
+    if settings.sampler == "random" and settings.pruner == "none":
+        return 0
+    return max(0, number - settings.parallel_trials + 1)
+
+
 def check_same_study(recorded: Mapping, current: Mapping, where: str) -> None:
     """Raises ``ValueError`` with every value in which the study at `where` differs."""
     recorded, current = _flat(recorded), _flat(current)

@@ -26,7 +26,8 @@ from tpu_train.search.optuna_study import LostConnectionError, StoredStudy, is_p
 from tpu_train.search.output_files import write_outputs
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.results_cache import ResultsCache
-from tpu_train.search.sampling import draw, known_trials
+from tpu_train.search.sampling import draw
+from tpu_train.search.settings import known_trials
 from tpu_train.search.study_opening import workdir_lock
 from tpu_train.search.trial_folder import remove_checkpoints
 from tpu_train.search.trial_record import (

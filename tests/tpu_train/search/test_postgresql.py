@@ -82,7 +82,11 @@ def test_workers_wait_for_a_database_that_is_restarted(server, tmp_path):
     server.stop()
     time.sleep(1)
     server.start()
-    assert [p.wait(60) for p in processes] == [0, 0]
+    try:
+        assert [p.wait(300) for p in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     tables = [(folder / "leaderboard.csv").read_text() for folder in (tmp_path / "alone", together)]
     assert tables[0] == tables[1]
     assert {p.read_text() for p in together.glob("trials/*/.trained")} == {"1 2 "}

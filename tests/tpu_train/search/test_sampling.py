@@ -8,8 +8,8 @@ pytest.importorskip("optuna")
 from keras_effnet.search_space import SPACES, space_around
 from tpu_train.recipes.table import find_recipe
 from tpu_train.search.limits import LimitedSpace
-from tpu_train.search.sampling import draw, known_trials
-from tpu_train.search.settings import SearchSettings
+from tpu_train.search.sampling import draw
+from tpu_train.search.settings import SearchSettings, known_trials
 from tpu_train.search.trial_record import COMPLETE, TrialRecord
 
 RECIPE = find_recipe("search")
