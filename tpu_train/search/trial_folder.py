@@ -25,16 +25,17 @@ def write_network(folder: str, variant: Variant) -> str:
     return path
 
 
-def has_moved(folder: str, model: str) -> bool:
-    """Whether the run in a folder has begun with another path than `model`, its network's.
+def can_resume(folder: str, model: str) -> bool:
+    """Whether a folder has checkpoints of a run whose network is at the path `model`.
 
-    It cannot be resumed then, because the path belongs to its identity.
+    The path belongs to a run's identity: after the folder has moved, the run starts again.
     """
     try:
         with open(os.path.join(folder, RECIPE), encoding="utf-8") as file:
-            return json.load(file)["recipe"]["model"] != model
+            same = json.load(file)["recipe"]["model"] == model
     except (OSError, ValueError, LookupError, TypeError):
         return False
+    return same and os.path.isdir(os.path.join(folder, "checkpoints"))
 
 
 def remove_checkpoints(folder: str) -> None:

@@ -16,7 +16,7 @@ from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.step_time import StepTimer
-from tpu_train.search.trial_folder import LOG, has_moved, write_network
+from tpu_train.search.trial_folder import LOG, can_resume, write_network
 from tpu_train.search.trial_record import TrialFailedError
 from tpu_train.training.recovery import TrainingError
 from tpu_train.training.run import train
@@ -67,7 +67,7 @@ class TrialTrainer:
                     self.minival,
                     folder,
                     self.strategy,
-                    overwrite=has_moved(folder, model),
+                    overwrite=not can_resume(folder, model),
                     stream=log,
                     save_minutes=self.save_minutes,
                     keep_checkpoints=True,  # until the result is recorded
