@@ -1,8 +1,8 @@
 """Architecture search on CIFAR-10: guided samplers against random, short trainings as a ranking.
 
 The space is a part of "small" with 16 points. Every point is trained once, by a search that tries
-all of them; the studies of all samplers and seeds then share these results (--cache). The ranking
-trains the first networks five times as long. All parts resume.
+all of them; the samplers of all seeds then draw among these results. The ranking trains the first
+networks five times as long. The trainings resume.
 
     python benchmarks/search.py --data=cifar10_shards --out=search-out
     python benchmarks/search.py --data=cifar10_shards --out=search-out --show
@@ -13,20 +13,21 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import json
 import math
 import os
 import statistics
 import sys
 
-from keras_effnet.search_space import SPACES, StageChoices
+from keras_effnet.search_space import SPACES, StageChoices, canonical_form
 from tpu_train.cli import main as effnet_train
-from tpu_train.search.request import SearchRequest
+from tpu_train.recipes.table import find_recipe
+from tpu_train.search.limits import LimitedSpace
 from tpu_train.search.settings import SearchSettings
+from tpu_train.search.trial_record import COMPLETE, TrialRecord
 
 PART = "small-part"  # name of the space
 SAMPLERS = ("random", "nsga2", "tpe")
-SEEDS = 10
+SEEDS = 30
 TRIALS = 8  # of each of these studies
 RANKED = 12  # networks that are trained longer
 FACTOR = 5
@@ -54,71 +55,38 @@ def train_networks(data, out, name, trials, epochs):
         sys.exit(status)
 
 
-def compare_samplers(data, out):
-    """Studies of all samplers and seeds on the results of `train_networks`; writes samplers.csv."""
-    from tpu_train.input_pipeline.data_loading import open_data
-    from tpu_train.search.results_cache import ResultsCache
-    from tpu_train.search.step_time import make_timer
-    from tpu_train.search.study_checks import check_study
-    from tpu_train.search.study_opening import open_storage, open_study
-    from tpu_train.search.trial_training import TrialTrainer
-    from tpu_train.search.worker import Worker
-    from tpu_train.training.distribution import make_strategy
+def compare_samplers(out):
+    """Draws the trials of all samplers and seeds; their rewards are those of the trained networks.
 
-    training, _ = open_data(data, holdout=0.2, seed=0)
-    strategy = make_strategy("cpu")
+    Writes samplers.csv: the best reward after each trial.
+    """
+    from tpu_train.search.sampling import draw
+
+    rewards = read_table(os.path.join(out, "table", "leaderboard.csv"), "reward")
+    space = SPACES[PART]
     rows = []
     for sampler in SAMPLERS:
         for seed in range(SEEDS):
-            settings = dataclasses.replace(
-                table_settings(out),
+            settings = SearchSettings(
+                PART,
+                find_recipe("search"),
                 sampler=sampler,
                 sampler_seed=seed,
                 population=4,
                 parallel_trials=1,
             )
-            request = SearchRequest(
-                settings,
-                data,
-                os.path.join(out, f"{sampler}-{seed}"),
-                TRIALS,
-                cache=os.path.join(out, "cache"),
-            )
-            study = open_storage(request)
-            open_study(request, study, training.classes, training.labels)
-            limited, used, held_out = check_study(
-                settings, training.name, training.classes, training.labels
-            )
-            timer = make_timer("flops", strategy, classes=10, examples=len(used), cache="")
-            sources = training.take(used), training.take(held_out)
-            trainer = TrialTrainer(
-                settings.recipe, *sources, strategy, timer, save_minutes=2.0, stop=lambda: ""
-            )
-            identity = settings.identity(training.classes, training.labels)
-            cache = ResultsCache(request.cache, identity, timer.device)
-            Worker(request, study, limited, trainer, cache, stop=lambda: "").run()
-            rewards = [r.reward for r in study.records()]
-            best = [max(rewards[: n + 1]) for n in range(TRIALS)]
+            limited = LimitedSpace(space, image_size=32, classes=10)
+            records = []
+            for number in range(TRIALS):
+                stages, state = draw(settings, limited, number, records)
+                reward = rewards[canonical_form(space.point(stages))]
+                records.append(
+                    TrialRecord(number, COMPLETE, reward, stages=stages, sampler_state=state)
+                )
+            best = [max(r.reward for r in records[: n + 1]) for n in range(TRIALS)]
             rows.append([sampler, seed, *(f"{b:.6f}" for b in best)])
     with open(os.path.join(out, "samplers.csv"), "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["sampler", "seed", *range(1, TRIALS + 1)], *rows])
-
-
-def table_settings(out) -> SearchSettings:
-    """The settings of the study of all networks."""
-    from tpu_train.recipes.schema import Recipe
-
-    with open(os.path.join(out, "table", "study.json"), encoding="utf-8") as file:
-        identity = json.load(file)["identity"]
-    del identity["data"]
-    recipe = {
-        **identity.pop("recipe"),
-        "name": "search",
-        "source": "",
-        "model": "efficientnetv2-b0",
-    }
-    steps = RECIPE["steps_per_loop"]
-    return SearchSettings(recipe=Recipe(**recipe, steps_per_loop=steps), **identity)
 
 
 def kendall_tau(a, b):
@@ -157,7 +125,7 @@ def show(out):
                     f"{statistics.mean(values):.4f}, best network found with {hits} of "
                     f"{len(values)} seeds"
                 )
-            print(f"  by seed: {[round(b[-1], 4) for b in best]}")
+            print(f"  of the first seeds: {[round(b[-1], 4) for b in best[:3]]}")
     longer = os.path.join(out, "longer", "leaderboard.csv")
     if os.path.exists(longer):
         for column in ("accuracy", "reward"):
@@ -181,7 +149,7 @@ def main():
     if not arguments.show:
         data, out, epochs = arguments.data, arguments.out, RECIPE["epochs"]
         train_networks(data, out, "table", space.size(), epochs)
-        compare_samplers(data, out)
+        compare_samplers(out)
         train_networks(data, out, "longer", RANKED, FACTOR * epochs)
     show(arguments.out)
 

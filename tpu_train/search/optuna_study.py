@@ -172,7 +172,10 @@ def _open_storage(storage):
         _remove_incomplete_line(storage)
         return optuna.storages.JournalStorage(JournalFileBackend(storage))
     with _readable_errors(storage):
-        return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+        # A connection for each transaction: trials are long, and a server may restart meanwhile.
+        return optuna.storages.RDBStorage(
+            storage, engine_kwargs={"poolclass": sqlalchemy.pool.NullPool}
+        )
 
 
 def _remove_incomplete_line(path):
