@@ -60,6 +60,8 @@ setup(
         # --callback=wandb and --callback=mlflow.
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny"],
+        # Tab completion of the commands in bash, zsh and fish.
+        "completion": ["argcomplete"],
         # Photos of iPhones.
         "heic": ["pillow-heif"],
         # effnet-train prepare --runner=...; pins older packages than TensorFlow's newest.
@@ -80,6 +82,7 @@ setup(
             "numpy<2",
         ],
         "test": [
+            "argcomplete",
             "ipykernel",
             "jax",
             "mediapipe",  # loads the converted models on mobile devices

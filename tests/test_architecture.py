@@ -82,6 +82,7 @@ LAYERS = {
         ("variant_file",),
         ("block_strings", "search_reward"),
         ("variants",),
+        ("completion",),
         ("arguments", "label_file", "native_logs", "onnx_export"),
         ("litert", "html_elements", "provenance"),
         ("model_graph",),
