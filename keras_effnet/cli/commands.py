@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from keras_effnet.arguments import ArgumentParser
-from keras_effnet.cli import card, cost, evaluate, explain, port, predict, tables
+from keras_effnet.cli import card, cost, demo, evaluate, explain, port, predict, tables
 from keras_effnet.variant_lookup import list_models
 
 # command -> (description, function that adds its arguments, function that runs it)
@@ -52,6 +52,11 @@ COMMANDS = {
         "write a model card for the Hugging Face Hub: data, recipe, metrics, limits",
         card.add_arguments,
         card.run,
+    ),
+    "demo": (
+        "serve a local page: predictions, Grad-CAM, a .tflite beside its float model",
+        demo.add_arguments,
+        demo.run,
     ),
     "explain": (
         "show which parts of an image a prediction is based on",

@@ -156,7 +156,18 @@ def _open_images(options):
             images.name, images.labels, images.classes, options.holdout, options.seed
         )
         images = images.take(held_out)
+    elif len(dataset.splits) == 1 and _has_run_record(options.model):
+        note = (
+            f"all images of {images.name}; of the data of the training, --holdout=0.2 evaluates "
+            "on those that effnet-train held out"
+        )
+        images = dataclasses.replace(images, notes=(*images.notes, note))
     return images
+
+
+def _has_run_record(model):
+    """Whether a model lies in the work directory of its training."""
+    return os.path.isfile(os.path.join(os.path.dirname(model), "recipe.json"))
 
 
 def _with_classes(images):
