@@ -68,7 +68,7 @@ def _commands_page():
         "",
     ]
     for program, module, commands in (
-        ("effnet", "keras_effnet.cli", EFFNET),
+        ("effnet", "keras_effnet.cli", ("", *EFFNET)),
         ("effnet-train", "tpu_train.cli", ("", *TRAIN)),
         ("effnet-tflite", "tflite.cli", ("", "report", "compare")),
     ):
