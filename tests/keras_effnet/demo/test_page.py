@@ -74,7 +74,8 @@ def page(address):
 
     errors, foreign = [], []
     with sync_api.sync_playwright() as driver:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
+        flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        flags += ["--no-sandbox"] * (os.geteuid() == 0)  # Chromium's sandbox refuses root
         chromium = driver.chromium.launch(executable_path=_CHROMIUM, args=flags)
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -106,6 +107,14 @@ def test_a_photo_gets_the_predictions_and_pictures_of_the_models(page, folder):
         shown = page.request.get(address).body()
         (folder / "shown.png").write_bytes(shown)
         np.testing.assert_array_equal(np.asarray(Image.open(folder / "shown.png")), picture)
+
+
+def test_an_image_of_the_camera_is_classified(page):
+    page.click("#photo button[aria-label='Capture from camera']")
+    page.click("text=Click to Access Webcam")
+    page.click("#photo button[aria-label='capture photo']")
+    page.wait_for_selector("#heat img")
+    assert "The models predict the same class" in page.inner_text("#summary")
 
 
 def test_a_file_that_is_not_an_image_is_reported(page, folder):
