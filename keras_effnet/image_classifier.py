@@ -192,7 +192,7 @@ def _with_flags(stated, flags, *, is_fixed):
     if is_fixed and (stated.height, stated.width) != (size, size):
         raise ValueError(
             f"--image_size={size}, but the model takes images of {stated.height} x {stated.width} "
-            "pixels: leave --image_size out"
+            "pixels: leave --image_size out, or use keras_effnet.change_image_size(model, size)"
         )
     spec = replace(spec, image_size=size)
     return replace(stated, preprocessing=spec, height=size, width=size)

@@ -52,36 +52,43 @@ class Network:
 
 # fmt: off
 NETWORKS = (
+    # Trained for few steps: most of them are far from what they could reach.
     Network("v2-b0-sgd-5", "applications:V2B0", "base", 48, 5, "sgd", 0.02, 30,
             smoothing=0.1, seed=2),
     Network("v1-b0-adam", "applications:B0", "lite0", 64, 10, "adam", 1e-3, 80),
     Network("lite0-adam", "keras_effnet:efficientnet-lite0", "lite0", 64, 10, "adam", 5e-4, 60),
-    Network("v1-half-overtrained", "keras_effnet:efficientnet-b0", "random", 32, 10, "sgd", 0.05,
-            300, images=1000, width=0.5, seed=7),
     Network("v1-b0-two-96", "keras_effnet:efficientnet-b0", "lite0", 96, 2, "adamw", 1e-3, 30,
             batch=32, decay=0.1, seed=6),
-    Network("v1-timm-b0-decay", "timm:efficientnet_b0", "random", 32, 10, "adamw", 2e-3, 150,
-            decay=0.5, smoothing=0.1, seed=3),
-    Network("v2-b0-decay-64", "applications:V2B0", "base", 64, 10, "sgd", 0.05, 30,
-            decay=5e-3, seed=11),
-    Network("lite1-sgd-5", "keras_effnet:efficientnet-lite1", "lite1", 96, 5, "sgd", 0.02, 30,
-            batch=32, decay=1e-4, seed=13),
-    Network("v2-half-overtrained", "applications:V2B0", "random", 48, 10, "adam", 2e-3, 200,
+    # Few images, each seen many times.
+    Network("v1-half-overtrained", "keras_effnet:efficientnet-b0", "random", 32, 10, "adam", 2e-3,
+            400, images=1000, width=0.5, seed=7),
+    Network("v2-half-overtrained", "applications:V2B0", "random", 48, 10, "adam", 2e-3, 400,
             images=1500, width=0.5, depth=0.5, seed=10),
-    Network("v1-b0-sgd-64", "applications:B0", "lite0", 64, 10, "sgd", 0.05, 80,
+    # Trained for minutes, from weights of ImageNet or CIFAR-10.
+    Network("v2-b0-decay-64", "applications:V2B0", "base", 64, 10, "sgd", 0.05, 150,
+            decay=5e-3, seed=11),
+    Network("lite0-adam-64", "keras_effnet:efficientnet-lite0", "lite0", 64, 10, "adam", 1e-3, 400,
+            seed=16),
+    Network("v1-b0-sgd-64", "applications:B0", "lite0", 64, 10, "sgd", 0.05, 400,
             decay=1e-3, smoothing=0.1, seed=8),
-    Network("v2-b0-two-96", "applications:V2B0", "base", 96, 2, "adamw", 5e-4, 20,
+    Network("v2-b0-ours-64", "keras_effnet:efficientnetv2-b0", "base", 64, 10, "rmsprop", 3e-4, 150,
+            smoothing=0.1, seed=12),
+    Network("lite1-sgd-5", "keras_effnet:efficientnet-lite1", "lite1", 96, 5, "sgd", 0.02, 200,
+            batch=32, decay=1e-4, seed=13),
+    Network("v2-b0-two-96", "applications:V2B0", "base", 96, 2, "adamw", 5e-4, 80,
             batch=32, decay=0.2, seed=9),
     Network("lite2-rmsprop-48", "keras_effnet:efficientnet-lite2", "lite2", 48, 10, "rmsprop", 5e-4,
-            50, smoothing=0.1, seed=14),
-    Network("v1-half-sgd-5", "applications:B0", "random", 48, 5, "sgd", 0.05, 200,
-            decay=5e-4, width=0.5, depth=0.5, seed=5),
-    Network("v2-b0-ours-64", "keras_effnet:efficientnetv2-b0", "base", 64, 10, "rmsprop", 3e-4, 30,
-            smoothing=0.1, seed=12),
-    Network("lite0-timm-scratch", "timm:efficientnet_lite0", "random", 48, 10, "adamw", 2e-3, 100,
+            300, smoothing=0.1, seed=14),
+    Network("v1-b0-two-64", "applications:B0", "lite0", 64, 2, "adamw", 1e-3, 300,
+            decay=0.1, seed=17),
+    # The same, from random weights.
+    Network("lite0-timm-scratch", "timm:efficientnet_lite0", "random", 48, 10, "adamw", 2e-3, 400,
             decay=0.05, seed=15),
-    Network("v1-b0-rmsprop-32", "applications:B0", "random", 32, 10, "rmsprop", 1e-3, 150, seed=1),
-    Network("v2-b0-scratch-32", "applications:V2B0", "random", 32, 10, "adam", 2e-3, 120, seed=4),
+    Network("v1-half-sgd-5", "applications:B0", "random", 48, 5, "sgd", 0.05, 500,
+            decay=5e-4, width=0.5, depth=0.5, seed=5),
+    Network("v1-timm-b0-decay", "timm:efficientnet_b0", "random", 32, 10, "adamw", 2e-3, 400,
+            decay=0.5, smoothing=0.1, seed=3),
+    Network("v2-b0-scratch-32", "applications:V2B0", "random", 32, 10, "adam", 2e-3, 400, seed=4),
 )
 # fmt: on
 
@@ -205,9 +212,9 @@ def train_keras(network, images, labels, path, base):
 
 def train_timm(network, images, labels, path):
     """Trains with PyTorch and writes the state dict."""
-    import timm
-    import torch
+    from foreign import import_torch_projects
 
+    torch, _, timm = import_torch_projects()
     torch.manual_seed(network.seed)
     torch.set_num_threads(1)
     model = timm.create_model(network.build.split(":")[1], num_classes=network.classes)

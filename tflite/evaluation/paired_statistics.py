@@ -154,7 +154,7 @@ def quantile(trials: int = 1) -> float:
     return statistics.NormalDist().inv_cdf(1 - LEVEL / trials)
 
 
-def expected_agreement(log_reference, kl_divergences) -> float:
+def expected_agreement(log_reference, kl_divergences, *, unseen: bool = False) -> float:
     """The share of images that are expected to keep their top-1, from all images' divergences.
 
     Rounding moves every logit at random, by a standard deviation s. Then KL is about s^2 / 2 (1 -
@@ -164,11 +164,25 @@ def expected_agreement(log_reference, kl_divergences) -> float:
     Args:
         log_reference: log probabilities (images, classes) of the reference, which sum to 1.
         kl_divergences: (images,) in nats.
+        unseen: for images that the reference was not trained on. Training drives the margins of its
+            own images away from 0. Those of other images are taken as uniform from 0 to the median
+            of the given ones.
+
+    >>> import numpy as np
+    >>> certain = np.log(np.full((100, 3), [0.9, 0.05, 0.05]))  # no margin is close to 0
+    >>> divergences = np.full(100, 0.001)
+    >>> f"{expected_agreement(certain, divergences):.4f}"
+    '1.0000'
+    >>> f"{expected_agreement(certain, divergences, unseen=True):.4f}"
+    '0.9797'
     """
     spread = float((1 - (np.exp(log_reference) ** 2).sum(-1)).sum())
     deviation = math.sqrt(2 * max(float(np.sum(kl_divergences)), 0.0) / max(spread, 1e-12))
     ordered = np.sort(log_reference, -1)
     margins = ordered[:, -1] - ordered[:, -2]
+    if unseen:
+        count = len(margins)
+        margins = np.median(margins) * (np.arange(count) + 0.5) / count
     scale = max(math.sqrt(2) * deviation, 1e-12)
     changed = [statistics.NormalDist().cdf(-float(margin) / scale) for margin in margins]
     return 1.0 - float(np.mean(changed))

@@ -203,3 +203,21 @@ def test_expected_agreement_is_that_of_random_logit_errors(deviation):
     counted = (logits.argmax(-1) == noisy.argmax(-1)).mean()
     expected = paired_statistics.expected_agreement(p[:1000], kl[:1000])
     assert expected == pytest.approx(counted, abs=0.15 * (1 - counted) + 0.002)
+
+
+def test_expected_agreement_of_unseen_images_counts_small_margins():
+    """The reference was trained on images that all have large margins; others have any margin."""
+    rng = np.random.default_rng(0)
+    margins = {"trained": np.full(5_000, 4.0), "other": rng.uniform(0, 4, 5_000)}
+    logs, divergences, counted = {}, {}, {}
+    for name, margin in margins.items():
+        logits = np.stack([margin, np.zeros(5_000), np.full(5_000, -9.0)], -1)
+        noisy = logits + rng.normal(0, 0.2, logits.shape)
+        logs[name], changed = (log_probabilities(each, "logits") for each in (logits, noisy))
+        divergences[name] = paired_statistics.divergences(logs[name], changed, "logits")
+        counted[name] = (logits.argmax(-1) == noisy.argmax(-1)).mean()
+    expected = paired_statistics.expected_agreement
+    assert expected(logs["trained"], divergences["trained"]) == pytest.approx(counted["trained"])
+    assert expected(logs["trained"], divergences["trained"], unseen=True) == pytest.approx(
+        counted["other"], abs=0.01
+    )
