@@ -8,6 +8,7 @@ import pytest
 
 from keras_effnet.cli import commands
 from keras_effnet.interruption import INTERRUPTED, TERMINATED
+from tpu_train.cli import COMMANDS as COMMANDS_OF_TRAINING
 from tpu_train.cli import completion as training
 from tpu_train.cli import recipe_flags
 from tpu_train.recipes.table import RECIPES
@@ -84,6 +85,10 @@ def test_help_ends_with_the_exit_statuses(command):
     end = PARSERS[command].format_help().partition("exit status:\n")[2]
     statuses = [int(line.split()[0]) for line in end.splitlines()]
     assert statuses == [0, 1, 2, INTERRUPTED, TERMINATED]
+
+
+def test_completion_knows_every_command_of_the_trainer():
+    assert tuple(training.MODULES) == COMMANDS_OF_TRAINING
 
 
 def test_recipe_flags_have_the_value_of_the_chosen_recipe(capsys):
