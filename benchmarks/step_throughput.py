@@ -29,13 +29,13 @@ KERAS = {"efficientnet-b0": "EfficientNetB0", "efficientnetv2-b0": "EfficientNet
 TIMM = {"efficientnet-b0": "tf_efficientnet_b0", "efficientnetv2-b0": "tf_efficientnetv2_b0"}
 
 
-def random_batch(batch_size):
-    """uint8 (batch, 224, 224, 3) and int32 (batch,)."""
+def random_batch(batch_size, size=SIZE, classes=CLASSES):
+    """uint8 (batch, size, size, 3) and int32 (batch,)."""
     import numpy as np
 
     draw = np.random.default_rng(SEED)
-    images = draw.integers(0, 256, (batch_size, SIZE, SIZE, 3), dtype=np.uint8)
-    return images, draw.integers(0, CLASSES, batch_size, dtype=np.int32)
+    images = draw.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
+    return images, draw.integers(0, classes, batch_size, dtype=np.int32)
 
 
 def _tensorflow(threads):
@@ -46,28 +46,20 @@ def _tensorflow(threads):
     return tf
 
 
-def ours(model, batch_size, steps, threads, turn):
-    """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
+def trainer_step(recipe, classes):
+    """``run_steps(count)`` of `tpu_train`'s step, as train.py runs it, on one batch from memory."""
+    import tensorflow as tf
+
     from tpu_train.recipes.phases import make_phases
-    from tpu_train.recipes.table import find_recipe
     from tpu_train.training import distributed_layers, model_factory
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.lr_schedule import learning_rate
     from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
 
-    tf = _tensorflow(threads)
-    recipe = dataclasses.replace(
-        find_recipe(model),
-        batch_size=batch_size,
-        phases=1,
-        image_size_first=SIZE,
-        image_size_last=SIZE,
-        precision="float32",
-    )
     examples = 100_000
     (phase,) = make_phases(recipe, examples)
     strategy = make_strategy("cpu")
-    network = model_factory.training_network(recipe, CLASSES)
+    network = model_factory.training_network(recipe, classes)
     with strategy.scope():
         net = distributed_layers.training_clone(
             network, batch_norm_group_size=recipe.batch_norm_group_size
@@ -75,7 +67,7 @@ def ours(model, batch_size, steps, threads, turn):
         ema_net = distributed_layers.training_clone(network)
         state = TrainState.create(net, ema_net, recipe, [phase])
     distributed_layers.set_phase(net, recipe, phase)
-    images, labels = random_batch(batch_size)
+    images, labels = random_batch(recipe.batch_size, recipe.image_size_last, classes)
     batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
     batches = iter(strategy.distribute_datasets_from_function(lambda context: batch))
 
@@ -84,14 +76,35 @@ def ours(model, batch_size, steps, threads, turn):
             recipe, phase, step, examples=examples, total_examples=recipe.epochs * examples
         )
 
-    with graph_rewriting(strategy):
-        run_steps = trace_steps(
-            StepSpec(recipe, phase, CLASSES, strategy, net, state, rate), batches
-        )
-        count = tf.constant(steps, tf.int64)
-        for turns in range(1_000_000):
-            run_steps(batches, tf.constant(turns * steps, tf.int64), count).numpy()
-            turn()
+    run = trace_steps(StepSpec(recipe, phase, classes, strategy, net, state, rate), batches)
+    done = 0
+
+    def run_steps(count):
+        nonlocal done
+        with graph_rewriting(strategy):
+            run(batches, tf.constant(done, tf.int64), tf.constant(count, tf.int64)).numpy()
+        done += count
+
+    return run_steps
+
+
+def ours(model, batch_size, steps, threads, turn):
+    """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
+    from tpu_train.recipes.table import find_recipe
+
+    _tensorflow(threads)
+    recipe = dataclasses.replace(
+        find_recipe(model),
+        batch_size=batch_size,
+        phases=1,
+        image_size_first=SIZE,
+        image_size_last=SIZE,
+        precision="float32",
+    )
+    run_steps = trainer_step(recipe, CLASSES)
+    for _ in range(1_000_000):
+        run_steps(steps)
+        turn()
 
 
 def keras_fit(model, batch_size, steps, threads, turn, *, averages):

@@ -1,7 +1,11 @@
 """``effnet cost`` and ``effnet scale``: flags and output."""
 
+import os
+
+from keras_effnet.atomic_write import check_writable
 from keras_effnet.model_cost import cost
 from keras_effnet.scaling import PAPER, Coefficients, family, scale
+from keras_effnet.variant_file import read_variant, write_variant
 
 _PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes for each value
 
@@ -63,6 +67,10 @@ def add_scale_arguments(parser):
     group.add_argument("--width", type=float, help="factor on the filters, instead of phi")
     group.add_argument("--depth", type=float, help="factor on the repeats, instead of phi")
     group.add_argument("--image_size", type=int, help="pixels a side, instead of phi")
+    group = parser.add_group("result", f"{parser.prog} efficientnet-b0 3 --out=my.json")
+    group.add_argument(
+        "--out", help="also write the network as a .json file, which --model flags accept"
+    )
     group = parser.add_group("the rule", f"{parser.prog} efficientnet-b0 3 --alpha=1.3 --gamma=1.1")
     for name, dimension in (("alpha", "depth"), ("beta", "width"), ("gamma", "image size")):
         group.add_argument(
@@ -79,6 +87,11 @@ def run_scale(options):
     coefficients = Coefficients(options.alpha, options.beta, options.gamma)
     dimensions = (options.width, options.depth, options.image_size)
     if options.phi is None and dimensions == (None, None, None):
+        if options.out is not None:
+            raise ValueError(
+                f"--out={options.out} needs one network: give phi, or some of --width, --depth "
+                "and --image-size"
+            )
         print(family_table(family(options.model, coefficients=coefficients)))
         return
     v = scale(
@@ -89,11 +102,29 @@ def run_scale(options):
         image_size=options.image_size,
         coefficients=coefficients,
     )
+    if options.out is not None:
+        _check_out(options.out)
+        write_variant(options.out, v)
     c = cost(v)
     print(
         f"{v.name}: width {v.width:g}, depth {v.depth:g}, {v.image_size} px, {c.parameters:,} "
         f"parameters, {c.macs / 1e9:.2f} GMACs"
     )
+
+
+def _check_out(path):
+    """Raises ``ValueError`` for a path that cannot be written, or has something else."""
+    if not path.endswith(".json"):
+        raise ValueError(f"--out={path} must end with .json, by which --model flags recognize it")
+    check_writable(path)
+    if os.path.lexists(path):
+        try:
+            read_variant(path)
+        except ValueError:
+            raise ValueError(
+                f"--out={path} exists and is not a network that effnet wrote: it is not "
+                "overwritten; give another name or delete it"
+            ) from None
 
 
 def family_table(members):

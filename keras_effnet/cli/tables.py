@@ -10,7 +10,7 @@ from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.variant_lookup import list_models
-from keras_effnet.variants import VARIANTS
+from keras_effnet.variants import BASE_NETWORKS, NETWORKS, VARIANTS
 
 
 def add_pattern(parser):
@@ -31,18 +31,38 @@ def blocks(options):
 
 def models(options):
     names = list_models(options.pattern)
-    if not names:
-        raise ValueError(f"No model matches {options.pattern!r}. Known: {', '.join(VARIANTS)}")
-    print(
-        f"{'model':<20}{'image size':>11}{'blocks':>8}{'parameters':>13}{'GMACs':>9}{'top-1 %':>9}"
-    )
-    for name in names:
-        v, p, c = VARIANTS[name], plan(name), cost(name)
+    others = [name for name in BASE_NETWORKS if fnmatch.fnmatchcase(name, options.pattern)]
+    if not names and not others:
+        raise ValueError(f"No model matches {options.pattern!r}. Known: {', '.join(NETWORKS)}")
+    if names:
+        print(_HEADER)
+        for name in names:
+            print(_row(name))
         print(
-            f"{name:<20}{p.image_size:>11}{len(p.blocks):>8}{c.parameters:>13,}"
-            f"{c.macs / 1e9:>9.2f}{_score(v.top1):>9}"
+            "top-1: published, ImageNet-1k only (B8, L2 and XL were released only with extra data)."
         )
-    print("top-1: published, ImageNet-1k only (B8, L2 and XL were released only with extra data).")
+    if others:
+        print(
+            ("\n" if names else "")
+            + "Not EfficientNets, and without pretrained weights: to scale and to train.\n"
+            + _HEADER
+        )
+        for name in others:
+            print(_row(name))
+        print("top-1: reported in the EfficientNet paper; no weights of it are available here.")
+
+
+_HEADER = (
+    f"{'model':<20}{'image size':>11}{'blocks':>8}{'parameters':>13}{'GMACs':>9}{'top-1 %':>9}"
+)
+
+
+def _row(name):
+    v, p, c = NETWORKS[name], plan(name), cost(name)
+    return (
+        f"{name:<20}{p.image_size:>11}{len(p.blocks):>8}{c.parameters:>13,}"
+        f"{c.macs / 1e9:>9.2f}{_score(v.top1):>9}"
+    )
 
 
 def weights(options):
