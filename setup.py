@@ -62,6 +62,10 @@ setup(
         "mlflow": ["mlflow-skinny"],
         # effnet-train search.
         "search": ["optuna>=5"],
+        # Tab completion of the commands in bash, zsh and fish.
+        "completion": ["argcomplete"],
+        # effnet demo: a local page.
+        "demo": ["gradio>=6"],
         # Photos of iPhones.
         "heic": ["pillow-heif"],
         # effnet-train prepare --runner=...; pins older packages than TensorFlow's newest.
@@ -82,6 +86,7 @@ setup(
             "numpy<2",
         ],
         "test": [
+            "argcomplete",
             "ipykernel",
             "jax",
             "mediapipe",  # loads the converted models on mobile devices
@@ -118,7 +123,6 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         *(f"Programming Language :: Python :: 3.{minor}" for minor in (9, 10, 11, 12, 13)),

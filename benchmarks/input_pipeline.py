@@ -135,8 +135,10 @@ def keras_cv(files, policy=True):
 
 def torchvision(files, policy=True):
     """Transforms of torchvision, on Pillow's images."""
-    from foreign import import_torch_projects
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from PIL import Image
+
+    from tools.foreign import import_torch_projects
 
     torch, tv, _ = import_torch_projects()
     torch.set_num_threads(1)

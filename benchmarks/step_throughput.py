@@ -7,6 +7,7 @@ the tables of docs/results/step-throughput.md, in about ten minutes on two cores
 
     python benchmarks/step_throughput.py
     python benchmarks/step_throughput.py --models efficientnet-b0 --contenders ours keras --rounds=5
+    python benchmarks/step_throughput.py --size=96 --batch_size=32 --freeze  # of a frozen backbone
 
 All train with RMSProp, label smoothing, dropout and stochastic depth. Ours is the trainer's step,
 with L2, EMA of all weights and statistics, the gradient norm and the accuracy. Keras's `fit` runs
@@ -23,19 +24,19 @@ import subprocess
 import sys
 import time
 
-SIZE, CLASSES, SEED = 224, 1000, 0
+CLASSES, SEED = 1000, 0
 UNCOUNTED = 2  # turns
 KERAS = {"efficientnet-b0": "EfficientNetB0", "efficientnetv2-b0": "EfficientNetV2B0"}
 TIMM = {"efficientnet-b0": "tf_efficientnet_b0", "efficientnetv2-b0": "tf_efficientnetv2_b0"}
 
 
-def random_batch(batch_size):
-    """uint8 (batch, 224, 224, 3) and int32 (batch,)."""
+def random_batch(batch_size, size, classes=CLASSES):
+    """uint8 (batch, size, size, 3) and int32 (batch,)."""
     import numpy as np
 
     draw = np.random.default_rng(SEED)
-    images = draw.integers(0, 256, (batch_size, SIZE, SIZE, 3), dtype=np.uint8)
-    return images, draw.integers(0, CLASSES, batch_size, dtype=np.int32)
+    images = draw.integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
+    return images, draw.integers(0, classes, batch_size, dtype=np.int32)
 
 
 def _tensorflow(threads):
@@ -46,28 +47,24 @@ def _tensorflow(threads):
     return tf
 
 
-def ours(model, batch_size, steps, threads, turn):
-    """`tpu_train`'s step, as train.py runs it, with the paper's recipe."""
+def trainer_step(recipe, classes, *, cached=False):
+    """``run_steps(count)`` of `tpu_train`'s step, as train.py runs it, on one batch from memory.
+
+    `cached`: on the outputs of the frozen layers, which are computed once.
+    """
+    import tensorflow as tf
+
     from tpu_train.recipes.phases import make_phases
-    from tpu_train.recipes.table import find_recipe
     from tpu_train.training import distributed_layers, model_factory
     from tpu_train.training.distribution import make_strategy
+    from tpu_train.training.feature_cache import split_model
     from tpu_train.training.lr_schedule import learning_rate
     from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
 
-    tf = _tensorflow(threads)
-    recipe = dataclasses.replace(
-        find_recipe(model),
-        batch_size=batch_size,
-        phases=1,
-        image_size_first=SIZE,
-        image_size_last=SIZE,
-        precision="float32",
-    )
     examples = 100_000
     (phase,) = make_phases(recipe, examples)
     strategy = make_strategy("cpu")
-    network = model_factory.training_network(recipe, CLASSES)
+    network = model_factory.training_network(recipe, classes)
     with strategy.scope():
         net = distributed_layers.training_clone(
             network, batch_norm_group_size=recipe.batch_norm_group_size
@@ -75,7 +72,10 @@ def ours(model, batch_size, steps, threads, turn):
         ema_net = distributed_layers.training_clone(network)
         state = TrainState.create(net, ema_net, recipe, [phase])
     distributed_layers.set_phase(net, recipe, phase)
-    images, labels = random_batch(batch_size)
+    images, labels = random_batch(recipe.batch_size, recipe.image_size_last, classes)
+    if cached:
+        backbone, net = split_model(net, recipe.freeze)
+        images = backbone(images, training=False)
     batch = tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat()
     batches = iter(strategy.distribute_datasets_from_function(lambda context: batch))
 
@@ -84,24 +84,51 @@ def ours(model, batch_size, steps, threads, turn):
             recipe, phase, step, examples=examples, total_examples=recipe.epochs * examples
         )
 
-    with graph_rewriting(strategy):
-        run_steps = trace_steps(
-            StepSpec(recipe, phase, CLASSES, strategy, net, state, rate), batches
-        )
-        count = tf.constant(steps, tf.int64)
-        for turns in range(1_000_000):
-            run_steps(batches, tf.constant(turns * steps, tf.int64), count).numpy()
-            turn()
+    run = trace_steps(StepSpec(recipe, phase, classes, strategy, net, state, rate), batches)
+    done = 0
+
+    def run_steps(count):
+        nonlocal done
+        with graph_rewriting(strategy):
+            run(batches, tf.constant(done, tf.int64), tf.constant(count, tf.int64)).numpy()
+        done += count
+
+    return run_steps
 
 
-def keras_fit(model, batch_size, steps, threads, turn, *, averages):
+def ours(model, batch, steps, threads, turn, *, freeze="none", cached=False):
+    """`tpu_train`'s step with the paper's recipe; `cached` as for :func:`trainer_step`."""
+    from tpu_train.recipes.table import find_recipe
+
+    _tensorflow(threads)
+    batch_size, size = batch[0].shape[:2]
+    recipe = dataclasses.replace(
+        find_recipe(model),
+        batch_size=batch_size,
+        phases=1,
+        image_size_first=size,
+        image_size_last=size,
+        precision="float32",
+        freeze=freeze,
+    )
+    if cached:
+        recipe = dataclasses.replace(recipe, drop_path_first=0.0, drop_path_last=0.0)
+    run_steps = trainer_step(recipe, CLASSES, cached=cached)
+    for _ in range(1_000_000):
+        run_steps(steps)
+        turn()
+
+
+def keras_fit(model, batch, steps, threads, turn, *, averages, frozen=False):
     """keras.applications' network under compile and fit."""
     tf = _tensorflow(threads)
     import keras
 
     network = getattr(keras.applications, KERAS[model])(
-        weights=None, classes=CLASSES, classifier_activation=None
+        weights=None, classes=CLASSES, classifier_activation=None, input_shape=batch[0].shape[1:]
     )
+    for layer in network.layers[:-1]:
+        layer.trainable = not frozen
     network.compile(
         optimizer=keras.optimizers.RMSprop(
             1e-4, rho=0.9, momentum=0.9, epsilon=1e-3, use_ema=averages, ema_momentum=0.9999
@@ -109,7 +136,7 @@ def keras_fit(model, batch_size, steps, threads, turn, *, averages):
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
         jit_compile=False,
     )
-    images, labels = random_batch(batch_size)
+    images, labels = batch
     pair = images, keras.utils.to_categorical(labels, CLASSES)
 
     class Turns(keras.callbacks.Callback):
@@ -121,9 +148,10 @@ def keras_fit(model, batch_size, steps, threads, turn, *, averages):
     network.fit(batches, steps_per_epoch=1_000_000, verbose=0, callbacks=[Turns()])
 
 
-def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
+def timm_step(model, batch, steps, threads, turn, *, channels_last):
     """The network of timm, and the step of its train.py."""
-    from foreign import import_torch_projects
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from tools.foreign import import_torch_projects
 
     torch, _, timm = import_torch_projects()
     from timm.loss import LabelSmoothingCrossEntropy
@@ -139,7 +167,7 @@ def timm_step(model, batch_size, steps, threads, turn, *, channels_last):
     )
     loss_of = LabelSmoothingCrossEntropy(0.1)
     averages = ModelEmaV3(network, decay=0.9999)
-    images, labels = random_batch(batch_size)
+    images, labels = batch
     images = torch.from_numpy(images).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
     images = images.contiguous(memory_format=form)
     labels = torch.from_numpy(labels).long()
@@ -163,9 +191,15 @@ CONTENDERS = {
     "timm, channels last": lambda *a: timm_step(*a, channels_last=True),
     "ours, without oneDNN": ours,
 }
+FROZEN = {
+    "ours": ours,
+    "ours, frozen backbone": lambda *a: ours(*a, freeze="backbone"),
+    "ours, frozen and computed once": lambda *a: ours(*a, freeze="backbone", cached=True),
+    "keras, oneDNN": lambda *a: keras_fit(*a, averages=False),
+    "keras, oneDNN, frozen backbone": lambda *a: keras_fit(*a, averages=False, frozen=True),
+}
 ONEDNN = {
-    "ours": "1",
-    "keras, oneDNN": "1",
+    **dict.fromkeys(FROZEN, "1"),
     "keras, oneDNN, averages": "1",
     "ours, without oneDNN": "0",
 }
@@ -185,14 +219,16 @@ def serve(options):
             os._exit(0)
         began = time.perf_counter(), time.process_time()
 
-    CONTENDERS[options.one](
-        options.models[0], options.batch_size, options.steps, len(options.cores), turn
+    batch = random_batch(options.batch_size, options.size)
+    {**CONTENDERS, **FROZEN}[options.one](
+        options.models[0], batch, options.steps, len(options.cores), turn
     )
 
 
 def compare(model, options):
     """{contender: [(seconds, processor seconds) per step, ...]}, one entry per round."""
     flags = [f"--batch_size={options.batch_size}", f"--steps={options.steps}"]
+    flags += [f"--size={options.size}"]
     flags += ["--models", model, "--cores", *map(str, options.cores)]
     environment = {
         **os.environ,
@@ -246,17 +282,26 @@ def table(model, times, batch_size):
     return "\n".join(lines)
 
 
-def main(argv=None):
-    """Prints one table per network; with --one, runs as a contender."""
+def parsed(argv=None):
+    """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(KERAS), choices=list(KERAS))
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, *FROZEN])
+    parser.add_argument("--freeze", action="store_true", help="compare those of a frozen backbone")
+    parser.add_argument("--size", type=int, default=224, help="of the images, pixels a side")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15, help="counted rounds")
     parser.add_argument("--steps", type=int, default=3, help="steps per turn")
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--one", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=[*CONTENDERS, *FROZEN], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    options.contenders = options.contenders or list(FROZEN if options.freeze else CONTENDERS)
+    return options
+
+
+def main(argv=None):
+    """Prints one table per network; with --one, runs as a contender."""
+    options = parsed(argv)
     if options.one:
         serve(options)
     for model in options.models:

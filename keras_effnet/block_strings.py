@@ -2,8 +2,8 @@
 
 ``r4_k3_s2_e4_i24_o48_c1`` is a stage of 4 blocks with 3 x 3 kernels, stride 2 in the first block,
 expand ratio 4, 24 input and 48 output filters; ``c1`` makes them Fused-MBConv, ``se0.25`` adds
-squeeze-and-excitation. Source: google/automl efficientnetv2, ``effnetv2_configs.py``. No Keras, no
-TensorFlow.
+squeeze-and-excitation. Source: google/automl efficientnetv2, ``effnetv2_configs.py``. This package
+adds ``c2``, ResNet's bottleneck block. No Keras, no TensorFlow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from keras_effnet.variants import Stage
 
-_CONVOLUTION_OPS = {0: "mbconv", 1: "fused"}  # the number after "c"
+_CONVOLUTION_OPS = {0: "mbconv", 1: "fused", 2: "bottleneck"}  # the number after "c"
 _EXAMPLE = "r4_k3_s2_e4_i24_o48_c1"
 _REQUIRED = {
     "r": "the number of blocks",
@@ -39,7 +39,8 @@ def format_stages(stages: Sequence[Stage], stem_filters: int) -> tuple[str, ...]
             f"r{s.repeats}_k{s.kernel_size}_s{s.stride}_e{s.expand_ratio}_i{filters}_o{s.filters}"
         )
         text += f"_se{s.se_ratio:g}" if s.se_ratio else ""
-        strings.append(text + ("_c1" if s.op == "fused" else ""))
+        convolution = {op: number for number, op in _CONVOLUTION_OPS.items()}[s.op]
+        strings.append(text + (f"_c{convolution}" if convolution else ""))
         filters = s.filters
     return tuple(strings)
 
@@ -82,10 +83,10 @@ def _parse_stage(text):
     if stride not in ("1", "2", "11", "22"):
         raise ValueError(f"block string {text!r} has the stride {stride!r}: give s1 or s2")
     convolution = options.get("c", "0")
-    if convolution not in ("0", "1"):
+    if convolution not in map(str, _CONVOLUTION_OPS):
         raise ValueError(
             f"block string {text!r} has the convolution type c{convolution}: give c1 for "
-            "Fused-MBConv, or omit it for MBConv"
+            "Fused-MBConv, c2 for ResNet's bottleneck, or omit it for MBConv"
         )
     return Stage(
         op=_CONVOLUTION_OPS[int(convolution)],

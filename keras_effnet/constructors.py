@@ -76,10 +76,11 @@ def create_model(
 ):
     """A ``keras.Model`` of a variant: a name of ``list_models()``, a ``.json`` file, a ``Variant``.
 
-    The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and `name`
-    to the variant's. `name_prefix` precedes the names of all layers, so that two networks can be
-    joined by their ``input`` and ``output`` in one model, where names must differ. (A network
-    called as a layer of another model needs only a `name`.)
+    The names "mobilenetv2" and "resnet50" are accepted as well; no pretrained weights exist for
+    them. The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and
+    `name` to the variant's. `name_prefix` precedes the names of all layers, so that two networks
+    can be joined by their ``input`` and ``output`` in one model, where names must differ. (A
+    network called as a layer of another model needs only a `name`.)
 
     >>> create_model("efficientnetv2-b0", classes=10, input_shape=(64, 64, 3)).output_shape
     (None, 10)

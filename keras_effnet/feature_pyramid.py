@@ -168,9 +168,12 @@ def _one_or_all(tensors):
 def _outputs_of_plan(p):
     """[(stride, channels, layer name)] of the stem and of each block."""
     outputs = [(2, p.stem_filters, "stem_activation")]
+    if p.stem_pool:
+        outputs.append((2, p.stem_filters, "stem_pool"))
     for block in p.blocks:
         activates = block.op == "fused" and not block.expands
         suffix = "add" if block.residual else "project_activation" if activates else "project_bn"
+        suffix = "add_activation" if block.op == "bottleneck" else suffix
         outputs.append((block.stride, block.out_filters, f"{block.name}_{suffix}"))
     return outputs
 
@@ -179,6 +182,8 @@ def _outputs_of_backbone(backbone):
     by_name = backbone.layers
     axis = -1 if by_name["stem_conv"].data_format == "channels_last" else 1
     outputs = [(stride_of([by_name["stem_conv"]]), by_name["stem_activation"])]
+    if "stem_pool" in by_name:
+        outputs.append((stride_of([by_name["stem_pool"]]), by_name["stem_pool"]))
     for name, layers in layers_by_block(backbone).items():
         outputs.append((stride_of(layers), last_layer(name, layers)))
     return [(stride, int(layer.output.shape[axis]), layer.name) for stride, layer in outputs]

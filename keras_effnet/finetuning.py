@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from keras_effnet.model_structure import find_backbone, layers_by_group
+from keras_effnet.model_structure import find_backbone, last_feature_map, layers_by_group
 from keras_effnet.onnx_export import exportable
 from keras_effnet.suggestions import unknown_name
 
@@ -61,7 +61,7 @@ def with_new_head(
     else:
         data_format = by_name["stem_conv"].data_format
         x = layers.GlobalAveragePooling2D(data_format=data_format, name=f"{name_prefix}avg_pool")(
-            by_name["top_activation"].output
+            last_feature_map(backbone).output
         )
     x = layers.Dropout(dropout_rate, name=f"{name_prefix}top_dropout")(x)
     x = layers.Dense(
@@ -104,7 +104,8 @@ def freeze(model, up_to: str = "top", *, batch_norm: str = "frozen") -> tuple[st
     """Freezes the groups from the input up to and including `up_to`; returns their names.
 
     Changes the model in place: the other groups train, whatever was frozen before. `up_to` is a
-    name of :func:`layer_groups`; "top" lets only the head train. **Compile the model afterwards**:
+    name of :func:`layer_groups`; "top" lets only the head train (also in a ResNet, whose last group
+    before the head is "block4"). **Compile the model afterwards**:
     Keras reads ``trainable`` when a model is compiled, and an optimizer keeps the variables that
     it was built with.
 
@@ -127,6 +128,8 @@ def freeze(model, up_to: str = "top", *, batch_norm: str = "frozen") -> tuple[st
     """
     groups = layers_by_group(model)
     names = list(groups)
+    if up_to == "top" and "top" not in groups:
+        up_to = next(name for name in reversed(names) if name != "head")
     if up_to not in groups:
         raise ValueError(unknown_name("group", up_to, names))
     frozen = tuple(names[: names.index(up_to) + 1])

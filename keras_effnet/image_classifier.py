@@ -16,7 +16,7 @@ from keras_effnet.labels import label_map
 from keras_effnet.model_input import ImageInput, image_input
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.suggestions import unknown_name
-from keras_effnet.variants import VARIANTS
+from keras_effnet.variants import NETWORKS
 
 _TFLITE_BATCH, _KERAS_BATCH = 64, 32
 
@@ -238,7 +238,7 @@ def open_model(model, weights=None, labels=None):
         labels = beside if beside.is_file() else None
     if labels is not None:
         names = read_labels(labels)
-    if model in VARIANTS:
+    if model in NETWORKS:
         from keras_effnet.constructors import create_model
 
         stated = resolve_weights(model, weights or "auto").input_spec
@@ -249,7 +249,7 @@ def open_model(model, weights=None, labels=None):
         _check_names(labels, names, classes)
         return create_model(model, weights=weights or "auto", classes=classes), names
     if not os.path.isfile(model):
-        raise ValueError(f"{unknown_name('model', model, VARIANTS)}; and no file has that name")
+        raise ValueError(f"{unknown_name('model', model, NETWORKS)}; and no file has that name")
     if weights is not None:
         raise ValueError(
             f"--weights={weights} and --model={model}, a file that already has weights: drop one"

@@ -60,6 +60,16 @@ def interrupts_deferred() -> Iterator[None]:
         signal.raise_signal(received[0])
 
 
+@contextlib.contextmanager
+def interrupts_end_the_process() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM end the process within the block, without a message.
+
+    For calls that keep Python's lock for long: Python would handle a signal only after them.
+    """
+    with _handling(signal.SIG_DFL):
+        yield
+
+
 def _signal_main_thread(number):
     if hasattr(signal, "pthread_kill"):  # also ends a sleep
         signal.pthread_kill(threading.main_thread().ident, number)

@@ -49,12 +49,16 @@ def build(
     x = layers.Activation("linear", name=preprocessing.layer_name)(inputs)
     if include_preprocessing:
         x = _normalization(plan.normalization, channels=inputs.shape[axis], axis=axis)(x)
-    x = net.conv_bn(x, "stem_conv", "stem_bn", plan.stem_filters, kernel_size=3, stride=2)
+    x = net.conv_bn(x, "stem_conv", "stem_bn", plan.stem_filters, plan.stem_kernel_size, stride=2)
     x = net.activation(x, "stem_activation")
+    if plan.stem_pool:
+        x, padding = net.padded(x, "stem_pool", kernel_size=3, stride=2)
+        x = layers.MaxPooling2D(3, strides=2, padding=padding, name="stem_pool")(x)
     for block in plan.blocks:
         x = net.block(x, block)
-    x = net.conv_bn(x, "top_conv", "top_bn", plan.head_filters)
-    x = net.activation(x, "top_activation")
+    if plan.head_filters:
+        x = net.conv_bn(x, "top_conv", "top_bn", plan.head_filters)
+        x = net.activation(x, "top_activation")
 
     if include_top or pooling == "avg":
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -90,8 +94,9 @@ class _Layers:
         )(x)
 
     def padded(self, x, name, kernel_size, stride):
-        """(`x`, the ``padding`` of the convolution of that name); `x` is padded if necessary."""
-        if stride == 1 or self.plan.padding == "same":  # at stride 1 both are the same
+        """(`x`, the ``padding`` of the layer of that name); `x` is padded if necessary."""
+        # at stride 1, and for kernels of one pixel, both paddings are the same
+        if stride == 1 or kernel_size == 1 or self.plan.padding == "same":
             return x, "same"
         return layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x), "valid"
 
@@ -109,7 +114,11 @@ class _Layers:
         return self.batch_norm(x, bn_name)
 
     def block(self, inputs, b):
-        """One (Fused-)MBConv block of the plan."""
+        """One block of the plan."""
+        return self.bottleneck(inputs, b) if b.op == "bottleneck" else self.mbconv(inputs, b)
+
+    def mbconv(self, inputs, b):
+        """An MBConv or Fused-MBConv block, which is linear at its end."""
         x = inputs
         fused = b.op == "fused"
         if b.expands:
@@ -140,12 +149,29 @@ class _Layers:
         )
         if project_is_spatial:
             x = self.activation(x, f"{b.name}_project_activation")
-        if b.residual:
-            x = layers.Dropout(b.drop_rate, noise_shape=(None, 1, 1, 1), name=f"{b.name}_drop")(x)
-            # The shortcut first: Keras traverses a network recursively, first inputs first, and
-            # through the branches L2 and XL exceed Python's recursion limit.
-            x = layers.Add(name=f"{b.name}_add")([inputs, x])
-        return x
+        return self.add(inputs, x, b) if b.residual else x
+
+    def bottleneck(self, inputs, b):
+        """ResNet's bottleneck block, with an activation after the addition."""
+        x = self.conv_bn(inputs, f"{b.name}_reduce_conv", f"{b.name}_reduce_bn", b.expand_filters)
+        x = self.activation(x, f"{b.name}_reduce_activation")
+        x = self.conv_bn(
+            x, f"{b.name}_conv", f"{b.name}_bn", b.expand_filters, b.kernel_size, b.stride
+        )
+        x = self.activation(x, f"{b.name}_activation")
+        x = self.conv_bn(x, f"{b.name}_project_conv", f"{b.name}_project_bn", b.out_filters)
+        shortcut = inputs
+        if b.projects_shortcut:
+            names = f"{b.name}_shortcut_conv", f"{b.name}_shortcut_bn"
+            shortcut = self.conv_bn(inputs, *names, b.out_filters, 1, b.stride)
+        return self.activation(self.add(shortcut, x, b), f"{b.name}_add_activation")
+
+    def add(self, shortcut, x, b):
+        """The sum of a block's shortcut and its branch, with stochastic depth."""
+        x = layers.Dropout(b.drop_rate, noise_shape=(None, 1, 1, 1), name=f"{b.name}_drop")(x)
+        # The shortcut first: Keras traverses a network recursively, first inputs first, and
+        # through the branches L2 and XL exceed Python's recursion limit.
+        return layers.Add(name=f"{b.name}_add")([shortcut, x])
 
     def squeeze_excite(self, x, b):
         shape = (b.expand_filters, 1, 1) if self.axis == 1 else (1, 1, b.expand_filters)

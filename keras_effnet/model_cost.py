@@ -47,12 +47,21 @@ def cost(
 
     tally = _Tally()
     side = -(-size // 2)
-    tally.conv(3, p.stem_filters, kernel_area=9, side=side)
+    tally.conv(3, p.stem_filters, kernel_area=p.stem_kernel_size**2, side=side)
     tally.batch_norm(p.stem_filters)
+    side = -(-side // 2) if p.stem_pool else side
     for b in p.blocks:
         area = b.kernel_size**2
         out_side = -(-side // b.stride)
-        if b.op == "fused":
+        if b.op == "bottleneck":
+            tally.conv(b.in_filters, b.expand_filters, 1, side)
+            tally.conv(b.expand_filters, b.expand_filters, area, out_side)
+            tally.batch_norm(2 * b.expand_filters)
+            if b.projects_shortcut:
+                tally.conv(b.in_filters, b.out_filters, 1, out_side)
+                tally.batch_norm(b.out_filters)
+            project_area = 1
+        elif b.op == "fused":
             if b.expands:
                 tally.conv(b.in_filters, b.expand_filters, area, out_side)
                 tally.batch_norm(b.expand_filters)
@@ -71,10 +80,11 @@ def cost(
         tally.conv(b.expand_filters, b.out_filters, project_area, out_side)
         tally.batch_norm(b.out_filters)
         side = out_side
-    tally.conv(p.blocks[-1].out_filters, p.head_filters, 1, side)
-    tally.batch_norm(p.head_filters)
+    if p.head_filters:
+        tally.conv(p.blocks[-1].out_filters, p.head_filters, 1, side)
+        tally.batch_norm(p.head_filters)
     if include_top:
-        tally.conv(p.head_filters, classes, 1, 1, bias=True)
+        tally.conv(p.head_filters or p.blocks[-1].out_filters, classes, 1, 1, bias=True)
     return Cost(
         parameters=tally.trainable + tally.statistics,
         trainable=tally.trainable,

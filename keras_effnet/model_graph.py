@@ -141,6 +141,25 @@ def last_call(graph) -> tuple:
     raise ValueError("the model has no layers between its input and its output")
 
 
+def last_calls(graph) -> Iterator[tuple]:
+    """(layer, its input tensor) from the output backward, up to a layer of several inputs.
+
+    A nested model is one layer.
+    """
+    calls = {
+        id(tensor): (layer, flat(node.input_tensors))
+        for layer, node in _calls(graph)
+        for tensor in flat(node.output_tensors)
+    }
+    tensor = graph.outputs[0]
+    while True:
+        layer, given = calls[id(tensor)]
+        if len(given) != 1 or given[0] is tensor:  # an input, in Keras 3 and in Keras 2
+            return
+        (tensor,) = given
+        yield layer, tensor
+
+
 def _calls(graph):
     """[(layer, node)] of a graph in the order of execution."""
     for depth in sorted(graph._nodes_by_depth, reverse=True):

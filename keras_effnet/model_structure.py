@@ -1,9 +1,9 @@
 """Finds the EfficientNet in a model, and its blocks and groups of layers, by layer name.
 
-Every EfficientNet built by this package or by keras.applications uses the same layer names
-(``stem_conv``, ``block2a_project_bn``, ``top_conv``), possibly behind a prefix, and saved files
-keep them. So this works whatever the variant and wherever the model comes from. No Keras here:
-models are only read.
+Every network built by this package and every EfficientNet of keras.applications uses the same layer
+names (``stem_conv``, ``block2a_project_bn``, ``top_conv``), possibly behind a prefix, and saved
+files keep them. "EfficientNet" here includes this package's MobileNetV2 and ResNet-50. So this
+works whatever the variant and wherever the model comes from. No Keras here: models are only read.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def layers_by_block(backbone: Backbone) -> dict[str, list]:
 
 def last_layer(block: str, layers: Sequence):
     """The layer, of those of a block, that computes the block's output."""
-    for suffix in ("add", "project_activation", "project_bn"):
+    for suffix in ("add_activation", "add", "project_activation", "project_bn"):
         for layer in layers:
             if layer.name.endswith(f"{block}_{suffix}"):
                 return layer
@@ -110,11 +110,19 @@ def last_layer(block: str, layers: Sequence):
     raise ValueError(f"{block} has no known output layer: its layers are {names}")
 
 
+def last_feature_map(backbone: Backbone):
+    """The layer that outputs a backbone's last feature map."""
+    if "top_activation" in backbone.layers:
+        return backbone.layers["top_activation"]
+    name, layers = list(layers_by_block(backbone).items())[-1]
+    return last_layer(name, layers)
+
+
 def stride_of(layers: Sequence) -> int:
-    """The total stride of consecutive layers."""
+    """The total stride of layers, those of a shortcut excluded."""
     stride = 1
     for layer in layers:
-        if hasattr(layer, "strides"):
+        if hasattr(layer, "strides") and "_shortcut_" not in layer.name:
             stride *= layer.strides[0]
     return stride
 

@@ -19,14 +19,16 @@ MIN_IMAGE_SIZE = 32
 
 @dataclass(frozen=True)
 class Block:
-    """One (Fused-)MBConv block, with final filter counts; a count of 0 means no such layer."""
+    """One block, with final filter counts; a count of 0 means no such layer."""
 
     name: str  # "block2a": stage and letter; the prefix of its layers' names
-    op: str  # "mbconv" | "fused"
+    op: str  # "mbconv" | "fused" | "bottleneck"
     kernel_size: int
     stride: int
     in_filters: int
-    expand_filters: int  # between expansion and projection; in_filters for an expand ratio of 1
+    # of a bottleneck: of its spatial convolution; else between expansion and projection, which are
+    # in_filters for an expand ratio of 1
+    expand_filters: int
     out_filters: int
     se_filters: int
     drop_rate: float  # stochastic depth: probability that training skips the residual branch
@@ -34,8 +36,14 @@ class Block:
 
     @property
     def expands(self) -> bool:
-        """Whether the block begins with an expansion convolution."""
-        return self.expand_filters != self.in_filters
+        """Whether an MBConv or Fused-MBConv block begins with an expansion convolution."""
+        return self.op != "bottleneck" and self.expand_filters != self.in_filters
+
+    @property
+    def projects_shortcut(self) -> bool:
+        """Whether the shortcut of a bottleneck has a convolution, to have the output's shape."""
+        changes = self.stride > 1 or self.in_filters != self.out_filters
+        return self.op == "bottleneck" and changes
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Plan:
     image_size: int
     stem_filters: int
     blocks: tuple[Block, ...]
-    head_filters: int
+    head_filters: int  # 0: no convolution before the pooling
     dropout_rate: float
     activation: str
     depthwise_name: str
@@ -54,28 +62,37 @@ class Plan:
     bn_epsilon: float
     padding: str  # "same" | "symmetric"; they differ only in strided convolutions
     normalization: Normalization
+    stem_kernel_size: int = 3
+    stem_pool: bool = False
 
     def __str__(self) -> str:
         """The blocks as an aligned table."""
+        w = max(8, *(len(b.op) + 2 for b in self.blocks))
         lines = [
             f"{self.name}: {len(self.blocks)} blocks, {self.image_size} px, {self.activation}, "
             f"batch-norm momentum {self.bn_momentum} epsilon {self.bn_epsilon}, "
             f"dropout {self.dropout_rate}"
             + ("" if self.padding == "same" else f", {self.padding} padding"),
-            f"{'block':<10}{'op':<8}{'kernel':>6}{'stride':>7}{'in':>6}{'expand':>8}{'out':>6}"
+            f"{'block':<10}{'op':<{w}}{'kernel':>6}{'stride':>7}{'in':>6}{'expand':>8}{'out':>6}"
             f"{'se':>5}{'drop':>8}  residual",
-            f"{'stem':<10}{'conv':<8}{3:>6}{2:>7}{3:>6}{'':>8}{self.stem_filters:>6}",
+            f"{'stem':<10}{'conv':<{w}}{self.stem_kernel_size:>6}{2:>7}{3:>6}{'':>8}"
+            f"{self.stem_filters:>6}",
         ]
+        if self.stem_pool:
+            filters = self.stem_filters
+            lines.append(f"{'stem':<10}{'maxpool':<{w}}{3:>6}{2:>7}{filters:>6}{'':>8}{filters:>6}")
         for b in self.blocks:
             lines.append(
-                f"{b.name:<10}{b.op:<8}{b.kernel_size:>6}{b.stride:>7}{b.in_filters:>6}"
-                f"{b.expand_filters if b.expands else '-':>8}{b.out_filters:>6}"
-                f"{b.se_filters or '-':>5}{b.drop_rate:>8.4f}  {'yes' if b.residual else '-'}"
+                f"{b.name:<10}{b.op:<{w}}{b.kernel_size:>6}{b.stride:>7}{b.in_filters:>6}"
+                f"{b.expand_filters if b.op == 'bottleneck' or b.expands else '-':>8}"
+                f"{b.out_filters:>6}{b.se_filters or '-':>5}{b.drop_rate:>8.4f}"
+                f"  {'yes' if b.residual else '-'}"
             )
-        lines.append(
-            f"{'top':<10}{'conv':<8}{1:>6}{1:>7}{self.blocks[-1].out_filters:>6}{'':>8}"
-            f"{self.head_filters:>6}"
-        )
+        if self.head_filters:
+            lines.append(
+                f"{'top':<10}{'conv':<{w}}{1:>6}{1:>7}{self.blocks[-1].out_filters:>6}{'':>8}"
+                f"{self.head_filters:>6}"
+            )
         return "\n".join(lines)
 
 
@@ -104,7 +121,10 @@ def plan(
     blocks = []
     in_filters = scaled_stem
     for number, (stage, count) in enumerate(zip(v.stages, repeats), start=1):
-        out_filters = scale_filters(stage.filters, v)
+        expand_filters, out_filters = None, scale_filters(stage.filters, v)
+        if stage.op == "bottleneck":  # its narrow convolution decides
+            expand_filters = scale_filters(stage.filters // stage.expand_ratio, v)
+            out_filters = expand_filters * stage.expand_ratio
         for j in range(count):
             stride = stage.stride if j == 0 else 1
             blocks.append(
@@ -114,11 +134,12 @@ def plan(
                     kernel_size=stage.kernel_size,
                     stride=stride,
                     in_filters=in_filters,
-                    expand_filters=in_filters * stage.expand_ratio,
+                    expand_filters=expand_filters or in_filters * stage.expand_ratio,
                     out_filters=out_filters,
                     se_filters=max(1, int(in_filters * stage.se_ratio)) if stage.se_ratio else 0,
                     drop_rate=drop_path_rate * len(blocks) / total,
-                    residual=stride == 1 and in_filters == out_filters,
+                    residual=stage.op == "bottleneck"
+                    or (stride == 1 and in_filters == out_filters),
                 )
             )
             in_filters = out_filters
@@ -128,7 +149,7 @@ def plan(
         image_size=v.image_size,
         stem_filters=scaled_stem,
         blocks=tuple(blocks),
-        head_filters=v.head_filters if v.family.fixed_ends else scale_filters(v.head_filters, v),
+        head_filters=_scale_head(v),
         dropout_rate=_rate("dropout_rate", dropout_rate, v.dropout_rate),
         activation=v.family.activation,
         depthwise_name=v.family.depthwise_name,
@@ -136,6 +157,8 @@ def plan(
         bn_epsilon=v.bn_epsilon,
         padding=_padding(v.padding),
         normalization=v.normalization,
+        stem_kernel_size=v.family.stem_kernel_size,
+        stem_pool=v.family.stem_pool,
     )
 
 
@@ -148,6 +171,11 @@ def scale_filters(filters: int, variant: Variant) -> int:
     scaled = filters * variant.width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < variant.family.round_limit * scaled else rounded
+
+
+def _scale_head(v):
+    fixed = v.family.fixed_ends or (v.family.head_grows_only and v.width < 1)
+    return v.head_filters if fixed or not v.head_filters else scale_filters(v.head_filters, v)
 
 
 def _scale_repeats(i, v):

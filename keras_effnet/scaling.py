@@ -1,4 +1,4 @@
-"""Compound scaling of any variant (arXiv 1905.11946, section 3.3). No Keras, no TensorFlow.
+"""Compound scaling of any network (arXiv 1905.11946, section 3.3). No Keras, no TensorFlow.
 
 One unit of phi multiplies depth by alpha, width by beta and the image size by gamma. With alpha *
 beta^2 * gamma^2 near 2 this about doubles the multiply-adds. The rule is exact but networks are
@@ -13,9 +13,11 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
+from keras_effnet.search_space import unscaled
 from keras_effnet.variant_lookup import find_variant
 from keras_effnet.variants import VARIANTS, Evaluation, Variant
 
@@ -26,6 +28,11 @@ SIZE_STEP = 4
 # activations exceed any accelerator's memory, so such a number is a mistake.
 MAX_FACTOR = 20.0
 MAX_IMAGE_SIZE = 4096
+
+V2_MAX_IMAGE_SIZE = 480  # EfficientNetV2's, above which memory and time grow too much
+V2_LATE_STAGES = 2  # to which its rule adds layers
+
+_Network = TypeVar("_Network")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,38 @@ PUBLISHED_PHI = {
 }
 
 
+def compound(
+    builder: Callable[[float, float, int], _Network],
+    phi: float,
+    *,
+    image_size: int = 224,
+    coefficients: Coefficients = PAPER,
+) -> _Network:
+    """``builder(width, depth, image_size)`` with the factors and the size that belong to phi.
+
+    For networks of your own: `builder` is any function of a factor on the filters, a factor on the
+    layers and a size in pixels, and may return anything. `image_size` is the size at phi = 0; the
+    scaled one is rounded to the nearest multiple of 4. Raises ``ValueError`` for a phi or a size
+    that is not a finite number, a phi that is too large, and a size outside 4 to 4,096 pixels.
+
+    >>> def layers_of(width, depth, image_size):
+    ...     return [round(64 * width)] * math.ceil(8 * depth), image_size
+    >>> compound(layers_of, 2)
+    ([77, 77, 77, 77, 77, 77, 77, 77, 77, 77, 77, 77], 296)
+    """
+    _check_number("image_size", image_size)
+    width, depth, size = _factors(phi, image_size, coefficients)
+    if size < SIZE_STEP:
+        raise ValueError(f"phi {phi:g} gives images of {size} pixels a side: use a larger phi")
+    bounds = ("image size", size, MAX_IMAGE_SIZE), ("width", width, MAX_FACTOR)
+    for what, value, bound in (*bounds, ("depth", depth, MAX_FACTOR)):
+        if value > bound:
+            raise ValueError(
+                f"phi {phi:g} gives {what} {value:,.5g}, above {bound:,g}: use a smaller phi"
+            )
+    return builder(_exact(width), _exact(depth), size)
+
+
 def scale(
     base: str | Variant,
     phi: float | None = None,
@@ -75,6 +114,8 @@ def scale(
     name: str | None = None,
 ) -> Variant:
     """A new :class:`Variant`: `base` (a variant or its name) scaled by phi or by dimension.
+
+    The base may also be "mobilenetv2" or "resnet50".
 
     ``scale(base, phi)`` multiplies the base's depth by ``alpha**phi``, its width by ``beta**phi``
     and its image size by ``gamma**phi``, rounded to the nearest multiple of 4; phi may be negative.
@@ -102,16 +143,7 @@ def scale(
             + ("both" if given else "neither")
         )
     if phi is not None:
-        _check_number("phi", phi, positive=False)
-        for what in ("alpha", "beta", "gamma"):
-            _check_number(what, getattr(coefficients, what))
-        try:
-            width, depth = coefficients.beta**phi, coefficients.alpha**phi
-            image_size = _nearest_size(v.image_size * coefficients.gamma**phi)
-        except OverflowError as error:
-            raise ValueError(
-                f"phi {phi:g} is too large: published networks have -3 to 10"
-            ) from error
+        width, depth, image_size = _factors(phi, v.image_size, coefficients)
         suffix = f"phi{phi:g}"
     else:
         for what, value in given.items():
@@ -141,12 +173,48 @@ def scale(
     return replace(
         v,
         name=f"{v.name}-{suffix}" if name is None else name,
-        # four digits: a rounding error above 2.0 would be rounded up to a third block
-        width=round(v.width * width, 4),
-        depth=round(v.depth * depth, 4),
+        width=_exact(v.width * width),
+        depth=_exact(v.depth * depth),
         image_size=int(image_size),
         top1=None,
         evaluation=Evaluation(None, "bilinear"),  # nothing was published for it
+    )
+
+
+def scale_v2(
+    base: str | Variant = "efficientnetv2-s",
+    phi: float = 1.0,
+    *,
+    late_layers: float = 1.0,
+    max_image_size: int = V2_MAX_IMAGE_SIZE,
+    coefficients: Coefficients = PAPER,
+    name: str | None = None,
+) -> Variant:
+    """A new :class:`Variant`: `base` scaled by EfficientNetV2's rule (arXiv 2104.00298, 3.3).
+
+    Compound scaling with two changes: the image is at most `max_image_size` pixels a side, and each
+    of the last two stages gets ``late_layers * phi`` additional layers (rounded; none for a
+    negative phi). The paper states the limit of 480 pixels, but no numbers of layers:
+    docs/scaling.md compares the results with the published M and L. The variant has width 1 and
+    depth 1: its stages are the scaled ones. Raises ``ValueError`` as :func:`scale` does.
+
+    >>> larger = scale_v2("efficientnetv2-s", 1.5)
+    >>> [stage.repeats for stage in larger.stages], larger.image_size
+    ([3, 6, 6, 8, 14, 22], 472)
+    >>> scale_v2("efficientnetv2-s", 3).image_size
+    480
+    """
+    v = find_variant(base)
+    _check_number("late_layers", late_layers, positive=False)
+    _check_number("max_image_size", max_image_size)
+    name = f"{v.name}-v2-phi{phi:g}" if name is None else name
+    scaled = unscaled(scale(v, phi, coefficients=coefficients, name=name))
+    extra = max(0, math.floor(late_layers * phi + 0.5))
+    early, late = scaled.stages[:-V2_LATE_STAGES], scaled.stages[-V2_LATE_STAGES:]
+    return replace(
+        scaled,
+        stages=early + tuple(replace(s, repeats=s.repeats + extra) for s in late),
+        image_size=min(scaled.image_size, max(MIN_IMAGE_SIZE, int(max_image_size))),
     )
 
 
@@ -281,6 +349,26 @@ def search(
             f"{tolerance:.0%} of {target:g}: give a finer grid or a larger tolerance"
         )
     return tuple(sorted(rows, key=lambda r: (r.accuracy is None, -(r.accuracy or 0), r.macs)))
+
+
+def _factors(phi, image_size, coefficients):
+    """(factor on the width, factor on the depth, image size) of a phi, the factors not rounded."""
+    _check_number("phi", phi, positive=False)
+    for what in ("alpha", "beta", "gamma"):
+        _check_number(what, getattr(coefficients, what))
+    try:
+        return (
+            coefficients.beta**phi,
+            coefficients.alpha**phi,
+            _nearest_size(image_size * coefficients.gamma**phi),
+        )
+    except OverflowError as error:
+        raise ValueError(f"phi {phi:g} is too large: published networks have -3 to 10") from error
+
+
+def _exact(factor):
+    """Four digits: a rounding error above 2.0 would be rounded up to a third block."""
+    return round(factor, 4)
 
 
 def _nearest_size(pixels):

@@ -12,10 +12,9 @@ from dataclasses import asdict, fields
 from keras_effnet.atomic_write import write_files
 from keras_effnet.block_strings import format_stages, parse_stages
 from keras_effnet.suggestions import unknown_name
-from keras_effnet.variants import LITE, V1, V2, Evaluation, Normalization, Variant
+from keras_effnet.variants import FAMILIES, Evaluation, Normalization, Variant
 
 FORMAT = 1
-_FAMILIES = {family.name: family for family in (V1, V2, LITE)}
 # how a field is stored; the others are stored as they are
 _SPECIAL = ("family", "stages", "stem_filters", "normalization", "evaluation")
 _NUMBERS = {
@@ -92,8 +91,8 @@ def from_json(content: dict) -> Variant:
 
     Raises ``ValueError``, ``TypeError`` or ``KeyError`` for values that are not a variant's.
     """
-    if content["family"] not in _FAMILIES:
-        raise ValueError(unknown_name("family", content["family"], _FAMILIES))
+    if content["family"] not in FAMILIES:
+        raise ValueError(unknown_name("family", content["family"], FAMILIES))
     stages, stem_filters = parse_stages(content["blocks"])
     values = {name: content[name] for name in ("name", "top1", "padding")}
     for name, kind in _NUMBERS.items():
@@ -102,7 +101,7 @@ def from_json(content: dict) -> Variant:
         values[name] = kind(content[name])
     normalization = content["normalization"]
     return Variant(
-        family=_FAMILIES[content["family"]],
+        family=FAMILIES[content["family"]],
         stages=stages,
         stem_filters=stem_filters,
         normalization=Normalization(tuple(normalization["mean"]), tuple(normalization["std"])),

@@ -7,11 +7,11 @@ import os
 
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variant_file import read_variant
-from keras_effnet.variants import VARIANTS, Variant
+from keras_effnet.variants import NETWORKS, VARIANTS, Variant
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the variants that match a shell pattern, in the table's order.
+    """Names of the EfficientNets that match a shell pattern, in the table's order.
 
     >>> list_models("*v2-b*")
     ['efficientnetv2-b0', 'efficientnetv2-b1', 'efficientnetv2-b2', 'efficientnetv2-b3']
@@ -22,8 +22,9 @@ def list_models(pattern: str = "*") -> list[str]:
 def find_variant(model: str | os.PathLike[str] | Variant) -> Variant:
     """The :class:`Variant` that `model` means.
 
-    `model` is a name of :func:`list_models`, the path of a ``.json`` file that an architecture
-    search wrote (:mod:`keras_effnet.variant_file`), or a variant, which is returned.
+    `model` is a name of :func:`list_models`, "mobilenetv2" or "resnet50", the path of a ``.json``
+    file that ``effnet scale`` or an architecture search wrote (:mod:`keras_effnet.variant_file`),
+    or a variant, which is returned.
     Raises ``ValueError`` with the nearest names for an unknown one, and for a file that is not a
     variant.
 
@@ -32,8 +33,8 @@ def find_variant(model: str | os.PathLike[str] | Variant) -> Variant:
     """
     if isinstance(model, Variant):
         return model
-    if model in VARIANTS:
-        return VARIANTS[model]
+    if model in NETWORKS:
+        return NETWORKS[model]
     if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".json"):
         return read_variant(model)
-    raise ValueError(unknown_name("model", model, VARIANTS))
+    raise ValueError(unknown_name("model", model, NETWORKS))

@@ -1,4 +1,4 @@
-"""The papers' tables: every EfficientNet that this package builds, one row each.
+"""The papers' tables: every EfficientNet, and two other networks to scale, one row each.
 
 A row holds only what the papers and the official code state. Everything derived (block counts,
 channel counts, drop rates, layer names) is computed by :mod:`keras_effnet.network_plan`. No Keras,
@@ -6,7 +6,8 @@ no TensorFlow.
 
 Sources: EfficientNet (arXiv 1905.11946, tensorflow/tpu models/official/efficientnet),
 EfficientNet-Lite (models/official/efficientnet/lite), EfficientNetV2 (arXiv 2104.00298,
-google/automl efficientnetv2).
+google/automl efficientnetv2). Two other bases of compound scaling: MobileNetV2 (arXiv 1801.04381,
+keras.applications) and ResNet-50 (arXiv 1512.03385, tensorflow/tpu models/official/resnet).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class Stage:
     Only the first block has the stride and changes the number of channels.
     """
 
-    op: str  # "mbconv" | "fused"
+    op: str  # "mbconv" | "fused" | "bottleneck" (ResNet's)
     kernel_size: int
     stride: int
-    expand_ratio: int
+    expand_ratio: int  # of a bottleneck: its output filters relative to its spatial convolution's
     filters: int
     repeats: int
     se_ratio: float  # relative to the block's *input* filters; 0 for no squeeze-and-excitation
@@ -41,6 +42,9 @@ class Family:
     round_limit: float
     fixed_ends: bool  # do not scale stem and head filters, nor first and last stage's repeats
     depthwise_name: str  # keras.applications' layer name
+    head_grows_only: bool = False  # a width below 1 does not scale the head's filters
+    stem_kernel_size: int = 3
+    stem_pool: bool = False  # 3x3 max pooling of stride 2 after the stem's convolution
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Variant:
     top1: float | None  # per cent on ImageNet-1k, trained on ImageNet-1k alone
     normalization: Normalization
     evaluation: Evaluation = Evaluation(None, "bilinear")
-    head_filters: int = 1280
+    head_filters: int = 1280  # of the convolution before the pooling; 0: there is none
     drop_path_rate: float = 0.2
     bn_epsilon: float = 1e-3
     padding: str = "same"  # or "symmetric", as in PyTorch: kernel_size // 2 on all sides
@@ -86,11 +90,16 @@ class Variant:
 V1 = Family("v1", "swish", 0.99, 0.9, False, "dwconv")
 V2 = Family("v2", "swish", 0.9, 0.0, False, "dwconv2")
 LITE = Family("lite", "relu6", 0.99, 0.9, True, "dwconv")
+MOBILENET_V2 = Family("mobilenetv2", "relu6", 0.999, 0.9, False, "dwconv", head_grows_only=True)
+# Strides in the 3x3 convolutions, and padding as PyTorch's, as in tensorflow/tpu and torchvision.
+RESNET = Family("resnet", "relu", 0.9, 0.9, False, "dwconv", stem_kernel_size=7, stem_pool=True)
+FAMILIES = {family.name: family for family in (V1, V2, LITE, MOBILENET_V2, RESNET)}
 
 _IMAGENET = Normalization(
     (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 )  # torch's mean and std, times 255
 _C128 = Normalization((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
+_C127_5 = Normalization((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 _C127 = Normalization((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
 _CROP = Evaluation(32, "bicubic")
@@ -180,4 +189,29 @@ VARIANTS = {v.name: v for v in (
     Variant("efficientnetv2-l",   V2,   _V2_L,    32, 1.0, 1.0, 480, 0.4, 85.7, _C128,     _WHOLE),
     Variant("efficientnetv2-xl",  V2,   _V2_XL,   32, 1.0, 1.0, 512, 0.4, None, _C128,     _WHOLE),
 )}
+
+_MOBILENET_V2 = (
+    Stage("mbconv",     3, 1, 1,   16, 1, 0.0),
+    Stage("mbconv",     3, 2, 6,   24, 2, 0.0),
+    Stage("mbconv",     3, 2, 6,   32, 3, 0.0),
+    Stage("mbconv",     3, 2, 6,   64, 4, 0.0),
+    Stage("mbconv",     3, 1, 6,   96, 3, 0.0),
+    Stage("mbconv",     3, 2, 6,  160, 3, 0.0),
+    Stage("mbconv",     3, 1, 6,  320, 1, 0.0),
+)
+_RESNET_50 = (
+    Stage("bottleneck", 3, 1, 4,  256, 3, 0.0),
+    Stage("bottleneck", 3, 2, 4,  512, 4, 0.0),
+    Stage("bottleneck", 3, 2, 4, 1024, 6, 0.0),
+    Stage("bottleneck", 3, 2, 4, 2048, 3, 0.0),
+)
+# Bases of compound scaling that are not EfficientNets. No pretrained weights exist for them here.
+# top-1: as reported in the EfficientNet paper, Table 3.
+BASE_NETWORKS = {v.name: v for v in (
+    Variant("mobilenetv2", MOBILENET_V2, _MOBILENET_V2, 32, 1.0, 1.0, 224, 0.2, 72.0, _C127_5,
+            Evaluation(32, "bilinear"), drop_path_rate=0.0),
+    Variant("resnet50", RESNET, _RESNET_50, 64, 1.0, 1.0, 224, 0.0, 76.0, _IMAGENET, _CROP,
+            head_filters=0, drop_path_rate=0.0, bn_epsilon=1e-5, padding="symmetric"),
+)}
 # fmt: on
+NETWORKS = {**VARIANTS, **BASE_NETWORKS}  # every name that create_model accepts

@@ -61,6 +61,7 @@ LAYERS = {
     "keras_effnet": (
         ("cli", "public_names"),
         ("porting",),
+        ("demo",),
         ("diagnostics", "saliency"),
         ("batch_checks", "output_checks"),
         ("image_size", "finetuning", "feature_pyramid"),
@@ -82,6 +83,7 @@ LAYERS = {
         ("variant_file",),
         ("block_strings", "search_reward"),
         ("variants",),
+        ("completion",),
         ("arguments", "label_file", "native_logs", "onnx_export"),
         ("litert", "html_elements", "provenance"),
         ("model_graph",),
@@ -254,6 +256,7 @@ def test_tables_and_plans_import_no_framework(pure):
         ("torch", {"keras_effnet/porting/reference_models.py"}),
         ("timm", {"keras_effnet/porting/reference_models.py"}),
         ("torchvision", {"keras_effnet/porting/reference_models.py"}),
+        ("gradio", {"keras_effnet/demo/page.py"}),
         ("huggingface_hub", {"keras_effnet/pretrained/hub.py"}),
         ("ai_edge_litert", {"keras_effnet/litert/runtime.py"}),
         ("ai_edge_quantizer", {"tflite/ai_edge_quantizer.py"}),

@@ -219,7 +219,11 @@ def export_float32(model, *, image_size=None) -> bytes:
     module.saved_model = getattr(model, "loaded", None)
     with tempfile.TemporaryDirectory() as folder, runtime.native_log_hidden():
         tf.saved_model.save(
-            module, folder, signatures={"serving_default": serve.get_concrete_function()}
+            module,
+            folder,
+            signatures={"serving_default": serve.get_concrete_function()},
+            # Tracing the gradient of every swish would take a third of the export.
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
     content = rewrite.short_names(content)

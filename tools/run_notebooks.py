@@ -29,8 +29,6 @@ _COMMANDS_IN_PROCESS = """
 import importlib
 import shlex
 
-import matplotlib
-
 _modules = {
     "effnet": "keras_effnet.cli",
     "effnet-train": "tpu_train.cli",
@@ -43,9 +41,7 @@ def _run(command):
     program, *words = shlex.split(command)
     if program not in _modules:
         return _system(command)
-    backend = matplotlib.get_backend()
     status = importlib.import_module(_modules[program]).main(words)
-    matplotlib.use(backend)  # the preview selects another one
     assert not status, f"{command}: status {status}"
 
 get_ipython().system = _run
@@ -116,7 +112,9 @@ def _joined(outputs):
 
 
 def _without_paths(text, folder):
-    return text.replace(f"{folder}/", "").replace(f"{ROOT}/", "").replace(f"{sys.prefix}/", "")
+    for path in (folder, str(ROOT), sys.prefix):
+        text = text.replace(f"{path}/", "")
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^\s/]+/", "", text)  # TensorFlow's own
 
 
 def main(argv=None):

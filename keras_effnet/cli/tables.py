@@ -10,17 +10,19 @@ from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.registry import PRETRAINED_WEIGHTS
 from keras_effnet.variant_lookup import list_models
-from keras_effnet.variants import VARIANTS
+from keras_effnet.variants import BASE_NETWORKS, NETWORKS, VARIANTS
 
 
 def add_pattern(parser):
-    parser.add_argument(
+    group = parser.add_group("which models", f"{parser.prog} '*v2*'")
+    group.add_argument(
         "pattern", nargs="?", default="*", help="shell pattern of model names, e.g. '*v2*'"
     )
 
 
 def add_name(parser):
-    parser.add_argument("model", help="a name of `effnet models`")
+    group = parser.add_group("which model", f"{parser.prog} efficientnet-b3")
+    group.add_argument("model", help="a name of `effnet models`")
 
 
 def blocks(options):
@@ -29,18 +31,38 @@ def blocks(options):
 
 def models(options):
     names = list_models(options.pattern)
-    if not names:
-        raise ValueError(f"No model matches {options.pattern!r}. Known: {', '.join(VARIANTS)}")
-    print(
-        f"{'model':<20}{'image size':>11}{'blocks':>8}{'parameters':>13}{'GMACs':>9}{'top-1 %':>9}"
-    )
-    for name in names:
-        v, p, c = VARIANTS[name], plan(name), cost(name)
+    others = [name for name in BASE_NETWORKS if fnmatch.fnmatchcase(name, options.pattern)]
+    if not names and not others:
+        raise ValueError(f"No model matches {options.pattern!r}. Known: {', '.join(NETWORKS)}")
+    if names:
+        print(_HEADER)
+        for name in names:
+            print(_row(name))
         print(
-            f"{name:<20}{p.image_size:>11}{len(p.blocks):>8}{c.parameters:>13,}"
-            f"{c.macs / 1e9:>9.2f}{_score(v.top1):>9}"
+            "top-1: published, ImageNet-1k only (B8, L2 and XL were released only with extra data)."
         )
-    print("top-1: published, ImageNet-1k only (B8, L2 and XL were released only with extra data).")
+    if others:
+        print(
+            ("\n" if names else "")
+            + "Not EfficientNets, and without pretrained weights: to scale and to train.\n"
+            + _HEADER
+        )
+        for name in others:
+            print(_row(name))
+        print("top-1: reported in the EfficientNet paper; no weights of it are available here.")
+
+
+_HEADER = (
+    f"{'model':<20}{'image size':>11}{'blocks':>8}{'parameters':>13}{'GMACs':>9}{'top-1 %':>9}"
+)
+
+
+def _row(name):
+    v, p, c = NETWORKS[name], plan(name), cost(name)
+    return (
+        f"{name:<20}{p.image_size:>11}{len(p.blocks):>8}{c.parameters:>13,}"
+        f"{c.macs / 1e9:>9.2f}{_score(v.top1):>9}"
+    )
 
 
 def weights(options):
@@ -70,12 +92,13 @@ def weights(options):
 
 
 def add_out(parser):
-    parser.add_argument("--out", required=True, help="the label file to write: labels.txt")
-    parser.add_argument(
+    group = parser.add_group("label file", f"{parser.prog} --out=labels.txt --format=short")
+    group.add_argument("--out", required=True, help="the label file to write: labels.txt")
+    group.add_argument(
         "--format",
         choices=LABEL_FORMATS,
         default="names",
-        help="all names of a class (default), the first one, or the WordNet id",
+        help="all names of a class, the first one, or the WordNet id",
     )
 
 

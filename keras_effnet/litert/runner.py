@@ -23,10 +23,7 @@ class Tensors(Mapping):
         self._interpreter, self._details = interpreter, details
 
     def __getitem__(self, key) -> np.ndarray:
-        if self._interpreter is None:
-            raise RuntimeError(
-                "these tensors belong to an earlier image; read them before the next"
-            )
+        self._require_current()
         return self._interpreter.get_tensor(self._details[key]["index"])
 
     def __iter__(self):
@@ -34,6 +31,13 @@ class Tensors(Mapping):
 
     def __len__(self):
         return len(self._details)
+
+    def view(self, key) -> np.ndarray:
+        """The value without a copy. Keep no reference to it, nor to a part of it, beyond the next
+        image: the interpreter refuses to run while there is one.
+        """
+        self._require_current()
+        return self._interpreter.tensor(self._details[key]["index"])()
 
     def quantization(self, key) -> tuple[float, int]:
         """(scale, zero point) of a tensor; scale 0 for float."""
@@ -46,6 +50,12 @@ class Tensors(Mapping):
         if not scale:
             return value
         return ((value.astype(np.int32) - zero) * scale).astype(np.float32)
+
+    def _require_current(self):
+        if self._interpreter is None:
+            raise RuntimeError(
+                "these tensors belong to an earlier image; read them before the next"
+            )
 
     def _expire(self):
         self._interpreter = None
@@ -99,7 +109,38 @@ def run_interpreters(
     to_input: Callable[[np.ndarray, dict], np.ndarray] = cast_to_input,
 ) -> Iterator[Tensors]:
     """As :func:`run`, with allocated interpreters of one model, which take turns."""
-    return _rows(interpreters, _details(interpreters[0], tensors), images, to_input)
+
+    def set_inputs(interpreter, image):
+        _set_input(interpreter, image, to_input)
+
+    return _rows(interpreters, _details(interpreters[0], tensors), images, set_inputs)
+
+
+def run_section(
+    tflite_model: bytes,
+    inputs: Sequence[Mapping[int, np.ndarray]],
+    tensors: Iterable[int],
+    *,
+    threads: int = 1,
+) -> Iterator[Tensors]:
+    """Runs a .tflite on inputs {index: value}; yields :class:`Tensors`, in the order of the inputs.
+
+    Args:
+        tflite_model: bytes; its inputs keep their shapes.
+        inputs: values, which are cast to the data types of the inputs.
+        tensors: indices of outputs.
+        threads: number of interpreters that run at the same time.
+    """
+    interpreters = [
+        runtime.interpreter(tflite_model) for _ in range(max(1, min(threads, len(inputs))))
+    ]
+    types = {row["index"]: row["dtype"] for row in interpreters[0].get_input_details()}
+
+    def set_inputs(interpreter, values):
+        for index, dtype in types.items():
+            interpreter.set_tensor(index, values[index].astype(dtype, copy=False))
+
+    return _rows(interpreters, _details(interpreters[0], tensors), inputs, set_inputs)
 
 
 def open_interpreter(tflite_model: bytes, *, num_threads: int = 1, keep_tensors: bool = False):
@@ -204,17 +245,17 @@ def _details(interpreter, tensors):
     return {key: known[key] for key in tensors}
 
 
-def _rows(interpreters, details, images, to_input):
-    def compute(interpreter, image):
-        _set_input(interpreter, image, to_input)
+def _rows(interpreters, details, inputs, set_inputs):
+    def compute(interpreter, values):
+        set_inputs(interpreter, values)
         interpreter.invoke()
         return interpreter
 
     with concurrent.futures.ThreadPoolExecutor(len(interpreters)) as pool:
         running = collections.deque(
-            map(pool.submit, [compute] * len(interpreters), interpreters, images)
+            map(pool.submit, [compute] * len(interpreters), interpreters, inputs)
         )
-        for image in [*images[len(interpreters) :], *[None] * len(running)]:
+        for image in [*inputs[len(interpreters) :], *[None] * len(running)]:
             interpreter = running.popleft().result()
             values = Tensors(interpreter, details)
             yield values

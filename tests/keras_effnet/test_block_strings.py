@@ -40,7 +40,7 @@ def test_published_stages_survive_the_round_trip(name):
         (["r0_k3_s1_e1_i32_o16"], "r0 is not the number of blocks"),
         (["r1.5_k3_s1_e1_i32_o16"], "r1.5 is not the number of blocks"),
         (["r1_k3_s3_e1_i32_o16"], "the stride '3': give s1 or s2"),
-        (["r1_k3_s1_e1_i32_o16_c2"], "the convolution type c2"),
+        (["r1_k3_s1_e1_i32_o16_c3"], "the convolution type c3"),
         (["r1_k3_s1_e1_i32_o16_se1.2.3"], "not a squeeze-and-excitation ratio"),
         (["r1_k3_s1_e1_i32_o16", "r1_k3_s1_e1_i24_o16"], "write i16"),
     ],

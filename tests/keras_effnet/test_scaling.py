@@ -11,10 +11,13 @@ from keras_effnet.scaling import (
     PUBLISHED_PHI,
     SIZE_STEP,
     Coefficients,
+    compound,
     family,
     scale,
+    scale_v2,
     search,
 )
+from keras_effnet.search_space import unscaled
 from keras_effnet.variants import VARIANTS
 
 V1 = [n for n in VARIANTS if n.startswith("efficientnet-") and "lite" not in n]
@@ -265,3 +268,73 @@ def test_a_grid_without_candidates_is_an_error():
 def test_accuracies_must_be_finite_numbers(output):
     with pytest.raises(ValueError, match=r"accuracy\(efficientnet-b0-a1"):
         search("efficientnet-b0", lambda v: output)
+
+
+def test_compound_calls_any_builder_with_the_papers_factors():
+    seen = compound(lambda width, depth, image_size: (width, depth, image_size), 2)
+    assert seen == (1.21, 1.44, 296)
+    v = VARIANTS["efficientnet-b0"]
+
+    def rescaled(width, depth, image_size):
+        return dataclasses.replace(v, width=width, depth=depth, image_size=image_size)
+
+    for phi in (-1, 0.5, 3):
+        built = compound(rescaled, phi, image_size=v.image_size)
+        assert plan(built).blocks == plan(scale(v, phi)).blocks
+        assert built.image_size == scale(v, phi).image_size
+
+
+@pytest.mark.parametrize(
+    ("phi", "message"), [(float("nan"), "phi nan"), (60, "smaller phi"), (-40, "larger phi")]
+)
+def test_compound_refuses_a_phi_that_no_machine_runs(phi, message):
+    with pytest.raises(ValueError, match=message):
+        compound(lambda *dimensions: dimensions, phi)
+
+
+# Table 3 of arXiv 1905.11946, multiply-adds in billions, and the dimensions. The paper gives the
+# factors of the compound row for MobileNetV1 only; see docs/scaling.md for those used here.
+PUBLISHED_MACS = {
+    "mobilenetv2": (
+        (0.3, {}),
+        (1.2, {"depth": 4}),
+        (1.1, {"width": 2}),
+        (1.2, {"image_size": 448}),
+        (1.3, {"depth": 1.4, "width": 1.2, "image_size": 288}),
+    ),
+    "resnet50": (
+        (4.1, {}),
+        (14.7, {"depth": 4}),  # the paper has 16.2 here and 14.7 for the width
+        (16.2, {"width": 2}),
+        (16.4, {"image_size": 448}),
+        (16.7, {"phi": 2}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MACS)
+def test_scaled_mobilenet_and_resnet_have_the_papers_multiply_adds(name):
+    for billions, dimensions in PUBLISHED_MACS[name]:
+        macs = cost(scale(name, **dimensions) if dimensions else name).macs / 1e9
+        rounding = 0.05 / billions  # of a published figure with one decimal
+        assert macs == pytest.approx(billions, rel=0.03) or abs(macs / billions - 1) < rounding
+
+
+def test_v2s_rule_limits_the_image_and_adds_late_layers():
+    plain, larger = scale("efficientnetv2-s", 3), scale_v2("efficientnetv2-s", 3, late_layers=2)
+    assert plain.image_size > larger.image_size == 480
+    repeats = [s.repeats for s in unscaled(plain).stages]
+    assert [s.repeats for s in larger.stages] == [*repeats[:4], repeats[4] + 6, repeats[5] + 6]
+    assert scale_v2("efficientnetv2-s", -1).stages == unscaled(scale("efficientnetv2-s", -1)).stages
+    assert scale_v2("efficientnetv2-b0", 0).image_size == 224
+
+
+def test_v2s_rule_comes_near_the_published_m_and_l():
+    """docs/scaling.md states these; M and L have a seventh stage, which no scaling adds."""
+    for name, phi, parameters, macs in (
+        ("efficientnetv2-m", 1.5, -0.24, 0.05),
+        ("efficientnetv2-l", 3.5, -0.24, -0.03),
+    ):
+        ours, published = cost(scale_v2("efficientnetv2-s", phi)), cost(name)
+        assert ours.trainable / published.trainable - 1 == pytest.approx(parameters, abs=0.01)
+        assert ours.macs / published.macs - 1 == pytest.approx(macs, abs=0.01)

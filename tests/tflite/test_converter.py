@@ -315,3 +315,17 @@ def test_outputs_without_classes_are_converted(kind, preset, photos, tmp_path):
 def test_what_needs_classes_is_an_error(options, message, images):
     with pytest.raises(ValueError, match=message):
         tflite.convert(_outputs_of("two"), calibration=images, **options)
+
+
+@pytest.mark.slow
+def test_a_small_resnet_becomes_int8():
+    """Its ops that no EfficientNet has: max pooling, and activations after additions."""
+    import keras_effnet
+
+    variant = keras_effnet.scale("resnet50", width=0.125, depth=0.25)
+    network = keras_effnet.create_model(variant, classes=4, input_shape=(32, 32, 3))
+    photos = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    conversion = tflite.convert(network, calibration=photos, **_QUICK)
+    types = {op.name: op.types for op in tflite.read_ops(conversion.tflite_model)}
+    assert {types[name] for name in ("CONV_2D", "MAX_POOL_2D", "ADD")} == {"int8"}
+    assert runtime.is_fully_accelerated(conversion.tflite_model)

@@ -56,6 +56,25 @@ def test_outputs_of_any_shape_and_number_are_exported():
         assert len(got) == len(want)
 
 
+def test_gradients_are_not_exported():
+    """Saving them would trace the gradient of every swish."""
+
+    @tf.custom_gradient
+    def twice(value):
+        def gradient(upstream):
+            raise AssertionError("the gradient was traced")
+
+        return 2 * value, gradient
+
+    class Twice(keras.layers.Layer):
+        def call(self, value):
+            return twice(value)
+
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(Twice()(image)))
+    tflite.export_float32(model)  # checks the values
+
+
 def test_two_inputs_are_an_error_that_names_them():
     inputs = [keras.Input((8, 8, 3), name="photo"), keras.Input((2,), name="place")]
     joined = keras.layers.Concatenate()([keras.layers.Flatten()(inputs[0]), inputs[1]])

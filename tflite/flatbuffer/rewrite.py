@@ -1,15 +1,18 @@
-"""Changes to a .tflite that no converter makes: uint8 input and output, short names, truncation."""
+"""Changes to a .tflite that no converter makes: uint8 input and output, short names, sections."""
 
 from __future__ import annotations
 
 import collections
 import copy
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_effnet.litert.runtime import flatbuffer_tools, schema
 from keras_effnet.litert.writer import write
+
+_INPUTS, _OUTPUTS, _OPERATIONS = 6, 8, 10  # fields of a SubGraph
 
 
 def uint8_input(tflite_model: bytes) -> bytes:
@@ -143,25 +146,34 @@ def short_names(tflite_model: bytes) -> bytes:
     return write(tree)
 
 
-def truncate_after(tflite_model: bytes, tensor: str) -> bytes:
-    """A .tflite that ends with the op that writes a tensor; the tensor is its output.
+def section(
+    tflite_model: bytes, first: int, last: int, *, inputs: Sequence[int], outputs: Sequence[int]
+) -> bytes:
+    """A .tflite of the operations at the positions `first` to `last`.
 
-    Raises:
-        ValueError: no op writes a tensor of that name.
+    Args:
+        tflite_model: bytes.
+        first: position of an operation.
+        last: position of an operation, not before `first`.
+        inputs: indices of the tensors that the operations read, without constants.
+        outputs: indices of tensors that the operations write.
     """
-    truncated = bytearray(tflite_model)
-    graph = flatbuffer_tools().Model.GetRootAs(truncated, 0).Subgraphs(0)
-    for count in range(1, graph.OperatorsLength() + 1):
-        index = graph.Operators(count - 1).Outputs(0)
-        if graph.Tensors(index).Name().decode() == tensor:
-            break
-    else:
-        raise ValueError(f"no op of the .tflite writes {tensor!r}")
-    outputs, operators = (graph._tab.Vector(graph._tab.Offset(field)) for field in (8, 10))
-    struct.pack_into("<I", truncated, operators - 4, count)  # a vector's length precedes it
-    struct.pack_into("<I", truncated, outputs - 4, 1)
-    struct.pack_into("<i", truncated, outputs, index)
-    return bytes(truncated)
+    content = bytearray(tflite_model)
+    table = flatbuffer_tools().Model.GetRootAs(content, 0).Subgraphs(0)._tab
+    operations = table.Vector(table.Offset(_OPERATIONS)) + 4 * first - 4  # after the new length
+    struct.pack_into("<I", content, operations, last - first + 1)
+    _point(content, table, _OPERATIONS, operations)
+    for field, tensors in ((_INPUTS, inputs), (_OUTPUTS, outputs)):
+        content += bytes(-len(content) % 4)
+        _point(content, table, field, len(content))
+        content += struct.pack(f"<{len(tensors) + 1}I", len(tensors), *tensors)
+    return bytes(content)
+
+
+def _point(content, table, field, position):
+    """Lets a field of a flatbuffer's table refer to a vector at `position`."""
+    place = table.Pos + table.Offset(field)
+    struct.pack_into("<I", content, place, position - place)
 
 
 def opcode(tree, builtin: int) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 
 from keras_effnet.litert import ops, runner
-from tflite.flatbuffer import rewrite
 from tflite.flatbuffer.graph import Graph
+from tflite.flatbuffer.sections import Sections
 
 IMAGES = 32
 _THREADS = 2
@@ -30,7 +30,8 @@ def correct_biases(
 
     Works layer by layer, front to back: each layer is measured after those before it have been
     corrected. (Several layers at once would be corrected twice for the same shift.) The model is
-    quantized once; its int32 biases are then changed in place.
+    quantized once; its int32 biases are then changed in place, and no operation in front of a
+    changed one is computed again.
 
     Args:
         float32_model: bytes of a float .tflite.
@@ -43,19 +44,21 @@ def correct_biases(
     graph = Graph(float32_model)
     quantized = bytearray(quantize(graph.content()))
     places = ops.bias_locations(quantized)
-    layers = [op for op in graph.operations if graph.name(op.output) in places]
-    names = [graph.name(op.output) for op in layers]
+    layers = {graph.name(op.output): op for op in graph.operations}
+    sections = Sections(quantized)
+    names = sorted((name for name in layers if name in places), key=sections.position)
     wanted = channel_means(float32_model, images, names, ranges=ranges)
-    for op in layers:
-        name = graph.name(op.output)
+    values = sections.first(images)
+    for name in names:
         start, scales = places[name]
-        [means] = channel_means(rewrite.truncate_after(quantized, name), images).values()
+        rows, values = sections.run(quantized, values, sections.position(name), _mean)
         # The median: with the mean, a few images that overflow their ranges would decide.
-        shift = np.median(means - wanted[name], 0)
+        shift = np.median(np.stack(rows) - wanted[name], 0)
         bias = np.frombuffer(quantized, np.int32, len(shift), start)
         moved = np.clip(bias - np.rint(shift / scales), -(2**31) + 1, 2**31 - 1)
         quantized[start : start + bias.nbytes] = moved.astype(np.int32).tobytes()
-        graph.set_constant(op.inputs[2], graph.constant(op.inputs[2]) - shift)
+        tensor = layers[name].inputs[2]
+        graph.set_constant(tensor, graph.constant(tensor) - shift)
     return graph.content()
 
 
@@ -82,7 +85,7 @@ def channel_means(
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _mean(values, name, bounds):
+def _mean(values, name, bounds=None):
     value = values[name]
     if bounds is not None:
         value = np.clip(value, bounds["min"], bounds["max"])

@@ -122,12 +122,13 @@ def accumulate_histograms(
     """
     tensors = ops.activations(float32_model)
     tensors = {name: i for name, i in tensors.items() if only is None or name in only}
-    accumulators = {name: _Accumulator() for name in tensors}
+    scratch = _Scratch()
+    accumulators = {name: _Accumulator(scratch) for name in tensors}
     for number, values in enumerate(
         runner.run(float32_model, images, tensors.values(), threads=_THREADS), start=1
     ):
         for name, index in tensors.items():
-            accumulators[name].add(values[index])
+            accumulators[name].add(values.view(index))
         if number % _TOGETHER == 0 or number == len(images):
             for accumulator in accumulators.values():
                 accumulator.count()
@@ -222,13 +223,29 @@ def require_variety(images: np.ndarray) -> None:
         )
 
 
+class _Scratch:
+    """Arrays in memory that is used again. The system takes longer to provide new memory for a
+    large array than NumPy takes to compute it.
+    """
+
+    def __init__(self):
+        self._memory = {}
+
+    def array(self, dtype, size):
+        """An array (size,) with any values, in place of the last one of that type."""
+        if dtype not in self._memory or len(self._memory[dtype]) < size:
+            self._memory[dtype] = np.empty(size, dtype)
+        return self._memory[dtype][:size]
+
+
 class _Accumulator:
     """A histogram whose bins widen by powers of two, by merging neighbours.
 
     The result depends on the values, not on their order.
     """
 
-    def __init__(self):
+    def __init__(self, scratch=None):
+        self._scratch = scratch or _Scratch()
         self.low, self.high = np.inf, -np.inf
         self.width = None
         self.counts = np.zeros((2, 2 * _BINS))  # plain, and divided by the image's mean square
@@ -245,17 +262,25 @@ class _Accumulator:
     def count(self):
         """Counts the images added since the last call."""
         samples, self._samples = self._samples, []
-        sample = np.concatenate(samples)
-        low, high = sample.min(0), sample.max(0)
+        size = sum(each.size for each in samples)
+        sample = self._scratch.array(np.float32, size)
+        np.concatenate(samples, out=sample.reshape(-1, samples[0].shape[1]))
+        low, high = (end(sample.reshape(-1, samples[0].shape[1]), 0) for end in (np.min, np.max))
         self._extremes(float(low.min()), float(high.max()))
         if not np.isfinite([self.low, self.high]).all():
             return  # the caller raises
         self._widen(max(abs(self.low), abs(self.high)))
-        bins = np.floor(sample.reshape(-1) * np.float32(1 / self.width)).astype(np.intp)
+        np.multiply(sample, np.float32(1 / self.width), out=sample)
+        np.floor(sample, out=sample)
+        bins, weights = self._scratch.array(np.intp, size), self._scratch.array(np.float64, size)
+        np.copyto(bins, sample, casting="unsafe")
         bins += _BINS
         np.clip(bins, 0, 2 * _BINS - 1, out=bins)
-        squares = [max(float(np.vdot(each, each)) / each.size, 1e-12) for each in samples]
-        weights = np.repeat(1 / np.array(squares), [each.size for each in samples])
+        start = 0
+        for each in samples:
+            square = max(float(np.vdot(each, each)) / each.size, 1e-12)
+            weights[start : start + each.size] = 1 / square
+            start += each.size
         self.counts[0] += np.bincount(bins, minlength=2 * _BINS)
         self.counts[1] += np.bincount(bins, weights, minlength=2 * _BINS)
         self._join_channels(low, high)

@@ -44,10 +44,14 @@ def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
     runs = [(runner.run(float32_model, part, inputs), len(part)) for part in parts]
     # One BLAS thread each: more would wait for one another, and sum in another order.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_THREADS) as pool:
-        sums = list(pool.map(lambda run: _moments(graph, layers, *run), runs))
+        sums = list(pool.map(lambda run: _moments(layers, *run), runs))
         for index, layer in enumerate(layers):
-            weight, mean, square = (sum(each) for each in zip(*(part[index] for part in sums)))
-            layer.round(graph, mean / weight, square / weight)
+            weight, mean, square = sums[0][index]
+            for part in sums[1:]:
+                weight, mean = weight + part[index][0], mean + part[index][1]
+                square += part[index][2]
+            square /= weight
+            layer.round(graph, mean / weight, square)
     return graph.content()
 
 
@@ -75,8 +79,24 @@ class Layer:
     def __init__(self, graph, op):
         self.op, self.depthwise = op, op.name == "DEPTHWISE_CONV_2D"
         kernel = graph.shape(op.inputs[1])
-        self.window = kernel[1:3] if len(kernel) == 4 else (1, 1)
-        self.size = graph.shape(op.inputs[0])[1:3] if len(kernel) == 4 else (1, 1)
+        window = kernel[1:3] if len(kernel) == 4 else (1, 1)
+        size = graph.shape(op.inputs[0])[1:3] if len(kernel) == 4 else (1, 1)
+        self.is_dense = window == size == (1, 1)
+        if self.is_dense:
+            return
+        options, (before, after) = op.raw.builtinOptions, padding(graph, op)
+        strides = options.strideH, options.strideW
+        starts = [
+            np.arange(0, size[i] + before[i] + after[i] - window[i] + 1, strides[i]) - before[i]
+            for i in (0, 1)
+        ]
+        positions = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
+        positions = positions[:: -(-len(positions) // _POSITIONS)]
+        offsets = np.indices(window).reshape(2, -1)
+        pixels = positions.T[:, :, None] + offsets[:, None]  # (2, positions, window)
+        last = np.reshape(size, (2, 1, 1)) - 1
+        self.outside = ((pixels < 0) | (pixels > last)).any(0)
+        self.pixels = tuple(np.clip(pixels, 0, last))
 
     def weights(self, graph):
         """(groups, sums, inputs) of the kernel (out, height, width, in)."""
@@ -85,19 +105,12 @@ class Layer:
             return kernel.reshape(-1, kernel.shape[-1]).T[:, None]
         return kernel.reshape(1, len(kernel), -1)
 
-    def inputs(self, graph, value):
-        """(groups, positions, inputs) of the layer's input on one image."""
-        if self.window == (1, 1) and self.size == (1, 1):
-            return value.reshape(1, -1, value.shape[-1])
-        options = self.op.raw.builtinOptions
-        before, after = padding(graph, self.op)
-        value = np.pad(value[0], (*zip(before, after), (0, 0)))
-        tops = range(0, value.shape[0] - self.window[0] + 1, options.strideH)
-        lefts = range(0, value.shape[1] - self.window[1] + 1, options.strideW)
-        positions = np.array([(top, left) for top in tops for left in lefts])
-        positions = positions[:: -(-len(positions) // _POSITIONS)]
-        down, right = (np.indices(self.window)).reshape(2, -1)
-        patches = value[positions[:, :1] + down, positions[:, 1:] + right]
+    def inputs(self, value):
+        """(groups, positions, inputs) of the layer's input on one image, as a copy."""
+        if self.is_dense:
+            return value.reshape(1, -1, value.shape[-1]).copy()
+        patches = value[0][self.pixels]
+        patches[self.outside] = 0
         if self.depthwise:  # (positions, window, channels)
             return np.moveaxis(patches, -1, 0)
         return patches.reshape(1, len(patches), -1)
@@ -114,8 +127,11 @@ class Layer:
         has_bias = bias >= 0 and graph.is_constant(bias)
         input_error = _INPUT_ERROR * np.einsum("gii->gi", square).mean(-1)
         if has_bias:  # the bias absorbs the change of the mean
-            square = square - mean[:, :, None] * mean[:, None, :]
-        square = square + input_error[:, None, None] * np.eye(mean.shape[-1])
+            products = mean[:, :, None] * mean[:, None, :]
+            square = np.subtract(square, products, out=products)
+        else:
+            square = square.astype(np.float64)
+        np.einsum("gii->gi", square)[...] += input_error[:, None]
         weights = self.weights(graph)
         rounded = round_to_grid(weights, square)
         if has_bias:
@@ -126,24 +142,25 @@ class Layer:
         graph.set_constant(kernel, rounded.reshape(graph.shape(kernel)))
 
 
-def _moments(graph, layers, rows, count):
+def _moments(layers, rows, count):
     """[[weight, sum of a layer's inputs, sum of their products], ...] over `count` images.
 
     Each image is weighted by the inverse of its mean square.
     """
-    sums = [[0.0, 0.0, 0.0] for _ in layers]
+    sums = [[0.0, 0.0, None] for _ in layers]
     for group in np.array_split(np.arange(count), -(-count // _GROUP)):
         scaled = [[] for _ in layers]
         for _, values in zip(group, rows):
             for layer, total, scaled_inputs in zip(layers, sums, scaled):
-                value = layer.inputs(graph, values[layer.op.inputs[0]])
+                value = layer.inputs(values.view(layer.op.inputs[0]))
                 weight = 1 / max(float(np.mean(value**2)), 1e-12)
                 total[0] += weight
                 total[1] = total[1] + weight * value.mean(1, dtype=np.float64)
                 scaled_inputs.append(value * np.float32(np.sqrt(weight / value.shape[1])))
         for total, scaled_inputs in zip(sums, scaled):
             joined = np.concatenate(scaled_inputs, 1)
-            total[2] = total[2] + joined.swapaxes(1, 2) @ joined
+            products = joined.swapaxes(1, 2) @ joined
+            total[2] = products if total[2] is None else np.add(total[2], products, out=total[2])
     return sums
 
 

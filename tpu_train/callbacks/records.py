@@ -13,8 +13,9 @@ EVENTS = {
     "run_start": "workdir (absolute path), recipe (dict) and phases (list of dicts), classes "
     "(names), training_images, evaluation_images, devices (text), resumed (bool)",
     "phase_start": "phase (number from 1), phases, image_size, batch_size, end_step",
-    "steps": "phase, image_size, learning_rate, loss, accuracy, gradient_norm, images_per_second: "
-    "means over the steps of a host call (--steps_per_loop)",
+    "steps": "phase, image_size, learning_rate, loss, accuracy, gradient_norm, images_per_second, "
+    "input_wait (fraction of the time in which no step ran for want of images): means over the "
+    "steps of a host call (--steps_per_loop)",
     "evaluation": "phase, image_size, evaluation_accuracy_ema, evaluation_accuracy_non_ema, "
     "training_seconds, and other figures of the evaluation images",
     "phase_end": "phase, image_size, seconds",

@@ -21,8 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv):
     if argv is None:  # run as a program
+        from keras_effnet.completion import complete
         from keras_effnet.native_logs import filter_native_logs
+        from tpu_train.cli import completion
 
+        complete(completion.make_parser, completion.NAMES)
         filter_native_logs()
     # TensorFlow reads it when it is imported. Its default on x86 is oneDNN only for processors
     # with AVX-512 VNNI; on others a training step is almost three times faster with it

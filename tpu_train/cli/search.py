@@ -31,12 +31,40 @@ from tpu_train.search.settings import (
     check_settings,
 )
 
-_INTRODUCTION = """Searches for a network: trains points of a search space shortly, and ranks them.
+INTRODUCTION = """Searches for a network: trains points of a search space shortly, and ranks
+them.
 
   effnet-train search --space=small --data=my_shards --workdir=search1
 
-The same command resumes after a stop, and adds trials if --trials is larger. Started several times,
-also on several machines that share the workdir, all work on the same study (docs/search.md)."""
+The same command resumes after a stop, and adds trials if --trials is larger.
+Started several times, also on several machines that share the workdir, all work
+on the same study (docs/search.md)."""
+
+GROUPS = {
+    "data": (
+        "effnet-train search --data=my_photos --minival=0.2 --workdir=search1",
+        ("data", "holdout", "minival", "images", "max_corrupt", "on_duplicates"),
+    ),
+    "search space and its limits": (
+        "effnet-train search --space=small --data=my_photos --max_parameters=1000000",
+        ("space", "max_parameters", "max_flops"),
+    ),
+    "trials and how they are drawn": (
+        "effnet-train search --sampler=tpe --data=my_photos --trials=50",
+        ("trials", "sampler", "sampler_seed", "population", "pruner", "recipe"),
+    ),
+    "reward": (
+        "effnet-train search --step_time=measured --data=my_photos",
+        ("step_time", "step_time_exponent", "parameters_exponent"),
+    ),
+    "workers and storage": (
+        "effnet-train search --data=my_photos --workdir=search1 --workers=2",
+        (
+            *("workdir", "workers", "parallel_trials", "storage", "study"),
+            *("cache", "device", "save_minutes"),
+        ),
+    ),
+}
 _IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 
 
@@ -44,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     """Searches; returns the exit status."""
     try:
         values = define()
-        if not recipe_flags.parse(values, "effnet-train search", argv, _INTRODUCTION):
+        if not recipe_flags.parse(values, "effnet-train search", argv, INTRODUCTION, GROUPS):
             return 0
         request = _request(values)
         return _search(request)

@@ -71,12 +71,17 @@ def plot_images(images: np.ndarray, rows: int, columns: int):
     """
     try:
         import matplotlib
-
-        matplotlib.use("Agg")
         from keras_cv import visualization
     except ImportError as error:
         raise ValueError(_import_error("the preview", error, "matplotlib")) from error
-    return visualization.plot_image_gallery(images, value_range=(0, 255), rows=rows, cols=columns)
+    backend = matplotlib.get_backend()
+    matplotlib.use("Agg")
+    try:
+        return visualization.plot_image_gallery(
+            images, value_range=(0, 255), rows=rows, cols=columns
+        )
+    finally:
+        matplotlib.use(backend, force=False)  # the caller's
 
 
 def _import_error(user, error, *packages):

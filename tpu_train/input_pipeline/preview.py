@@ -42,7 +42,7 @@ def draw_preview(
         rows.append(tf.image.resize(pixels, [side, side], "nearest").numpy())
         captions.append([_caption(source.classes, w) for w in weights])
     figure = plot_images(np.concatenate(rows), len(rows), images)
-    from matplotlib import pyplot  # here: plot_images has selected its backend
+    from matplotlib import pyplot  # here: plot_images says what is missing
 
     try:
         _lay_out(figure, [_heading(recipe, phase) for phase in phases], captions)

@@ -202,6 +202,30 @@ def rows_of(replica, accumulation_step, phase: Phase, replicas: int):
     return (accumulation_step * replicas + replica) * rows, rows
 
 
+def random_settings(recipe: Recipe, phase: Phase) -> list[str]:
+    """The settings by which a phase shows an image differently in every epoch.
+
+    >>> from tpu_train.recipes.table import find_recipe
+    >>> recipe = find_recipe("digits")
+    >>> random_settings(recipe, make_phases(recipe, 100)[0])
+    ['random_crop_min_area', 'augment']
+    """
+    policy = {"none": False, "randaugment": phase.magnitude and recipe.randaugment_layers}
+    draws = {
+        "random_crop_min_area": recipe.random_crop_min_area < 1,
+        "flip": recipe.flip,
+        "vertical_flip": recipe.vertical_flip,
+        "quarter_turns": recipe.quarter_turns,
+        "color_jitter": recipe.color_jitter,
+        "augment": policy.get(recipe.augment, True),
+        "cutout": recipe.cutout,
+        "random_erasing_prob": recipe.random_erasing_prob,
+        "mixup": phase.mixup,
+        "cutmix": phase.cutmix,
+    }
+    return [name for name, draw in draws.items() if draw]
+
+
 def _end_epoch(recipe, i):
     """The epoch that phase `i` ends at.
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_effnet.interruption import interrupts_end_the_process
 from keras_effnet.suggestions import unknown_name
 from tpu_train.device_names import DEVICES
 from tpu_train.training.worker_wait import GIVE_UP_SECONDS, wait_for_workers
@@ -40,7 +41,10 @@ def make_strategy(
                 "addresses and this worker's index: see tensorflow.org/guide/distributed_training"
             )
         wait_for_workers(os.environ["TF_CONFIG"], wait_seconds)
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        # If a worker has ended since, TensorFlow waits for it. Ctrl-C then ends this process;
+        # TensorFlow itself catches SIGTERM, until it notices that a worker does not answer.
+        with interrupts_end_the_process():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     if kind == "tpu":
         return _tpu(detail)
     return _local(kind, detail)

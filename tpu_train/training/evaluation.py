@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tpu_train.input_pipeline.batches import evaluation_batches
@@ -91,6 +92,33 @@ def distributed_batches(
         )
 
     return lambda: strategy.distribute_datasets_from_function(batches)
+
+
+def gathered_outputs(
+    strategy: tf.distribute.Strategy, model: Callable
+) -> Callable[[dict], tuple[np.ndarray, np.ndarray]]:
+    """A function from an element of :func:`distributed_batches` to (indices, float32 outputs).
+
+    They are those of all replicas and workers, without padding; all workers must call it. `model`
+    is called in inference.
+    """
+
+    @tf.function(jit_compile=False)
+    def run(batch):
+        def replica_fn(batch):
+            outputs = tf.cast(model(batch["image"], training=False), tf.float32)
+            gather = tf.distribute.get_replica_context().all_gather
+            index = tf.cast(batch["index"], tf.int32)
+            return gather(index, axis=0), gather(outputs, axis=0)
+
+        gathered = strategy.run(replica_fn, args=(batch,))
+        return tuple(strategy.experimental_local_results(value)[0] for value in gathered)
+
+    def gather(batch):
+        index, outputs = (value.numpy() for value in run(batch))
+        return index[index >= 0], outputs[index >= 0]
+
+    return gather
 
 
 def _metrics(loss, targets, logits, batch):

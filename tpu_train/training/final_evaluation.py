@@ -16,7 +16,11 @@ from keras_effnet.evaluation.summary import Evaluation, evaluate_outcomes
 from keras_effnet.provenance import file_sha256, package_versions
 from tpu_train.input_pipeline.image_source import ImageSource, without_exif
 from tpu_train.recipes.schema import Recipe
-from tpu_train.training.evaluation import distributed_batches, evaluation_batch_size
+from tpu_train.training.evaluation import (
+    distributed_batches,
+    evaluation_batch_size,
+    gathered_outputs,
+)
 
 _VERSIONS = ("tensorflow", "keras", "numpy")
 
@@ -65,22 +69,14 @@ def score_source(
     kind = ScoreKind(len(source.classes), "sigmoid" if recipe.loss == "sigmoid" else "logits")
     batch_size = evaluation_batch_size(strategy, source, recipe)
 
-    @tf.function(jit_compile=False)
-    def score(batch):
-        def replica_fn(batch):
-            scores = tf.cast(model(batch["image"], training=False), tf.float32)
-            scores = tf.sigmoid(scores) if kind.activation == "sigmoid" else scores
-            gather = tf.distribute.get_replica_context().all_gather
-            index = tf.cast(batch["index"], tf.int32)
-            return gather(index, axis=0), gather(scores, axis=0)
+    def scores_of(images, training):
+        scores = tf.cast(model(images, training=training), tf.float32)
+        return tf.sigmoid(scores) if kind.activation == "sigmoid" else scores
 
-        gathered = strategy.run(replica_fn, args=(batch,))
-        return tuple(strategy.experimental_local_results(value)[0] for value in gathered)
-
+    score = gathered_outputs(strategy, scores_of)
     recorder, indices = OutcomeRecorder(kind), []
     for batch in distributed_batches(strategy, source, recipe, batch_size)():
-        index, scores = (value.numpy() for value in score(batch))
-        index, scores = index[index >= 0], scores[index >= 0]
+        index, scores = score(batch)
         recorder.add(scores, source.labels[index])
         indices.append(index)
     order = np.argsort(np.concatenate(indices))

@@ -10,13 +10,14 @@ import math
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tpu_train.checkpointing.manager import NotFiniteError
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.training import distributed_layers, evaluation_history, recovery
-from tpu_train.training.distribution import worker_count
+from tpu_train.training.feature_cache import make_feature_cache
 from tpu_train.training.lr_schedule import learning_rate
 from tpu_train.training.metrics_writer import describe_evaluation
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
@@ -31,31 +32,6 @@ def train_phases(run: RunContext, restored: tuple[int, TrainingHistory] | None) 
     Raises :class:`~tpu_train.checkpointing.preemption.StoppedError` after a stop, and
     :class:`~tpu_train.training.recovery.TrainingError` if the run cannot continue.
     """
-    try:
-        return _train_phases(run, restored)
-    except recovery.LOST_WORKER_ERRORS as error:
-        if worker_count(run.strategy) < 2:
-            raise
-        raise recovery.lost_worker(error, run.checkpoints.folder) from error
-
-
-def segments(
-    first_step: int, end_step: int, skipped: Sequence[Sequence[int]]
-) -> list[tuple[int, int]]:
-    """[(first, end), ...]: the steps of [first_step, end_step) that are in no skipped range.
-
-    >>> segments(10, 40, [[20, 25], [0, 12]])
-    [(12, 20), (25, 40)]
-    """
-    remaining, step = [], first_step
-    for first, end in sorted(skipped):
-        if step < min(first, end_step):
-            remaining.append((step, min(first, end_step)))
-        step = max(step, end)
-    return [*remaining, (step, end_step)] if step < end_step else remaining
-
-
-def _train_phases(run, restored):
     step, history = restored or (0, TrainingHistory())
     if restored is None:
         # A rollback in the first phase returns to it, and an unwritable disk is noticed now.
@@ -75,14 +51,31 @@ def _train_phases(run, restored):
     return history
 
 
+def segments(
+    first_step: int, end_step: int, skipped: Sequence[Sequence[int]]
+) -> list[tuple[int, int]]:
+    """[(first, end), ...]: the steps of [first_step, end_step) that are in no skipped range.
+
+    >>> segments(10, 40, [[20, 25], [0, 12]])
+    [(12, 20), (25, 40)]
+    """
+    remaining, step = [], first_step
+    for first, end in sorted(skipped):
+        if step < min(first, end_step):
+            remaining.append((step, min(first, end_step)))
+        step = max(step, end)
+    return [*remaining, (step, end_step)] if step < end_step else remaining
+
+
 def _train_phase(run, phase, first_step, history):
     """Trains a phase from `first_step` and evaluates: its :class:`PhaseResult`."""
     start = time.monotonic()
     run.metrics.start_phase(phase, len(run.phases), first_step=first_step)
     distributed_layers.set_phase(run.model, run.recipe, phase)
+    cache = _feature_cache(run, phase, first_step)
     loss, step = math.nan, phase.end_step
     for first, end in segments(first_step, phase.end_step, history.skipped_steps):
-        loss, step = _train_steps(run, phase, first, end, history)
+        loss, step = _train_steps(run, phase, first, end, history, cache)
         if step < end:
             break
     else:
@@ -109,14 +102,26 @@ def _train_phase(run, phase, first_step, history):
     return result
 
 
-def _train_steps(run, phase, first_step, end_step, history):
+def _feature_cache(run, phase, step):
+    """The feature cache of a phase that begins or resumes at `step`, if it has one."""
+    try:
+        return make_feature_cache(
+            *(run.strategy, run.model, run.training, run.recipe, phase),
+            log=run.metrics.log,
+            before_batch=lambda: _stop_before(run, step),
+        )
+    except recovery.STEP_ERRORS as error:
+        raise recovery.failed_images(run, range(run.training.examples), step, error) from error
+
+
+def _train_steps(run, phase, first_step, end_step, history, cache):
     """Trains steps [first_step, end_step) of a phase, or fewer if early stopping ends it.
 
     Returns the loss of the last host call and the step after it.
     """
     start = time.monotonic()
-    spec = _step_spec(run, phase)
-    batches = _batches(run, phase, first_step, end_step)
+    spec = _step_spec(run, phase, cache)
+    batches = _batches(run, phase, first_step, end_step, cache)
     run_steps = trace_steps(spec, batches)
     _follow_plateaus(run, history)
     eval_steps = max(1, round(run.eval_epochs * run.training.examples / phase.batch_size))
@@ -129,11 +134,11 @@ def _train_steps(run, phase, first_step, end_step, history):
         call_start = time.monotonic()
         try:
             sums = run_steps(batches, tf.constant(step, tf.int64), tf.constant(steps, tf.int64))
-        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        except recovery.STEP_ERRORS as error:
             raise recovery.failed_steps(run, phase, step, step + steps, error) from error
-        sums = sums.numpy()
-        recovery.check_finite(run, phase, step, step + steps, sums)
-        loss, correct, norm = sums / steps
+        *sums, waited = sums.numpy()
+        recovery.check_finite(run, phase, step, step + steps, np.array(sums))
+        loss, correct, norm = (s / steps for s in sums)
         step += steps
         run.profiler.update(step)
         now = time.monotonic()
@@ -148,6 +153,7 @@ def _train_steps(run, phase, first_step, end_step, history):
                 "accuracy": float(correct) / phase.batch_size,
                 "gradient_norm": float(norm),
                 "images_per_second": steps * phase.batch_size / (now - call_start),
+                "input_wait": min(1.0, float(waited) / (now - call_start)),
             },
             steps * phase.batch_size,
         )
@@ -172,7 +178,7 @@ def _follow_plateaus(run, history):
         run.rate_factor.assign(recipe.decay_factor**plateaus)
 
 
-def _step_spec(run, phase):
+def _step_spec(run, phase, cache):
     def rate(step):
         planned = learning_rate(
             run.recipe,
@@ -188,18 +194,19 @@ def _step_spec(run, phase):
         phase=phase,
         classes=len(run.training.classes),
         strategy=run.strategy,
-        model=run.model,
+        model=run.model if cache is None else cache.head,
         state=run.state,
         learning_rate=rate,
         class_weights=run.class_weights,
     )
 
 
-def _batches(run, phase, first_step, end_step):
+def _batches(run, phase, first_step, end_step, cache):
     """A distributed iterator of the batches of steps [first_step, end_step)."""
+    host_batches = training_batches if cache is None else cache.batches
     return iter(
         run.strategy.distribute_datasets_from_function(
-            lambda context: training_batches(
+            lambda context: host_batches(
                 run.training,
                 run.recipe,
                 phase,
@@ -267,13 +274,29 @@ def _save_or_stop(run, step, history, *, end_of_phase):
         run.metrics.log(
             f"cannot save a checkpoint at step {step}: {error}. {manager.describe_latest()}"
         )
+    if stopping and failure:
+        raise StoppedError(
+            f"{_stopped_after(step, reason)}, which could not be saved: {failure}. "
+            f"{manager.describe_latest()}"
+        )
     if stopping:
-        message = f"Stopped after step {step} ({reason or 'requested on another worker'})"
-        if failure:
-            raise StoppedError(
-                f"{message}, which could not be saved: {failure}. {manager.describe_latest()}"
-            )
-        raise StoppedError(f"{message}. The same command resumes the run ({manager.folder})")
+        raise _stopped(run, step, reason)
+
+
+def _stop_before(run, step):
+    """Raises :class:`StoppedError`, before a step from which the run resumes, as above."""
+    reason = run.stop()
+    if run.checkpoints.gather([bool(reason)]).any():
+        raise _stopped(run, step, reason)
+
+
+def _stopped(run, step, reason):
+    message = f"{_stopped_after(step, reason)}. The same command resumes the run"
+    return StoppedError(f"{message} ({run.checkpoints.folder})")
+
+
+def _stopped_after(step, reason):
+    return f"Stopped after step {step} ({reason or 'requested on another worker'})"
 
 
 def _images(phases):

@@ -19,6 +19,7 @@ from tpu_train.training.event_files import truncate_events
 
 _REPEATED = (("image_size", "evaluation"), ("image_size", "phase_end"))
 LINE_SECONDS = 10  # least time between two progress lines
+MOST_WAITING = 0.2  # of the time of steps, above which the wait for images is reported
 
 
 class MetricsWriter:
@@ -51,6 +52,7 @@ class MetricsWriter:
         self.title = ""
         self.total_images = self.done_images = 0
         self.phase_start = 0.0
+        self.step_seconds = self.waiting_seconds = 0.0  # after the first host call
 
     def close(self) -> None:
         """Closes the files; the bar stays on the terminal."""
@@ -90,6 +92,7 @@ class MetricsWriter:
             self.log(f"{self.title}: steps {first_step}-{phase.end_step - 1}, tracing")
             self.last_line = time.monotonic()
         self.phase_start = time.monotonic()
+        self.step_seconds = self.waiting_seconds = 0.0
         values = {"phase": phase.number, "phases": phases, "image_size": phase.image_size}
         values.update(batch_size=phase.batch_size, end_step=phase.end_step)
         self.callback("phase_start", first_step, values)
@@ -97,6 +100,8 @@ class MetricsWriter:
     def log_steps(self, record: dict, images: int) -> None:
         """Records the mean metrics of a host call's steps, which trained on `images` images."""
         self._write("steps", record)
+        if self.done_images:
+            self._report_waiting(images / record["images_per_second"], record["input_wait"])
         self.done_images += images
         metrics = f"loss {record['loss']:.3f}, accuracy {record['accuracy']:.1%}"
         if self.bar is not None:
@@ -111,6 +116,19 @@ class MetricsWriter:
             self.log(
                 f"{self.title}: {self.done_images}/{self.total_images} images, {metrics}, "
                 f"{record['images_per_second']:.0f} images/s, {seconds_left:.0f} s left in phase"
+            )
+
+    def _report_waiting(self, seconds, input_wait):
+        """Reports, once in a phase, that steps have waited for images for long."""
+        reported = self.step_seconds >= LINE_SECONDS
+        self.step_seconds += seconds
+        self.waiting_seconds += seconds * input_wait
+        waiting = self.waiting_seconds / self.step_seconds
+        if not reported and self.step_seconds >= LINE_SECONDS and waiting > MOST_WAITING:
+            self.log(
+                f"{self.title}: steps wait for images {waiting:.0%} of the time: use more "
+                "processor cores, fewer operations (--augment, --randaugment_layers), or smaller "
+                "image files (docs/troubleshooting.md)"
             )
 
     def log_evaluation(self, record: dict) -> None:

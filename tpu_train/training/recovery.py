@@ -10,8 +10,10 @@ read it, so the result does not depend on when it was noticed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +34,7 @@ LOST_WORKER_ERRORS = (
     tf.errors.InternalError,
     tf.errors.DeadlineExceededError,
 )
+STEP_ERRORS = (tf.errors.InvalidArgumentError, tf.errors.DataLossError)  # of an image, mostly
 _READ_AHEAD = 64  # steps
 
 
@@ -98,8 +101,21 @@ def nan_advice(run: RunContext, phase: Phase, problem: str) -> str:
     )
 
 
-def lost_worker(error: tf.errors.OpError, folder: str) -> TrainingError:
-    """The error to raise when a collective operation failed because a worker is gone."""
+@contextlib.contextmanager
+def reporting_lost_workers(strategy: tf.distribute.Strategy, folder: str) -> Iterator[None]:
+    """Raises :class:`TrainingError` if an operation fails because another worker is gone.
+
+    `folder` has the checkpoints. An error of a strategy with one worker stays as it is.
+    """
+    try:
+        yield
+    except LOST_WORKER_ERRORS as error:
+        if worker_count(strategy) < 2:
+            raise
+        raise _lost_worker(error, folder) from error
+
+
+def _lost_worker(error, folder):
     # TensorFlow aborts what waits for a missing worker: at once if its process has ended, after
     # 10 s without a heartbeat if it hangs.
     reasons = [line for line in error.message.splitlines() if "aborted by" in line]
@@ -116,6 +132,13 @@ def failed_steps(
     """The error to raise when an operation of these steps failed: for images, their indices."""
     read = min(end_step + _READ_AHEAD, phase.end_step)  # images are read before their steps run
     images = images_of_steps(run.training, run.recipe, phase, first_step, read)
+    return failed_images(run, images, first_step, error)
+
+
+def failed_images(
+    run: RunContext, images: Iterable[int], first_step: int, error: tf.errors.OpError
+) -> RuntimeError:
+    """:func:`failed_steps`, if the images that have been read are known."""
     damaged = dict(corrupt(run.training, images))
     if not damaged:
         return TrainingError(f"A step at or after {first_step} failed: {error_line(error)}")

@@ -47,7 +47,7 @@ from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
 from tpu_train.training.profiler import Profiler, check_profile
-from tpu_train.training.recovery import ON_NAN, TrainingError
+from tpu_train.training.recovery import ON_NAN, TrainingError, reporting_lost_workers
 from tpu_train.training.run_checks import check_evaluations, check_run
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import TrainState, graph_rewriting
@@ -132,8 +132,9 @@ def train(
         raise ValueError(f"Unknown on_nan {on_nan!r}: give {' or '.join(ON_NAN)}")
     check_evaluations(recipe, evaluation, eval_epochs)
     replicas = strategy.num_replicas_in_sync
+    images = training
     if recipe.oversample:
-        training = oversample(training, recipe.seed)
+        training = oversample(images, recipe.seed)
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
 
     # Build: the trained model, a clone that holds its EMA weights, and the optimizer's slots.
@@ -155,9 +156,10 @@ def train(
         stack.enter_context(contextlib.closing(files))
 
         # Restore the latest checkpoint, if there is one.
+        identity = run_record.identify(recipe, training, evaluation, planned)
         checkpoints = CheckpointManager(
             files.checkpoints,
-            run_record.identify(recipe, training, evaluation, planned),
+            identity,
             save_minutes,
             writes=is_chief,
             gather=make_gather(strategy),
@@ -183,7 +185,7 @@ def train(
                 "recipe": dataclasses.asdict(recipe),
                 "phases": [dataclasses.asdict(phase) for phase in phases],
                 "classes": list(training.classes),
-                "training_images": training.examples,
+                "training_images": images.examples,
                 "evaluation_images": evaluation.examples,
                 "devices": describe(strategy),
                 "resumed": restored is not None,
@@ -195,7 +197,11 @@ def train(
         stack.enter_context(contextlib.closing(metrics))
         profiler = Profiler(metrics.events, profile)
         stack.enter_context(contextlib.closing(profiler))
-        messages += _describe_run(recipe, training, evaluation, strategy)
+        messages += _describe_run(recipe, images, evaluation, strategy)
+        if recipe.oversample:
+            messages.append(
+                f"with the repeats of oversample, an epoch has {training.examples} images"
+            )
         if recipe.layer_decay != 1 and not has_layer_groups(model):
             messages.append(
                 f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups of "
@@ -206,8 +212,9 @@ def train(
         for message in messages:
             metrics.log(message)
         path = files.local("recipe.json")
-        run_record.write_record(path, recipe, phases, training, evaluation, planned)
+        run_record.write_record(path, recipe, phases, images, evaluation, planned, identity)
         stack.enter_context(end_reported(callback, lambda: metrics.step))
+        stack.enter_context(reporting_lost_workers(strategy, checkpoints.folder))
 
         # Train.
         stack.enter_context(graph_rewriting(strategy))

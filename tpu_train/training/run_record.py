@@ -42,19 +42,23 @@ def write_record(
     training: ImageSource,
     evaluation: ImageSource,
     planned: Sequence[float],
+    identity: Mapping,
 ) -> None:
-    """Writes the record of a run that begins, resumes or is extended."""
+    """Writes the record of a run that begins, resumes or is extended.
+
+    `training` has every image once, without the repeats of oversampling; `identity` is that of
+    :func:`identify`.
+    """
     record = {
         "recipe": dataclasses.asdict(recipe),
         "phases": [dataclasses.asdict(p) for p in phases],
         "training_data": training.name,
         "evaluation_data": evaluation.name if evaluation.examples else None,
         "training_images": training.examples,
-        # With oversampling, images are listed several times.
-        "images_per_class": None if recipe.oversample else _images_per_class(training),
+        "images_per_class": _images_per_class(training),
         "skipped_files": list(training.skipped),
         "planned_epochs": planned,  # of the run and of its extensions
-        "run": identify(recipe, training, evaluation, planned),
+        "run": identity,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }

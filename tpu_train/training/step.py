@@ -8,6 +8,8 @@ the weights and their moving averages. All variables that a step changes are in 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +53,8 @@ class TrainState:
     optimizer: optimizers.Optimizer
     weights: list[tf.Variable]
     ema_weights: list[tf.Variable]
+    # for each weight, the step from which it may change: that of the first phase without it frozen
+    first_changes: list[float]
     # layer name -> [(moving variable, momentum), ...] of each batch norm
     moving_statistics: dict[str, list[tuple[tf.Variable, float]]]
     loss_scale: tf.Variable | None  # float16 only
@@ -70,7 +74,7 @@ class TrainState:
         for layers that the model does not have.
         """
         first_steps = _first_steps(model, phases)
-        weights = [v for v in model.trainable_variables if id(v) in first_steps]
+        weights = [v for v in model.trainable_variables if math.isfinite(first_steps[id(v)])]
         trainable = [_variable(v) for v in weights]
         decayed = [
             optimizers.decays(getattr(v, "path", v.name), recipe.weight_decay_on_biases)
@@ -101,6 +105,7 @@ class TrainState:
             ),
             weights=[_variable(v) for v in model.weights],
             ema_weights=[_variable(v) for v in ema_model.weights],
+            first_changes=[first_steps[id(v)] for v in model.weights],
             moving_statistics={
                 layer.name: [
                     (_variable(v), momentum)
@@ -214,9 +219,10 @@ def make_step(spec: StepSpec) -> Callable:
 
 
 def trace_steps(spec: StepSpec, batches: tf.distribute.DistributedIterator) -> Callable:
-    """A traced function (iterator, first step, steps) -> float32 [3], summed over the steps.
+    """A traced function (iterator, first step, steps) -> float32 [4], summed over the steps.
 
-    The sums are those of :func:`make_step`: loss, correct predictions, gradient norm.
+    The sums are those of :func:`make_step` (loss, correct predictions, gradient norm), and the
+    seconds in which no step ran because its batch was not there yet.
     """
     # Autograph would convert hundreds of updates in which there is nothing to convert.
     replica_step = tf.autograph.experimental.do_not_convert(make_step(spec))
@@ -224,15 +230,33 @@ def trace_steps(spec: StepSpec, batches: tf.distribute.DistributedIterator) -> C
 
     @tf.function(jit_compile=False)  # a TPU compiles what strategy.run receives; XLA:CPU is slow
     def run_steps(batches, first_step, steps):
-        sums = tf.zeros([3])
+        sums, waited, idle_since = tf.zeros([3]), tf.zeros([], tf.float64), tf.timestamp()
         for i in tf.range(steps):
-            sums += strategy.reduce(
-                "SUM", strategy.run(replica_step, args=(next(batches), first_step + i)), axis=None
+            batch = next(batches)
+            waited += tf.maximum(_time_after(tf.nest.flatten(batch, True)) - idle_since, 0)
+            of_step = strategy.reduce(
+                "SUM", strategy.run(replica_step, args=(batch, first_step + i)), axis=None
             )
-        return sums
+            idle_since = _time_after([_on_host(strategy, of_step)])
+            sums += of_step
+        return tf.concat([sums, [tf.cast(waited, tf.float32)]], 0)
 
     count = tf.TensorSpec([], tf.int64)
     return run_steps.get_concrete_function(batches, count, count)
+
+
+def _time_after(tensors):
+    """The time in seconds at which these tensors exist."""
+    with tf.control_dependencies(tensors):
+        return tf.timestamp()
+
+
+def _on_host(strategy, tensor):
+    """The tensor in host memory; a GPU's own exists from when its computation is enqueued."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return tensor  # there already, perhaps of another machine
+    with tf.device("CPU:0"):
+        return tf.identity(tensor)
 
 
 def _update(spec, strategy, gradients, moments, norm, step):
@@ -262,7 +286,12 @@ def _update(spec, strategy, gradients, moments, norm, step):
                     variable.assign_add(rate * (statistic - variable))
 
                 strategy.extended.update(variable, move, args=(statistic,), group=False)
-        ema.update(strategy, state.ema_weights, state.weights, recipe.ema_decay, step)
+        changed = [first < spec.phase.end_step for first in state.first_changes]
+        averages, weights = (
+            list(itertools.compress(variables, changed))
+            for variables in (state.ema_weights, state.weights)
+        )
+        ema.update(strategy, averages, weights, recipe.ema_decay, step)
 
     if state.loss_scale is None:
         update_all()
@@ -298,15 +327,13 @@ def _frozen(model, freeze):
 
 
 def _first_steps(model, phases):
-    """{id of a weight: the step in which it first trains}, of those that train in any phase."""
-    first_steps = {}
-    for phase in phases:
+    """{id of a weight: the step from which it is not frozen}; infinite if it always is."""
+    first_steps = {id(v): math.inf for v in model.weights}
+    for phase in reversed(phases):
         frozen = _frozen(model, phase.freeze)
-        trained = [id(v) for v in model.trainable_variables if id(v) not in frozen]
-        if not trained:
+        if all(id(v) in frozen for v in model.trainable_variables):
             raise ValueError(f"freeze {phase.freeze!r} leaves nothing to train")
-        for weight in trained:
-            first_steps.setdefault(weight, phase.first_step)
+        first_steps.update({v: phase.first_step for v in first_steps if v not in frozen})
     return first_steps
 
 

@@ -46,7 +46,7 @@ def test_plan_prints_the_blocks(capsys):
     ("argv", "message"),
     [
         (["plan", "efficientnet-b33"], "Did you mean 'efficientnet-b3'"),
-        (["models", "*resnet*"], "No model matches '*resnet*'"),
+        (["models", "*vgg*"], "No model matches '*vgg*'"),
     ],
 )
 def test_an_unknown_model_exits_2_with_one_line(argv, message, capsys):
@@ -213,3 +213,29 @@ def test_scale_refuses_networks_that_no_machine_runs(capsys):
         assert "the largest published network (L2) has" in err
         assert len(err.splitlines()) == 1
     assert main(["scale", "efficientnet-b0", "8"]) == 0
+
+
+def test_models_keeps_base_networks_apart(capsys):
+    assert main(["models"]) == 0
+    first, others = capsys.readouterr().out.split("Not EfficientNets, and without pretrained")
+    assert "mobilenetv2" not in first
+    assert [line.split()[0] for line in others.splitlines() if line.startswith(("mob", "res"))] == [
+        "mobilenetv2",
+        "resnet50",
+    ]
+    assert main(["models", "resnet*"]) == 0
+    assert "efficientnet-b0" not in capsys.readouterr().out
+
+
+def test_scale_writes_a_network_that_other_commands_read(tmp_path, capsys):
+    path = tmp_path / "resnet.json"
+    flags = ["scale", "resnet50", "--width=0.5", f"--out={path}"]
+    assert main(flags) == main(flags) == 0  # its own file is replaced
+    capsys.readouterr()
+    assert main(["plan", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("resnet50-w0.5-d1-r224: 16 blocks")
+    path.write_text("{}")
+    for refused in (flags, ["scale", "resnet50", f"--out={path}"], [*flags[:-1], "--out=x.txt"]):
+        assert main(refused) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert path.read_text() == "{}"

@@ -130,30 +130,6 @@ def test_short_names_keep_scores_and_signature(float_content, images):
     assert signature(images=images[:1].astype(np.float32))["scores"].shape == (1, 10)
 
 
-def test_a_truncated_model_outputs_the_named_tensor(int8_content, images):
-    interpreter = runtime.interpreter(int8_content, keep_tensors=True)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
-    interpreter.invoke()
-    tensors = {d["name"]: d["index"] for d in interpreter.get_tensor_details()}
-    rows = tflite.read_ops(int8_content)
-    for place in range(3, len(rows), 11):
-        cut = rewrite.truncate_after(int8_content, rows[place].output)
-        assert tflite.read_ops(cut) == rows[: place + 1]
-        short = runtime.interpreter(cut)
-        assert short.get_output_details()[0]["name"] == rows[place].output
-        short.set_tensor(short.get_input_details()[0]["index"], images[:1])
-        short.invoke()
-        np.testing.assert_array_equal(
-            short.get_tensor(short.get_output_details()[0]["index"]),
-            interpreter.get_tensor(tensors[rows[place].output]),
-        )
-
-
-def test_truncating_after_an_unknown_tensor_is_an_error(int8_content):
-    with pytest.raises(ValueError, match=r"no op of the \.tflite writes 'nowhere'"):
-        rewrite.truncate_after(int8_content, "nowhere")
-
-
 def test_equal_zero_points_are_written_once(int8_content, images):
     """Every reader gets them, and nothing else changes."""
     tools = runtime.flatbuffer_tools()

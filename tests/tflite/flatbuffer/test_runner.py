@@ -41,6 +41,20 @@ def test_tensors_can_be_given_by_index(float_content, images):
     assert list(row) == [details["name"], details["index"]]
 
 
+def test_a_view_has_the_value_until_it_would_change(float_content, images):
+    rows = runner.run(float_content, images[:3])
+    for number, values in enumerate(rows):
+        (name,) = values
+        assert not values.view(name).flags.owndata
+        np.testing.assert_array_equal(values.view(name), values[name])
+        if number == 1:
+            break
+    kept = values.view(name)
+    with pytest.raises(RuntimeError, match="reference to internal data"):
+        next(rows)
+    del kept
+
+
 def test_values_are_copies_and_expire_with_the_next_image(float_content, images):
     rows = runner.run(float_content, images[:2])
     first = next(rows)

@@ -75,9 +75,11 @@ def test_the_command_needs_data(capsys):
 
 @pytest.mark.slow  # imports keras_cv
 @pytest.mark.parametrize("augments", ["randaugment", "keras_cv"])
-def test_the_command_draws_every_phase(tmp_path, capsys, augments):
+def test_the_command_draws_every_phase(tmp_path, capsys, augments, monkeypatch):
+    import matplotlib
     from matplotlib import image
 
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "svg")
     random = np.random.default_rng(0)
     data = tmp_path / "d.npz"
     pixels = random.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
@@ -85,6 +87,7 @@ def test_the_command_draws_every_phase(tmp_path, capsys, augments):
     out = tmp_path / "g.png"
     arguments = ["--recipe=digits", "--phases=3", f"--augment={augments}", "--cutmix_last=1"]
     assert main([*arguments, f"--data={data}", f"--out={out}", "--images=4"]) == 0
+    assert matplotlib.get_backend() == "svg"  # the caller's
     assert capsys.readouterr().out.endswith(f"{out}\n")
     assert sorted(os.listdir(tmp_path)) == ["d.npz", "g.png"]
     picture = image.imread(out)

@@ -90,7 +90,7 @@ class Trainer:
     def train(self, steps=1):
         """Runs `steps` more steps: [loss, correct, gradient norm], summed."""
         first, self.at = self.at, self.at + steps
-        return self.run(tf.constant(first, tf.int64), tf.constant(steps, tf.int64)).numpy()
+        return self.run(tf.constant(first, tf.int64), tf.constant(steps, tf.int64)).numpy()[:3]
 
     def weights(self):
         return [w.copy() for w in self.net.get_weights()]

@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -105,6 +107,16 @@ def test_an_unreachable_tpu_is_a_clear_error(monkeypatch):
 def test_auto_uses_the_workers_of_tf_config(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     assert distribution._detected_kind() == "multi-worker"
+
+
+def test_ctrl_c_ends_a_worker_while_tensorflow_connects(monkeypatch):
+    """TensorFlow holds Python's lock then: a handler in Python would not run."""
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    connect = "MultiWorkerMirroredStrategy"
+    monkeypatch.setattr(tf.distribute, connect, lambda: signal.getsignal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    assert make_strategy("multi-worker") == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_one_process_is_one_worker_and_gathers_only_its_own_numbers():

@@ -214,10 +214,11 @@ def test_plateaus_lower_the_rate_and_a_resumed_run_knows_them(
 
 
 def test_phases_that_freeze_resume_to_the_same_weights(train_conv, exported_weights, stop_at, log):
-    """Stopped before the first phase that trains all, and in it; one device equals two."""
+    """Stopped while the frozen layers are computed, in their phase, behind it, and in the next."""
     expected = exported_weights(train_conv("one", changes=HEAD_FIRST))
     assert "layer_decay 0.5 is not used: " in log()
-    for step, call in ((6, 2), (9, 0)):
+    assert log().count("computing the outputs of the frozen layers once, for 24 images") == 1
+    for step, call in ((0, 1), (3, 3), (6, 3), (9, 0)):  # the outputs are three batches
         with pytest.raises(StoppedError, match=f"after step {step}"):
             train_conv("stopped", changes=HEAD_FIRST, stop=stop_at(call))
     resumed = exported_weights(train_conv("stopped", changes=HEAD_FIRST))

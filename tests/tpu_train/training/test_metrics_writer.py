@@ -16,6 +16,7 @@ def step_record(step):
         "loss": 0.5,
         "accuracy": 0.25,
         "images_per_second": 100.0,
+        "input_wait": 0.0,
     }
 
 
@@ -61,6 +62,18 @@ def test_the_log_has_units_and_the_names_of_the_weights(writer):
         "phase 1/2, 32 px: 32/32 images, loss 0.500, accuracy 25.0%, 100 images/s, 0 s left in "
         "phase",
     ]
+
+
+@pytest.mark.parametrize(("input_wait", "lines"), [(0.19, 0), (0.31, 1)])
+def test_steps_that_wait_for_images_are_reported_once_a_phase(writer, input_wait, lines):
+    metrics = writer()
+    metrics.start_phase(PHASE, 2, first_step=0)
+    metrics.log_steps({**step_record(1), "input_wait": 1.0}, 1000)  # of 10 s: the input starts
+    for step in range(2, 6):
+        metrics.log_steps({**step_record(step), "input_wait": input_wait}, 600)
+    line = "phase 1/2, 32 px: steps wait for images 31% of the time: use more processor cores, "
+    assert metrics.stream.getvalue().count(line) == lines
+    assert metrics.stream.getvalue().count("wait for images") == lines
 
 
 def test_an_evaluation_shows_loss_and_top5(writer):

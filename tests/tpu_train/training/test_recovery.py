@@ -13,7 +13,6 @@ from tpu_train.training.recovery import (
     LossNotFiniteError,
     TrainingError,
     check_finite,
-    lost_worker,
     nan_advice,
 )
 
@@ -304,8 +303,14 @@ def test_a_batch_that_cannot_be_divided_further_is_an_error(train_conv, out_of_m
 # --- workers -------------------------------------------------------------------------------------
 
 
-def test_a_lost_worker_is_reported_with_tensorflows_reason():
+def test_a_lost_worker_is_reported_with_tensorflows_reason(monkeypatch):
     text = "Collective ops is aborted by: worker 1 is down\nmore"
-    error = lost_worker(tf.errors.UnavailableError(None, None, text), "gs://w/checkpoints")
-    assert str(error).startswith("Another worker is gone (Collective ops is aborted by: worker 1")
-    assert "the checkpoints are in gs://w/checkpoints" in str(error)
+    failure = tf.errors.UnavailableError(None, None, text)
+    for workers, kind in ((2, TrainingError), (1, tf.errors.UnavailableError)):
+        monkeypatch.setattr(recovery, "worker_count", lambda strategy, n=workers: n)
+        with pytest.raises(kind) as error, recovery.reporting_lost_workers(None, "gs://w/ckpt"):
+            raise failure
+        if workers > 1:
+            reason = "Another worker is gone (Collective ops is aborted by: worker 1"
+            assert str(error.value).startswith(reason)
+            assert "the checkpoints are in gs://w/ckpt" in str(error.value)
