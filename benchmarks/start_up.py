@@ -1,12 +1,12 @@
-"""Time to import the package, and to build each variant compared with keras.applications.
+"""Time to import the package, to run its quick commands, and to build each variant.
 
-Imports are timed in new processes, alternating between the statements. Builds are timed in one
-process, alternating between our builder and theirs (the order changes every round), with random
-weights and 1000 classes. The medians of processor time are compared, which other programs affect
-less than wall-clock time. Targets: the package adds at most 0.1 s to Keras and does not import
-TensorFlow; no variant takes longer than with keras.applications; XL takes no longer than their V2-L
-multiplied by 100 / 79 blocks. Prints the tables of docs/results/start-up.md, in about ten minutes
-on two cores:
+Imports and commands are timed in new processes, alternating between the statements. Builds are
+timed in one process, alternating between our builder and that of keras.applications (the order
+changes every round), with random weights and 1000 classes. The medians of processor time are
+compared, which other programs affect less than wall-clock time. Targets: the package adds at most
+0.1 s to Keras and does not import TensorFlow; no variant takes longer than with keras.applications;
+XL takes no longer than their V2-L multiplied by 100 / 79 blocks. Prints the tables of
+docs/results/start-up.md, in about ten minutes on two cores:
 
     python benchmarks/start_up.py
     python benchmarks/start_up.py --models efficientnet-b0 efficientnetv2-s --rounds=9
@@ -33,11 +33,26 @@ SHARED = {
 }
 XL, ITS_REFERENCE = "efficientnetv2-xl", "efficientnetv2-l"
 
+
+def _command(package, *words):
+    return (
+        "import contextlib, io\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        f"    from {package}.cli import main\n"
+        f"    main({list(words)})"
+    )
+
+
 _IMPORTS = {  # statement: (untimed setup, timed code)
     "import keras": ("", "import keras"),
     "import keras_effnet, keras": ("", "import keras_effnet, keras"),
     "import keras_effnet": ("", "import keras_effnet"),
     "import keras_effnet, after keras": ("import keras", "import keras_effnet"),
+    "effnet --help": ("", _command("keras_effnet", "--help")),
+    "effnet models": ("", _command("keras_effnet", "models")),
+    "effnet plan efficientnet-b0": ("", _command("keras_effnet", "plan", "efficientnet-b0")),
+    "effnet-train --help": ("", _command("tpu_train", "--help")),
+    "effnet-tflite --help": ("", _command("tflite", "--help")),
 }
 _TIMED = """
 import sys, time

@@ -1,4 +1,4 @@
-"""The argument parser of all commands: underscores or hyphens, and the nearest match for a typo.
+"""The argument parser of all commands: help in groups, underscores or hyphens, hints for typos.
 
 Help prints every flag with underscores (``--image_size``); ``--image-size`` means the same.
 """
@@ -7,9 +7,40 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from keras_effnet.suggestions import did_you_mean
+
+EXIT_STATUS = """\
+exit status:
+  0    success
+  1    a run, a conversion or a check failed
+  2    invalid input: flags, files or settings; nothing was changed
+  75   stopped by Ctrl-C, a time limit or a preemption: repeat the command
+  143  stopped by SIGTERM; files are complete or not written"""
+_COLUMNS = 80
+_NO_DEFAULT = (None, False, "", argparse.SUPPRESS)  # defaults that help does not print
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help at 80 columns, with the default of each flag."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=26, width=_COLUMNS)
+
+    def _fill_text(self, text, width, indent):
+        lines = (textwrap.wrap(line, width - len(indent)) or [""] for line in text.splitlines())
+        return "\n".join(indent + line if line else line for wrapped in lines for line in wrapped)
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if not action.option_strings or "default:" in text:
+            return text
+        if action.required:
+            return f"{text} (required)"
+        shown = not any(action.default is none for none in _NO_DEFAULT) and action.default != []
+        return f"{text} (default: %(default)s)" if shown else text
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -25,8 +56,44 @@ class ArgumentParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        kwargs.setdefault("epilog", EXIT_STATUS)
         super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def add_group(self, title: str, example: str) -> argparse._ArgumentGroup:
+        """A group of arguments whose help starts with a command line that uses them."""
+        lines = textwrap.wrap(
+            example,
+            _COLUMNS - 4,  # the indentation, and " \\" at the end
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return self.add_argument_group(title, " \\\n".join(lines))
+
+    def format_help(self):
+        """As argparse's; the usage has the arguments that are required, not all flags."""
+        given, self.usage = self.usage, self.usage or self._required_usage()
+        try:
+            return super().format_help()
+        finally:
+            self.usage = given
+
+    def _required_usage(self):
+        words = [self.prog]
+        optional = False
+        for action in self._actions:
+            name = action.metavar or action.dest.upper()
+            if isinstance(action, argparse._SubParsersAction):
+                words.append("COMMAND ...")
+            elif not action.option_strings:
+                words.append(f"[{name}]" if action.nargs in ("?", "*") else name)
+                words += ["..."] * (action.nargs in ("+", "*"))
+            elif action.required:
+                words.append(f"{action.option_strings[-1]}={name}")
+            else:
+                optional |= action.dest != "help"
+        return " ".join(words + ["[--flag=value ...]"] * optional).replace("%", "%%")
 
     def error(self, message):
         """Raises ``ValueError``: one line, and where the help is."""

@@ -7,12 +7,14 @@
 set -uo pipefail
 
 PIP_INSTALL=(-m pip install --quiet --disable-pip-version-check)
-# Graphics for MediaPipe; a browser, its font and, for its driver, libatomic.
-DEBIAN=(libegl1 libgles2 libgl1 libatomic1 chromium fonts-liberation)
+# Graphics for MediaPipe; a browser, its font and, for its driver, libatomic; shells with tab completion; a database
+# server for the test of a search.
+DEBIAN=(libegl1 libgles2 libgl1 libatomic1 chromium fonts-liberation fish zsh postgresql)
 LIBRARIES=(libEGL.so.1 libGLESv2.so.2 libGL.so.1 libatomic.so.1)
 
 install_debian() {
-    command -v chromium >/dev/null &&
+    command -v chromium >/dev/null && command -v fish >/dev/null && command -v zsh >/dev/null &&
+        [ -d /usr/lib/postgresql ] &&
         .venv/bin/python -c "import ctypes, sys; [ctypes.CDLL(name) for name in sys.argv[1:]]" \
             "${LIBRARIES[@]}" 2>/dev/null &&
         return

@@ -117,6 +117,16 @@ def test_the_converters_hidden_log_has_pythons_stderr_too():
     assert run(code).stderr == "after\n"
 
 
+def test_models_and_plan_do_not_import_tensorflow():
+    code = (
+        "import sys\n"
+        "from keras_effnet.cli import main\n"
+        "assert main(['models']) == main(['plan', 'efficientnet-b0']) == 0\n"
+        "assert not {'tensorflow', 'keras', 'jax'} & set(sys.modules)\n"
+    )
+    assert "efficientnetv2-s" in run(code).stdout
+
+
 @pytest.mark.parametrize("package", ["keras_effnet", "tpu_train", "tflite"])
 def test_help_and_bad_flags_do_not_import_tensorflow(package):
     if package == "tflite":

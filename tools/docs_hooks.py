@@ -33,31 +33,42 @@ def on_page_markdown(markdown, page, **_):
 
 
 def _help(module, *words):
-    """The help text of a command, at 80 columns."""
+    """The help text of a command, which has 80 columns."""
     program = f"import sys; from {module} import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", program, *words, "--help"],
         capture_output=True,
         text=True,
-        env={**os.environ, "COLUMNS": "80", "PYTHONPATH": ROOT},
+        env={**os.environ, "PYTHONPATH": ROOT},
         check=True,
     )
     return done.stdout.strip()
 
 
+def _exit_statuses():
+    """(number, meaning) of the exit statuses that every help text ends with."""
+    from keras_effnet.arguments import EXIT_STATUS
+
+    return [line.split(maxsplit=1) for line in EXIT_STATUS.splitlines()[1:]]
+
+
 def _commands_page():
+    from keras_effnet.arguments import EXIT_STATUS
     from keras_effnet.cli.commands import COMMANDS as EFFNET
     from tpu_train.cli import COMMANDS as TRAIN
 
     parts = [
         "# Commands\n",
         "Each text is the output of the command with `--help`. Flags may be written with hyphens "
-        "or underscores.\n",
-        "Exit status of all commands: 0 after success, 1 after a failed run, 2 for invalid input, "
-        "75 after Ctrl-C, SIGTERM or a time limit (run the same command again to continue).\n",
+        "or underscores, and with `=` or a space before their value. "
+        "[Tab completion](../installation.md#tab-completion) knows all of them.\n",
+        "## Exit statuses\n",
+        "| status | of all commands |\n|---|---|",
+        *(f"| {number} | {meaning} |" for number, meaning in _exit_statuses()),
+        "",
     ]
     for program, module, commands in (
-        ("effnet", "keras_effnet.cli", EFFNET),
+        ("effnet", "keras_effnet.cli", ("", *EFFNET)),
         ("effnet-train", "tpu_train.cli", ("", *TRAIN)),
         ("effnet-tflite", "tflite.cli", ("", "report", "compare")),
     ):
@@ -65,7 +76,8 @@ def _commands_page():
         for command in commands:
             title = f"{program} {command}".strip()
             parts.append(f"### `{title}`\n" if command else "")
-            parts.append(f"```text\n{_help(module, *command.split())}\n```\n")
+            text = _help(module, *command.split()).replace(EXIT_STATUS, "").rstrip()
+            parts.append(f"```text\n{text}\n```\n")
     return "\n".join(parts)
 
 

@@ -112,7 +112,9 @@ def _joined(outputs):
 
 
 def _without_paths(text, folder):
-    return text.replace(f"{folder}/", "").replace(f"{ROOT}/", "").replace(f"{sys.prefix}/", "")
+    for path in (folder, str(ROOT), sys.prefix):
+        text = text.replace(f"{path}/", "")
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^\s/]+/", "", text)  # TensorFlow's own
 
 
 def main(argv=None):

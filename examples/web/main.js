@@ -1,4 +1,4 @@
-// Classifies a dropped or chosen photo with MediaPipe's ImageClassifier; shows the top five scores.
+// Classifies a photo or the images of a camera with MediaPipe's ImageClassifier; shows the top five scores.
 
 import { ImageClassifier } from "./node_modules/@mediapipe/tasks-vision/vision_bundle.mjs";
 
@@ -14,6 +14,7 @@ const page = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
 let classifier = null;
+let camera = null; // the MediaStream, while it runs
 let work = Promise.resolve(); // runs one task after the other
 
 function show(element, visible = true) {
@@ -83,12 +84,16 @@ async function classifyPhoto(file) {
   page.drop.classList.add("filled");
   page.invitation.textContent = "Another photo";
 
+  classify(image, file.name);
+}
+
+function classify(image, name) {
   let categories;
   const start = performance.now();
   try {
     [{ categories }] = classifier.classify(image).classifications;
   } catch (error) {
-    fail(`The model failed on ${file.name}: ${reason(error)}`);
+    fail(`The model failed on ${name}: ${reason(error)}`);
     return;
   } finally {
     image.close();
@@ -99,12 +104,57 @@ async function classifyPhoto(file) {
   const shares = sum < 1.05 && categories.every(({ score }) => score >= 0); // up to 1.05: rounding of uint8
   page.scores.replaceChildren(...categories.slice(0, TOP).map((one) => row(one, shares)));
   show(page.scores);
-  page.latency.textContent = `${latency.toFixed(1)} ms, photo to scores`;
+  page.latency.textContent = `${latency.toFixed(1)} ms, ${camera ? "image" : "photo"} to scores`;
   show(page.latency);
 }
 
-async function decode(file) {
-  const image = await createImageBitmap(file); // rotated as its EXIF says
+async function startCamera() {
+  if (!classifier) {
+    fail(`There is no model to ask: put ${MODEL} beside this page, or drop a .tflite first.`);
+    return;
+  }
+  try {
+    const wanted = { video: { facingMode: "environment" }, audio: false };
+    camera = await navigator.mediaDevices.getUserMedia(wanted);
+  } catch (error) {
+    const hint = "Allow it for this page; browsers offer it on https:// and localhost only.";
+    fail(`The camera cannot be used: ${reason(error)}. ${hint}`);
+    return;
+  }
+  page.video.srcObject = camera;
+  await page.video.play();
+  showCamera(true);
+  nextFrame(camera);
+}
+
+function stopCamera() {
+  camera?.getTracks().forEach((track) => track.stop());
+  camera = null;
+  page.video.srcObject = null;
+  showCamera(false);
+}
+
+function showCamera(runs) {
+  show(page.video, runs);
+  show(page.drop, !runs);
+  page.camera.textContent = runs ? "Stop the camera" : "Use the camera";
+  page.camera.setAttribute("aria-pressed", runs);
+  page.result.setAttribute("aria-live", runs ? "off" : "polite"); // not several times a second
+}
+
+function nextFrame(stream) {
+  const later = page.video.requestVideoFrameCallback ?? requestAnimationFrame;
+  later.call(page.video.requestVideoFrameCallback ? page.video : window, async () => {
+    if (camera !== stream) return; // stopped
+    const image = await decode(page.video);
+    if (camera !== stream) return image.close();
+    classify(image, "an image of the camera");
+    nextFrame(stream);
+  });
+}
+
+async function decode(source) {
+  const image = await createImageBitmap(source); // a file: rotated as its EXIF says
   const scale = LARGEST / Math.max(image.width, image.height);
   if (scale >= 1) return image;
   const resized = await createImageBitmap(image, {
@@ -150,6 +200,7 @@ function start(task) {
 function take(files) {
   const file = files[0];
   if (!file) return;
+  if (!file.name.endsWith(".tflite")) stopCamera();
   start(async () => {
     if (!file.name.endsWith(".tflite")) return classifyPhoto(file);
     return loadModel(file.name, new Uint8Array(await file.arrayBuffer()));
@@ -167,4 +218,5 @@ for (const type of ["dragover", "dragleave", "drop"]) {
     if (type === "drop") take(event.dataTransfer.files);
   });
 }
+page.camera.addEventListener("click", () => (camera ? stopCamera() : start(startCamera)));
 start(loadFirstModel);

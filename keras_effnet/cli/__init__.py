@@ -17,10 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv):
     # Imported here: imports take long, and Ctrl-C is handled by now.
+    from keras_effnet.cli import commands
+    from keras_effnet.completion import complete
     from keras_effnet.native_logs import filter_native_logs
 
     if argv is None:  # run as a program
+        complete(commands.make_parser, commands.NAMES)
         filter_native_logs()
-    from keras_effnet.cli import commands
-
     return commands.run(sys.argv[1:] if argv is None else argv)

@@ -8,28 +8,33 @@ from keras_effnet.model_card.output_files import check_card, default_path, write
 
 def add_arguments(parser):
     """The flags of the command."""
-    parser.add_argument(
+    group = parser.add_group("model", f"{parser.prog} --model=run1/model.keras")
+    group.add_argument(
         "--model",
         required=True,
         help="model.keras in the work directory of its training, or a .tflite of effnet-tflite",
     )
-    parser.add_argument(
+    group.add_argument(
         "--evaluation",
         action="append",
         help="JSON file of effnet evaluate for this model; may be repeated (default: "
         "evaluation.json and test.json beside a .keras file)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--workdir", help="work directory of the training of the model that a .tflite is made from"
     )
-    parser.add_argument(
+    group = parser.add_group(
+        "publication",
+        f"{parser.prog} --model=run1/model.keras --license=apache-2.0 --out=README.md",
+    )
+    group.add_argument(
         "--license",
         help="license identifier of the hub, e.g. apache-2.0 (default: fill it in later)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--datasets", help="names of the training data on the hub, separated by commas"
     )
-    parser.add_argument(
+    group.add_argument(
         "--out",
         help="Markdown file, e.g. README.md; the JSON is written beside it (default: model_card.md "
         "beside a .keras file, NAME.tflite.card.md beside a .tflite)",

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from keras_effnet.arguments import ArgumentParser
-from keras_effnet.cli import card, cost, evaluate, explain, port, predict, tables
+from keras_effnet.cli import card, cost, demo, evaluate, explain, port, predict, tables
+from keras_effnet.variant_lookup import list_models
 
 # command -> (description, function that adds its arguments, function that runs it)
 COMMANDS = {
@@ -52,6 +53,11 @@ COMMANDS = {
         card.add_arguments,
         card.run,
     ),
+    "demo": (
+        "serve a local page: predictions, Grad-CAM, a .tflite beside its float model",
+        demo.add_arguments,
+        demo.run,
+    ),
     "explain": (
         "show which parts of an image a prediction is based on",
         explain.add_arguments,
@@ -59,18 +65,31 @@ COMMANDS = {
     ),
 }
 
+NAMES = {"model": list_models, "pattern": list_models}  # that shells complete arguments to
 
-def run(argv: Sequence[str]) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad input."""
+
+def make_parser() -> ArgumentParser:
+    """The parser of all commands."""
     parser = ArgumentParser(
         prog="effnet",
         description="EfficientNet V1, V2 and Lite: models, pretrained weights, costs, predictions.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+        title="commands",
+        description="effnet predict cat.jpg --model=efficientnetv2-s",
+    )
     for name, (description, add_arguments, _) in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=description, description=description))
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs one command; returns the exit status: 0, 1 for a failed check, 2 for bad input."""
     try:
-        options = parser.parse_args(argv)
+        options = make_parser().parse_args(argv)
         return COMMANDS[options.command][2](options) or 0
     except BrokenPipeError:
         raise  # nobody reads the output

@@ -12,14 +12,20 @@ _PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes fo
 
 def add_cost_arguments(parser):
     """The flags of ``effnet cost``."""
-    parser.add_argument("model", help="a name of `effnet models`")
-    parser.add_argument("--image_size", type=int, help="pixels a side (default: the model's)")
-    parser.add_argument(
+    group = parser.add_group(
+        "network", f"{parser.prog} efficientnet-b3 --image_size=240 --classes=10"
+    )
+    group.add_argument("model", help="a name of `effnet models`")
+    group.add_argument("--image_size", type=int, help="pixels a side (default: the model's)")
+    group.add_argument("--classes", type=int, default=1000, help="number of classes")
+    group.add_argument("--no_top", action="store_true", help="omit the classifier")
+    group = parser.add_group(
+        "activations", f"{parser.prog} efficientnet-b3 --batch_size=32 --precision=bfloat16"
+    )
+    group.add_argument(
         "--batch_size", type=int, default=1, help="number of images, for the activations"
     )
-    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
-    parser.add_argument("--no_top", action="store_true", help="omit the classifier")
-    parser.add_argument(
+    group.add_argument(
         "--precision", choices=_PRECISIONS, default="float32", help="data type of the activations"
     )
 
@@ -46,22 +52,28 @@ def run_cost(options):
 
 def add_scale_arguments(parser):
     """The flags of ``effnet scale``."""
-    parser.add_argument("model", help="the variant to scale: a name of `effnet models`")
-    parser.add_argument(
+    group = parser.add_group("by the compound coefficient", f"{parser.prog} efficientnet-b0 3")
+    group.add_argument("model", help="the variant to scale: a name of `effnet models`")
+    group.add_argument(
         "phi",
         nargs="?",
         type=float,
         help="the compound coefficient; without it and without dimensions, prints the family, "
         "rule and published networks side by side",
     )
-    parser.add_argument("--width", type=float, help="factor on the filters, instead of phi")
-    parser.add_argument("--depth", type=float, help="factor on the repeats, instead of phi")
-    parser.add_argument("--image_size", type=int, help="pixels a side, instead of phi")
-    parser.add_argument(
+    group = parser.add_group(
+        "by dimension", f"{parser.prog} efficientnet-b0 --width=1.2 --image_size=240"
+    )
+    group.add_argument("--width", type=float, help="factor on the filters, instead of phi")
+    group.add_argument("--depth", type=float, help="factor on the repeats, instead of phi")
+    group.add_argument("--image_size", type=int, help="pixels a side, instead of phi")
+    group = parser.add_group("result", f"{parser.prog} efficientnet-b0 3 --out=my.json")
+    group.add_argument(
         "--out", help="also write the network as a .json file, which --model flags accept"
     )
+    group = parser.add_group("the rule", f"{parser.prog} efficientnet-b0 3 --alpha=1.3 --gamma=1.1")
     for name, dimension in (("alpha", "depth"), ("beta", "width"), ("gamma", "image size")):
-        parser.add_argument(
+        group.add_argument(
             f"--{name}",
             type=float,
             default=getattr(PAPER, name),

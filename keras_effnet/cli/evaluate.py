@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from keras_effnet.cli.predict import add_model
+from keras_effnet.cli.predict import add_ignore_exif, add_model
 from keras_effnet.datasets.dataset import check_path, open_dataset
 from keras_effnet.datasets.holdout import check_holdout, hold_out
 from keras_effnet.datasets.splits import evaluation_split
@@ -30,49 +30,54 @@ _STEM = "evaluation"
 
 
 def add_arguments(parser):
-    add_model(parser)
-    parser.add_argument(
+    example = f"{parser.prog} --model=run1/model.keras --data=my_photos"
+    group = parser.add_group("data", f"{example} --split=test")
+    group.add_argument(
         "--data",
         required=True,
         help="labeled images, as in training: folder of class folders or of TFRecord shards, a "
         ".csv, .json or .npz file, or tfds:NAME. Class folders may have WordNet ids as names",
     )
-    parser.add_argument(
+    group.add_argument(
         "--split", help="split of the data (default: validation, else test, else all images)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--holdout",
         type=float,
         help="for data without splits: evaluate on the images that effnet-train held out with this "
         "value (its default is 0.2)",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="that effnet-train had, for --holdout (default: 0)"
+    group.add_argument(
+        "--seed", type=int, default=0, help="the one that effnet-train had, for --holdout"
     )
-    parser.add_argument(
+    group.add_argument(
+        "--max_corrupt",
+        type=_count,
+        default=10,
+        help="images that cannot be read and are left out, at most",
+    )
+    add_model(parser, example)
+    group = parser.add_group("result", f"{example} --out=evaluation")
+    group.add_argument(
         "--out", help="folder for the page, JSON and CSV files (default: none are written)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--check",
         action="store_true",
         help="compare top-1 with the published figure of the weights; status 1 if they differ",
     )
-    parser.add_argument("--image_size", type=_positive, help="pixels a side (default: the model's)")
-    parser.add_argument(
+    group = parser.add_group("preprocessing", f"{example} --crop=1")
+    group.add_argument("--image_size", type=_positive, help="pixels a side (default: the model's)")
+    group.add_argument(
         "--crop",
         type=_crop,
         help="centered part of the shorter side, e.g. 0.875; 0: the whole image, stretched "
         "(default: the model's)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--interpolation", help="bilinear or bicubic (default: the model's, else bilinear)"
     )
-    parser.add_argument(
-        "--max_corrupt",
-        type=_count,
-        default=10,
-        help="images that cannot be read and are left out, at most (default: 10)",
-    )
+    add_ignore_exif(group)
 
 
 def run(options):
@@ -151,7 +156,18 @@ def _open_images(options):
             images.name, images.labels, images.classes, options.holdout, options.seed
         )
         images = images.take(held_out)
+    elif len(dataset.splits) == 1 and _has_run_record(options.model):
+        note = (
+            f"all images of {images.name}; of the data of the training, --holdout=0.2 evaluates "
+            "on those that effnet-train held out"
+        )
+        images = dataclasses.replace(images, notes=(*images.notes, note))
     return images
+
+
+def _has_run_record(model):
+    """Whether a model lies in the work directory of its training."""
+    return os.path.isfile(os.path.join(os.path.dirname(model), "recipe.json"))
 
 
 def _with_classes(images):

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from keras_effnet.atomic_write import check_new, replacing
-from keras_effnet.cli.predict import add_model, open_options_model
+from keras_effnet.cli.predict import add_ignore_exif, add_model, open_options_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
@@ -18,23 +18,30 @@ _MARK = "effnet explain"  # in the file: only such pictures are overwritten
 
 def add_arguments(parser):
     """The flags of the command."""
-    parser.add_argument("image", help="an image file")
-    add_model(parser)
-    parser.add_argument("--out", default="explain.png", help="output file (default: explain.png)")
-    parser.add_argument(
+    group = parser.add_group(
+        "image", f"{parser.prog} cat.jpg --model=efficientnetv2-s --out=cat-explained.png"
+    )
+    group.add_argument("image", help="an image file")
+    add_ignore_exif(group)
+    group.add_argument("--out", default="explain.png", help="output file")
+    group = parser.add_group(
+        "what to show", f"{parser.prog} cat.jpg --model=efficientnetv2-s --class=tabby"
+    )
+    group.add_argument(
         "--class",
         dest="class_name",
         help="the class to explain: its index or name (default: the predicted class)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--method",
         default="grad-cam",
         help="grad-cam (uses gradients) or occlusion (covers patches; 170 times slower)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--layer", help="layer for grad-cam (default: the last of at least 4 x 4 pixels)"
     )
-    parser.add_argument("--maps", metavar="LAYER", help="show this layer's feature maps instead")
+    group.add_argument("--maps", metavar="LAYER", help="show this layer's feature maps instead")
+    add_model(parser, f"{parser.prog} cat.jpg --model=run1/model.keras")
 
 
 def run(options):

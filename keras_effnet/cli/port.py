@@ -33,49 +33,73 @@ def add_arguments(parser):
         "Converts another project's weights and reports how far the outputs differ from that "
         "project's own network, block by block."
     )
-    parser.add_argument(
+    group = parser.add_group(
+        "what to convert",
+        f"{parser.prog} b0.pth --from=timm --model=tf_efficientnet_b0 --out=b0.keras",
+    )
+    group.add_argument(
         "path", help="a file of the other project, or hf://OWNER/NAME; with --to a .keras file"
     )
-    direction = parser.add_mutually_exclusive_group(required=True)
+    targets = [name for name, project in PROJECTS.items() if project.write is not None]
+    direction = group.add_mutually_exclusive_group(required=True)
     direction.add_argument(
-        "--from", dest="source", choices=list(PROJECTS), help="the file's project"
+        "--from",
+        dest="source",
+        metavar="PROJECT",
+        choices=list(PROJECTS),
+        help=f"the file's project: {', '.join(PROJECTS)}",
     )
     direction.add_argument(
         "--to",
         dest="target",
-        choices=[name for name, project in PROJECTS.items() if project.write is not None],
-        help="write a .keras file as that project's state dict",
+        metavar="PROJECT",
+        choices=targets,
+        help="instead of --from: write a .keras file as that project's state dict: "
+        + ", ".join(targets),
     )
-    parser.add_argument(
+    group.add_argument(
         "--model",
         required=True,
         help="the network, by its name there (tf_efficientnet_b0) or here (efficientnet-b0)",
     )
-    parser.add_argument("--out", required=True, help="x.keras; with --to x.safetensors")
-    parser.add_argument("--classes", type=int, help="fail if the file has another number")
-    parser.add_argument("--no_top", action="store_true", help="omit the classifier")
-    parser.add_argument("--image_size", type=int, help="pixels a side of the images")
-    parser.add_argument(
+    group.add_argument("--out", required=True, help="x.keras; with --to x.safetensors")
+    group = parser.add_group(
+        "classifier",
+        f"{parser.prog} my.pth --from=timm --model=efficientnet-b0 --out=my.keras --classes=5",
+    )
+    group.add_argument("--classes", type=int, help="fail if the file has another number")
+    group.add_argument("--no_top", action="store_true", help="omit the classifier")
+    group = parser.add_group(
+        "images that the weights were trained on",
+        f"{parser.prog} my.pth --from=timm --model=efficientnet-b0 --out=my.keras "
+        "--image_size=240 --crop=0.9 --normalization=half",
+    )
+    group.add_argument("--image_size", type=int, help="pixels a side of the images")
+    group.add_argument(
         "--crop",
         type=_crop,
         help="how much of the shorter side of an image is used, in (0, 1]; or "
         f"{WHOLE}: the whole image, stretched",
     )
-    parser.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are resized")
+    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="how images are resized")
     for name in ("mean", "std"):
-        parser.add_argument(
+        group.add_argument(
             f"--{name}",
             type=_constants,
             metavar="R,G,B",
             help=f"the {name} of the pixels by which they are normalized: one number or three. In "
             "[0, 255]; in [0, 1] if all of --mean and --std are at most 1, as in timm",
         )
-    parser.add_argument(
+    group.add_argument(
         "--normalization",
         choices=list(_NORMALIZATIONS),
         help="a usual mean and std: ImageNet's; [-1, 1]; (x - 128) / 128; (x - 127) / 128",
     )
-    compare = parser.add_mutually_exclusive_group()
+    group = parser.add_group(
+        "comparison of the outputs",
+        f"{parser.prog} b0.h5 --from=qubvel --model=efficientnet-b0 --out=b0.keras --no_compare",
+    )
+    compare = group.add_mutually_exclusive_group()
     compare.add_argument(
         "--no_compare", action="store_true", help="do not run the other project's network"
     )

@@ -17,37 +17,43 @@ _BATCH = 32
 
 
 def add_arguments(parser):
-    parser.add_argument("images", nargs="+", help="image files, or folders of them")
-    add_model(parser)
-    parser.add_argument(
-        "--top", type=_count, default=5, help="number of classes to print (default: 5)"
+    group = parser.add_group(
+        "images", f"{parser.prog} cat.jpg photos/ --model=efficientnetv2-s --top=3"
+    )
+    group.add_argument("images", nargs="+", help="image files, or folders of them")
+    group.add_argument("--top", type=_count, default=5, help="number of classes to print")
+    add_ignore_exif(group)
+    add_model(parser, f"{parser.prog} cat.jpg --model=run1/model.keras")
+
+
+def add_ignore_exif(group):
+    """Adds the flag for photos that are not to be turned upright."""
+    group.add_argument(
+        "--ignore_exif",
+        action="store_true",
+        help="leave photos as they are stored, whatever their EXIF rotation",
     )
 
 
-def add_model(parser):
+def add_model(parser, example):
     """Adds the flags that select a network."""
-    parser.add_argument(
-        "--model", required=True, help="a .keras file, or a name of `effnet models`"
-    )
-    parser.add_argument(
+    group = parser.add_group("network", example)
+    group.add_argument("--model", required=True, help="a .keras file, or a name of `effnet models`")
+    group.add_argument(
         "--weights",
         help="for a name: a row of `effnet weights`, a file, or hf://OWNER/NAME of the Hugging "
         "Face hub (default: auto, the best published)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--labels",
         help="a file with one class name on each line (default: labels.txt beside a .keras file; "
         "ImageNet's names for 1,000 classes)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--label_format",
         choices=LABEL_FORMATS,
-        help="ImageNet's classes by all their names (default), the first one, or the WordNet id",
-    )
-    parser.add_argument(
-        "--ignore_exif",
-        action="store_true",
-        help="leave photos as they are stored, whatever their EXIF rotation",
+        help="ImageNet's classes by all their names, the first one, or the WordNet id (default: "
+        "names)",
     )
 
 

@@ -14,13 +14,15 @@ from keras_effnet.variants import BASE_NETWORKS, NETWORKS, VARIANTS
 
 
 def add_pattern(parser):
-    parser.add_argument(
+    group = parser.add_group("which models", f"{parser.prog} '*v2*'")
+    group.add_argument(
         "pattern", nargs="?", default="*", help="shell pattern of model names, e.g. '*v2*'"
     )
 
 
 def add_name(parser):
-    parser.add_argument("model", help="a name of `effnet models`")
+    group = parser.add_group("which model", f"{parser.prog} efficientnet-b3")
+    group.add_argument("model", help="a name of `effnet models`")
 
 
 def blocks(options):
@@ -90,12 +92,13 @@ def weights(options):
 
 
 def add_out(parser):
-    parser.add_argument("--out", required=True, help="the label file to write: labels.txt")
-    parser.add_argument(
+    group = parser.add_group("label file", f"{parser.prog} --out=labels.txt --format=short")
+    group.add_argument("--out", required=True, help="the label file to write: labels.txt")
+    group.add_argument(
         "--format",
         choices=LABEL_FORMATS,
         default="names",
-        help="all names of a class (default), the first one, or the WordNet id",
+        help="all names of a class, the first one, or the WordNet id",
     )
 
 

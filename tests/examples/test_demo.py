@@ -36,7 +36,7 @@ def test_the_demo_on_a_folder_of_photos_writes_every_file(
     sizes = {"image_size_first": 32, "image_size_last": 40, "image_size_eval": 40}
     smaller = {"model": "tiny", "phases": 2, "augment": "none", **sizes}
     recipe = dataclasses.replace(table.find_recipe("photos"), **smaller)
-    monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
+    monkeypatch.setitem(variants.NETWORKS, "tiny", tiny)
     monkeypatch.setattr(table, "find_recipe", {"photos": recipe}.get)
     quick = functools.partial(tflite.convert, search_evaluations=0, finetune=False)
     monkeypatch.setattr(tflite, "convert", quick)

@@ -64,7 +64,7 @@ def test_selected_classes_are_disjoint_and_counted_from_0(transfer, shards):
 
 @pytest.fixture
 def arguments(shards, tmp_path, monkeypatch, tiny):
-    monkeypatch.setitem(variants.VARIANTS, "tiny", tiny)
+    monkeypatch.setitem(variants.NETWORKS, "tiny", tiny)
     flags = ["--model=tiny", "--image_size=34", "--epochs=2", "--seeds=1", "--images_per_class=4"]
     return [f"--data={shards}", f"--out={tmp_path / 'out'}", "--device=cpu", *flags]
 

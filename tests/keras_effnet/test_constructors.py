@@ -57,7 +57,7 @@ def test_invalid_arguments_are_errors_before_downloading(no_download, arguments,
     ("model", "message"),
     [
         ("efficientnetb3", "Unknown model 'efficientnetb3'. Did you mean 'efficientnet-b3'"),
-        ("resnet50", "Unknown model 'resnet50'. Known: "),
+        ("resnet18", "Unknown model 'resnet18'. Did you mean 'resnet50'"),
         (7, "Unknown model 7"),
     ],
 )

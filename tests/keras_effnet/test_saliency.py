@@ -1,10 +1,10 @@
-import argparse
 import os
 import pathlib
 
 import numpy as np
 import pytest
 
+from keras_effnet.arguments import ArgumentParser
 from keras_effnet.cli import explain as explain_cli
 from keras_effnet.constructors import create_model
 from keras_effnet.feature_pyramid import feature_table, features
@@ -272,7 +272,7 @@ def explain(model, images, tmp_path):
     Image.fromarray(images(80, 100)[0].astype("uint8")).save(tmp_path / "image.png")
 
     def run(*flags):
-        parser = argparse.ArgumentParser()
+        parser = ArgumentParser()
         explain_cli.add_arguments(parser)
         paths = [str(tmp_path / "image.png"), f"--model={tmp_path / 'model.keras'}"]
         explain_cli.run(parser.parse_args([*paths, f"--out={tmp_path / 'out.png'}", *flags]))

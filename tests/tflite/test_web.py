@@ -62,13 +62,32 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(tmp_path_factory):
+    """Chromium with a camera that always sees the same image."""
+    camera = tmp_path_factory.mktemp("camera") / "camera.y4m"
+    _write_y4m(camera)
     playwright = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[test]"')
     with playwright.sync_playwright() as driver:
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
+        flags = [
+            "--use-fake-ui-for-media-stream",  # grants the camera
+            "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-video-capture={camera}",
+        ]
+        flags += ["--no-sandbox"] * (os.geteuid() == 0)  # Chromium's sandbox refuses root
         chromium = driver.chromium.launch(executable_path=_CHROMIUM, args=flags)
         yield chromium
         chromium.close()
+
+
+def _write_y4m(path):
+    """A video of one image: 64 x 48 pixels in four colors."""
+    planes = np.zeros((3, 48, 64), np.uint8)
+    planes[0] = np.linspace(40, 220, 64)
+    planes[1, :24], planes[2, :, 32:] = 90, 200
+    planes[1, 24:], planes[2, :, :32] = 160, 110
+    luma, blue, red = planes[0], planes[1, ::2, ::2], planes[2, ::2, ::2]
+    frame = b"FRAME\n" + luma.tobytes() + blue.tobytes() + red.tobytes()
+    path.write_bytes(b"YUV4MPEG2 W64 H48 F10:1 Ip A1:1 C420jpeg\n" + frame * 3)
 
 
 @pytest.fixture
@@ -258,3 +277,55 @@ def test_the_page_sends_nothing_to_other_hosts(visit, labelled_model):
     page.wait_for_timeout(500)
     blocked = page.evaluate("fetch('https://example.com/').then(() => '', (error) => error.name)")
     assert blocked == "TypeError"  # `visit` also fails on any request to another host
+
+
+_FRAME = """() => {
+    const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
+    const context = canvas.getContext("2d");
+    context.drawImage(video, 0, 0);
+    const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+    return [canvas.height, canvas.width, Array.from(data)];
+}"""
+
+
+def test_the_camera_gets_the_interpreters_top_five_until_it_stops(visit, labelled_model):
+    page = visit(labelled_model)
+    page.click("#camera")
+    page.wait_for_selector("#scores li")
+    height, width, data = page.evaluate(_FRAME)
+    image = np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
+    assert image.std() > 20  # the colors of the video
+    _assert_top_five(page, labelled_model, image)
+    assert not page.is_visible("#drop")
+    assert re.fullmatch(r"\d+\.\d ms, image to scores", page.inner_text("#latency"))
+
+    track = page.evaluate_handle("video.srcObject.getVideoTracks()[0]")
+    assert page.inner_text("#camera") == "Stop the camera"
+    page.click("#camera")
+    assert track.evaluate("track => track.readyState") == "ended"
+    assert page.is_visible("#drop")
+    assert not page.is_visible("#video")
+
+
+def test_a_dropped_photo_ends_the_camera(visit, labelled_model):
+    page = visit(labelled_model)
+    page.click("#camera")
+    page.wait_for_selector("#scores li")
+    _drop(page, "photo.png", _png(_photo(32, 32)))
+    _assert_top_five(page, labelled_model, _photo(32, 32))
+    assert not page.is_visible("#video")
+
+
+def test_a_refused_camera_is_reported(visit, labelled_model):
+    page = visit(labelled_model)
+    page.evaluate(
+        "() => { navigator.mediaDevices.getUserMedia = () => "
+        "Promise.reject(new DOMException('Permission denied', 'NotAllowedError')); }"
+    )
+    page.click("#camera")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.inner_text("#error") == (
+        "The camera cannot be used: Permission denied. Allow it for this page; browsers offer it "
+        "on https:// and localhost only."
+    )
+    assert page.inner_text("#camera") == "Use the camera"

@@ -84,22 +84,14 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path
 def test_every_command_has_help(command, capsys):
     assert cli.main([command, "--help"] if command else ["--help"]) == 0
     out = capsys.readouterr().out
-    assert f"effnet-train {command}".rstrip() in out
-    assert "flags:" in out
+    assert out.startswith(f"usage: effnet-train {command}".rstrip())
 
 
-def test_help_groups_recipe_flags_and_spells_each_once():
-    lines = recipe_flags.help_text(define()).splitlines()
-    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert titles[0] == "Command flags:"
-    assert "Recipe flags, images:" in titles
+def test_help_has_each_recipe_flag_once(capsys):
+    assert cli.main(["--help"]) == 0
+    lines = [line.split()[0].strip(",") for line in capsys.readouterr().out.splitlines() if line]
     fields = {f.name for f in dataclasses.fields(Recipe)} - {"name", "source"}
-    names = [line.split(":")[0].strip() for line in lines if line.startswith("  --")]
-    assert len(names) == len(set(names))
-    recipe_names = names[-len(fields) :]
-    assert {name.replace("--", "").replace("[no]", "") for name in recipe_names} == fields
-    images = lines.index("Recipe flags, images:")
-    assert lines[images + 1].startswith("  --augment: augmentation policy")
+    assert {name: lines.count(f"--{name}") for name in fields} == dict.fromkeys(fields, 1)
 
 
 def test_hyphens_and_underscores_are_the_same_flag():
@@ -193,13 +185,14 @@ def test_ctrl_c_saves_and_the_same_command_resumes(arguments, monkeypatch, tmp_p
 
 
 _IMPORT_ALL = """
-import importlib, os, pkgutil
+import importlib.util, os, pkgutil
 before = dict(os.environ)
 import tpu_train
 names = [m.name for m in pkgutil.walk_packages(tpu_train.__path__, "tpu_train.")]
 for name in names:
     if name.rpartition(".")[2] not in ("wandb_run", "mlflow_run", "prepare_beam"):  # extras
-        importlib.import_module(name)
+        if not name.startswith("tpu_train.search.") or importlib.util.find_spec("optuna"):
+            importlib.import_module(name)
 assert "tpu_train.training.run" in names
 changed = {k for k in {*before, *os.environ} if before.get(k) != os.environ.get(k)}
 print(sorted(k for k in changed if k.startswith("TF_ENABLE")))

@@ -21,6 +21,10 @@ def _run(argv):
     from keras_effnet.package_conflicts import check_package_conflicts
 
     if argv is None:  # run as a program
+        from keras_effnet.completion import complete
+        from tflite.cli import completion
+
+        complete(completion.make_parser, completion.NAMES)
         filter_native_logs()
     try:
         check_package_conflicts()

@@ -32,15 +32,17 @@ from tflite.report import own_files, provenance
 from tflite.report.html_report import write_report
 
 _REPORT = """\
-Evaluates a converted .tflite against its float model: accuracy, prediction agreement, SQNR by
-block, changed predictions, size, latency, and which hardware runs it.
+Evaluates a converted .tflite against its float model: accuracy, prediction
+agreement, SQNR by block, changed predictions, size, latency, and which hardware
+runs it.
 
-Writes OUT, an HTML page that needs no other files, and the same data as .json next to it. The JSON
-of the conversion (MODEL.json), if it exists, is included."""
+Writes OUT, an HTML page that needs no other files, and the same data as .json
+next to it. The JSON of the conversion (MODEL.json), if it exists, is included."""
 
 _COMPARE = """\
-Evaluates any two .tflite classifiers with the same number of classes against each other, from any
-tool. Each gets the images in its own size. Writes OUT and the same data as .json next to it."""
+Evaluates any two .tflite classifiers with the same number of classes against
+each other, from any tool. Each gets the images in its own size. Writes OUT and
+the same data as .json next to it."""
 
 _PROBE = 16  # images that are loaded first, to find errors early; also the most that may be corrupt
 
@@ -76,13 +78,7 @@ def _with_progress(name, command, argv):
 
 
 def _report(argv, log):
-    parser = _parser("report", _REPORT)
-    parser.add_argument("model", help="converted .tflite")
-    parser.add_argument(
-        "--float", required=True, help="float model to compare with: .keras, .h5 or .tflite"
-    )
-    parser.add_argument("--module", help=MODULE)
-    options = _parse(parser, argv)
+    options = _parse(make_report_parser(), argv)
     model = _open("model", options.model)
     record_path = f"{options.model}.json"
     inputs = {"MODEL": options.model, "--float": options.float}
@@ -107,10 +103,7 @@ def _report(argv, log):
 
 
 def _compare(argv, log):
-    parser = _parser("compare", _COMPARE)
-    parser.add_argument("reference", help=".tflite to compare with")
-    parser.add_argument("candidate", help=".tflite to compare")
-    options = _parse(parser, argv)
+    options = _parse(make_compare_parser(), argv)
     reference = _open("reference", options.reference)
     candidate = _open("candidate", options.candidate)
     _require_same_classes((reference, options.reference), (candidate, options.candidate))
@@ -158,19 +151,45 @@ def _write(to, models, class_names, record, origin, log):
     return 0
 
 
-def _parser(command, description):
-    return ArgumentParser(prog=f"effnet-tflite {command}", description=description)
+def make_report_parser() -> ArgumentParser:
+    """The parser of ``effnet-tflite report``."""
+    parser = ArgumentParser(prog="effnet-tflite report", description=_REPORT)
+    example = "effnet-tflite report my.tflite --float=my.keras --data=photos"
+    group = parser.add_group("models", example)
+    group.add_argument("model", help="converted .tflite")
+    group.add_argument(
+        "--float", required=True, help="float model to compare with: .keras, .h5 or .tflite"
+    )
+    group.add_argument("--module", help=MODULE)
+    _add_images_and_page(parser, example)
+    return parser
 
 
-def _parse(parser, argv):
-    parser.add_argument(
+def make_compare_parser() -> ArgumentParser:
+    """The parser of ``effnet-tflite compare``."""
+    parser = ArgumentParser(prog="effnet-tflite compare", description=_COMPARE)
+    example = "effnet-tflite compare first.tflite second.tflite --data=photos"
+    group = parser.add_group("models", example)
+    group.add_argument("reference", help=".tflite to compare with")
+    group.add_argument("candidate", help=".tflite to compare")
+    _add_images_and_page(parser, example)
+    return parser
+
+
+def _add_images_and_page(parser, example):
+    group = parser.add_group("images", f"{example} --limit=500")
+    group.add_argument(
         "--data",
         required=True,
         help=f"images that the model was not trained on: {EVALUATION_IMAGES}",
     )
-    parser.add_argument("--labels", help=LABELS)
-    parser.add_argument("--out", help=".html to write (default: next to the .tflite)")
-    parser.add_argument("--limit", type=int, help="maximum number of images, spread evenly")
+    group.add_argument("--labels", help=LABELS)
+    group.add_argument("--limit", type=int, help="maximum number of images, spread evenly")
+    group = parser.add_group("page", f"{example} --out=r.html")
+    group.add_argument("--out", help=".html to write (default: next to the .tflite)")
+
+
+def _parse(parser, argv):
     options = parser.parse_args(argv)
     options.images = open_images("data", options.data, evaluation=True)
     return options

@@ -36,16 +36,16 @@ from tflite.request import chosen_preset
 from tflite.result import Conversion, save
 
 _DESCRIPTION = """\
-Converts an image classifier to a .tflite of batch 1. The classifier is a Keras file, or a float32
-.tflite, with its preprocessing inside: it takes pixels in [0, 255]. int8 models take uint8 pixels
-and return float32 scores. int8 needs calibration images like those that the model will see.
+Converts an image classifier to a .tflite of batch 1. The classifier is a Keras
+file, or a float32 .tflite, with its preprocessing inside: it takes pixels in
+[0, 255]. int8 models take uint8 pixels and return float32 scores. int8 needs
+calibration images like those that the model will see.
 
-  effnet-tflite --model=my.keras --calibration=photos/ --labels=labels.txt --out=my.tflite
-
-Writes OUT with the labels inside, and OUT.json (plan, quantization steps, evaluation). Writes
-OUT.html, the report, if there are images to compare the models on (except for float32),
-OUT.labels.txt with --labels (one name per line, in the order of the scores), and the model card
-OUT.card.md and OUT.card.json of a classifier; see effnet card.
+Writes OUT with the labels inside, and OUT.json (plan, quantization steps,
+evaluation). Writes OUT.html, the report, if there are images to compare the
+models on (except for float32), OUT.labels.txt with --labels (one name per line,
+in the order of the scores), and the model card OUT.card.md and OUT.card.json of
+a classifier; see effnet card.
 
 Other commands: effnet-tflite report | compare, each with --help."""
 
@@ -59,82 +59,96 @@ def main(argv=None) -> int:
         return compare.main_report(argv[1:])
     if argv[:1] == ["compare"]:
         return compare.main_compare(argv[1:])
-    return exit_status("effnet-tflite", lambda: _run(_parse(argv), argv))
+    return exit_status("effnet-tflite", lambda: _run(make_parser().parse_args(argv), argv))
 
 
-def _parse(argv):
+def make_parser() -> ArgumentParser:
+    """The parser of a conversion."""
     parser = ArgumentParser(prog="effnet-tflite", description=_DESCRIPTION)
-    parser.add_argument(
+    example = "effnet-tflite --model=my.keras --calibration=photos --out=my.tflite"
+    group = parser.add_group("model", f"{example} --labels=labels.txt")
+    group.add_argument(
         "--model", required=True, help=".keras, .h5 or float32 .tflite file, or SavedModel folder"
     )
-    parser.add_argument("--out", required=True, help=".tflite to write")
-    presets = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
-    parser.add_argument("--preset", help=f"{presets} (default: int8, or int8_mixed with a budget)")
-    parser.add_argument(
-        "--max_drop",
-        type=float,
-        help="budget: largest drop of top-1 on held-out images, in percentage points (int8_mixed)",
+    group.add_argument("--out", required=True, help=".tflite to write")
+    group.add_argument("--labels", help=LABELS)
+    group.add_argument("--module", help=MODULE)
+    group.add_argument(
+        "--image_size", type=int, help="pixels per side, for a model that takes any size"
     )
-    parser.add_argument(
-        "--min_agreement",
-        type=float,
-        help="budget: smallest share of held-out images with the same prediction as the float "
-        "model, e.g. 0.97 (int8_mixed)",
-    )
-    parser.add_argument(
-        "--finetune",
-        action=argparse.BooleanOptionalAction,
-        help="fine-tune int8 against the float model, without labels; takes minutes (default: only "
-        "int8_strict)",
-    )
-    parser.add_argument(
-        "--calibration",
-        help=f"images for quantization ranges and weight rounding: {TRAINING_IMAGES}. float32 "
-        "and float16 are only compared on them",
-    )
-    parser.add_argument(
-        "--calibration_images",
-        type=int,
-        help="maximum number of calibration images, spread evenly (default: "
-        f"{CALIBRATION_IMAGES}, with a budget {BUDGET_IMAGES})",
-    )
-    parser.add_argument(
-        "--evaluation",
-        help=f"images to compare float and int8 on: {EVALUATION_IMAGES} (default: "
-        "the calibration images)",
-    )
-    parser.add_argument(
+    group.add_argument(
         "--softmax", action="store_true", help="append a softmax to a network that ends in logits"
     )
-    parser.add_argument(
-        "--recipe",
-        help="quantization plan to follow: the .json of a conversion, with its quantization_plan "
-        "edited: precision and range of single ops or of all that match a pattern",
-    )
-    parser.add_argument("--metric", help=METRIC)
-    parser.add_argument(
+    _add_images(parser, example)
+    _add_precision(parser, example)
+    group = parser.add_group("work", f"{example} --no_cache --no_progress")
+    group.add_argument(
         "--no_cache",
         action="store_true",
         help="neither read nor write the cache of calibrations (in KERAS_HOME, default ~/.keras), "
         "which serves later conversions of the same network with the same images",
     )
-    parser.add_argument(
+    group.add_argument(
         "--no_progress",
         action="store_true",
         help=f"do not print the running stage again every {SECONDS:g} seconds",
     )
-    parser.add_argument("--labels", help=LABELS)
-    parser.add_argument("--module", help=MODULE)
-    parser.add_argument(
-        "--image_size", type=int, help="pixels per side, for a model that takes any size"
+    return parser
+
+
+def _add_images(parser, example):
+    group = parser.add_group("images", f"{example} --evaluation=photos/test")
+    group.add_argument(
+        "--calibration",
+        help=f"images for quantization ranges and weight rounding: {TRAINING_IMAGES}. float32 "
+        "and float16 are only compared on them",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--calibration_images",
+        type=int,
+        help="maximum number of calibration images, spread evenly (default: "
+        f"{CALIBRATION_IMAGES}, with a budget {BUDGET_IMAGES})",
+    )
+    group.add_argument(
+        "--evaluation",
+        help=f"images to compare float and int8 on: {EVALUATION_IMAGES} (default: "
+        "the calibration images)",
+    )
+    group.add_argument("--metric", help=METRIC)
+    group.add_argument(
         "--max_corrupt",
         type=int,
         default=10,
-        help="number of images that may fail to decode; they are skipped (default: %(default)s)",
+        help="number of images that may fail to decode; they are skipped",
     )
-    return parser.parse_args(argv)
+
+
+def _add_precision(parser, example):
+    group = parser.add_group("precision", f"{example} --max_drop=1")
+    presets = "; ".join(f"{p.name} ({p.purpose})" for p in PRESETS.values())
+    group.add_argument("--preset", help=f"{presets} (default: int8, or int8_mixed with a budget)")
+    group.add_argument(
+        "--max_drop",
+        type=float,
+        help="budget: largest drop of top-1 on held-out images, in percentage points (int8_mixed)",
+    )
+    group.add_argument(
+        "--min_agreement",
+        type=float,
+        help="budget: smallest share of held-out images with the same prediction as the float "
+        "model, e.g. 0.97 (int8_mixed)",
+    )
+    group.add_argument(
+        "--finetune",
+        action=argparse.BooleanOptionalAction,
+        help="fine-tune int8 against the float model, without labels; takes minutes (default: only "
+        "int8_strict)",
+    )
+    group.add_argument(
+        "--recipe",
+        help="quantization plan to follow: the .json of a conversion, with its quantization_plan "
+        "edited: precision and range of single ops or of all that match a pattern",
+    )
 
 
 def _run(options, argv):
@@ -209,24 +223,6 @@ def _run(options, argv):
         print(f"\nWarning: {warning}")
     print(f"\nWrote {', '.join(paths)}")
     return 0
-
-
-def _converted(options, custom_objects, class_names, log):
-    return convert(
-        _load_model(options.model, custom_objects),
-        preset=options.preset,
-        max_drop=options.max_drop,
-        min_agreement=options.min_agreement,
-        finetune=options.finetune,
-        calibration=options.calibration,
-        evaluation=options.evaluation,
-        class_names=class_names,
-        image_size=options.image_size,
-        calibration_images=options.calibration_images,
-        max_corrupt=options.max_corrupt,
-        softmax=options.softmax,
-        log=log,
-    )
 
 
 def _checked_out(options):

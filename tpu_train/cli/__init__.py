@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from keras_effnet.interruption import run_command
 
-COMMANDS = ("prepare", "preview", "plan", "doctor", "pseudo-label", "noisy-student")
+COMMANDS = ("prepare", "preview", "plan", "search", "pseudo-label", "noisy-student", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,8 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv):
     if argv is None:  # run as a program
+        from keras_effnet.completion import complete
         from keras_effnet.native_logs import filter_native_logs
+        from tpu_train.cli import completion
 
+        complete(completion.make_parser, completion.NAMES)
         filter_native_logs()
     # TensorFlow reads it when it is imported. Its default on x86 is oneDNN only for processors
     # with AVX-512 VNNI; on others a training step is almost three times faster with it
@@ -37,6 +40,8 @@ def _run(argv):
         from tpu_train.cli.preview import main as run
     elif command == "plan":
         from tpu_train.cli.plan import main as run
+    elif command == "search":
+        from tpu_train.cli.search import main as run
     elif command == "doctor":
         from tpu_train.cli.doctor import main as run
     elif command == "pseudo-label":

@@ -15,7 +15,8 @@ def define(values):
     flags.DEFINE_string(
         "data",
         None,
-        "folder of class folders or of TFRecord shards, a .csv, .json or .npz file, or tfds:NAME",
+        "folder of class folders or of TFRecord shards, a .csv, .json or .npz file, or tfds:NAME "
+        "(required)",
         **common,
     )
     flags.DEFINE_float(

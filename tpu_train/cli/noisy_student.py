@@ -23,13 +23,41 @@ from tpu_train.cli.pseudo_label import define_selection, rule_of
 from tpu_train.recipes.schema import check, model_kind
 from tpu_train.training.model_source import check_source, variant_of
 
+INTRODUCTION = """Trains students on labeled and pseudo-labeled images; each is the next teacher.
+
+  effnet-train noisy-student --teacher=run1/model.keras --data=my_photos \\
+      --unlabeled=photos --rounds=3 --workdir=rounds
+
+A round labels the images, trains a student on them and the labeled ones, and
+evaluates it. The command ends after the first student that is not better than
+its teacher."""
+
+GROUPS = {
+    "data": (
+        "effnet-train noisy-student --data=my_photos --unlabeled=photos",
+        ("data", "unlabeled", "holdout", "max_corrupt", "on_duplicates"),
+    ),
+    "rounds": (
+        "effnet-train noisy-student --teacher=run1/model.keras --rounds=3",
+        ("rounds", "students", "workdir", "recipe"),
+    ),
+    "selection of images": (
+        "effnet-train noisy-student --threshold=0.5 --images_per_class=1000",
+        ("threshold", "balance", "images_per_class"),
+    ),
+    "stop and resume": (
+        "effnet-train noisy-student --workdir=rounds --stop_after=11h",
+        ("stop_after", "save_minutes", "device"),
+    ),
+}
+
 
 def main(argv=None):
     """Trains rounds; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        values = _define()
-        if not recipe_flags.parse(values, "effnet-train noisy-student", argv, __doc__):
+        values = define()
+        if not recipe_flags.parse(values, "effnet-train noisy-student", argv, INTRODUCTION, GROUPS):
             return 0
         recipes = _recipes(values)
         _check(values)
@@ -45,7 +73,8 @@ def main(argv=None):
         return 2
 
 
-def _define():
+def define():
+    """The flags of the command."""
     values = flags.FlagValues()
     to_values = {"flag_values": values}
     data_flags.define(values)

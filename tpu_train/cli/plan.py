@@ -14,18 +14,30 @@ from absl import flags
 
 from tpu_train.cli import recipe_flags
 
-_INTRODUCTION = """Compiles the train step of every phase for a TPU, on a machine without one.
+INTRODUCTION = """Compiles the train step of every phase for a TPU, on a machine without one.
 
   effnet-train plan --recipe=efficientnetv2-m-paper --topology=v5e:2x4
 
-One compilation takes two minutes for B0 on two cores, and longer for larger networks."""
+One compilation takes two minutes for B0 on two cores, and longer for larger
+networks. Recipe flags change one setting of the recipe."""
+
+GROUPS = {
+    "what to compile": (
+        "effnet-train plan --recipe=photos --topology=v5e:2x4 --phase=1,4",
+        ("recipe", "topology", "phase", "classes", "examples"),
+    ),
+    "search": (
+        "effnet-train plan --recipe=photos --nosearch --cache=plans",
+        ("search", "cache"),
+    ),
+}
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the compile plan of a recipe on a topology; returns the exit status."""
     try:
         values = define()
-        if not recipe_flags.parse(values, "effnet-train plan", argv, _INTRODUCTION):
+        if not recipe_flags.parse(values, "effnet-train plan", argv, INTRODUCTION, GROUPS):
             return 0
         return _plan(recipe_flags.chosen(values), values)
     except (flags.Error, ValueError) as error:

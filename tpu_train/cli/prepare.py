@@ -13,13 +13,29 @@ from absl import flags
 from tpu_train.checkpointing.preemption import STOPPED
 from tpu_train.cli import data_flags, outputs, recipe_flags
 
+INTRODUCTION = """Writes verified TFRecord shards of images, or verifies existing ones.
+
+  effnet-train prepare --data=my_photos --out=my_shards"""
+
+GROUPS = {
+    "data": (
+        "effnet-train prepare --data=my_photos --out=my_shards --holdout=0.1",
+        ("data", "holdout", "minival", "seed", "max_corrupt", "on_duplicates"),
+    ),
+    "write shards": (
+        "effnet-train prepare --data=my_photos --out=my_shards --workers=2",
+        ("out", "shards", "workers", "runner", "beam_argument"),
+    ),
+    "verify shards": ("effnet-train prepare --data=my_shards --check", ("check",)),
+}
+
 
 def main(argv=None):
     """Writes or verifies shards; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        values = _define()
-        if not recipe_flags.parse(values, "effnet-train prepare", argv, __doc__):
+        values = define()
+        if not recipe_flags.parse(values, "effnet-train prepare", argv, INTRODUCTION, GROUPS):
             return 0
         if values.data and bool(values.out) == values.check:
             raise ValueError("give either --out (to write shards) or --check (to verify them)")
@@ -39,7 +55,8 @@ def main(argv=None):
         return 2
 
 
-def _define():
+def define():
+    """The flags of the command."""
     values = flags.FlagValues()
     common = {"flag_values": values}
     data_flags.define(values)

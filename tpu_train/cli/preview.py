@@ -11,16 +11,29 @@ from absl import flags
 from tpu_train.cli import data_flags, outputs, recipe_flags
 from tpu_train.input_pipeline.picture_path import check_picture
 
-_INTRODUCTION = """Draws the first training images of every phase: cropped, augmented and mixed.
+INTRODUCTION = """Draws the first training images of every phase: cropped, augmented and mixed.
 
-  effnet-train preview --recipe=photos --data=my_photos --out=preview.png"""
+  effnet-train preview --recipe=photos --data=my_photos --out=preview.png
+
+Recipe flags change one setting of the recipe."""
+
+GROUPS = {
+    "data": (
+        "effnet-train preview --data=my_photos --holdout=0.1",
+        ("data", "holdout", "max_corrupt", "on_duplicates"),
+    ),
+    "picture": (
+        "effnet-train preview --recipe=photos --data=my_photos --out=preview.png",
+        ("recipe", "out", "images"),
+    ),
+}
 
 
 def main(argv):
     """Draws the images of a recipe on a data set; returns the exit status."""
     try:
         values = define()
-        if not recipe_flags.parse(values, "effnet-train preview", argv, _INTRODUCTION):
+        if not recipe_flags.parse(values, "effnet-train preview", argv, INTRODUCTION, GROUPS):
             return 0
         recipe = recipe_flags.chosen(values)
         data_flags.check(values, "effnet-train preview")

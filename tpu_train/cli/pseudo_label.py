@@ -18,13 +18,36 @@ from tpu_train.checkpointing.preemption import STOPPED, parse_duration
 from tpu_train.cli import outputs, recipe_flags
 from tpu_train.training.worker_wait import check_tf_config
 
+INTRODUCTION = """Labels images with a trained network, the teacher. Images that it is confident of
+become shards with its scores, for --unlabeled of effnet-train.
+
+  effnet-train pseudo-label --model=teacher.keras --data=photos --out=labeled
+
+With TF_CONFIG, all hosts share the images; --out must be a folder that all of
+them see."""
+
+GROUPS = {
+    "teacher and images": (
+        "effnet-train pseudo-label --model=teacher.keras --data=photos --out=labeled",
+        ("model", "labels", "data", "max_corrupt", "out"),
+    ),
+    "selection of images": (
+        "effnet-train pseudo-label --threshold=0.5 --images_per_class=1000",
+        ("threshold", "balance", "images_per_class", "seed"),
+    ),
+    "machine": (
+        "effnet-train pseudo-label --device=cpu:2",
+        ("device", "wait_for_workers"),
+    ),
+}
+
 
 def main(argv=None):
     """Labels images; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        values = _define()
-        if not recipe_flags.parse(values, "effnet-train pseudo-label", argv, __doc__):
+        values = define()
+        if not recipe_flags.parse(values, "effnet-train pseudo-label", argv, INTRODUCTION, GROUPS):
             return 0
         _check(values)
         try:
@@ -71,7 +94,8 @@ def rule_of(values, seed):
     return SelectionRule(values.threshold, values.balance, values.images_per_class, seed)
 
 
-def _define():
+def define():
+    """The flags of the command."""
     values = flags.FlagValues()
     to_values = {"flag_values": values}
     flags.DEFINE_string("model", None, "the teacher: the model.keras of a run", **to_values)

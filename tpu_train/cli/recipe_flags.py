@@ -1,19 +1,17 @@
-"""Flags that select a recipe: ``--recipe`` and one for each field; parsing and help."""
+"""Flags that select a recipe: ``--recipe`` and one for each field; parsing."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import pathlib
-import textwrap
 
 from absl import flags
 
 from keras_effnet.arguments import normalize_flags
+from tpu_train.cli.flag_parser import NOT_FLAGS, Groups, make_parser
 from tpu_train.recipes.schema import Recipe, check
 from tpu_train.recipes.table import RECIPES, find_recipe
-
-_NOT_FLAGS = ("name", "source")  # of a recipe
 
 
 def define(values: flags.FlagValues, default: str = "photos") -> None:
@@ -36,7 +34,7 @@ def define(values: flags.FlagValues, default: str = "photos") -> None:
 
 
 def _fields():
-    return [field for field in dataclasses.fields(Recipe) if field.name not in _NOT_FLAGS]
+    return [field for field in dataclasses.fields(Recipe) if field.name not in NOT_FLAGS]
 
 
 def chosen(values: flags.FlagValues) -> Recipe:
@@ -70,7 +68,7 @@ def _recipe_of_run(path, changes):
     if missing:
         raise ValueError(
             f"recipe {path!r} was written by another version and lacks {', '.join(missing)}: give "
-            f"{' '.join(f'--{name}=...' for name in missing if name not in _NOT_FLAGS)}"
+            f"{' '.join(f'--{name}=...' for name in missing if name not in NOT_FLAGS)}"
         )
     kinds = {"str": str, "int": int, "float": (int, float), "bool": bool}
     for name, value in settings.items():
@@ -93,8 +91,15 @@ def _read_json(path, what):
     return value
 
 
-def parse(values: flags.FlagValues, command: str, argv: list[str], introduction: str) -> bool:
-    """Parses `argv` into `values`; False after printing the help, which starts with `introduction`.
+def parse(
+    values: flags.FlagValues,
+    command: str,
+    argv: list[str],
+    introduction: str,
+    groups: Groups | None = None,
+) -> bool:
+    """Parses `argv` into `values`; False after printing the help, which starts with `introduction`
+    and has the flags of `groups` first.
 
     Raises ``flags.Error`` or ``ValueError`` for words that are not flags of the command.
     """
@@ -102,43 +107,8 @@ def parse(values: flags.FlagValues, command: str, argv: list[str], introduction:
     known = [*(f"--{f}" for f in values), *(f"--no{f}" for f in values if values[f].boolean)]
     rest = values([command, *normalize_flags(argv, known)])[1:]
     if values.help:
-        print(f"{introduction.rstrip()}\n\n{help_text(values)}")
+        print(make_parser(values, command, introduction, groups or {}).format_help())
         return False
     if rest:
         raise flags.Error(f"{rest[0]!r} is not a flag: write --flag=value")
     return True
-
-
-def help_text(values: flags.FlagValues) -> str:
-    """The flags of a command, then those of a recipe, in groups."""
-    groups = {"Command flags": [name for name in values if name not in ("h", "help")]}
-    if "recipe" in values:
-        names = {field.name for field in _fields()}
-        groups["Command flags"] = [n for n in groups["Command flags"] if n not in names]
-        for field in dataclasses.fields(Recipe):
-            if field.metadata["group"]:
-                title = f"Recipe flags, {field.metadata['group']}"
-                groups[title] = []
-            if field.name not in _NOT_FLAGS:
-                groups[title].append(field.name)
-    return "\n\n".join(
-        "\n".join([f"{title}:", *(_flag_text(values[name]) for name in names)])
-        for title, names in groups.items()
-    ) + (
-        "\n\nA recipe flag overrides one setting of the recipe, which "
-        "`effnet-train --recipe=... --show` prints."
-        if "recipe" in values
-        else ""
-    )
-
-
-def _flag_text(flag):
-    default = str(flag.default).lower() if flag.boolean else flag.default
-    default = "" if flag.default in (None, "", []) else f" (default: {default})"
-    return textwrap.fill(
-        f"--{'[no]' if flag.boolean else ''}{flag.name}: {flag.help}{default}",
-        width=100,
-        initial_indent="  ",
-        subsequent_indent="      ",
-        break_on_hyphens=False,
-    )

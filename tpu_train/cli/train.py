@@ -36,13 +36,37 @@ from tpu_train.recipes.schema import Recipe, check_unlabeled, show
 from tpu_train.training.model_source import check_source
 from tpu_train.training.worker_wait import check_tf_config
 
-_INTRODUCTION = """Trains an EfficientNet with progressive learning.
+INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
   effnet-train --recipe=photos --data=my_photos --workdir=run1
-  effnet-train --recipe=efficientnetv2-s-paper --show       # prints settings and phases only
 
-Other commands: effnet-train prepare | preview | plan | doctor | pseudo-label | noisy-student, each
-with --help."""
+Other commands: effnet-train prepare | preview | plan | search | pseudo-label |
+noisy-student | doctor, each with --help. Recipe flags change one setting of the
+recipe; their help has its value in the recipe that --recipe names before
+--help."""
+
+GROUPS = {
+    "data": (
+        "effnet-train --data=my_photos --holdout=0.1 --workdir=run1",
+        ("data", "holdout", "unlabeled", "max_corrupt", "on_duplicates"),
+    ),
+    "run": (
+        "effnet-train --recipe=finetune --data=my_photos --workdir=run1",
+        ("recipe", "workdir", "device", "overwrite", "wait_for_workers"),
+    ),
+    "inspect a recipe without training": (
+        "effnet-train --recipe=efficientnetv2-s-paper --show",
+        ("show", "examples"),
+    ),
+    "stop and resume": (
+        "effnet-train --data=my_photos --workdir=run1 --stop_after=90m",
+        ("stop_after", "save_minutes", "keep_checkpoints", "on_nan", "export"),
+    ),
+    "evaluate and report": (
+        "effnet-train --data=my_photos --workdir=run1 --eval_epochs=1",
+        ("eval_epochs", "pages", "callback", "profile"),
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         values = define()
-        if not recipe_flags.parse(values, "effnet-train", argv, _INTRODUCTION):
+        if not recipe_flags.parse(values, "effnet-train", argv, INTRODUCTION, GROUPS):
             return 0
         recipe = recipe_flags.chosen(values)
         if values.show:
@@ -81,7 +105,7 @@ def define() -> flags.FlagValues:
     to_values = {"flag_values": values}
     data_flags.define(values)
     flags.DEFINE_string(
-        "workdir", None, "folder for the model, checkpoints and metrics", **to_values
+        "workdir", None, "folder for the model, checkpoints and metrics (required)", **to_values
     )
     flags.DEFINE_string(
         "device",

@@ -156,6 +156,29 @@ _FINETUNE_HEAD_FIRST = replace(
     freeze="backbone,batch_norm",
 )
 
+_SEARCH = replace(
+    _DIGITS,
+    name="search",
+    source="this project: a trial of effnet-train search; about 10 epochs at a reduced size, as in "
+    "EfficientNetV2 (arXiv 2104.00298), section 3.2",
+    epochs=10,
+    phases=1,
+    image_size_first=128,
+    image_size_last=128,
+    image_size_eval=128,
+    randaugment_magnitude_first=0,
+    randaugment_magnitude_last=0,
+    mixup_last=0.0,
+    dropout_first=0.1,
+    dropout_last=0.1,
+    drop_path_first=0.0,
+    drop_path_last=0.0,
+    random_crop_min_area=0.6,
+    flip=True,
+    warmup_epochs=1,
+    steps_per_loop=20,
+)
+
 
 # --- ablations of progressive learning -----------------------------------------------------------
 
@@ -262,4 +285,4 @@ DERIVED = tuple(
 )
 # fmt: on
 
-SMALL_DATA = (_DIGITS, _PHOTOS, _FINETUNE, _FINETUNE_HEAD_FIRST, *_CIFAR10_ROWS)
+SMALL_DATA = (_DIGITS, _PHOTOS, _FINETUNE, _FINETUNE_HEAD_FIRST, *_CIFAR10_ROWS, _SEARCH)

@@ -1,8 +1,8 @@
-import argparse
 import pathlib
 
 import pytest
 
+from keras_effnet.arguments import ArgumentParser
 from keras_effnet.cli import cost as cost_cli
 from keras_effnet.model_cost import cost
 from keras_effnet.scaling import PUBLISHED_PHI, family, scale
@@ -13,7 +13,7 @@ def run(capsys):
     """run("cost", "efficientnet-b0"): what the command prints."""
 
     def run(command, *argv):
-        parser = argparse.ArgumentParser()
+        parser = ArgumentParser()
         getattr(cost_cli, f"add_{command}_arguments")(parser)
         getattr(cost_cli, f"run_{command}")(parser.parse_args(argv))
         return capsys.readouterr().out

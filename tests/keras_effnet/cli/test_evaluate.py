@@ -77,6 +77,17 @@ def test_the_part_that_training_held_out_is_evaluated(folder, capsys):
     assert "photos: 6 images" in capsys.readouterr().out
 
 
+def test_all_images_of_a_training_are_noted(folder, tmp_path, capsys):
+    shutil.copy(folder / "net.keras", tmp_path)
+    shutil.copy(folder / "labels.txt", tmp_path)
+    (tmp_path / "recipe.json").write_text("{}")
+    words = ["evaluate", f"--model={tmp_path / 'net.keras'}", f"--data={folder / 'photos'}"]
+    for flags, noted in (([], True), (["--holdout=0.5"], False)):
+        assert main([*words, *flags]) == 0
+        out = capsys.readouterr().out
+        assert ("--holdout=0.2 evaluates on those that effnet-train held out" in out) == noted
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

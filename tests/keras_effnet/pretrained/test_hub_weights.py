@@ -23,7 +23,7 @@ from keras_effnet.porting.pytorch import write
 from keras_effnet.pretrained import pytorch_projects
 from keras_effnet.pretrained.download import DownloadError
 from keras_effnet.pretrained.hub_weights import fetch_originals
-from keras_effnet.variants import VARIANTS
+from keras_effnet.variants import NETWORKS, VARIANTS
 from tools import foreign
 
 hub = pytest.importorskip("huggingface_hub")
@@ -116,7 +116,8 @@ def small_b0():
     b0 = VARIANTS["efficientnet-b0"]
     short = {"stages": b0.stages[:3], "head_filters": 64}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VARIANTS, b0.name, dataclasses.replace(b0, **short))
+        for table in (VARIANTS, NETWORKS):
+            patch.setitem(table, b0.name, dataclasses.replace(b0, **short))
         for table, name in (
             (pytorch_projects.TIMM_VARIANTS, "tf_efficientnet_b0"),
             (pytorch_projects.TIMM_VARIANTS, "efficientnet_b0"),

@@ -1,0 +1,1 @@
+"""A local page that shows what a classifier sees in a photo."""

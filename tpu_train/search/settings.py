@@ -1,0 +1,129 @@
+"""What defines a study, and whether two runs search in the same one. No TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_effnet.search_space import find_space
+from keras_effnet.suggestions import unknown_name
+from tpu_train.recipes.schema import Recipe, check
+
+SAMPLERS = ("random", "nsga2", "tpe")
+PRUNERS = ("none", "halving")
+STEP_TIMES = ("flops", "measured", "tpu:v5e")
+# fields of a recipe that a search sets itself, and the values that they must have
+_FIXED = {"weights": "", "width": 1, "depth": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """Everything that the results of a study depend on, but its data and the trials' number."""
+
+    space: str
+    recipe: Recipe  # of every trial; its model is the trial's network
+    sampler: str = "random"
+    sampler_seed: int = 0
+    population: int = 16  # networks drawn at random first; those of a generation of nsga2
+    parallel_trials: int = 4  # trial n is drawn from the results of trials 0 to n - this
+    pruner: str = "none"
+    step_time: str = "flops"  # "measured", "flops", or "tpu:" and a TPU
+    step_time_exponent: float = -0.07
+    parameters_exponent: float = -0.05
+    max_parameters: int = 0  # 0: no limit
+    max_flops: int = 0  # multiply-adds of an image
+    minival: float = 0.1  # training images that rank the trials: a fraction below 1, or a number
+    images: int = 5000  # training images of a trial; 0: all
+
+    def identity(self, classes, labels: np.ndarray) -> dict:
+        """The settings and the data as JSON values: equal for runs of the same study.
+
+        `classes` are names, `labels` those of all training images.
+        """
+        recipe = dataclasses.asdict(self.recipe)
+        for name in ("name", "source", "model", "steps_per_loop"):
+            del recipe[name]
+        settings = {**dataclasses.asdict(self), "recipe": recipe}
+        data = {
+            "classes": list(classes),
+            "training_images": len(labels),
+            "labels_sha256": hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest(),
+        }
+        return json.loads(json.dumps({**settings, "data": data}))
+
+
+def check_settings(settings: SearchSettings) -> None:
+    """Raises ``ValueError`` for settings that cannot work; reads no data."""
+    find_space(settings.space)
+    for name, choices in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+        if getattr(settings, name) not in choices:
+            raise ValueError(unknown_name(name, getattr(settings, name), choices))
+    if settings.step_time not in ("flops", "measured") and not settings.step_time.startswith(
+        "tpu:"
+    ):
+        raise ValueError(unknown_name("step_time", settings.step_time, STEP_TIMES))
+    for name, least in (
+        ("population", 2),
+        ("parallel_trials", 1),
+        ("max_parameters", 0),
+        ("max_flops", 0),
+        ("images", 0),
+        ("sampler_seed", 0),
+    ):
+        if getattr(settings, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+    for name, value in _FIXED.items():
+        if getattr(settings.recipe, name) != value:
+            raise ValueError(
+                f"{name} {getattr(settings.recipe, name)!r} does not fit a search, whose networks "
+                f"start from random weights and are built as drawn: leave --{name} out"
+            )
+    if settings.pruner != "none" and settings.recipe.phases < 2:
+        raise ValueError(
+            f"--pruner={settings.pruner} ends trials at the ends of phases, and the recipe has "
+            "one phase: give --phases=2 or more, or leave --pruner out"
+        )
+    check(settings.recipe)
+
+
+def known_trials(settings: SearchSettings, number: int) -> int:
+    """How many trials, from 0 on, must be finished before trial `number` is drawn.
+
+    They are fewer than all earlier ones, so that `parallel_trials` trials can run at a time.
+
+    >>> from tpu_train.recipes.table import find_recipe
+    >>> known_trials(SearchSettings("small", find_recipe("search"), sampler="tpe"), 10)
+    7
+    """
+    if settings.sampler == "random" and settings.pruner == "none":
+        return 0
+    return max(0, number - settings.parallel_trials + 1)
+
+
+def check_same_study(recorded: Mapping, current: Mapping, where: str) -> None:
+    """Raises ``ValueError`` with every value in which the study at `where` differs."""
+    recorded, current = _flat(recorded), _flat(current)
+    differences = [
+        f"{key} {recorded.get(key)!r}, now {current.get(key)!r}"
+        for key in {**recorded, **current}
+        if recorded.get(key) != current.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            f"{where} has another study ({'; '.join(differences)}): continue it with the same "
+            "flags and data, or choose another workdir"
+        )
+
+
+def _flat(identity):
+    flat = {}
+    for key, value in identity.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{name}": v for name, v in value.items()})
+        else:
+            flat[key] = value
+    return flat
