@@ -57,14 +57,14 @@ def _run(argv):
     except BrokenPipeError:
         raise  # nobody reads the output
     except Exception as error:
-        message = _failure(error)
+        message = failure_message(error)
         if message is None:  # an error of this package: its traceback says where
             raise
         print(f"{f'effnet-train {command}'.rstrip()}: {message}", file=sys.stderr)
         return 1
 
 
-def _failure(error):
+def failure_message(error):
     """One line about a failure of the disk, of the memory or of a device; None for others."""
     kinds = [OSError, MemoryError]
     if "tensorflow" in sys.modules:

@@ -19,7 +19,7 @@ from keras_effnet.interruption import run_command
 from keras_effnet.search_space import SPACES, find_space
 from keras_effnet.suggestions import unknown_name
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts
-from tpu_train.cli import data_flags, outputs, recipe_flags
+from tpu_train.cli import data_flags, failure_message, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.request import SearchRequest
@@ -46,15 +46,15 @@ GROUPS = {
         ("data", "holdout", "minival", "images", "max_corrupt", "on_duplicates"),
     ),
     "search space and its limits": (
-        "effnet-train search --space=small --data=my_photos --max_parameters=1000000",
+        "effnet-train search --space=small --data=my_photos --workdir=search1",
         ("space", "max_parameters", "max_flops"),
     ),
     "trials and how they are drawn": (
-        "effnet-train search --sampler=tpe --data=my_photos --trials=50",
+        "effnet-train search --sampler=tpe --trials=50 --data=my_photos --workdir=tpe",
         ("trials", "sampler", "sampler_seed", "population", "pruner", "recipe"),
     ),
     "reward": (
-        "effnet-train search --step_time=measured --data=my_photos",
+        "effnet-train search --step_time=measured --data=my_photos --workdir=s",
         ("step_time", "step_time_exponent", "parameters_exponent"),
     ),
     "workers and storage": (
@@ -173,6 +173,10 @@ def _request(values) -> SearchRequest:
             "folder of this machine, or of a disk that all machines share"
         )
     outputs.check_folder("workdir", values.workdir, values.data)
+    if values.cache:
+        if "://" in values.cache:
+            raise ValueError(f"--cache={values.cache} is not a local folder: give one")
+        outputs.check_folder("cache", values.cache, values.data)
     kind = values.device.partition(":")[0]
     if kind not in DEVICES or kind == "multi-worker":
         raise ValueError(
@@ -230,13 +234,14 @@ def _recipe(values) -> Recipe:
 
 def _search(request: SearchRequest) -> int:
     # Imported here, so that --help and bad flags do not wait for them.
+    from tpu_train.search.optuna_study import LostConnectionError
     from tpu_train.search.study_opening import open_storage
 
     study = open_storage(request)
     if request.workers == 1:
         status = _work(request, lambda: "", study)
     else:
-        _check_with_data(request, study)
+        _check_with_data(request)
         from tpu_train.search.workers import run_workers
 
         with interrupts() as stop:
@@ -244,7 +249,11 @@ def _search(request: SearchRequest) -> int:
         if status == STOPPED:
             print("effnet-train search: stopped. The same command resumes", file=sys.stderr)
     if status == 0:
-        _print_result(request, study)
+        try:
+            _print_result(request, study)
+        except LostConnectionError as error:
+            print(f"effnet-train search: {error}", file=sys.stderr)
+            return 1
     return status
 
 
@@ -254,10 +263,22 @@ def work(request: SearchRequest, parent_ended: Callable[[], str]) -> int:
 
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     filter_native_logs()
-    return run_command("effnet-train search", lambda: _work(request, parent_ended))
+
+    def run():
+        try:
+            return _work(request, parent_ended)
+        except Exception as error:
+            message = failure_message(error)
+            if message is None:  # an error of this package: its traceback says where
+                raise
+            print(f"effnet-train search: {message}", file=sys.stderr)
+            return 1
+
+    return run_command("effnet-train search", run)
 
 
 def _work(request, parent_ended, study=None):
+    from tpu_train.search.optuna_study import LostConnectionError
     from tpu_train.search.run import run_search
     from tpu_train.search.study_opening import open_storage
     from tpu_train.search.worker import SearchError
@@ -275,7 +296,7 @@ def _work(request, parent_ended, study=None):
         if is_only_one:
             print(f"effnet-train search: {error}", file=sys.stderr)
         return STOPPED
-    except SearchError as error:
+    except (SearchError, LostConnectionError) as error:
         print(f"effnet-train search: {error}", file=sys.stderr)
         return 1
     except ValueError as error:
@@ -286,12 +307,11 @@ def _work(request, parent_ended, study=None):
     return 0
 
 
-def _check_with_data(request, study):
-    """Raises ``ValueError`` for what every worker would refuse, and records a new study."""
+def _check_with_data(request):
+    """Raises ``ValueError`` for what every worker would refuse."""
     from keras_effnet.datasets.training_data import open_training_data
     from tpu_train.remote_files import GFILE
     from tpu_train.search.study_checks import check_study
-    from tpu_train.search.study_opening import open_study
 
     training, _ = open_training_data(
         request.data,
@@ -303,7 +323,6 @@ def _check_with_data(request, study):
     )
     data_flags.print_notes(training)
     check_study(request.settings, training.name, training.classes, training.labels)
-    open_study(request, study, training.classes, training.labels)
 
 
 def _print_result(request, study):

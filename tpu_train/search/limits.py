@@ -119,8 +119,8 @@ class LimitedSpace:
             for i, name in enumerate(_NAMES)
             if self._limits[i] < math.inf
         ]
-        if len(least) == 1:
-            return f"the smallest has {least[0]}"
+        if len(least) == 1 or len(self._cheapest[0]) == 1:
+            return f"the smallest has {' and '.join(least)}"
         return f"the smallest have {' and '.join(least)}, not both in one point"
 
     def _difference(self, stages):

@@ -81,6 +81,10 @@ class StoredStudy:
                     storage=opened, study_name=name, sampler=RandomSampler()
                 )
 
+    def has_trials(self) -> bool:
+        """Whether the study has trials, of this program or another one."""
+        return self._patiently(lambda: bool(self._study.get_trials(deepcopy=False)))
+
     def attributes(self) -> dict:
         """What is recorded about the study as a whole."""
         return self._patiently(lambda: dict(self._study.user_attrs))
@@ -144,7 +148,10 @@ class StoredStudy:
             except _CONNECTION_ERRORS as error:
                 self._drop_connection()
                 if time.monotonic() - start > _LOST_SECONDS:
-                    raise
+                    raise LostConnectionError(
+                        f"no answer of the storage for {_LOST_SECONDS / 60:.0f} minutes: "
+                        f"{_first_line(error)}. Start its server; the same command resumes"
+                    ) from error
                 if not logged:
                     print(f"waiting for the storage: {_first_line(error)}", file=sys.stderr)
                     logged = True

@@ -38,7 +38,7 @@ class ResultsCache:
         try:
             with open(self._path(blocks), encoding="utf-8") as file:
                 content = json.load(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # none, or damaged: it is written again
             return {}
         accuracies = {int(phase): value for phase, value in content["accuracies"].items()}
         return {"accuracies": accuracies, "step_time": content["step_time"]}

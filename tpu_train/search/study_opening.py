@@ -38,6 +38,11 @@ def open_storage(request: SearchRequest) -> StoredStudy:
         if recorded is not None:
             current = request.settings.identity((), np.zeros(0))
             check_same_study({**recorded, "data": None}, {**current, "data": None}, request.workdir)
+        elif study.has_trials():
+            raise ValueError(
+                f"the storage has a study {request.study!r} of another program: give another "
+                "--study"
+            )
     return study
 
 

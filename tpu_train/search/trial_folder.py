@@ -5,34 +5,42 @@ No TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 
-from keras_effnet.variant_file import write_variant
+from keras_effnet.variant_file import read_variant, write_variant
 from keras_effnet.variants import Variant
+from tpu_train.recipes.schema import Recipe
 
 NETWORK, LOG, RECIPE = "network.json", "train.log", "recipe.json"
 _KEPT = (NETWORK, LOG, RECIPE, "metrics.jsonl")  # of a finished trial
 
 
 def write_network(folder: str, variant: Variant) -> str:
-    """The absolute path of the network's file in a folder; writes it, if it does not exist."""
+    """The absolute path of the network's file in a folder, which is written if it is missing.
+
+    The folder may be that of a trial with another network, of another study: the network is then
+    replaced, and checkpoints are removed.
+    """
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(os.path.abspath(folder), NETWORK)
-    if not os.path.exists(path):
+    if not os.path.exists(path) or read_variant(path) != variant:
+        shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
         write_variant(path, variant)
     return path
 
 
-def can_resume(folder: str, model: str) -> bool:
-    """Whether a folder has checkpoints of a run whose network is at the path `model`.
+def can_resume(folder: str, recipe: Recipe) -> bool:
+    """Whether a folder has checkpoints of a run with a recipe, whose model is a path.
 
-    The path belongs to a run's identity: after the folder has moved, the run starts again.
+    Both belong to a run's identity: after the folder has moved, or with another value of a setting
+    that does not change a study, the run starts again.
     """
     try:
         with open(os.path.join(folder, RECIPE), encoding="utf-8") as file:
-            same = json.load(file)["recipe"]["model"] == model
+            same = json.load(file)["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
     except (OSError, ValueError, LookupError, TypeError):
         return False
     return same and os.path.isdir(os.path.join(folder, "checkpoints"))

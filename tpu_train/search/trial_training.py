@@ -40,7 +40,15 @@ class TrialTrainer:
         Raises :class:`~tpu_train.search.trial_record.TrialFailedError` if it has none.
         """
         model = write_network(folder, variant)
-        return self.timer.measure(dataclasses.replace(self.recipe, model=model))
+        try:
+            return self.timer.measure(dataclasses.replace(self.recipe, model=model))
+        except tf.errors.ResourceExhaustedError as error:
+            reason = error.message.splitlines()[0]
+            raise TrialFailedError(
+                f"out of memory in the measurement of its step: {reason}"
+            ) from error
+        finally:
+            keras.backend.clear_session()
 
     def train(self, folder: str, variant: Variant, continues: Callable[[int, float], bool]) -> bool:
         """Trains in `folder`, or resumes from the checkpoint there; False if it ended early.
@@ -50,7 +58,7 @@ class TrialTrainer:
         :class:`~tpu_train.checkpointing.preemption.StoppedError` after a stop, with a checkpoint,
         and :class:`~tpu_train.search.trial_record.TrialFailedError` if the training fails.
         """
-        model = write_network(folder, variant)
+        recipe = dataclasses.replace(self.recipe, model=write_network(folder, variant))
         accuracies, ended = [], []
 
         def observe(record):
@@ -62,12 +70,12 @@ class TrialTrainer:
         try:
             with open(os.path.join(folder, LOG), "a", encoding="utf-8") as log:
                 train(
-                    dataclasses.replace(self.recipe, model=model),
+                    recipe,
                     self.images,
                     self.minival,
                     folder,
                     self.strategy,
-                    overwrite=not can_resume(folder, model),
+                    overwrite=not can_resume(folder, recipe),
                     stream=log,
                     save_minutes=self.save_minutes,
                     keep_checkpoints=True,  # until the result is recorded

@@ -75,7 +75,7 @@ class Worker:
             _check_failures(records)
             if not (self._work_on_one(records, reference) or self._add_trial()):
                 time.sleep(_POLL_SECONDS)
-        self._remove_checkpoints(records)
+        self._complete(reference)
 
     def _add_trial(self):
         """Adds a trial, if one is missing that can be drawn now; whether it did."""
@@ -225,17 +225,24 @@ class Worker:
     def _measure_reference(self):
         base = self.limited.space.base
         folder = os.path.join(self.request.workdir, "reference")
+        try:
+            step_time = self.trainer.measure(folder, base)
+        except TrialFailedError as error:
+            raise SearchError(f"no step time of {base.name}, the base network: {error}") from error
         return {
             "network": base.name,
             "parameters": self.limited.cost(self.limited.space.stages_of(base)).parameters,
-            "step_time": self.trainer.measure(folder, base),
+            "step_time": step_time,
             "source": self.trainer.timer.source,
             "unit": self.trainer.timer.unit,
             "device": self.trainer.timer.device,
         }
 
-    def _remove_checkpoints(self, records):
-        """Removes those of workers that ended after the result was recorded."""
+    def _complete(self, reference):
+        """Does what a worker left out that ended right after it had recorded a result."""
+        with workdir_lock(self.request):
+            records = self.study.records()
+            write_outputs(self.request, records, reference)
         for r in records:
             if os.path.isdir(os.path.join(self.request.trial_folder(r.number), "checkpoints")):
                 lock = self._lock(r.number)
@@ -246,7 +253,7 @@ class Worker:
     def _check_stop(self):
         reason = self.stop()
         if reason:
-            raise StoppedError(f"Stopped ({reason})")
+            raise StoppedError(f"Stopped ({reason}): the same command resumes")
 
     def _log(self, line):
         print(line, file=sys.stderr, flush=True)
@@ -272,6 +279,8 @@ class _Trial:
 
     def continues(self, phase: int, accuracy: float) -> bool:
         """Reports a phase; whether the trial is not pruned after it."""
+        if phase in self.record.rewards:  # reported by a worker that ended before its checkpoint
+            return not self.is_pruned()
         settings = self._worker.request.settings
         reward = training_aware_reward(
             accuracy,
@@ -304,5 +313,6 @@ def _check_failures(records):
     failed = [r for r in records if r.state == FAILED]
     if len(failed) >= _MOST_FAILURES and not any(r.state in (COMPLETE, PRUNED) for r in records):
         raise SearchError(
-            f"the first {len(failed)} trials failed, the last one: {failed[-1].error}"
+            f"the first {len(failed)} trials failed, the last one: {failed[-1].error}. Correct the "
+            "cause, and start again with another --workdir"
         )

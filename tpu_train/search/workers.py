@@ -53,13 +53,20 @@ def run_workers(
                     name = signal.Signals(-status).name
                     print(f"a worker was ended by {name}; starting another one", file=sys.stderr)
                     processes.append(start())
-                elif status not in (0, STOPPED) and not stopping:
+                elif status not in (0, STOPPED) and not stopping and not stop():
                     error = status if status > 0 else 1  # the others would fail, too
+                    if status < 0:
+                        print(
+                            f"{_MOST_RESTARTS} workers were ended by signals, the last one by "
+                            f"{signal.Signals(-status).name}: give fewer --workers or a smaller "
+                            "--batch_size",
+                            file=sys.stderr,
+                        )
     finally:
         _terminate(processes)
         for process in processes:
             process.join()
-    return error or (STOPPED if any(statuses) else 0)
+    return error or (0 if 0 in statuses else STOPPED)  # 0: the study is complete
 
 
 def _run(work, request, parent, threads):

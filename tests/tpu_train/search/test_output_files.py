@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytest.importorskip("optuna")
+
 from keras_effnet.cli import main as effnet
 from keras_effnet.search_space import SPACES, canonical_form
 from keras_effnet.variant_lookup import find_variant
