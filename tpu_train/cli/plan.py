@@ -70,6 +70,11 @@ def _plan(recipe, values):
         if not number.isdigit():
             raise ValueError(f"--phase={number} is not a list of phase numbers, e.g. --phase=1,4")
         numbers.append(int(number))
+    if recipe.teacher:
+        raise ValueError(
+            "a plan does not compile the teacher: leave --teacher out, and leave memory for its "
+            "weights and its forward pass"
+        )
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing runs: TensorFlow only traces
     # Imported here: --help and bad flags must not wait for TensorFlow.
     from tpu_train.tpu_compile import plan
@@ -82,6 +87,11 @@ def _plan(recipe, values):
     plans = list(plan.plan_phases(request, topology, values.cache, log=_log))
     print(f"{recipe.name}: {recipe.model}, {recipe.precision}, {recipe.optimizer}")
     print(plan.format_plans(plans, topology))
+    if recipe.unlabeled_ratio:
+        print(
+            "Batches count all images of a step, also pseudo-labeled ones: --batch_size is the "
+            "part 1 / (1 + unlabeled_ratio)"
+        )
     return 0 if all(p.step.fits for p in plans) else 1
 
 

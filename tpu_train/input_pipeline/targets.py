@@ -59,8 +59,8 @@ def tempered_scores(scores: tf.Tensor, temperature: float, *, loss: str) -> tf.T
     >>> print(tempered_scores(tf.constant([[0.8, 0.2]]), 2.0, loss="softmax").numpy().round(3))
     [[0.667 0.333]]
     """
-    if temperature == 1:
-        return scores
+    if temperature == 1 and loss == "sigmoid":
+        return scores  # those of a softmax loss must sum to 1; a teacher with sigmoids has others
     powers = scores ** (1 / temperature)
     rest = (1 - scores) ** (1 / temperature)
     total = tf.reduce_sum(powers, -1, keepdims=True) if loss == "softmax" else powers + rest

@@ -30,13 +30,22 @@ class Hosts:
 
 
 def hosts_of_environment(wait_seconds: float) -> Hosts:
-    """The :class:`Hosts` of ``TF_CONFIG``: its chief and workers; one host without it."""
+    """The :class:`Hosts` of ``TF_CONFIG``: its chief and workers; one host without it.
+
+    Raises ``ValueError`` for a task that is not in the cluster.
+    """
     text = os.environ.get("TF_CONFIG")
     if not text:
         return Hosts(wait_seconds=wait_seconds)
     config = json.loads(text)
-    jobs = [
-        (job, i) for job in ("chief", "worker") for i in range(len(config["cluster"].get(job, ())))
-    ]
-    task = config["task"]
-    return Hosts(jobs.index((task["type"], int(task["index"]))), len(jobs), wait_seconds)
+    cluster, task = config.get("cluster", {}), config.get("task", {})
+    jobs = [(job, i) for job in ("chief", "worker") for i in range(len(cluster.get(job, ())))]
+    if not jobs:
+        return Hosts(wait_seconds=wait_seconds)
+    own = task.get("type", "worker"), int(task.get("index", 0))
+    if own not in jobs:
+        raise ValueError(
+            f"the task of TF_CONFIG is {task}, no chief or worker of its cluster: set task to one "
+            "of them, or unset TF_CONFIG to label on this machine alone"
+        )
+    return Hosts(jobs.index(own), len(jobs), wait_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 
@@ -27,10 +28,12 @@ def evaluate_model(
     ``labels.txt`` beside the model.
     """
     path, digest = os.path.join(folder, f"{_STEM}.json"), file_sha256(model)
+    names = "\n".join(images.where(i) for i in range(len(images))).encode()
+    data = hashlib.sha256(names + images.labels.tobytes()).hexdigest()
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-        if (record["model_sha256"], record["data"]) == (digest, images.name):
+        if (record["model_sha256"], record.get("data_sha256")) == (digest, data):
             return record["metrics"]
     classifier = open_classifier(model, labels=labels)
     match = match_classes(images.classes, classifier.classes, classifier.class_names)
@@ -41,6 +44,7 @@ def evaluate_model(
         "model": classifier.name,
         "model_sha256": digest,
         "data": images.name,
+        "data_sha256": data,
         "unreadable": list(scored.unreadable),
         "check": None,
         "facts": {

@@ -24,6 +24,7 @@ from tpu_train.noisy_student.round_evaluation import evaluate_model
 from tpu_train.noisy_student.round_report import Round, describe, write_rounds
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.run import train
+from tpu_train.training.run_record import read_record
 from tpu_train.training.teacher import open_teacher, outputs_of
 
 LABELS = "pseudo_labels"  # the folder of a round's shards
@@ -63,6 +64,19 @@ def check_request(request: RoundsRequest, strategy: tf.distribute.Strategy) -> N
     outputs_of(open_teacher(request.teacher, strategy), request.training.classes)
 
 
+def _warn_of_another_split(request, log):
+    record = read_record(os.path.dirname(os.path.abspath(request.teacher)))
+    if not record or record.get("training_data") != request.training.name:
+        return
+    seed, images = record["recipe"]["seed"], record["training_images"]
+    if (seed, images) != (request.recipes[0].seed, request.training.examples):
+        log(
+            f"{request.teacher} was trained on another split of these data, with {images:,} images "
+            f"and seed {seed}, so that it has seen evaluation images: give the --holdout and "
+            "--seed of its run"
+        )
+
+
 def run_rounds(request: RoundsRequest, strategy: tf.distribute.Strategy) -> tuple[Round, ...]:
     """The rounds, from that of the teacher (number 0) to the last one that was trained.
 
@@ -77,6 +91,7 @@ def run_rounds(request: RoundsRequest, strategy: tf.distribute.Strategy) -> tupl
     """
     check_request(request, strategy)
     log = request.labeling.log
+    _warn_of_another_split(request, log)
     rounds = [_evaluate(request, 0, request.teacher, os.path.join(request.workdir, "teacher"))]
     log(describe(rounds[-1]))
     for number in range(1, request.rounds + 1):

@@ -47,6 +47,8 @@ def select(
     >>> chosen.rows.tolist(), chosen.copies.tolist()
     ([0, 2, 4], [1, 1, 2])
     """
+    if not len(labels):
+        raise ValueError("none of the images can be read: repair them, or give another --data")
     count = len(classes)
     confident = confidences >= rule.threshold
     labeled = np.bincount(labels, minlength=count)

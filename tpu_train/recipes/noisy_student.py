@@ -61,7 +61,8 @@ _STUDENTS = tuple(
 )
 # fmt: on
 
-# The paper's last model of L2 has a ratio of 28: --unlabeled_ratio=28.
+# The paper's last model of L2 has a ratio of 28: --unlabeled_ratio=28
+# --batch_norm_group_size=14848.
 _L2 = _student(
     "l2",
     base=_ROWS["efficientnet-b7-code"],

@@ -197,7 +197,7 @@ def make_step(spec: StepSpec) -> Callable:
     def forward_and_backward(batch, seed, row):
         """[loss, correct], gradients and statistics, to be summed, and the batch norms' names."""
         images, targets = apply_mixing(batch, training_targets(batch, classes, recipe))
-        taught = spec.teacher and spec.teacher.logits(images)
+        taught = spec.teacher and spec.teacher.logits(images, recipe.loss)
         with (
             distributed_layers.draw(seed, row, phase.images, replicas) as moments,
             tf.GradientTape(watch_accessed_variables=False) as tape,

@@ -36,8 +36,12 @@ class Teacher:
     file: TeacherFile
     outputs: tuple[int, ...]  # the teacher's output of every class
 
-    def logits(self, images: tf.Tensor) -> tf.Tensor:
-        """float32 (batch, classes) of images (batch, side, side, 3) with pixels in [0, 255]."""
+    def logits(self, images: tf.Tensor, loss: str) -> tf.Tensor:
+        """float32 (batch, classes) of images (batch, side, side, 3) with pixels in [0, 255].
+
+        The `loss` of the student, "softmax" or "sigmoid", of these logits gives the scores of a
+        teacher that has scores.
+        """
         stated = self.file.classifier.image_input
         pixels = tf.cast(images, tf.float32)
         if pixels.shape[1:3] != (stated.height, stated.width):
@@ -48,7 +52,7 @@ class Teacher:
             return scores
         scores = tf.clip_by_value(scores, _LEAST_SCORE, 1 - _LEAST_SCORE)
         logits = tf.math.log(scores)
-        return logits if self.file.activation == "softmax" else logits - tf.math.log(1 - scores)
+        return logits - tf.math.log(1 - scores) if loss == "sigmoid" else logits
 
 
 def open_teacher(

@@ -5,7 +5,12 @@ import pytest
 import tensorflow as tf
 
 from tpu_train.input_pipeline.data_loading import from_arrays
-from tpu_train.input_pipeline.targets import class_weights, oversample, soft_targets
+from tpu_train.input_pipeline.targets import (
+    class_weights,
+    oversample,
+    soft_targets,
+    tempered_scores,
+)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +107,11 @@ def test_images_of_several_labels_are_repeated_as_the_rarest_requires():
     source = colors([0] * 8)
     source = source.__class__(**{**vars(source), "labels": several, "classes": ("a", "b")})
     assert oversample(source, seed=0).labels[:, 1].tolist() == [-1] * 6 + [1] * 8
+
+
+def test_scores_of_sigmoids_sum_to_1_as_targets_of_a_softmax_loss():
+    scores = tf.constant([[0.3, 0.05, 0.05], [0.9, 0.8, 0.3]])
+    targets = tempered_scores(scores, 1.0, loss="softmax")
+    np.testing.assert_allclose(tf.reduce_sum(targets, -1), 1, atol=1e-6)
+    np.testing.assert_allclose(targets[0], [0.75, 0.125, 0.125], atol=1e-6)
+    np.testing.assert_array_equal(tempered_scores(scores, 1.0, loss="sigmoid"), scores)

@@ -48,3 +48,5 @@ def test_images_that_cannot_be_selected_are_an_error():
     with pytest.raises(ValueError, match=r"no image is labeled fox with .* more: add images"):
         select(LABELS, CONFIDENCES, (*CLASSES, "fox"), SelectionRule())
     assert chosen(threshold=0.7, balance=False).used.tolist() == [3, 1, 0]
+    with pytest.raises(ValueError, match="none of the images can be read"):
+        select(LABELS[:0], CONFIDENCES[:0], CLASSES, SelectionRule())

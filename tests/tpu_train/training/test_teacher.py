@@ -14,14 +14,27 @@ def test_logits_are_those_of_the_classes_of_the_data(tmp_path):
     path = str(write_teacher(tmp_path, "dbca"))
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
     scores = keras.saving.load_model(path)(images.astype(np.float32)).numpy()
-    logits = make_teacher(path, tuple("abcd"), make_strategy("cpu")).logits(tf.constant(images))
+    logits = make_teacher(path, tuple("abcd"), make_strategy("cpu")).logits(
+        tf.constant(images), "softmax"
+    )
     np.testing.assert_allclose(tf.nn.softmax(logits), scores[:, [3, 1, 2, 0]], atol=1e-5)
+
+
+def test_scores_are_kept_by_a_student_with_a_sigmoid_loss(tmp_path):
+    path = str(write_teacher(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
+    scores = keras.saving.load_model(path)(images.astype(np.float32)).numpy()
+    teacher = make_teacher(path, tuple("abcd"), make_strategy("cpu"))
+    logits = teacher.logits(tf.constant(images), "sigmoid")
+    np.testing.assert_allclose(tf.sigmoid(logits), scores, atol=1e-5)
 
 
 def test_images_are_resized_to_the_input_of_the_teacher(tmp_path):
     teacher = make_teacher(str(write_teacher(tmp_path)), tuple("abcd"), make_strategy("cpu"))
     small, large = (tf.fill([2, side, side, 3], 90.0) for side in (32, 48))
-    np.testing.assert_allclose(teacher.logits(small), teacher.logits(large), atol=1e-4)
+    np.testing.assert_allclose(
+        teacher.logits(small, "softmax"), teacher.logits(large, "softmax"), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
