@@ -100,7 +100,14 @@ def make_feature_cache(
         return None
     backbone, head = parts
     shape = backbone.output_shape[1:]
-    if None in shape or 4 * source.examples * math.prod(shape) > MAX_BYTES:
+    if None in shape:
+        return None
+    size = 4 * source.examples * math.prod(shape)
+    if size > MAX_BYTES:
+        log(
+            f"phase {phase.number}: the frozen layers are computed in every step: their outputs "
+            f"for all images need {size / 2**30:.1f} GiB, more than {MAX_BYTES / 2**30:.1f}"
+        )
         return None
     log(
         f"phase {phase.number}: computing the outputs of the frozen layers once, for "
@@ -125,20 +132,18 @@ def split_model(model: keras.Model, freeze: str) -> tuple[keras.Model, keras.Mod
     """
     frozen = {id(layer) for layer in select_layers(model, freeze)}
     left = {id(layer) for layer in model.layers if not _is_constant(layer, frozen)}
-    head, boundary = [], model.outputs[0]
-    calls = last_calls(model)
+    boundary, calls = model.outputs[0], last_calls(model)
     while left:
         layer, boundary = next(calls, (None, None))
         if layer is None:
             return None
-        head.insert(0, layer)
         left.discard(id(layer))
-    if not head or boundary is model.inputs[0]:
+    if boundary is model.outputs[0] or boundary is model.inputs[0]:
         return None
-    inputs = outputs = keras.Input(boundary.shape[1:], dtype="float32")
-    for layer in head:
-        outputs = layer(outputs)
-    return keras.Model(model.inputs[0], boundary), keras.Model(inputs, outputs)
+    backbone = keras.Model(model.inputs[0], boundary)
+    if not all(_is_constant(layer, frozen) for layer in backbone.layers):
+        return None  # a layer that trains is called a second time
+    return backbone, keras.Model(boundary, model.outputs[0])
 
 
 def _drops_paths(model):

@@ -67,7 +67,9 @@ def test_images_that_change_need_the_network_in_every_step(conv_recipe, source):
 def test_outputs_that_are_too_large_are_not_kept(conv_recipe, source, monkeypatch):
     monkeypatch.setattr(feature_cache, "MAX_BYTES", 24 * 4 * 4 - 1)
     recipe = dataclasses.replace(conv_recipe, freeze="backbone")
-    assert _make_cache(recipe, source) == (None, [])
+    cache, lines = _make_cache(recipe, source)
+    assert cache is None
+    assert "their outputs for all images need 0.0 GiB, more than" in lines[0]
 
 
 def _make_cache(recipe, source):
@@ -110,3 +112,24 @@ def test_layers_that_may_be_random_are_not_cached():
     assert split_model(keras.Model(inputs, outputs), "backbone") is None
     two = keras.layers.Add()([keras.layers.Dense(3, name=n)(inputs) for n in ("a", "b")])
     assert split_model(keras.Model(inputs, keras.layers.Flatten()(two)), "a") is None
+
+
+def test_a_layer_that_trains_and_is_called_twice_is_not_cut():
+    inputs = keras.Input((8, 8, 3))
+    shared = keras.layers.Conv2D(3, 1, name="shared")
+    x = keras.layers.Conv2D(3, 1, name="first")(inputs)
+    outputs = shared(keras.layers.Activation("relu")(shared(x)))
+    assert split_model(keras.Model(inputs, outputs), "first") is None
+    assert split_model(keras.Model(inputs, shared(x)), "first") is not None
+
+
+def test_the_head_keeps_the_arguments_of_its_calls():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 1, name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x, training=False)
+    outputs = keras.layers.Conv2D(3, 1, name="head")(x * 2.0)
+    model = keras.Model(inputs, outputs)
+    backbone, head = split_model(model, "first")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("f4")
+    expected = model(images, training=True)
+    np.testing.assert_allclose(head(backbone(images), training=True), expected, atol=1e-6)

@@ -6,7 +6,7 @@ import pytest
 
 from tpu_train.training.metrics_writer import MetricsWriter
 
-PHASE = types.SimpleNamespace(number=1, image_size=32, end_step=4, batch_size=8)
+PHASE = types.SimpleNamespace(number=1, image_size=32, end_step=4, batch_size=8, images=8)
 
 
 def step_record(step):
