@@ -93,7 +93,16 @@ class ArgumentParser(argparse.ArgumentParser):
                 words.append(f"{action.option_strings[-1]}={name}")
             else:
                 optional |= action.dest != "help"
-        return " ".join(words + ["[--flag=value ...]"] * optional).replace("%", "%%")
+        for group in self._mutually_exclusive_groups:
+            if group.required:
+                flags = [
+                    f"{a.option_strings[-1]}={a.metavar or a.dest.upper()}"
+                    for a in group._group_actions
+                ]
+                words.append(f"({' | '.join(flags)})".replace(" ", "\N{NO-BREAK SPACE}"))
+        text = " ".join(words + ["[--flag=value\N{NO-BREAK SPACE}...]"] * optional)
+        lines = textwrap.wrap(text, 72, subsequent_indent=" " * 11, break_on_hyphens=False)
+        return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ").replace("%", "%%")
 
     def error(self, message):
         """Raises ``ValueError``: one line, and where the help is."""

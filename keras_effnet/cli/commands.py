@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.cli import card, cost, demo, evaluate, explain, port, predict, tables
-from keras_effnet.variant_lookup import list_models
+from keras_effnet.variants import NETWORKS
 
 # command -> (description, function that adds its arguments, function that runs it)
 COMMANDS = {
@@ -65,7 +65,10 @@ COMMANDS = {
     ),
 }
 
-NAMES = {"model": list_models, "pattern": list_models}  # that shells complete arguments to
+NAMES = {
+    "model": lambda: NETWORKS,
+    "pattern": lambda: NETWORKS,
+}  # that shells complete arguments to
 
 
 def make_parser() -> ArgumentParser:

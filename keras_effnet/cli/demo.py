@@ -22,7 +22,9 @@ def add_arguments(parser):
 def run(options):
     """Serves the page until Ctrl-C."""
     if importlib.util.find_spec("gradio") is None:
-        raise ValueError("effnet demo needs gradio: pip install 'keras_effnet[demo]'")
+        raise ValueError(
+            "effnet demo needs gradio: pip install 'keras_effnet[demo]' (Python 3.10 or newer)"
+        )
     if options.labels is not None and options.label_format:
         raise ValueError("--label_format is for ImageNet's names: drop it, or --labels")
     if options.tflite is not None and not options.tflite.endswith(".tflite"):
@@ -55,4 +57,6 @@ def _require_free(port):
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ValueError(f"--port={port} is in use: give another one") from error
+            raise ValueError(
+                f"--port={port} cannot be used ({error.strerror}): give another one, e.g. 8080"
+            ) from error

@@ -56,8 +56,9 @@ class Explanation:
     """All that the page shows of one photo."""
 
     prepared: np.ndarray  # uint8 (height, width, 3): the image as the network sees it
-    heat: np.ndarray  # uint8 (height, width, 3): Grad-CAM of the best class
+    heat: np.ndarray | None  # uint8 (height, width, 3): Grad-CAM of the best class
     predictions: tuple[Prediction, ...]  # of the Keras model, then of the .tflite
+    note: str = ""  # why there is no heat map
 
 
 def open_demo(
@@ -82,7 +83,7 @@ def open_demo(
         pixels = stated.for_model(image)[None]
         return np.asarray(keras_model.predict_on_batch(pixels), np.float32)[0]
 
-    names = tuple(names or class_names_for(classifier.classes, label_format or "short"))
+    names = tuple(names or class_names_for(classifier.classes, label_format or "names"))
     original = Predictor("Keras, float32", stated, keras_scores, classifier.kind_of)
     if converted is None:
         return Demo(keras_model, names, original, None)
@@ -108,8 +109,11 @@ def explain_photo(demo: Demo, path: str) -> Explanation:
     prepared = demo.original.image_input.prepare(photo)
     predictors = (demo.original, *([demo.converted] if demo.converted else []))
     predictions = [_predict(demo, predictor, photo) for predictor in predictors]
-    heat = grad_cam(demo.keras_model, demo.original.image_input.for_model(prepared))
     shown = prepared.repeat(3 // prepared.shape[-1], -1)  # grey as RGB
+    try:
+        heat = grad_cam(demo.keras_model, demo.original.image_input.for_model(prepared))
+    except ValueError as error:  # a network that Grad-CAM cannot explain still predicts
+        return Explanation(shown, None, tuple(predictions), f"No Grad-CAM: {error}")
     return Explanation(shown, overlay(shown, heat), tuple(predictions))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import threading
@@ -69,7 +68,7 @@ def make_page(demo: Demo, title: str) -> gr.Blocks:
                 text = str(error).replace(path, os.path.basename(path))
                 return [*[None] * len(labels), f"**Error:** {text}", None, None]
             bests = [prediction.best for prediction in explanation.predictions]
-            text = _summary(explanation.predictions)
+            text = "\n\n".join(filter(None, [_summary(explanation.predictions), explanation.note]))
             return [*bests, text, explanation.prepared, explanation.heat]
 
         photo.change(show, photo, outputs, show_progress="minimal", api_visibility="private")
@@ -103,5 +102,4 @@ def serve(demo: Demo, title: str, port: int) -> None:
             theme=gr.themes.Default(**_FONTS),
         )
         print(f"http://127.0.0.1:{port} shows the demo; Ctrl-C ends it", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()

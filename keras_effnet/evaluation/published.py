@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from keras_effnet.evaluation.per_class import Share
 from keras_effnet.pretrained.resolve import resolve_weights
-from keras_effnet.variants import NETWORKS
+from keras_effnet.variants import VARIANTS
 
 _VALIDATION_IMAGES = 50_000  # of ImageNet-1k
 _ROUNDING = 0.0005  # published figures have one decimal of a per cent
@@ -56,7 +56,7 @@ def find_published(model: str, weights: str | None) -> Published:
     >>> find_published("efficientnet-lite0", "imagenet").top1
     0.751
     """
-    if model not in NETWORKS:
+    if model not in VARIANTS:
         raise ValueError(
             f"--check compares released weights with their published figure, and --model={model} "
             "is not a name of `effnet models`: drop --check"

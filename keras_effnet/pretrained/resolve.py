@@ -79,6 +79,11 @@ def resolve_weights(
         return ResolvedWeights(InputSpec(row.preprocessing, row.normalization), released=row)
     if os.path.isfile(weights):
         return ResolvedWeights(read_input_spec(weights), path=pathlib.Path(weights))
+    if not names and weights == "auto":
+        raise ValueError(
+            f"{variant} has no released weights: give --weights=FILE (.keras, .weights.h5 or .h5), "
+            "or train it from random weights (effnet-train --weights= ..., weights=None in Python)"
+        )
     error = (
         unknown_name("weights", weights, ["auto", *names])
         if names

@@ -119,7 +119,7 @@ def test_a_port_in_use_is_an_error(capsys, monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["demo", "--model=missing.keras", f"--port={port}"]) == 2
-    assert f"--port={port} is in use" in capsys.readouterr().err
+    assert f"--port={port} cannot be used (Address already in use)" in capsys.readouterr().err
 
 
 def test_without_gradio_the_error_names_the_extra(capsys, monkeypatch):
