@@ -3,7 +3,7 @@
 #   make test   all tests, on the newest stack, on JAX and on TensorFlow 2.15
 #   make docs   the documentation site, in build/site
 #   make check  format, lint and the fast tests; changes nothing outside the checkout
-#   make bench  the ratios of the main benchmarks, beside the last recorded ones
+#   make bench  the ratios of the main benchmarks, beside those of docs/results/ratios.json (benchmarks/ratios.py --record)
 #   make test-exhaustive  the proofs that `make test` gives on small networks, on all large ones
 PYTHON ?= python3
 # For the TensorFlow 2.15 stack; empty: the first of 3.11, 3.10 and 3.9 that runs.

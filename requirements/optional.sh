@@ -14,7 +14,7 @@ LIBRARIES=(libEGL.so.1 libGLESv2.so.2 libGL.so.1 libatomic.so.1)
 
 install_debian() {
     command -v chromium >/dev/null && command -v fish >/dev/null && command -v zsh >/dev/null &&
-        [ -d /usr/lib/postgresql ] &&
+        command -v psql >/dev/null &&
         .venv/bin/python -c "import ctypes, sys; [ctypes.CDLL(name) for name in sys.argv[1:]]" \
             "${LIBRARIES[@]}" 2>/dev/null &&
         return

@@ -21,9 +21,9 @@ convert.convert = functools.partial(convert.convert, search_evaluations=2)
 """
 SMALL_VARIANT = """\
 import dataclasses
-from keras_effnet.variants import VARIANTS
-b0 = VARIANTS["efficientnetv2-b0"]
-VARIANTS["small"] = dataclasses.replace(b0, name="small", width=0.1, depth=0.1, head_filters=32)
+from keras_effnet.variants import NETWORKS
+b0 = NETWORKS["efficientnetv2-b0"]
+NETWORKS["small"] = dataclasses.replace(b0, name="small", width=0.1, depth=0.1, head_filters=32)
 """
 
 

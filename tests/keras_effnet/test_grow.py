@@ -8,7 +8,7 @@ import pytest
 from keras_effnet.constructors import create_model
 from keras_effnet.network_plan import plan
 from keras_effnet.pretrained.assign import assign_weights
-from keras_effnet.variants import NETWORKS
+from keras_effnet.variants import NETWORKS, VARIANTS
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "tools" / "grow.py"
 
@@ -106,8 +106,9 @@ def test_a_network_cannot_shrink_or_change_its_kind(script, small, large):
 def test_the_command_finds_the_variant_and_writes_logits(
     keras, script, small, large, tame, images, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(NETWORKS, small.name, small)
-    monkeypatch.setitem(NETWORKS, large.name, large)
+    for variant in (small, large):
+        for table in (VARIANTS, NETWORKS):
+            monkeypatch.setitem(table, variant.name, variant)
     model = _build(small, activation="softmax")
     tame(model)
     model.save(tmp_path / "small.keras")

@@ -41,7 +41,7 @@ def checkout(tmp_path):
     for tool in [*TOOLS, "make"]:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     (tmp_path / "examples/web/node_modules").mkdir()
-    for name in ("id", "chromium", "npm"):
+    for name in ("id", "chromium", "fish", "zsh", "psql", "npm"):
         _fake(tmp_path / "bin" / name)
     for name in ("python", "ruff"):
         _fake(tmp_path / ".venv/bin" / name)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.completion import with_commands
-from keras_effnet.variant_lookup import list_models
+from keras_effnet.variants import NETWORKS
 from tpu_train.cli import doctor, noisy_student, plan, prepare, preview, pseudo_label, search, train
 from tpu_train.cli.flag_parser import make_parser as make_flag_parser
 from tpu_train.recipes.table import RECIPES
 
-NAMES = {"model": list_models, "recipe": lambda: RECIPES}
+NAMES = {"model": lambda: NETWORKS, "recipe": lambda: RECIPES}
 MODULES = {
     "prepare": prepare,
     "preview": preview,
