@@ -55,22 +55,17 @@ def trainer_step(recipe, classes, *, cached=False):
     import tensorflow as tf
 
     from tpu_train.recipes.phases import make_phases
-    from tpu_train.training import distributed_layers, model_factory
+    from tpu_train.training import distributed_layers
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.feature_cache import split_model
     from tpu_train.training.lr_schedule import learning_rate
-    from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
+    from tpu_train.training.run import build_training
+    from tpu_train.training.step import StepSpec, graph_rewriting, trace_steps
 
     examples = 100_000
     (phase,) = make_phases(recipe, examples)
     strategy = make_strategy("cpu")
-    network = model_factory.training_network(recipe, classes)
-    with strategy.scope():
-        net = distributed_layers.training_clone(
-            network, batch_norm_group_size=recipe.batch_norm_group_size
-        )
-        ema_net = distributed_layers.training_clone(network)
-        state = TrainState.create(net, ema_net, recipe, [phase])
+    net, _, state = build_training(recipe, [phase], classes, strategy)
     distributed_layers.set_phase(net, recipe, phase)
     images, labels = random_batch(recipe.batch_size, recipe.image_size_last, classes)
     if cached:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import keras
 import tensorflow as tf
 
 from keras_effnet.model_cost import cost
@@ -18,9 +17,10 @@ from tpu_train.input_pipeline.batches import batch_spec
 from tpu_train.recipes.phases import Phase, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.trial_record import TrialFailedError
-from tpu_train.training import distributed_layers, model_factory
+from tpu_train.training import distributed_layers
 from tpu_train.training.distribution import describe
-from tpu_train.training.step import StepSpec, TrainState, graph_rewriting, trace_steps
+from tpu_train.training.run import build_training
+from tpu_train.training.step import StepSpec, graph_rewriting, trace_steps
 
 WARMUP_STEPS = 3
 STEPS = 15  # whose median is taken
@@ -109,14 +109,7 @@ def measure_step(
     """
     phases = make_phases(recipe, examples)
     phase = phases[-1]
-    keras.utils.set_random_seed(recipe.seed)
-    network = model_factory.training_network(recipe, classes)
-    with strategy.scope():
-        model = distributed_layers.training_clone(
-            network, batch_norm_group_size=recipe.batch_norm_group_size
-        )
-        ema_model = distributed_layers.training_clone(network)
-        state = TrainState.create(model, ema_model, recipe, phases)
+    model, _, state = build_training(recipe, phases, classes, strategy)
     distributed_layers.set_phase(model, recipe, phase)
     spec = StepSpec(
         recipe=recipe,

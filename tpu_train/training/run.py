@@ -144,7 +144,7 @@ def train(
     phases = run_record.plan_phases(recipe, training.examples, planned)
     check_profile(profile, phases[-1].end_step)
     classes = len(training.classes)
-    model, ema_model, state = _build(recipe, phases, classes, strategy)
+    model, ema_model, state = build_training(recipe, phases, classes, strategy)
     teacher = make_teacher(recipe.teacher, training.classes, strategy) if recipe.teacher else None
     rate_factor = None
     if recipe.learning_rate_schedule == "plateau":
@@ -331,7 +331,7 @@ def export_stopped(
             writes=False,
             gather=make_gather(strategy),
         )
-        _, ema_model, state = _build(recipe, phases, classes, strategy)
+        _, ema_model, state = build_training(recipe, phases, classes, strategy)
         restored = checkpoints.restore_latest(state.variables)
         if restored is None:
             raise ValueError(
@@ -342,8 +342,8 @@ def export_stopped(
     return os.path.join(workdir, "model.keras"), restored.step
 
 
-def _build(recipe, phases, classes, strategy):
-    """The trained model, a clone that holds its EMA weights, and all variables of the training."""
+def build_training(recipe, phases, classes, strategy):
+    """(the trained model, a clone that holds its EMA weights, :class:`TrainState` of both)."""
     keras.utils.set_random_seed(recipe.seed)
     network = model_factory.training_network(recipe, classes)
     with strategy.scope():
