@@ -40,24 +40,36 @@ def write(source, indices, folder):
         path.write_bytes(source.read(i).numpy())
 
 
-def main():
-    """Writes `out`/train and `out`/validation."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def write_splits(training, test, args, out):
+    """Writes `out`/train and `out`/validation; returns the indices of the other images."""
+    few, others = draw(training.labels, args.labels, args.seed)
+    write(training, few, f"{out}/train")
+    if args.validation:
+        write(training, others[:TUNING_IMAGES], f"{out}/validation")
+    else:
+        write(test, range(test.examples)[: args.test], f"{out}/validation")
+    return others[TUNING_IMAGES:]
+
+
+def make_parser(description):
+    """The parser of the flags that both splits have."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", required=True, help="CIFAR-10 as TFRecord shards")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--labels", type=int, default=40, help="training images per class")
+    parser.add_argument("--test", type=int, default=10_000, help="test images, at most")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
     parser.add_argument("--validation", action="store_true", help="evaluate on training images")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    """Writes `out`/train and `out`/validation."""
+    args = make_parser(__doc__.splitlines()[0]).parse_args()
     from tpu_train.input_pipeline.data_loading import open_data
 
     training, test = open_data(args.data, holdout=0.2, seed=0)
-    few, others = draw(training.labels, args.labels, args.seed)
-    write(training, few, f"{args.out}/train")
-    if args.validation:
-        write(training, others[:TUNING_IMAGES], f"{args.out}/validation")
-    else:
-        write(test, range(test.examples), f"{args.out}/validation")
+    write_splits(training, test, args, args.out)
 
 
 if __name__ == "__main__":
