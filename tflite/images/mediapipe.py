@@ -1,7 +1,7 @@
 """The preprocessing of MediaPipe's ImageClassifier.
 
-Measured by classifying random pixels with a model that returns its input. The Python package 1.2.2
-and the browser package (@mediapipe/tasks-vision 1.1.0) give the same pixels.
+Measured by classifying random pixels with a model that returns its input. In MediaPipe 1.1.0, the
+Python package and the browser package (@mediapipe/tasks-vision) give the same pixels.
 """
 
 from __future__ import annotations

@@ -17,5 +17,5 @@ android {
 
 dependencies {
     implementation("androidx.activity:activity:1.10.1")
-    implementation("com.google.mediapipe:tasks-vision:1.0.0")
+    implementation("com.google.mediapipe:tasks-vision:1.1.0")
 }
