@@ -100,7 +100,7 @@ def connect(graph, tensors: Sequence, layer_of: Callable) -> list:
     """The outputs of a graph's layers, connected to other symbolic tensors than its inputs.
 
     ``layer_of(layer)`` returns the layer to call in a layer's place, which may be the layer itself.
-    Nested models are dissolved into their layers.
+    Nested models are replaced by their layers.
     """
     known = {id(tensor): value for tensor, value in zip(graph.inputs, tensors)}
     for layer, node in _calls(graph):

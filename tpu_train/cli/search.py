@@ -31,7 +31,7 @@ from tpu_train.search.settings import (
     check_settings,
 )
 
-INTRODUCTION = """Searches for a network: trains points of a search space shortly, and ranks
+INTRODUCTION = """Searches for a network: trains points of a search space briefly, and ranks
 them.
 
   effnet-train search --space=small --data=my_shards --workdir=search1
