@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -107,6 +107,7 @@ class ImageArray:
     """Images of one size: uint8 (images, height, width, 3)."""
 
     pixels: np.ndarray
+    numbers: Sequence[int] | None = None  # of each in the original array; None: 0, 1, ...
 
     def __len__(self):
         return len(self.pixels)
@@ -116,12 +117,14 @@ class ImageArray:
         return self.pixels[i]
 
     def where(self, i: int) -> str:
-        """The number of the image."""
-        return str(i)
+        """The number of the image in the original array."""
+        return str(i if self.numbers is None else self.numbers[i])
 
     def take(self, indices) -> ImageArray:
         """The images at these indices, in this order."""
-        return replace(self, pixels=self.pixels[np.asarray(indices)])
+        indices = np.asarray(indices)
+        numbers = indices if self.numbers is None else np.asarray(self.numbers)[indices]
+        return ImageArray(self.pixels[indices], numbers)
 
 
 class DecodedImage(NamedTuple):
@@ -139,7 +142,7 @@ class LabeledImages:
     >>> pixels = np.zeros((3, 8, 8, 3), np.uint8)
     >>> images = LabeledImages("x", ("cat", "dog"), ImageArray(pixels), np.array([0, 1, 1]))
     >>> [(image.identifier, image.pixels.shape, image.labels) for image in images.take([2])]
-    [('0', (8, 8, 3), (1,))]
+    [('2', (8, 8, 3), (1,))]
     """
 
     name: str  # for messages: the path, and the split

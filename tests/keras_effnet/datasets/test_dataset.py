@@ -30,6 +30,13 @@ def test_a_folder_of_images_without_classes_has_no_labels(photos):
     assert decoded[1].identifier == str(photos / "cat" / "1.png")
 
 
+def test_images_of_an_array_keep_their_number_in_the_file(tmp_path):
+    np.savez(tmp_path / "d.npz", images=np.zeros((6, 4, 4, 3), np.uint8), labels=[0, 1] * 3)
+    (images,) = open_dataset(tmp_path / "d.npz").open("all")
+    held_out = images.take([1, 3, 5]).take([0, 2])
+    assert [image.identifier for image in held_out] == ["1", "5"]
+
+
 def test_pipes_and_dangling_links_are_not_opened(photos):
     os.mkfifo(photos / "cat" / "pipe.png")
     (photos / "dog" / "link.png").symlink_to("nowhere")
