@@ -16,6 +16,7 @@ RESULTS = {
     "2_fine_tune_your_photos": ("report/evaluation.html", "top-1"),
     "3_train_on_tpu": ("run/model.keras", "status: 75"),
     "4_to_android": ("my.tflite.html", "class names in the file: 1000"),
+    "5_search": ("best.tflite.html", "best network: trial"),
     "quickstart": ("quickstart/model_int8.tflite", "agreement"),
 }
 WITHOUT_OUTPUTS = ()  # notebooks whose outputs are not stored yet
@@ -54,6 +55,15 @@ def test_the_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     file, words = RESULTS[path.stem]
     assert (tmp_path / file).exists()
     assert any(words in _text(cell) for cell in notebook.cells)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Jupyter
+def test_a_notebook_starts_with_an_empty_cache(tmp_path):
+    code = "import os\nprint(os.environ['KERAS_HOME'])"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    run_notebooks.execute(notebook, tmp_path)
+    assert _text(notebook.cells[0]) == ".keras\n"
 
 
 @every_stored_notebook

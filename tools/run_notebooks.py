@@ -65,6 +65,7 @@ def execute(notebook, folder, *, small: bool = False):
         "PATH": os.pathsep.join([os.path.join(sys.prefix, "bin"), os.environ.get("PATH", "")]),
         "PYTHONPATH": str(ROOT),
         "KERAS_EFFNET_SMALL": "1" if small else "",
+        "KERAS_HOME": os.path.join(folder, ".keras"),  # empty, so that runs print the same
     }
     if small:
         notebook.cells.insert(0, nbformat.v4.new_code_cell(_COMMANDS_IN_PROCESS))
