@@ -118,6 +118,8 @@ def run_steps(
         was_kept = any(row.name == step.after and row.kept for row in rows)
         if not step.enabled(contexts[0]) or (step.after and not was_kept):
             continue
+        if not step.variants(fit.states[0]):  # the network has nothing that the step changes
+            continue
         log(f"Quantization step: {step.name}")
         if fit.errors and step.least_gain is not None:
             reason = _reason_to_stop(fit, contexts) or _reason_to_skip(step, fit, contexts)

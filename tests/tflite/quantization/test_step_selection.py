@@ -91,6 +91,15 @@ def test_steps_run_only_where_they_are_enabled_or_follow():
     assert [row.name for row in rows] == ["first", "rejected", "after first"]
 
 
+def test_step_with_nothing_to_change_is_not_reported():
+    lines = []
+    steps = [_FIRST, _step("idle", 0.1, variants=lambda state: [], cumulative=True)]
+    _, rows = step_selection.run_steps(steps, State(b""), _contexts(lines=lines))
+    assert [row.name for row in rows] == ["first"]
+    assert lines[0] == "Quantization step: first"
+    assert not [line for line in lines if "idle" in line]
+
+
 def test_later_variant_must_beat_the_best_one_before():
     steps = [_FIRST, _step("ranges", None, variants=_variants([0.5, 0.6, 0.4, 0.41]))]
     state, (_, row) = step_selection.run_steps(steps, State(b""), _contexts())
