@@ -90,7 +90,7 @@ def _check(check):
 def _cards(evaluation):
     low, high = evaluation.loss_interval
     calibration, macro = evaluation.calibration, evaluation.classes.macro()
-    cards = [_share_card("Top-1 accuracy", evaluation.top1, "The class with the highest score is the label.")]
+    cards = [_share_card("Top-1 accuracy", evaluation.top1, "The best class is the label.")]
     if evaluation.top5 is not None:
         meaning = "A right class is among the five best."
         cards.append(_share_card("Top-5 accuracy", evaluation.top5, meaning))

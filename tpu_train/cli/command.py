@@ -24,7 +24,7 @@ def run(
 ) -> int:
     """The exit status of ``act(values)`` with the flags of `argv` (default: of this process).
 
-    Prints one line and returns 2 for bad input; 75 after Ctrl-C if `resume` says how to go on.
+    Prints one line and returns 2 for bad input; 75 after Ctrl-C if `resume` says how to continue.
     """
     try:
         rest = list(sys.argv[1:] if argv is None else argv)
