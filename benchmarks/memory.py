@@ -80,14 +80,15 @@ def _finish():
 
 
 def peaks(options):
-    """{contender: (peak in MB, processor seconds)}, one after the other."""
+    """(contender, peak in MB, processor seconds) of one after the other, the project's first."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--{name}={getattr(options, name)}" for name in ("model", "size", "images")]
         flags += [f"--batch_size={options.batch_size}", f"--steps={options.steps}"]
         if options.work == "convert":
             flags.append(f"--file={write_keras(options, folder)}")
         names = TRAIN if options.work == "train" else CONVERT
-        return {name: _peak([options.work, f"--one={name}", *flags]) for name in names}
+        for name in names:
+            yield name, *_peak([options.work, f"--one={name}", *flags])
 
 
 def _peak(flags):
@@ -135,10 +136,11 @@ def main(argv=None):
     if options.one:
         {"train": train, "convert": convert}[options.work](options)
         return
-    rows = peaks(options)
     print("| | peak memory, MB | this / ours | processor s |\n|---|---|---|---|")
-    for name, (peak, used) in rows.items():
-        print(f"| {name} | {peak:,.0f} | {peak / rows['ours'][0]:.2f} | {used:.0f} |")
+    first = None
+    for name, peak, used in peaks(options):
+        first = first or peak
+        print(f"| {name} | {peak:,.0f} | {peak / first:.2f} | {used:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Layers that are faster on a CPU than Keras's own, with the same results up to rounding.
 
 TensorFlow computes swish in three operations and its gradient in eight, each of which reads and
-writes all activations; XLA compiles either into one loop. It is used for nothing else on a CPU,
-where its convolutions are slow.
+writes all activations; XLA compiles either into one loop. Its convolutions are slow on a CPU, so
+it does not compile the whole step.
 
-oneDNN has no kernel for the gradient of a depthwise filter wider than 3 pixels (``kw <= 3`` in its
+oneDNN has no depthwise kernel for the gradient of a filter wider than 3 pixels (``kw <= 3`` in its
 ``jit_uni_dw_conv_kernel_utils.cpp``), and takes one that is meant for groups of 16 channels. Here
-such a filter is two filters beside each other.
+such a filter is several filters beside each other.
 """
 
 from __future__ import annotations
@@ -71,27 +71,28 @@ def _depthwise_conv(inputs, kernel, strides, padding):
 def _filter_gradient(inputs, kernel_shape, gradient, strides, padding):
     """The gradient of a depthwise filter, from parts of at most 3 columns of it."""
     height, width, channels, _ = kernel_shape
-    pads = [(0, 0), (0, 0), (0, 0), (0, 0)]
+    pads = ((0, 0), (0, 0))
     if padding == "SAME":
         sizes = zip(inputs.shape[1:3], gradient.shape[1:3], (height, width), strides)
-        for axis, (size, out, kernel, stride) in enumerate(sizes, 1):
-            total = max((out - 1) * stride + kernel - size, 0)
-            pads[axis] = (total // 2, total - total // 2)
-    inputs = tf.pad(inputs, pads)
+        totals = [max((out - 1) * step + kernel - size, 0) for size, out, kernel, step in sizes]
+        pads = tuple((total // 2, total - total // 2) for total in totals)
+    columns = [min(_KERNEL_WIDTH, width - i) for i in range(0, width, _KERNEL_WIDTH)]
     reach = (gradient.shape[2] - 1) * strides[1]  # from the first to the last place of a column
-    parts = []
-    for first in range(0, width, _KERNEL_WIDTH):
-        columns = min(_KERNEL_WIDTH, width - first)
-        parts.append(
-            tf.nn.depthwise_conv2d_backprop_filter(
-                inputs[:, :, first : first + reach + columns],
-                [height, columns, channels, 1],
-                gradient,
-                [1, *strides, 1],
-                "VALID",
-            )
+    parts = _under_columns(inputs, pads, tuple(reach + n for n in columns))
+    gradients = [
+        tf.nn.depthwise_conv2d_backprop_filter(
+            part, [height, n, channels, 1], gradient, [1, *strides, 1], "VALID"
         )
-    return tf.concat(parts, 1)
+        for part, n in zip(parts, columns)
+    ]
+    return tf.concat(gradients, 1)
+
+
+@tf.function(jit_compile=True, autograph=False)  # one pass in place of one for every part
+def _under_columns(inputs, pads, widths):
+    """The padded pixels that each part of a filter covers, (batch, height, its width, channels)."""
+    padded = tf.pad(inputs, ((0, 0), *pads, (0, 0)))
+    return [padded[:, :, i * _KERNEL_WIDTH :][:, :, :width] for i, width in enumerate(widths)]
 
 
 def faster_layer(layer: keras.layers.Layer) -> keras.layers.Layer | None:
