@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+import types
 from collections.abc import Sequence
 
 from keras_effnet.interruption import run_command
@@ -33,27 +35,12 @@ def _run(argv):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
-    # Imported when needed: imports take long, and Ctrl-C is handled by now.
-    if command == "prepare":
-        from tpu_train.cli.prepare import main as run
-    elif command == "preview":
-        from tpu_train.cli.preview import main as run
-    elif command == "plan":
-        from tpu_train.cli.plan import main as run
-    elif command == "search":
-        from tpu_train.cli.search import main as run
-    elif command == "doctor":
-        from tpu_train.cli.doctor import main as run
-    elif command == "pseudo-label":
-        from tpu_train.cli.pseudo_label import main as run
-    elif command == "noisy-student":
-        from tpu_train.cli.noisy_student import main as run
-    else:
-        from tpu_train.cli.train import main as run
-
+    if command not in COMMANDS:
         command = ""
+    # Imported when needed: imports take long, and Ctrl-C is handled by now.
+    module = command_module(command)
     try:
-        return run(argv[1:] if command else argv)
+        return module.main(argv[1:] if command else argv)
     except BrokenPipeError:
         raise  # nobody reads the output
     except Exception as error:
@@ -62,6 +49,11 @@ def _run(argv):
             raise
         print(f"{f'effnet-train {command}'.rstrip()}: {message}", file=sys.stderr)
         return 1
+
+
+def command_module(command: str) -> types.ModuleType:
+    """The module of a command; of the training for ""."""
+    return importlib.import_module(f"tpu_train.cli.{(command or 'train').replace('-', '_')}")
 
 
 def failure_message(error):

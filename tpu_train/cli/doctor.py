@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from keras_effnet.suggestions import unknown_name
-from tpu_train.cli import recipe_flags
+from tpu_train.cli import command
 from tpu_train.device_names import DEVICES
 from tpu_train.diagnostics.checks import examine
 from tpu_train.diagnostics.environment import probe_environment
@@ -32,16 +32,12 @@ GROUPS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Probes the environment and prints the findings; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train doctor", argv, INTRODUCTION, GROUPS):
-            return 0
-        if values.device.partition(":")[0] not in DEVICES:
-            raise ValueError(unknown_name("device", values.device, DEVICES))
-    except (flags.Error, ValueError) as error:
-        print(f"effnet-train doctor: {error}", file=sys.stderr)
-        return 2
+    return command.run("effnet-train doctor", argv, define(), INTRODUCTION, GROUPS, _run)
+
+
+def _run(values):
+    if values.device.partition(":")[0] not in DEVICES:
+        raise ValueError(unknown_name("device", values.device, DEVICES))
     environment = probe_environment(values.workdir, values.device)
     findings = examine(environment)
     if values.json:

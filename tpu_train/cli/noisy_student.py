@@ -18,7 +18,7 @@ from absl import flags
 from keras_effnet.datasets.dataset import check_path
 from keras_effnet.model_cost import cost
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts, parse_duration
-from tpu_train.cli import data_flags, outputs, recipe_flags
+from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.cli.pseudo_label import define_selection, rule_of
 from tpu_train.recipes.schema import check, model_kind
 from tpu_train.training.model_source import check_source, variant_of
@@ -54,23 +54,18 @@ GROUPS = {
 
 def main(argv=None):
     """Trains rounds; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train noisy-student", argv, INTRODUCTION, GROUPS):
-            return 0
-        recipes = _recipes(values)
-        _check(values)
-        for recipe in recipes:
-            check_source(recipe)
-        try:
-            return _train(recipes, values)
-        except KeyboardInterrupt:
-            print("\nStopped: the same command resumes", file=sys.stderr)
-            return STOPPED
-    except (flags.Error, ValueError) as error:
-        print(f"effnet-train noisy-student: {error}", file=sys.stderr)
-        return 2
+    resume = "the same command resumes"
+    return command.run(
+        "effnet-train noisy-student", argv, define(), INTRODUCTION, GROUPS, _run, resume
+    )
+
+
+def _run(values):
+    recipes = _recipes(values)
+    _check(values)
+    for recipe in recipes:
+        check_source(recipe)
+    return _train(recipes, values)
 
 
 def define():

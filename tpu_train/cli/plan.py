@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tpu_train.cli import recipe_flags
+from tpu_train.cli import command, recipe_flags
 
 INTRODUCTION = """Compiles the train step of every phase for a TPU, on a machine without one.
 
@@ -33,16 +33,13 @@ GROUPS = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Prints the compile plan of a recipe on a topology; returns the exit status."""
-    try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train plan", argv, INTRODUCTION, GROUPS):
-            return 0
-        return _plan(recipe_flags.chosen(values), values)
-    except (flags.Error, ValueError) as error:
-        print(f"effnet-train plan: {error}", file=sys.stderr)
-        return 2
+    return command.run("effnet-train plan", argv, define(), INTRODUCTION, GROUPS, _run)
+
+
+def _run(values):
+    return _plan(recipe_flags.chosen(values), values)
 
 
 def define() -> flags.FlagValues:
@@ -100,4 +97,4 @@ def _log(line):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -10,8 +10,7 @@ import sys
 
 from absl import flags
 
-from tpu_train.checkpointing.preemption import STOPPED
-from tpu_train.cli import data_flags, outputs, recipe_flags
+from tpu_train.cli import command, data_flags, outputs
 
 INTRODUCTION = """Writes verified TFRecord shards of images, or verifies existing ones.
 
@@ -32,27 +31,20 @@ GROUPS = {
 
 def main(argv=None):
     """Writes or verifies shards; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train prepare", argv, INTRODUCTION, GROUPS):
-            return 0
-        if values.data and bool(values.out) == values.check:
-            raise ValueError("give either --out (to write shards) or --check (to verify them)")
-        if not math.isfinite(values.minival):
-            raise ValueError(f"minival must be a number, got {values.minival}")
-        data_flags.check(values, "effnet-train prepare")
-        if values.check:
-            return _check(values)
-        outputs.check_folder("out", values.out, values.data)
-        try:
-            return _prepare(values)
-        except KeyboardInterrupt:
-            print("\nStopped: the same command resumes at the first missing shard", file=sys.stderr)
-            return STOPPED
-    except (flags.Error, ValueError) as error:
-        print(f"effnet-train prepare: {error}", file=sys.stderr)
-        return 2
+    resume = "the same command resumes at the first missing shard"
+    return command.run("effnet-train prepare", argv, define(), INTRODUCTION, GROUPS, _run, resume)
+
+
+def _run(values):
+    if values.data and bool(values.out) == values.check:
+        raise ValueError("give either --out (to write shards) or --check (to verify them)")
+    if not math.isfinite(values.minival):
+        raise ValueError(f"minival must be a number, got {values.minival}")
+    data_flags.check(values, "effnet-train prepare")
+    if values.check:
+        return _check(values)
+    outputs.check_folder("out", values.out, values.data)
+    return _prepare(values)
 
 
 def define():

@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from tpu_train.cli import data_flags, outputs, recipe_flags
+from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.input_pipeline.picture_path import check_picture
 
 INTRODUCTION = """Draws the first training images of every phase: cropped, augmented and mixed.
@@ -29,20 +29,17 @@ GROUPS = {
 }
 
 
-def main(argv):
+def main(argv=None):
     """Draws the images of a recipe on a data set; returns the exit status."""
-    try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train preview", argv, INTRODUCTION, GROUPS):
-            return 0
-        recipe = recipe_flags.chosen(values)
-        data_flags.check(values, "effnet-train preview")
-        check_picture(values.out, values.images)
-        outputs.check_picture(values.out)
-        return _draw(recipe, values)
-    except (flags.Error, ValueError) as error:
-        print(f"effnet-train preview: {error}", file=sys.stderr)
-        return 2
+    return command.run("effnet-train preview", argv, define(), INTRODUCTION, GROUPS, _run)
+
+
+def _run(values):
+    recipe = recipe_flags.chosen(values)
+    data_flags.check(values, "effnet-train preview")
+    check_picture(values.out, values.images)
+    outputs.check_picture(values.out)
+    return _draw(recipe, values)
 
 
 def define():
@@ -72,4 +69,4 @@ def _draw(recipe, values):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -14,8 +14,8 @@ import sys
 from absl import flags
 
 from keras_effnet.datasets.dataset import check_path
-from tpu_train.checkpointing.preemption import STOPPED, parse_duration
-from tpu_train.cli import outputs, recipe_flags
+from tpu_train.checkpointing.preemption import parse_duration
+from tpu_train.cli import command, outputs
 from tpu_train.training.worker_wait import check_tf_config
 
 INTRODUCTION = """Labels images with a trained network, the teacher. Images that it is confident of
@@ -44,20 +44,15 @@ GROUPS = {
 
 def main(argv=None):
     """Labels images; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train pseudo-label", argv, INTRODUCTION, GROUPS):
-            return 0
-        _check(values)
-        try:
-            return _label(values)
-        except KeyboardInterrupt:
-            print("\nStopped: the same command resumes", file=sys.stderr)
-            return STOPPED
-    except (flags.Error, ValueError) as error:
-        print(f"effnet-train pseudo-label: {error}", file=sys.stderr)
-        return 2
+    resume = "the same command resumes"
+    return command.run(
+        "effnet-train pseudo-label", argv, define(), INTRODUCTION, GROUPS, _run, resume
+    )
+
+
+def _run(values):
+    _check(values)
+    return _label(values)
 
 
 def define_selection(values):

@@ -19,7 +19,7 @@ from keras_effnet.interruption import run_command
 from keras_effnet.search_space import SPACES, find_space
 from keras_effnet.suggestions import unknown_name
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts
-from tpu_train.cli import data_flags, failure_message, outputs, recipe_flags
+from tpu_train.cli import command, data_flags, failure_message, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.request import SearchRequest
@@ -68,17 +68,13 @@ GROUPS = {
 _IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Searches; returns the exit status."""
-    try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train search", argv, INTRODUCTION, GROUPS):
-            return 0
-        request = _request(values)
-        return _search(request)
-    except (flags.Error, ValueError) as error:
-        print(f"effnet-train search: {error}", file=sys.stderr)
-        return 2
+    return command.run("effnet-train search", argv, define(), INTRODUCTION, GROUPS, _run)
+
+
+def _run(values):
+    return _search(_request(values))
 
 
 def define() -> flags.FlagValues:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from keras_effnet.pretrained.download import DownloadError
 from keras_effnet.suggestions import unknown_name
 from tpu_train import callbacks
 from tpu_train.callbacks.records import Callback, CallbackError
@@ -28,7 +27,7 @@ from tpu_train.checkpointing.preemption import (
     parse_duration,
 )
 from tpu_train.checkpointing.run_identity import check_recipe
-from tpu_train.cli import data_flags, outputs, recipe_flags
+from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.device_names import DEVICES
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
@@ -71,32 +70,29 @@ GROUPS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, or shows a recipe; returns the exit status. `argv` excludes the program's name."""
-    argv = sys.argv[1:] if argv is None else argv
+    return command.run("effnet-train", argv, define(), INTRODUCTION, GROUPS, _run)
+
+
+def _run(values):
+    recipe = recipe_flags.chosen(values)
+    if values.show:
+        print(show(recipe))
+        print()
+        planned = phases.make_phases(recipe, values.examples)
+        print(phases.show(planned))
+        print(f"for {values.examples} training images (--examples=...)")
+        print(phases.batch_norm_warning(recipe, planned), end="")
+        return 0
+    _check(values)
+    check_unlabeled(recipe, values.unlabeled)
+    check_source(recipe)
     try:
-        values = define()
-        if not recipe_flags.parse(values, "effnet-train", argv, INTRODUCTION, GROUPS):
-            return 0
-        recipe = recipe_flags.chosen(values)
-        if values.show:
-            print(show(recipe))
-            print()
-            planned = phases.make_phases(recipe, values.examples)
-            print(phases.show(planned))
-            print(f"for {values.examples} training images (--examples=...)")
-            print(phases.batch_norm_warning(recipe, planned), end="")
-            return 0
-        _check(values)
-        check_unlabeled(recipe, values.unlabeled)
-        check_source(recipe)
         if not values.overwrite:
             check_recipe(recipe, values.workdir)
         return _train(recipe, values)
     except CompleteError as error:
         print(f"effnet-train: {error}")
         return 0
-    except (flags.Error, ValueError, DownloadError) as error:
-        print(f"effnet-train: {error}", file=sys.stderr)
-        return 2
 
 
 def define() -> flags.FlagValues:
