@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from keras_effnet.datasets.file_probe import probe_files
@@ -267,10 +268,10 @@ def _checked_row(where, image, labels, split):
 
 
 def _cleaned(label):
-    """A label without spaces around it; pandas writes class numbers as 3.0, too."""
+    """A label as folders of classes have it; pandas writes class numbers as 3.0, too."""
     if isinstance(label, float) and label.is_integer():
         return int(label)
-    return label.strip() if isinstance(label, str) else label
+    return unicodedata.normalize("NFC", label.strip()) if isinstance(label, str) else label
 
 
 def _number_classes(path, rows):
