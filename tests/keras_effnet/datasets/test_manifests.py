@@ -160,7 +160,7 @@ def test_labels_that_are_numbers_are_class_numbers(tmp_path, name, text):
     assert (classes, has_split) == (["0", "1", "2"], False)
 
 
-def test_json_names_may_have_unicode_line_separators_and_spaces_around_them(tmp_path):
+def test_json_names_may_have_line_separators_and_spaces_around_them(tmp_path):
     text = '{"image": "a.jpg", "label": " x\u2028"}\r\n{"image": "b\u2028.jpg", "label": "x"}\n'
     (tmp_path / "l.jsonl").write_bytes(text.encode())
     rows, classes, _ = read_manifest(str(tmp_path / "l.jsonl"))
