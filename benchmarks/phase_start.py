@@ -62,7 +62,7 @@ def measure(model, batch_size, image_size, *, rewriting):
     network = model_factory.training_network(recipe, len(source.classes))
     with strategy.scope():
         net, ema_net = (
-            distributed_layers.training_clone(network),
+            distributed_layers.training_clone(network, on_cpu=True),
             distributed_layers.training_clone(network),
         )
         state = TrainState.create(net, ema_net, recipe, [phase])

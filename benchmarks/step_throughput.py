@@ -143,8 +143,8 @@ def keras_fit(model, batch, steps, threads, turn, *, averages, frozen=False):
     network.fit(batches, steps_per_epoch=1_000_000, verbose=0, callbacks=[Turns()])
 
 
-def timm_step(model, batch, steps, threads, turn, *, channels_last):
-    """The network of timm, and the step of its train.py."""
+def timm_step(model, batch, steps, threads, turn, *, channels_last, compiled=False):
+    """The network of timm, and the step of its train.py; `compiled` by torch.compile."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from tools.foreign import import_torch_projects
 
@@ -162,12 +162,13 @@ def timm_step(model, batch, steps, threads, turn, *, channels_last):
     )
     loss_of = LabelSmoothingCrossEntropy(0.1)
     averages = ModelEmaV3(network, decay=0.9999)
+    scores = torch.compile(network) if compiled else network
     images, labels = batch
     images = torch.from_numpy(images).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
     images = images.contiguous(memory_format=form)
     labels = torch.from_numpy(labels).long()
     for done in range(1, 1_000_000):
-        loss = loss_of(network(images), labels)
+        loss = loss_of(scores(images), labels)
         loss.backward()
         optimizer.step()
         averages.update(network, step=done)
@@ -184,6 +185,7 @@ CONTENDERS = {
     "keras, oneDNN, averages": lambda *a: keras_fit(*a, averages=True),
     "timm": lambda *a: timm_step(*a, channels_last=False),
     "timm, channels last": lambda *a: timm_step(*a, channels_last=True),
+    "timm, compiled": lambda *a: timm_step(*a, channels_last=True, compiled=True),
     "ours, without oneDNN": ours,
 }
 FROZEN = {

@@ -167,6 +167,18 @@ def _calls(graph):
             yield getattr(node, "operation", None) or node.layer, node
 
 
+def inference_layers(graph, kinds: Sequence[str]) -> Iterator:
+    """The layers of these classes that a graph calls with ``training=False``, in models too."""
+    for layer, node in _calls(graph):
+        arguments = getattr(node, "arguments", None)
+        kwargs = arguments.kwargs if arguments is not None else getattr(node, "call_kwargs", {})
+        nested = graph_of(layer)
+        if kwargs.get("training") is False and hasattr(layer, "_flatten_layers"):
+            yield from (x for x in layer._flatten_layers() if type(x).__name__ in kinds)
+        elif nested is not None:
+            yield from inference_layers(nested, kinds)
+
+
 def call_node(layer, node, values):
     """The output of a layer in inference, called with the arguments of a node.
 

@@ -14,13 +14,20 @@ from keras_effnet.pixel_flow import activation_of, kind_of
 
 # Layers that leave class scores as they are.
 _PASSES = ("Dropout", "Identity", "Reshape", "Flatten", "Cast")
+# Parts of the names of layers whose outputs are features, e.g. of an embedding.
+_FEATURES = ("Pool", "Norm", "Lambda", "Divide", "Concatenate")
 
 
 def check_outputs(model):
     """Findings about the activations of a model's outputs."""
     yield from _repeated_softmax(model)
-    for layer, shape in _heads(model):
-        activation = _activation(layer)
+    graph = graph_of(model)
+    if graph is None:
+        return
+    for layer, tensor in zip(output_layers(graph), graph.outputs):
+        if layer is None:
+            continue
+        shape, activation = tuple(tensor.shape), _activation(layer)
         dtype = getattr(layer, "compute_dtype", "float32")
         if dtype in ("float16", "bfloat16") and activation in ("softmax", "sigmoid"):
             yield Finding(
@@ -38,12 +45,22 @@ def check_outputs(model):
 
 
 def _heads(model):
-    """[(layer, shape)] of the outputs; without a graph, the last layer of a subclassed model."""
+    """[(layer that computes the scores, shape)] of the outputs; none without a graph."""
     graph = graph_of(model)
     if graph is None:
         return []
-    pairs = zip(output_layers(graph), graph.outputs)
+
+    def visit(layer, given, node):
+        return given[0] if _keeps_scores(layer) and given[0] is not None else layer
+
+    layers = interpret(graph, [None] * len(graph.inputs), visit)
+    pairs = zip(layers, graph.outputs)
     return [(layer, tuple(tensor.shape)) for layer, tensor in pairs if layer is not None]
+
+
+def _keeps_scores(layer):
+    kind = kind_of(layer)
+    return kind in _PASSES or (kind == "Activation" and _activation(layer) == "linear")
 
 
 def _repeated_softmax(model):
@@ -59,8 +76,7 @@ def _repeated_softmax(model):
         alone = kind_of(layer) in ("Softmax", "Activation")
         if softmax and alone and any(given):
             found.append(layer.name)
-        passes = kind_of(layer) in _PASSES or (alone and _activation(layer) == "linear")
-        return softmax or (passes and all(given))
+        return softmax or (_keeps_scores(layer) and all(given))
 
     interpret(graph, [False] * len(graph.inputs), visit)
     for name in found[:1]:
@@ -96,7 +112,8 @@ def _per_output(model, given, count):
         )
     if count == 1:
         one = isinstance(given, (list, tuple)) and len(given) == 1
-        return [given[0] if one and not np.isscalar(given[0]) else given]
+        number = one and np.isscalar(given[0]) and not isinstance(given[0], str)
+        return [given[0] if one and not number else given]
     if isinstance(given, (list, tuple)) and len(given) == count:
         return list(given)
     return [given if isinstance(given, str) or callable(given) else None] * count
@@ -240,6 +257,8 @@ def _head(name, layer, shape, labels, class_names):
             "labels",
             f"the labels have shape {labels.shape}: give (batch,) or (batch, {classes})",
         )
+        return
+    if any(part in kind_of(layer) for part in _FEATURES):
         return
     if classes == 1 and activation_of(layer) not in ("sigmoid", "hard_sigmoid"):
         return  # may be regression

@@ -16,6 +16,7 @@ from keras_effnet.model_graph import (
     flat,
     flat_layers,
     graph_of,
+    inference_layers,
     inner_layers,
     interpret,
 )
@@ -57,7 +58,7 @@ class Flow:
             if self.frozen.get(id(layer)):
                 self.frozen_convolutions.add(id(layer))
             return replace(pixels, convolved=True, convolution=layer)
-        if kind in ("BatchNormalization", "SyncBatchNormalization", "GroupedBatchNorm"):
+        if kind in _BATCH_NORMS:
             behind_frozen = self.frozen.get(id(pixels.convolution), False)
             if behind_frozen and not self.frozen.get(id(layer), True):
                 self.batch_norms.append(layer.name)
@@ -95,6 +96,7 @@ class Flow:
         return replace(pixels, scalings=names, scale=pixels.scale * factor)
 
 
+_BATCH_NORMS = ("BatchNormalization", "SyncBatchNormalization", "GroupedBatchNorm")
 _RESIZES = ("Resizing", "CenterCrop", "Cropping", "RandomCrop")
 _KEEPS = (
     *("InputLayer", "Identity", "Dropout", "SpatialDropout", "GaussianNoise", "Random", "Cast"),
@@ -117,6 +119,7 @@ def trace_pixels(model):
     flow = Flow({id(layer): frozen for layer, frozen in flat_layers(model)})
     graph = graph_of(model)
     if graph is not None:
+        flow.frozen.update((id(layer), True) for layer in inference_layers(graph, _BATCH_NORMS))
         start = [Pixels(frozenset([i])) for i in range(len(graph.inputs))]
         interpret(graph, start, flow.visit)
     elif any(kind.__name__ == "Sequential" for kind in type(model).__mro__):  # not built yet

@@ -7,6 +7,7 @@ weights move here as by saving and loading, but in memory.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,9 +19,9 @@ def copy_weights(source, target) -> None:
     """Gives a layer or model the state of another one with the same layers in the same order.
 
     The state is what a layer's ``save_own_variables`` stores in a file, and its
-    ``load_own_variables`` restores, and the states of random number generators, which Keras's files
-    lack; layers without state need not correspond. Nothing is changed if the states do not
-    correspond: ``ValueError``.
+    ``load_own_variables`` restores, the vocabulary that it was adapted to, and the states of random
+    number generators, which Keras's files lack; layers without state need not correspond. Nothing
+    is changed if the states do not correspond: ``ValueError``.
 
     >>> import keras
     >>> a = keras.Sequential([keras.Input((2,)), keras.layers.Normalization()])
@@ -45,6 +46,7 @@ def copy_weights(source, target) -> None:
             )
     for (_, state), (other, _) in zip(given, wanted):
         other.load_own_variables(state)
+    _copy_vocabularies(source, target)
     if len(seeds) == len(new_seeds):
         for seed, new in zip(seeds, new_seeds):
             new.assign(np.asarray(seed))
@@ -68,6 +70,21 @@ def _all_layers(layer):
     yield layer
     for inner in inner_layers(layer):  # also those in custom layers
         yield from _all_layers(inner)
+
+
+def _copy_vocabularies(source, target):
+    """Copies what layers such as ``StringLookup`` and ``TextVectorization`` store as text files."""
+    given, wanted = (
+        [layer for layer in _all_layers(model) if hasattr(layer, "load_assets")]
+        for model in (source, target)
+    )
+    if len(given) != len(wanted):
+        return
+    for layer, other in zip(given, wanted):
+        if hasattr(layer, "get_vocabulary") and layer.get_vocabulary(include_special_tokens=False):
+            with tempfile.TemporaryDirectory() as folder:
+                layer.save_assets(folder)
+                other.load_assets(folder)
 
 
 def _seeds(model):

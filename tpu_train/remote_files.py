@@ -8,7 +8,7 @@ import os
 import tensorflow as tf
 
 from keras_effnet.atomic_write import write_files
-from keras_effnet.datasets.file_system import FileSystem
+from keras_effnet.datasets.file_system import FileSystem, traverse
 
 
 def _size(path):  # not a lambda: other processes get GFILE, too
@@ -19,6 +19,10 @@ def _is_file(path):  # no pipe, which would block; what an object store lists ar
     return is_remote(path) or os.path.isfile(path)
 
 
+def _traverse(path):
+    return tf.io.gfile.walk(path) if is_remote(path) else traverse(path)
+
+
 GFILE = FileSystem(
     listdir=tf.io.gfile.listdir,
     exists=tf.io.gfile.exists,
@@ -26,7 +30,7 @@ GFILE = FileSystem(
     isfile=_is_file,
     size=_size,
     open=tf.io.gfile.GFile,
-    traverse=tf.io.gfile.walk,
+    traverse=_traverse,
 )
 
 

@@ -73,14 +73,24 @@ def run(options):
             raise ValueError(
                 f"{options.model} is not a classifier: its output has shape {scores.shape}"
             )
-        if scores.min() < 0 or scores.max() > 1:  # logits
-            scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-            scores /= scores.sum(axis=1, keepdims=True)
+        scores = _probabilities(scores)
         names = names or class_names_for(scores.shape[1], options.label_format or "names")
         for path, best in zip(batch, decode_predictions(scores, options.top, names)):
             print(path)
             for index, name, score in best:
                 print(f"  {score:7.2%}  {name}" + ("" if name == str(index) else f"  ({index})"))
+
+
+def _probabilities(scores):
+    """(images, classes) of scores or logits; one unit scores the second of two classes."""
+    are_logits = scores.min() < 0 or scores.max() > 1
+    if scores.shape[1] == 1:
+        first = np.zeros_like(scores) if are_logits else 1 - scores
+        scores = np.concatenate([first, scores], axis=1)
+    if are_logits:
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    return scores
 
 
 def image_files(paths) -> list[str]:

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
-from keras_effnet.datasets.labeled_images import ImageArray, LabeledImages
+from keras_effnet.datasets.labeled_images import ImageArray, LabeledImages, numbered_classes
 from keras_effnet.datasets.splits import ALL
 
 _ARRAYS = ("images", "labels", "classes")
@@ -68,13 +68,15 @@ def from_arrays(
         )
     if labels is not None:
         labels = np.asarray(labels)
+        if labels.shape == (len(images), 1):  # as keras.datasets gives
+            labels = labels[:, 0]
         if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
                 f"{name}: labels are {labels.dtype} {labels.shape} for {len(images)} images; give "
                 "one integer per image"
             )
         if classes is None:
-            classes = [str(n) for n in range(int(labels.max()) + 1)]
+            classes = numbered_classes(name, int(labels.max()))
         if labels.min() < 0 or labels.max() >= len(classes):
             raise ValueError(
                 f"{name}: labels run from {labels.min()} to {labels.max()}, but there are "

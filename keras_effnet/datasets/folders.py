@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ _DOCUMENTS = (
     *(".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".yaml", ".yml", ".pdf", ".log"),
     *(".py", ".ipynb", ".sh"),
 )
+_NO_IMAGES = (*_DOCUMENTS, "/")  # the latter of empty folders
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class FolderDataset:
             return None
         if TRAINING in found:
             return found[TRAINING].classes
-        return sorted(image_folders(_inside(self.listed, self.split_folders[TRAINING])))
+        listed = _inside(self.listed, self.split_folders[TRAINING])
+        return sorted({_class_of(name) for name in image_folders(listed)})
 
     def _labeled(self, folder, found, classes):
         notes, labels = (*self.notes, *found.notes), None
@@ -136,10 +139,14 @@ def open_images(folder: str, files: FileSystem = LOCAL) -> LabeledImages:
 
 
 def list_files(folder: str, files: FileSystem = LOCAL) -> list[str]:
-    """The paths of all files of a folder, relative to it, with slashes."""
+    """The paths of all files of a folder, relative to it, with slashes; those of empty folders end
+    with one.
+    """
     listed = []
-    for root, _, names in files.traverse(folder):
+    for root, folders, names in files.traverse(folder):
         inside = os.path.relpath(root, folder).replace(os.sep, "/")
+        if not folders and not names and inside != ".":
+            listed.append(f"{inside}/")
         listed += names if inside == "." else [f"{inside}/{name}" for name in names]
     return listed
 
@@ -165,13 +172,15 @@ def find_images(
     """
     probes, kinds, leftovers = _sort_out(files, probe)
     strays = sorted(file for file in probes if "/" not in file)
-    images = tuple(sorted((f.split("/")[0], f) for f in probes if "/" in f))
+    images = tuple(sorted((_class_of(f), f) for f in probes if "/" in f))
     classes = {name for name, _ in images}
     lost = collections.defaultdict(dict)
     for file, kind in kinds.items():
-        if "/" in file and file.split("/")[0] not in classes:
-            lost[file.split("/")[0]][file] = kind
+        if "/" in file and _class_of(file) not in classes:
+            lost[_class_of(file)][file] = kind
     _check_lost(folder, lost)
+    without_images = {_class_of(f) for f in (*leftovers, *_empty_folders(files))} | set(lost)
+    without_images = [name for name in without_images - classes if not is_leftover(name)]
     if not probes:
         raise ValueError(
             f"{folder} has no images: it needs one folder per class with "
@@ -180,12 +189,21 @@ def find_images(
     _check_classes(folder, images, sorted(classes))
     in_classes = {file: kind for file, kind in kinds.items() if "/" in file}
     notes = _notes(in_classes if images else kinds, leftovers)
-    if lost:
-        notes += (f"no classes, because they have no images: {some(sorted(lost))}",)
+    if without_images:
+        notes += (f"no classes, because they have no images: {some(sorted(without_images))}",)
     if images and strays:
         notes += (f"not used, because they are in no class folder: {some(strays)}",)
     images = images or tuple((None, file) for file in strays)
     return FoundImages(images, tuple(probes[file] for _, file in images), notes)
+
+
+def _class_of(path):
+    """The folder at the top of a relative path; macOS and Linux encode accents differently."""
+    return unicodedata.normalize("NFC", path.split("/")[0])
+
+
+def _empty_folders(files):
+    return [path for path in files if path.endswith("/")]
 
 
 def check_several_classes(images: LabeledImages) -> None:
@@ -208,6 +226,7 @@ def check_several_classes(images: LabeledImages) -> None:
 
 def _sort_out(files, probe):
     """({image: its probe}, {file that is not read: its kind}, leftovers) of relative paths."""
+    files = [file for file in files if not file.endswith("/")]
     present = [file for file in files if not is_leftover(file)]
     leftovers = [file for file in files if is_leftover(file) and "/" in file]
     documents = {
@@ -257,7 +276,7 @@ def image_folders(files):
     inside = collections.defaultdict(set)
     for file in files:
         parts = file.split("/")
-        if len(parts) > 1 and not is_leftover(file) and not file.lower().endswith(_DOCUMENTS):
+        if len(parts) > 1 and not is_leftover(file) and not file.lower().endswith(_NO_IMAGES):
             inside[parts[0]].add(parts[1] if len(parts) > 2 else "")
     return dict(sorted(inside.items()))
 

@@ -73,7 +73,7 @@ def check_every_class(name: str, labels: np.ndarray, classes: Sequence[str]) -> 
     empty = [c for label, c in enumerate(classes) if label not in present]
     if not empty:
         return
-    present = [c for c in classes if c not in empty]
+    present = [classes[label] for label in sorted(present)]
     problem = f"{name}: no image has the class {_some(empty)}, only {_some(present)}"
     if not all(c.isdecimal() for c in classes):
         raise ValueError(f"{problem}. Remove the class, or add images of it")

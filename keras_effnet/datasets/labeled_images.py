@@ -15,6 +15,8 @@ from keras_effnet.datasets.tf_example import parse_example
 from keras_effnet.datasets.tfrecord import IMAGE_KEY, LABEL_KEY, Records
 from keras_effnet.image_decoding import decode_image
 
+_LARGEST_NUMBER = 999_999  # of a class
+
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
@@ -215,6 +217,22 @@ class LabeledImages:
 
     def __iter__(self):
         return self.decoded()
+
+
+def numbered_classes(name: str, last: int, first: int = 0) -> list[str]:
+    """The names of classes that have only numbers, `first` to `last`.
+
+    Raises ``ValueError``, which starts with `name`, for identifiers, dates and other large numbers.
+
+    >>> numbered_classes("x", 2)
+    ['0', '1', '2']
+    """
+    if last > _LARGEST_NUMBER:
+        raise ValueError(
+            f"{name} has the label {last}: labels that are numbers are class numbers, without gaps "
+            f"and at most {_LARGEST_NUMBER:,}; number the classes, or give names instead"
+        )
+    return [str(n) for n in range(first, last + 1)]
 
 
 def pad_labels(rows, most: int = 0) -> np.ndarray:

@@ -13,11 +13,17 @@ import io
 import json
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from keras_effnet.datasets.file_probe import probe_files
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
-from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages, pad_labels
+from keras_effnet.datasets.labeled_images import (
+    ImageFiles,
+    LabeledImages,
+    numbered_classes,
+    pad_labels,
+)
 from keras_effnet.datasets.splits import ALL, TEST, VALIDATION, split_of
 
 CSV_ENDINGS, JSON_ENDINGS, LINES_ENDINGS = (".csv", ".tsv"), (".json",), (".jsonl", ".ndjson")
@@ -38,7 +44,7 @@ COLUMNS = {
     "split": ("split", "set", "subset", "partition"),
 }
 _COLUMNS = "`image` (a path), `label` and optionally `split`"
-_NUMBER = re.compile(r"\d+(\.0+)?")  # pandas and Excel write class numbers as 3.0, too
+_NUMBER = re.compile(r"(\d+)(?:\.0+)?")  # pandas and Excel write class numbers as 3.0, too
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,12 @@ def read_manifest(path: str, files: FileSystem = LOCAL) -> tuple[list[Row], list
     """
     text = _decode_text(path, files.read(path))
     is_csv = path.lower().endswith(CSV_ENDINGS)
-    table = _read_csv(path, text) if is_csv else _read_json(path, text)
+    try:
+        table = _read_csv(path, text) if is_csv else _read_json(path, text)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is not valid CSV ({error}): is a double quote missing, or one too many?"
+        ) from error
     if not table:
         raise ValueError(f"{path} has no rows: it needs {_COLUMNS}, one row per image")
     has_split = any(split is not None for _, _, split, _ in table)
@@ -170,15 +181,42 @@ def _read_csv(path, text):
         )
     rows = []
     for row in table:
+        where = f"{path} line {table.line_num}"
+        if any(cell.strip() for cell in row.pop(None, ())):
+            raise ValueError(
+                f"{where} has more cells than the first line: put a cell that contains "
+                f"{delimiter!r} in double quotes"
+            )
         if not any(row.values()):  # Excel writes the delimiters of empty rows
             continue
         cells = {column: row[name] for column, name in columns.items()}
-        where = f"{path} line {table.line_num}"
-        labels = [label.strip() for label in (cells["label"] or "").split("|")]
+        labels = (cells["label"] or "").split("|")
         rows.append(_checked_row(where, cells["image"], labels, cells.get("split")))
-    if all(_NUMBER.fullmatch(label) for _, labels, _, _ in rows for label in labels):
-        rows = [(image, [int(float(n)) for n in labels], *rest) for image, labels, *rest in rows]
-    return rows
+    return _with_numbers(path, rows)
+
+
+def _with_numbers(path, rows):
+    """The rows; labels are numbers if all of them are, and not text."""
+    labels = {label for _, labels, _, _ in rows for label in labels}
+    if not all(map(_is_number, labels)):
+        return rows
+    numbers = {label: _NUMBER.fullmatch(label) for label in labels}
+    for label in sorted(labels):
+        if numbers[label] is None:
+            raise ValueError(
+                f"{path} has the label {label!r} and otherwise numbers: labels that are numbers "
+                "are class numbers, which are whole and start at 0; give names instead"
+            )
+    numbers = {label: int(match[1]) for label, match in numbers.items()}
+    return [(image, [numbers[n] for n in labels], *rest) for image, labels, *rest in rows]
+
+
+def _is_number(label):
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _find_columns(names):
@@ -191,10 +229,10 @@ def _read_json(path, text):
     is_lines = path.lower().endswith(LINES_ENDINGS)
     try:
         if is_lines:
-            table = [json.loads(line) for line in text.splitlines() if line.strip()]
+            table = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             table = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         more = "; one object on each line is a .jsonl file" if "Extra data" in str(error) else ""
         raise ValueError(f"{path} is not valid JSON: {error}{more}") from error
     if not isinstance(table, list):
@@ -202,7 +240,8 @@ def _read_json(path, text):
     rows = []
     for number, row in enumerate(table):
         where = f"{path} {'line' if is_lines else 'object'} {number + is_lines}"
-        columns = _find_columns(row) if isinstance(row, dict) else {}
+        row = {key.strip().lower(): v for key, v in row.items()} if isinstance(row, dict) else {}
+        columns = _find_columns(row)
         missing = [c for c in ("image", "label") if c not in columns]
         if missing:
             raise ValueError(f"{where} lacks {' and '.join(missing)}: it needs {_COLUMNS}")
@@ -213,12 +252,26 @@ def _read_json(path, text):
 
 
 def _checked_row(where, image, labels, split):
-    if not isinstance(image, str) or not image.strip():
+    image = image.strip() if isinstance(image, str) else ""
+    if not image:
         raise ValueError(f"{where} has no image")
+    labels = [_cleaned(label) for label in labels]
+    if any(isinstance(text, str) and re.search(r"[\r\n]", text) for text in (image, *labels)):
+        raise ValueError(
+            f"{where} has a line break in its image or label: is a double quote missing, or one "
+            "too many?"
+        )
     for label in labels or [""]:
         if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
             raise ValueError(f"{where} ({image}) needs a label that is a name or a class number")
-    return image.strip().replace("\\", "/"), labels, split, where  # backslashes of Windows
+    return image.replace("\\", "/"), labels, split, where  # backslashes of Windows
+
+
+def _cleaned(label):
+    """A label as folders of classes have it; pandas writes class numbers as 3.0, too."""
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    return unicodedata.normalize("NFC", label.strip()) if isinstance(label, str) else label
 
 
 def _number_classes(path, rows):
@@ -232,7 +285,7 @@ def _number_classes(path, rows):
     if types == {int}:
         if min(labels) < 0:
             raise ValueError(f"{path} has the label {min(labels)}: class numbers start at 0")
-        classes = [str(n) for n in range(max(labels) + 1)]
+        classes = numbered_classes(path, max(labels))
         return classes, {n: n for n in labels}
     classes = sorted(labels)
     return classes, {name: n for n, name in enumerate(classes)}

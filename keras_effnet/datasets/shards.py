@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
-from keras_effnet.datasets.labeled_images import ImageRecords, LabeledImages, pad_flat_labels
+from keras_effnet.datasets.labeled_images import (
+    ImageRecords,
+    LabeledImages,
+    numbered_classes,
+    pad_flat_labels,
+)
 from keras_effnet.datasets.tfrecord import (
     LABELS,
     Index,
@@ -143,7 +148,7 @@ def _checked_classes(folder, classes, opened):
     lowest = min(labeled.labels.min() for labeled in opened)
     highest = max(labeled.labels.max() for labeled in opened)
     if classes is None:
-        classes = [str(n) for n in range(1, highest + 1)]
+        classes = numbered_classes(folder, int(highest), first=1)
     if lowest < 1 or highest > len(classes):
         raise ValueError(
             f"{folder} has labels from {lowest} to {highest}, but labels count from 1 and "

@@ -14,6 +14,8 @@ from keras_effnet.pretrained.layer_names import LayerNames, check_names, weighte
 
 # The keys under which training scripts store the weights; EMA weights first.
 _NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# Of all names: DataParallel's, torch.compile's and usually Lightning's.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 # fmt: off
 # The variables of each kind of layer, in the order of our weights: PyTorch's name, and the
@@ -34,17 +36,23 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """{name: float32 array} of a ``.safetensors`` or ``.pth`` file.
 
     The state dict may be nested in a training checkpoint, under "state_dict_ema", "model_ema",
-    "state_dict" or "model". A prefix "module." of all names is removed. A pickle never runs code:
-    plain tensors are read (:mod:`.torch_pickle`), everything else is rejected. Raises
-    ``ValueError`` for another kind of file.
+    "state_dict" or "model". The prefixes "module.", "_orig_mod." and "model." of all names are
+    removed. A pickle never runs code: plain tensors are read (:mod:`.torch_pickle`), everything
+    else is rejected. Raises ``ValueError`` for another kind of file.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file")
     state = _read_safetensors(path) if path.endswith(".safetensors") else _read_pickle(path)
-    if state and all(name.startswith("module.") for name in state):
-        state = {name[len("module.") :]: array for name, array in state.items()}
+    while prefix := _common_prefix(state):
+        state = {name[len(prefix) :]: array for name, array in state.items()}
     return state
+
+
+def _common_prefix(state):
+    """The prefix of all names that a training tool added, or ""."""
+    shared = (p for p in _PREFIXES if state and all(name.startswith(p) for name in state))
+    return next(shared, "")
 
 
 def _read_safetensors(path):

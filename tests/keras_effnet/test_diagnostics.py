@@ -273,11 +273,14 @@ def test_a_loss_that_does_not_fit_the_activation_is_found(
     if not from_logits:
         function = {"S": "sparse_categorical", "C": "categorical", "B": "binary"}[loss[0]]
         forms += [f"{function}_crossentropy", getattr(keras.losses, f"{function}_crossentropy")]
-    for form in forms:
-        model.compile("sgd", form)
-        (finding,) = check_model(model)
-        assert finding.check == "loss-activation"
-        assert message in finding.message
+    tail = keras.layers.Activation("linear", dtype="float32")
+    behind = keras.Sequential([keras.Input(model.input_shape[1:]), model, tail])
+    for form in (*forms, [forms[-1]]):
+        for network in (model, behind):
+            network.compile("sgd", form)
+            (finding,) = check_model(network)
+            assert finding.check == "loss-activation"
+            assert message in finding.message
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,22 @@ class Models:
         model.compile("sgd", "categorical_crossentropy")
         return model
 
+    def float32_outputs(self):
+        softmax = self.wrap(self.net(classifier_activation=None), self.L.Softmax())
+        model = self.wrap(softmax, self.L.Activation("linear", dtype="float32"))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    def embedding(self):
+        return self.wrap(self.body(), self.L.Dense(8), self.L.UnitNormalization())
+
+    def called_in_inference(self):
+        base = self.functional(self.L.Conv2D(4, 3, trainable=False), self.L.BatchNormalization())
+        inputs = self.keras.Input(S)
+        scaled = self.L.Rescaling(1 / 127.5, offset=-1)(inputs)
+        pooled = self.L.GlobalAveragePooling2D()(base(scaled, training=False))
+        return self.keras.Model(inputs, self.L.Dense(3, activation="softmax")(pooled))
+
 
 def row(build, batch=RAW, **options):
     return build, batch, options
@@ -300,6 +316,10 @@ CORRECT = {
         lambda m: m.compiled_outputs(), labels=[np.array([0, 3]), np.array([3.5, 9.0])]
     ),
     "softmax as a layer": row(lambda m: m.separate_softmax(), labels=np.eye(3)[:2]),
+    "float32 outputs": row(lambda m: m.float32_outputs(), labels=[0, 2]),
+    "embedding": row(lambda m: m.embedding(), labels=[0, 99]),
+    "features": row(lambda m: m.body(), labels=[0, 99_999]),
+    "frozen up to a batch norm, called in inference": row(lambda m: m.called_in_inference()),
     "black images": row(lambda m: m.net(), np.zeros((2, *S))),
     "divided by operations": row(lambda m: m.divided()),
     "mean subtracted": row(

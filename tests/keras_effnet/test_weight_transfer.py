@@ -119,6 +119,24 @@ def _outputs(model, images, training=False):
     return np.asarray(model(images, training=training))
 
 
+@pytest.mark.tensorflow_only("lookup layers compute with TensorFlow")
+@pytest.mark.parametrize("kind", ["StringLookup", "IntegerLookup", "TextVectorization"])
+def test_copies_keep_the_vocabulary_that_a_layer_was_adapted_to(keras, kind):
+    import tensorflow as tf
+
+    words = tf.constant([[5], [7]] if kind == "IntegerLookup" else [["cat"], ["dog"]])
+    model = keras.Sequential(
+        [keras.Input((1,), dtype=words.dtype.name), getattr(keras.layers, kind)()]
+    )
+    clone = keras.models.clone_model(model)
+    copy_weights(model, clone)  # without a vocabulary there is nothing to copy
+    model.layers[0].adapt(words)
+    clone = keras.models.clone_model(model)
+    copy_weights(model, clone)
+    np.testing.assert_array_equal(clone(words), model(words))
+    assert np.ptp(np.asarray(clone(words))) > 0
+
+
 @pytest.fixture
 def counting(keras):
     """A layer with a counter, sublayers in a list, and a random number generator."""

@@ -30,3 +30,11 @@ def test_files_are_replaced_and_read_back(folder):
 )
 def test_paths_with_a_scheme_are_remote(path, is_remote):
     assert remote_files.is_remote(path) == is_remote
+
+
+def test_folders_are_traversed_through_links_and_remotely(tmp_path, folder):
+    remote_files.write_file(f"{folder}/x.bin", b"x")
+    if folder == str(tmp_path):
+        (tmp_path / "loop").symlink_to(tmp_path)
+    found = [(root, list(names)) for root, _, names in remote_files.GFILE.traverse(folder)]
+    assert found == [(folder, ["x.bin"])]

@@ -23,6 +23,7 @@ from keras_effnet.finetuning import select_layers
 from keras_effnet.weight_transfer import copy_weights
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
+from tpu_train.training import cpu_layers
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,18 @@ def moving_statistics(layer: GroupedBatchNorm, momentum: float) -> list[tuple]:
     return [(layer.moving_mean, momentum), (layer.moving_variance, momentum)]
 
 
-def training_clone(model: keras.Model, *, batch_norm_group_size: int = 0) -> keras.Model:
+def training_clone(
+    model: keras.Model, *, batch_norm_group_size: int = 0, on_cpu: bool = False
+) -> keras.Model:
     """A copy of `model` with the dropout and batch norm of this module, and its own variables.
 
     Its weights have the same values and order, so ``get_weights`` and ``set_weights`` exchange them
-    with `model`.
+    with `model`. `on_cpu` also takes the layers of :mod:`tpu_train.training.cpu_layers`.
     """
 
     def clone(layer):
+        if on_cpu and (faster := cpu_layers.faster_layer(layer)):
+            return faster
         config = layer.get_config()
         if type(layer) is keras.layers.Dropout:
             return SeededDropout(

@@ -71,6 +71,15 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     return f"{n} {replicas} on {kind.upper()} ({type(strategy).__name__})"
 
 
+def runs_on_cpu(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the replicas of a strategy compute on CPUs.
+
+    >>> runs_on_cpu(tf.distribute.OneDeviceStrategy("/cpu:0"))
+    True
+    """
+    return "CPU" in strategy.extended.worker_devices[0].upper()
+
+
 def worker_count(strategy: tf.distribute.Strategy) -> int:
     """The number of processes that train together; all hosts of a TPU pod belong to one process."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

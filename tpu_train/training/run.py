@@ -38,7 +38,7 @@ from tpu_train.recipes.phases import batch_norm_warning, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.remote_files import is_remote
 from tpu_train.training import distributed_layers, model_factory, run_record
-from tpu_train.training.distribution import describe, make_gather
+from tpu_train.training.distribution import describe, make_gather, runs_on_cpu
 from tpu_train.training.evaluation import make_evaluation
 from tpu_train.training.evaluation_history import find_best, metric_of
 from tpu_train.training.export import make_export
@@ -348,7 +348,9 @@ def build_training(recipe, phases, classes, strategy):
     network = model_factory.training_network(recipe, classes)
     with strategy.scope():
         model = distributed_layers.training_clone(
-            network, batch_norm_group_size=recipe.batch_norm_group_size
+            network,
+            batch_norm_group_size=recipe.batch_norm_group_size,
+            on_cpu=runs_on_cpu(strategy),
         )
         ema_model = distributed_layers.training_clone(network)
         return model, ema_model, TrainState.create(model, ema_model, recipe, phases)

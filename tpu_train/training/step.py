@@ -23,6 +23,7 @@ from tpu_train.input_pipeline.targets import training_targets
 from tpu_train.recipes.phases import Phase, rows_of
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training import distributed_layers, ema, optimizers
+from tpu_train.training.distribution import runs_on_cpu
 from tpu_train.training.teacher import Teacher, with_distillation
 
 _INITIAL_LOSS_SCALE = 2.0**15
@@ -36,7 +37,7 @@ def graph_rewriting(strategy: tf.distribute.Strategy) -> Iterator[None]:
     Measured in docs/results/phase-start.md.
     """
     before = tf.config.optimizer.get_experimental_options()
-    if "CPU" in strategy.extended.worker_devices[0].upper():
+    if runs_on_cpu(strategy):
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     try:
         yield

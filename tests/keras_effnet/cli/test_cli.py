@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_effnet.cli import main
 from keras_effnet.constructors import create_model
@@ -177,6 +178,25 @@ def test_an_oblong_input_gets_the_center_with_its_shape(keras, tiny):
     image[48:80, 32:96] = 200
     assert (image_input(model).prepare(image) == 200).all()
     assert "32 x 64 pixels" in str(image_input(model))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_predict_takes_one_unit_as_the_second_of_two_classes(keras, tmp_path, capsys, activation):
+    unit = keras.layers.Dense(
+        1,
+        activation,
+        kernel_initializer="zeros",
+        bias_initializer=keras.initializers.Constant(2.0),
+    )
+    pool = keras.layers.GlobalAveragePooling2D()
+    keras.Sequential([keras.Input((32, 32, 3)), pool, unit]).save(tmp_path / "m.keras")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "0.png")
+    assert main(["predict", str(tmp_path / "0.png"), f"--model={tmp_path / 'm.keras'}"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[-2:]] == [
+        ["88.08%", "dog", "(1)"],
+        ["11.92%", "cat", "(0)"],
+    ]
 
 
 @pytest.mark.parametrize("command", ["predict", "explain"])

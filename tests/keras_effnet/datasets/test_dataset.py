@@ -64,6 +64,12 @@ def test_arrays_are_images_with_and_without_labels(tmp_path):
     np.savez(tmp_path / "d.npz", images=pixels, labels=[1, 0], classes=["a", "b"])
     (images,) = open_dataset(tmp_path / "d.npz").open("all")
     assert (images.classes, images.labels.tolist()) == (("a", "b"), [1, 0])
+    np.savez(tmp_path / "d.npz", images=pixels, labels=[[1], [0]])  # as keras.datasets gives
+    (images,) = open_dataset(tmp_path / "d.npz").open("all")
+    assert images.labels.tolist() == [1, 0]
+    np.savez(tmp_path / "d.npz", images=pixels, labels=[20261127, 0])
+    with pytest.raises(ValueError, match="has the label 20261127: labels that are numbers are"):
+        open_dataset(tmp_path / "d.npz").open("all")
     np.savez(tmp_path / "d.npz", pictures=pixels)
     with pytest.raises(ValueError, match=r"d\.npz has the arrays pictures; it needs `images`"):
         open_dataset(tmp_path / "d.npz").open("all")

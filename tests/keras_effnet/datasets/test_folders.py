@@ -1,9 +1,16 @@
 import itertools
+import os
 
 import pytest
 
 from keras_effnet.datasets.file_probe import FileProbe
-from keras_effnet.datasets.folders import check_several_classes, find_images, is_leftover
+from keras_effnet.datasets.folders import (
+    check_several_classes,
+    find_images,
+    image_folders,
+    is_leftover,
+    open_folder,
+)
 from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages
 from keras_effnet.image_decoding import IMAGE_ENDINGS
 
@@ -91,6 +98,50 @@ def test_a_class_that_loses_all_images_is_an_error_that_names_it():
         find_images("d", [*_files("cat", "dog"), *lost], lambda files: _probe(files, lost))
     found = find_images("d", [*_files("cat", "dog"), "docs/a.txt", "docs/b.md"], _probe)
     assert "no classes, because they have no images: docs" in found.notes
+
+
+def test_a_folder_without_files_is_named_and_is_no_split():
+    found = find_images("d", [*_files("cat", "dog"), "bird/", "fish/.gitkeep", "cat/new/"], _probe)
+    assert "no classes, because they have no images: bird, fish" in found.notes
+    assert image_folders(["train/cat/0.jpg", "val/", "test/cat/"]) == {"train": {"cat"}}
+
+
+def test_links_to_folders_are_followed_and_loops_end(photos, tmp_path):
+    (tmp_path / "linked").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "linked" / name).symlink_to(photos / name)
+    (photos / "cat" / "loop").symlink_to(tmp_path / "linked" / "cat")
+    (photos / "dog" / "outer").symlink_to(tmp_path / "linked")
+    (images,) = open_folder(str(tmp_path / "linked")).open("all")
+    assert images.classes == ("cat", "dog")
+    assert len(images) == 4 + 3
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(photos, monkeypatch):
+    scandir = os.scandir
+
+    def denied(path):
+        if os.fspath(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PermissionError, match="dog"):
+        open_folder(str(photos))
+
+
+def test_class_names_of_both_encodings_of_an_accent_are_equal(photos):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for split, name in (("train", composed), ("val", decomposed)):
+        (photos / split).mkdir()
+        (photos / split / name).symlink_to(photos / "cat")
+        (photos / split / "dog").symlink_to(photos / "dog")
+    found = open_folder(str(photos))
+    assert found.splits == ("train", "validation")
+    training, evaluation = found.open("train", "validation")
+    assert training.classes == evaluation.classes == (composed, "dog")
+    (evaluation,) = found.open("validation")
+    assert evaluation.classes == (composed, "dog")
 
 
 def test_images_in_no_folder_are_noted_or_an_error():

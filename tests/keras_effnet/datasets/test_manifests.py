@@ -72,6 +72,35 @@ def test_a_manifest_with_several_labels_per_image(photos, ending):
             "mixes labels that are names and",
         ),
         ("l.txt", "a.jpg 1", "has an unknown type"),
+        (
+            "l.csv",
+            'image,label\na.jpg,"cat\nb.jpg,dog\n',
+            "line 3 has a line break .* double quote",
+        ),
+        (
+            "l.csv",
+            'image,label\n"a.jpg,cat\nb.jpg,dog"\n',
+            "line 3 has a line break .* double quote",
+        ),
+        (
+            "l.csv",
+            'image,label\na.jpg,"' + "b.jpg,dog\n" * 20_000,
+            r"is not valid CSV \(field larger .*double quote",
+        ),
+        ("l.csv", "image,label\na.jpg,salt, pepper\n", "line 2 has more cells .* contains ','"),
+        ("l.csv", "image,label\na.jpg,0\nb.jpg,nan\n", "the label 'nan' and otherwise numbers"),
+        ("l.csv", "image,label\na.jpg,-1\nb.jpg,1\n", "the label '-1' and otherwise numbers"),
+        ("l.csv", "image,label\na.jpg,0.5\nb.jpg,1\n", "the label '0.5' and otherwise numbers"),
+        ("l.csv", "image,label\na.jpg,20261127\n", "has the label 20261127: labels that are"),
+        ("l.csv", f"image,label\na.jpg,{'9' * 400}\n", "has the label 999.*labels that are"),
+        (
+            "l.json",
+            '[{"image": "a.jpg", "label": 20261127}]',
+            "has the label 20261127: labels that",
+        ),
+        ("l.json", '[{"image": "a.jpg", "label": NaN}]', "needs a label that is a name or a class"),
+        ("l.json", '[{"image": "a.jpg", "label": 0.5}]', "needs a label that is a name or a class"),
+        ("l.json", "[" * 100_000, "is not valid JSON"),
     ],
 )
 def test_bad_manifests_are_errors_that_name_the_row(tmp_path, name, text, message):
@@ -120,6 +149,8 @@ def test_a_json_file_with_a_byte_order_mark_is_read(tmp_path):
     [
         ("l.csv", "image,label\na.jpg,2.0\nb.jpg,0\n"),
         ("l.tsv", "image\tlabel\na.jpg\t2\nb.jpg\t0\n"),
+        ("l.csv", "image,label\na.jpg,2,\nb.jpg,0,\n"),
+        ("l.json", '[{"Image": "a.jpg", " Label": 2.0}, {"image": "b.jpg", "label": 0.0}]'),
         ("l.jsonl", '{"image": "a.jpg", "label": 2}\n\n{"path": "b.jpg", "label": [0]}\n'),
     ],
 )
@@ -127,3 +158,11 @@ def test_labels_that_are_numbers_are_class_numbers(tmp_path, name, text):
     rows, classes, has_split = read_manifest(str(write_manifest(tmp_path / name, text)))
     assert [row.labels for row in rows] == [(2,), (0,)]
     assert (classes, has_split) == (["0", "1", "2"], False)
+
+
+def test_json_names_may_have_line_separators_and_spaces_around_them(tmp_path):
+    text = '{"image": "a.jpg", "label": " x\u2028"}\r\n{"image": "b\u2028.jpg", "label": "x"}\n'
+    (tmp_path / "l.jsonl").write_bytes(text.encode())
+    rows, classes, _ = read_manifest(str(tmp_path / "l.jsonl"))
+    assert classes == ["x"]
+    assert [row.path for row in rows] == ["a.jpg", "b\u2028.jpg"]

@@ -102,6 +102,7 @@ def test_nested_and_parallel_state_dicts_are_read(torch_projects, timm_b0, tmp_p
             {"state_dict": other, "state_dict_ema": state},  # EMA weights are preferred
             {"state_dict": {f"module.{name}": t for name, t in state.items()}},
             {name: t.half() if t.ndim == 4 else t for name, t in state.items()},
+            {"state_dict": {f"model._orig_mod.{name}": t for name, t in state.items()}},
         )
     ):
         torch.save(content, tmp_path / f"{number}.pth")

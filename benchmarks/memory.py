@@ -1,0 +1,147 @@
+"""Peak memory: training against Keras's ``fit``, and converting against TensorFlow's converter.
+
+Every contender is a separate process; its peak is ru_maxrss, the most memory that it ever had at
+once, with everything that it imports. Prints a table:
+
+    python benchmarks/memory.py train --model=efficientnet-b0 --batch_size=32 --steps=3
+    python benchmarks/memory.py convert --model=efficientnetv2-s --images=64 --size=384
+
+Training is that of benchmarks/step_throughput.py at 224 px, each with oneDNN. Both converters get
+the same .keras file with random weights and the same random images, and write an int8 .tflite;
+ours also searches, compares the two models and times them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+
+import inference_files
+import step_throughput
+
+TRAIN = ("ours", "keras, oneDNN")
+CONVERT = ("ours", "TensorFlow's converter")
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+}
+
+
+def train(options):
+    """Trains a few steps."""
+    turns = 0
+
+    def turn():
+        nonlocal turns
+        turns += 1
+        if turns > options.steps:
+            _finish()
+
+    batch = step_throughput.random_batch(options.batch_size, 224)
+    contender = step_throughput.CONTENDERS[options.one]
+    contender(options.model, batch, 1, len(os.sched_getaffinity(0)), turn)
+
+
+def convert(options):
+    """Converts a .keras file to int8."""
+    images = inference_files.random_images(options.images, options.size)
+    if options.one == "ours":
+        import tflite
+
+        model = tflite.load_keras(options.file)
+        tflite.convert(model, calibration=images, cache=False)
+    else:
+        import keras
+        import numpy as np
+        import tensorflow as tf
+
+        model = keras.models.load_model(options.file, compile=False)
+        with tempfile.TemporaryDirectory() as folder:
+            model.export(folder, verbose=False)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: (
+                [image[None].astype(np.float32)] for image in images
+            )
+            converter.convert()
+    _finish()
+
+
+def _finish():
+    """Ends the process, and prints its peak in MB and its processor seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"{usage.ru_maxrss / 1024:.0f} {usage.ru_utime + usage.ru_stime:.0f}", flush=True)
+    os._exit(0)
+
+
+def peaks(options):
+    """(contender, peak in MB, processor seconds) of one after the other, the project's first."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [f"--{name}={getattr(options, name)}" for name in ("model", "size", "images")]
+        flags += [f"--batch_size={options.batch_size}", f"--steps={options.steps}"]
+        if options.work == "convert":
+            flags.append(f"--file={write_keras(options, folder)}")
+        names = TRAIN if options.work == "train" else CONVERT
+        for name in names:
+            yield name, *_peak([options.work, f"--one={name}", *flags])
+
+
+def _peak(flags):
+    ran = subprocess.run(
+        [sys.executable, __file__, *flags],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+        check=True,
+    )
+    return tuple(map(float, ran.stdout.splitlines()[-1].split()))
+
+
+def write_keras(options, folder):
+    """The path of a .keras file of the network, written by a separate process."""
+    path = os.path.join(folder, "model.keras")
+    code = (
+        "import sys, keras_effnet; name, size, path = sys.argv[1:]; "
+        "shape = int(size), int(size), 3; "
+        "keras_effnet.create_model(name, weights=None, input_shape=shape).save(path)"
+    )
+    command = [sys.executable, "-c", code, options.model, str(options.size), path]
+    subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True)
+    return path
+
+
+def parsed(argv=None):
+    """The options of a command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("work", choices=["train", "convert"])
+    parser.add_argument("--model", default="efficientnet-b0")
+    parser.add_argument("--size", type=int, default=384, help="pixels, of a conversion")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--file", help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Prints a table; with --one, runs as a contender."""
+    options = parsed(argv)
+    if options.one:
+        {"train": train, "convert": convert}[options.work](options)
+        return
+    print("| | peak memory, MB | this / ours | processor s |\n|---|---|---|---|")
+    first = None
+    for name, peak, used in peaks(options):
+        first = first or peak
+        print(f"| {name} | {peak:,.0f} | {peak / first:.2f} | {used:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
