@@ -107,8 +107,7 @@ _FINETUNE = replace(
     name="noisy-student-finetune",
     source="this project: finetune, with pseudo-labeled photos (docs/noisy-student.md)",
     unlabeled_ratio=3.0,
-    # Chosen with 40 images per class (docs/results/noisy-student.md): soft scores of a teacher with
-    # little noise, and twice this magnitude with dropout 0.4, gave students no better than it.
+    # Chosen with 40 images per class and --threshold=0.7 (docs/results/noisy-student.md).
     pseudo_labels="hard",
     augment="randaugment",
     randaugment_magnitude_first=4,
