@@ -7,10 +7,13 @@ Names may repeat: two of ImageNet's 1,000 classes are "crane". Where a name has 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from keras_effnet.atomic_write import write_files
 from keras_effnet.suggestions import unknown_name
+
+_LINE_END = re.compile(r"\r\n|\r|\n")  # not the others of str.splitlines: names may have them
 
 
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -33,9 +36,10 @@ def parse_labels(content: bytes, where: str) -> tuple[str, ...]:
     ('cat', 'dog')
     """
     try:
-        names = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"label file {where!r} is not UTF-8 text; save it as UTF-8") from error
+    names = [line.strip() for line in _LINE_END.split(text)]
     while names and not names[-1]:
         names.pop()
     if not names or not all(names):

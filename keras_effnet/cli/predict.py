@@ -73,6 +73,11 @@ def run(options):
             raise ValueError(
                 f"{options.model} is not a classifier: its output has shape {scores.shape}"
             )
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"{options.model} gives scores that are not finite: its weights are damaged, or "
+                "its training diverged. Give the file of another run or checkpoint"
+            )
         scores = _probabilities(scores)
         names = names or class_names_for(scores.shape[1], options.label_format or "names")
         for path, best in zip(batch, decode_predictions(scores, options.top, names)):

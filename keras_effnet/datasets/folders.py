@@ -292,6 +292,12 @@ def _check_lost(folder, lost):
 
 
 def _check_classes(folder, images, classes):
+    for name in classes:
+        if "\n" in name or "\r" in name:
+            raise ValueError(
+                f"{folder} has the class folder {name!r}, with a line break in its name, which "
+                "label files cannot have: rename it"
+            )
     inside = image_folders([path for _, path in images])
     shared = set.intersection(*inside.values()) if len(classes) > 1 else set()
     is_split = any(split_of(name) for name in shared)

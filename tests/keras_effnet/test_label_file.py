@@ -16,6 +16,12 @@ def test_labels_survive_a_round_trip(tmp_path):
     assert read_labels(tmp_path / "labels.txt") == names
 
 
+def test_only_line_ends_separate_names(tmp_path):
+    names = ("a\u2028b", "c\x85d", "e\x0cf")
+    write_labels(tmp_path / "labels.txt", names)
+    assert read_labels(tmp_path / "labels.txt") == names
+
+
 @pytest.mark.parametrize(
     "content", [b"\xef\xbb\xbfcat\ndog\n", b"cat\r\ndog\r\n", b"cat\ndog", b" cat \ndog\n\n\n"]
 )

@@ -199,6 +199,17 @@ def test_predict_takes_one_unit_as_the_second_of_two_classes(keras, tmp_path, ca
     ]
 
 
+def test_predict_refuses_scores_that_are_not_finite(keras, tiny, trained, capsys):
+    _, path, image = trained
+    model = create_model(tiny, classes=2, input_shape=(32, 32, 3))
+    model.set_weights([w * np.nan for w in model.get_weights()])
+    model.save(path)
+    assert main(["predict", str(image), f"--model={path}"]) == 2
+    err = capsys.readouterr().err
+    assert "scores that are not finite: its weights are damaged" in err
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["predict", "explain"])
 def test_images_of_five_channels_are_one_clear_error(keras, tiny, trained, command, capsys):
     _, path, image = trained

@@ -61,6 +61,11 @@ def test_one_folder_around_the_classes_is_named():
         check_several_classes(images)
 
 
+def test_a_class_name_with_a_line_break_is_an_error():
+    with pytest.raises(ValueError, match=r"class folder 'a\\nb', with a line break.* rename it"):
+        find_images("d", _files("a\nb", "cat"), _probe)
+
+
 def test_content_makes_an_image_of_any_ending():
     heads = {"cat/0": _JPEG, "cat/1.dat": _PNG, "dog/0.heic": _JPEG, "dog/a.txt": b"hello"}
     heads["dog/1.jpg"], heads["dog/2.jpg"] = b"<html>", b""
