@@ -25,6 +25,7 @@ _NOISE = re.compile(
             rb"failed call to cuInit",
             rb"Unable to register cu(DNN|FFT|BLAS) factory",
             rb"computation placer already registered",
+            rb"SetPriority unimplemented for this stream",  # XLA on a CPU in TensorFlow 2.15
             rb"oneDNN supports \S+ only on platforms with .* Falling back",
             rb"^To enable the following instructions: .* rebuild TensorFlow",
             rb"Created TensorFlow Lite XNNPACK delegate",

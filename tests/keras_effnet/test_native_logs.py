@@ -18,6 +18,8 @@ NOISE = [
     "I0000 00:00:1795746879.685444   16884 port.cc:153] oneDNN custom operations are on. You may",
     "I0000 00:00:1795746879.685781   16884 cudart_stub.cc:31] Could not find cuda drivers on your",
     "E0000 00:00:1795746889.420959   16884 cuda_platform.cc:52] failed call to cuInit: INTERNAL",
+    "2026-11-27 19:54:46.517148: E external/local_xla/xla/stream_executor/"
+    "stream_executor_internal.h:177] SetPriority unimplemented for this stream.",
     "W0000 00:00:1795746908.348420   16884 dataset.cc:997] Input of GeneratorDatasetOp::Dataset",
     "E0000 00:00:1795754100.462968   30077 util.cc:131] oneDNN supports DT_UINT8 only on platforms "
     "with AVX-512. Falling back to the default Eigen-based implementation if present.",
