@@ -8,10 +8,10 @@ import sys
 import numpy as np
 
 from keras_effnet.datasets.folders import open_images
-from keras_effnet.image_classifier import open_model
+from keras_effnet.evaluation.outcomes import class_probabilities
+from keras_effnet.image_classifier import of_keras_model, open_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.labels import LABEL_FORMATS, class_names_for, decode_predictions
-from keras_effnet.model_input import image_input
 
 _BATCH = 32
 
@@ -62,40 +62,25 @@ def run(options):
     load = functools.partial(load_image, ignore_exif=options.ignore_exif)
     first = [load(path) for path in paths[:_BATCH]]  # before the slow part
     model, names = open_options_model(options)
-    prepared_as = image_input(model)
+    classifier = of_keras_model(model, names)
+    prepared_as = classifier.image_input
     print(f"{model.name}: {prepared_as}")
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         images = [load(path) for path in batch] if start else first
         pixels = np.stack([prepared_as.for_model(prepared_as.prepare(image)) for image in images])
         scores = np.asarray(model.predict(pixels, verbose=0), "float32")
-        if scores.ndim != 2:
-            raise ValueError(
-                f"{options.model} is not a classifier: its output has shape {scores.shape}"
-            )
         if not np.isfinite(scores).all():
             raise ValueError(
                 f"{options.model} gives scores that are not finite: its weights are damaged, or "
                 "its training diverged. Give the file of another run or checkpoint"
             )
-        scores = _probabilities(scores)
+        scores = class_probabilities(classifier.kind_of(scores), scores)
         names = names or class_names_for(scores.shape[1], options.label_format or "names")
         for path, best in zip(batch, decode_predictions(scores, options.top, names)):
             print(path)
             for index, name, score in best:
                 print(f"  {score:7.2%}  {name}" + ("" if name == str(index) else f"  ({index})"))
-
-
-def _probabilities(scores):
-    """(images, classes) of scores or logits; one unit scores the second of two classes."""
-    are_logits = scores.min() < 0 or scores.max() > 1
-    if scores.shape[1] == 1:
-        first = np.zeros_like(scores) if are_logits else 1 - scores
-        scores = np.concatenate([first, scores], axis=1)
-    if are_logits:
-        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-    return scores
 
 
 def image_files(paths) -> list[str]:

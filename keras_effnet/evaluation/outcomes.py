@@ -125,6 +125,16 @@ class OutcomeRecorder:
         return Outcomes(**{name: np.concatenate(parts) for name, parts in columns.items()})
 
 
+def class_probabilities(kind: ScoreKind, scores: np.ndarray) -> np.ndarray:
+    """The probabilities (images, classes), float64, of scores; one unit has two classes.
+
+    >>> class_probabilities(ScoreKind(1, "logits"), np.array([[2.0]])).round(2).tolist()
+    [[0.12, 0.88]]
+    """
+    kind, scores = _two_classes(kind, scores)
+    return np.exp(log_probabilities(scores, kind.activation, output_scale=kind.output_scale))
+
+
 def _two_classes(kind, scores):
     """Kind and scores with one column a class, of which one unit has one."""
     if kind.classes > 1:

@@ -180,13 +180,18 @@ def test_an_oblong_input_gets_the_center_with_its_shape(keras, tiny):
     assert "32 x 64 pixels" in str(image_input(model))
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", None])
-def test_predict_takes_one_unit_as_the_second_of_two_classes(keras, tmp_path, capsys, activation):
+@pytest.mark.parametrize(
+    ("activation", "bias", "shares"),
+    [("sigmoid", 2.0, [88.08, 11.92]), (None, 2.0, [88.08, 11.92]), (None, 0.3, [57.44, 42.56])],
+)
+def test_predict_takes_one_unit_as_the_second_of_two_classes(
+    keras, tmp_path, capsys, activation, bias, shares
+):
     unit = keras.layers.Dense(
         1,
         activation,
         kernel_initializer="zeros",
-        bias_initializer=keras.initializers.Constant(2.0),
+        bias_initializer=keras.initializers.Constant(bias),
     )
     pool = keras.layers.GlobalAveragePooling2D()
     keras.Sequential([keras.Input((32, 32, 3)), pool, unit]).save(tmp_path / "m.keras")
@@ -194,8 +199,8 @@ def test_predict_takes_one_unit_as_the_second_of_two_classes(keras, tmp_path, ca
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "0.png")
     assert main(["predict", str(tmp_path / "0.png"), f"--model={tmp_path / 'm.keras'}"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()[-2:]] == [
-        ["88.08%", "dog", "(1)"],
-        ["11.92%", "cat", "(0)"],
+        [f"{shares[0]}%", "dog", "(1)"],
+        [f"{shares[1]}%", "cat", "(0)"],
     ]
 
 
