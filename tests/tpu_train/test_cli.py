@@ -248,6 +248,13 @@ def test_ctrl_c_in_prepare_is_one_line_and_status_75(monkeypatch, capsys, tmp_pa
     assert err == "Stopped: the same command resumes at the first missing shard"
 
 
+def test_ctrl_c_in_a_verification_promises_no_resume(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("tpu_train.cli.prepare._check", _interrupted)
+    assert cli.main(["prepare", "--check", f"--data={tmp_path}"]) == STOPPED
+    err = capsys.readouterr().err
+    assert (err.count("\n"), "shard" in err) == (1, False)
+
+
 def test_ctrl_c_elsewhere_is_one_line_and_status_75(monkeypatch, capsys):
     monkeypatch.setattr("tpu_train.cli.train.main", _interrupted)
     assert cli.main(["--data=x"]) == STOPPED

@@ -20,11 +20,10 @@ def run(
     introduction: str,
     groups: Groups,
     act: Callable[[flags.FlagValues], int],
-    resume: str = "",
 ) -> int:
     """The exit status of ``act(values)`` with the flags of `argv` (default: of this process).
 
-    Prints one line and returns 2 for bad input; 75 after Ctrl-C if `resume` says how to continue.
+    Prints one line and returns 2 for bad input.
     """
     try:
         rest = list(sys.argv[1:] if argv is None else argv)
@@ -34,8 +33,14 @@ def run(
     except (flags.Error, ValueError, DownloadError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+
+
+def resumable(
+    act: Callable[[flags.FlagValues], int], values: flags.FlagValues, where: str = ""
+) -> int:
+    """The exit status of ``act(values)``; after Ctrl-C 75, and one line on where it resumes."""
+    try:
+        return act(values)
     except KeyboardInterrupt:
-        if not resume:
-            raise
-        print(f"\nStopped: {resume}", file=sys.stderr)
+        print(f"\nStopped: the same command resumes{where}", file=sys.stderr)
         return STOPPED

@@ -10,6 +10,7 @@ same command resumes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 
@@ -54,10 +55,7 @@ GROUPS = {
 
 def main(argv=None):
     """Trains rounds; returns the exit status."""
-    resume = "the same command resumes"
-    return command.run(
-        "effnet-train noisy-student", argv, define(), INTRODUCTION, GROUPS, _run, resume
-    )
+    return command.run("effnet-train noisy-student", argv, define(), INTRODUCTION, GROUPS, _run)
 
 
 def _run(values):
@@ -65,7 +63,7 @@ def _run(values):
     _check(values)
     for recipe in recipes:
         check_source(recipe)
-    return _train(recipes, values)
+    return command.resumable(functools.partial(_train, recipes), values)
 
 
 def define():

@@ -31,8 +31,7 @@ GROUPS = {
 
 def main(argv=None):
     """Writes or verifies shards; returns the exit status."""
-    resume = "the same command resumes at the first missing shard"
-    return command.run("effnet-train prepare", argv, define(), INTRODUCTION, GROUPS, _run, resume)
+    return command.run("effnet-train prepare", argv, define(), INTRODUCTION, GROUPS, _run)
 
 
 def _run(values):
@@ -44,7 +43,7 @@ def _run(values):
     if values.check:
         return _check(values)
     outputs.check_folder("out", values.out, values.data)
-    return _prepare(values)
+    return command.resumable(_prepare, values, " at the first missing shard")
 
 
 def define():

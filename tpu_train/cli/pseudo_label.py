@@ -44,15 +44,12 @@ GROUPS = {
 
 def main(argv=None):
     """Labels images; returns the exit status."""
-    resume = "the same command resumes"
-    return command.run(
-        "effnet-train pseudo-label", argv, define(), INTRODUCTION, GROUPS, _run, resume
-    )
+    return command.run("effnet-train pseudo-label", argv, define(), INTRODUCTION, GROUPS, _run)
 
 
 def _run(values):
     _check(values)
-    return _label(values)
+    return command.resumable(_label, values)
 
 
 def define_selection(values):
