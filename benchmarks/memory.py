@@ -4,7 +4,7 @@ Every contender is a separate process; its peak is ru_maxrss, the most memory th
 once, with everything that it imports. Prints a table:
 
     python benchmarks/memory.py train --model=efficientnet-b0 --batch_size=32 --steps=3
-    python benchmarks/memory.py convert --model=efficientnetv2-s --images=64 --size=384
+    python benchmarks/memory.py convert --model=efficientnet-lite0 --images=16 --size=64
 
 Training is that of benchmarks/step_throughput.py at 224 px, each with oneDNN. Both converters get
 the same .keras file with random weights and the same random images, and write an int8 .tflite;
