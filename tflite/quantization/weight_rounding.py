@@ -8,6 +8,7 @@ remaining change of a channel's mean goes into its bias.
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -41,15 +42,12 @@ def round_weights(float32_model: bytes, images: np.ndarray) -> bytes:
     layers = [Layer(graph, op) for op in graph.operations if can_round(graph, op)]
     inputs = sorted({layer.op.inputs[0] for layer in layers})
     parts = [part for part in np.array_split(images, _THREADS) if len(part)]
-    runs = [(runner.run(float32_model, part, inputs), len(part)) for part in parts]
+    runs = [iter(runner.run(float32_model, part, inputs)) for part in parts]
     # One BLAS thread each: more would wait for one another, and sum in another order.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_THREADS) as pool:
-        sums = list(pool.map(lambda run: _moments(layers, *run), runs))
-        for index, layer in enumerate(layers):
-            weight, mean, square = sums[0][index]
-            for part in sums[1:]:
-                weight, mean = weight + part[index][0], mean + part[index][1]
-                square += part[index][2]
+        sums = _moments(layers, runs, pool)
+        for layer in layers:
+            weight, mean, square = sums.pop(0)
             square /= weight
             layer.round(graph, mean / weight, square)
     return graph.content()
@@ -142,26 +140,43 @@ class Layer:
         graph.set_constant(kernel, rounded.reshape(graph.shape(kernel)))
 
 
-def _moments(layers, rows, count):
-    """[[weight, sum of a layer's inputs, sum of their products], ...] over `count` images.
+def _moments(layers, runs, pool):
+    """[[weight, sum of a layer's inputs, sum of their products], ...] over the images of all runs.
 
-    Each image is weighted by the inverse of its mean square.
+    Each image is weighted by the inverse of its mean square. The runs compute side by side, and the
+    threads then share the layers: every product of inputs is in memory once.
     """
-    sums = [[0.0, 0.0, None] for _ in layers]
-    for group in np.array_split(np.arange(count), -(-count // _GROUP)):
-        scaled = [[] for _ in layers]
-        for _, values in zip(group, rows):
-            for layer, total, scaled_inputs in zip(layers, sums, scaled):
-                value = layer.inputs(values.view(layer.op.inputs[0]))
-                weight = 1 / max(float(np.mean(value**2)), 1e-12)
-                total[0] += weight
-                total[1] = total[1] + weight * value.mean(1, dtype=np.float64)
-                scaled_inputs.append(value * np.float32(np.sqrt(weight / value.shape[1])))
-        for total, scaled_inputs in zip(sums, scaled):
-            joined = np.concatenate(scaled_inputs, 1)
-            products = joined.swapaxes(1, 2) @ joined
-            total[2] = products if total[2] is None else np.add(total[2], products, out=total[2])
+    sums = [[0.0, 0.0, np.float32(0)] for _ in layers]
+    while groups := [group for group in pool.map(lambda run: _scaled(layers, run), runs) if group]:
+        list(pool.map(_add, sums, *groups))
     return sums
+
+
+def _scaled(layers, rows):
+    """[(weight, weighted sum of the inputs, scaled inputs of the images), ...] of the next images
+    of a run; [] at its end.
+    """
+    inputs = [(layer, [], [], []) for layer in layers]
+    for values in itertools.islice(rows, _GROUP):
+        for layer, weights, means, scaled in inputs:
+            value = layer.inputs(values.view(layer.op.inputs[0]))
+            weight = 1 / max(float(np.mean(value**2)), 1e-12)
+            weights.append(weight)
+            means.append(weight * value.mean(1, dtype=np.float64))
+            scaled.append(value * np.float32(np.sqrt(weight / value.shape[1])))
+    if not any(weights for _, weights, _, _ in inputs):
+        return []
+    return [
+        (sum(weights), sum(means), np.concatenate(scaled, 1))
+        for _, weights, means, scaled in inputs
+    ]
+
+
+def _add(total, *groups):
+    for weight, mean, scaled in groups:
+        products = scaled.swapaxes(1, 2) @ scaled
+        total[0], total[1] = total[0] + weight, total[1] + mean
+        total[2] = np.add(total[2], products, out=products)
 
 
 def round_to_grid(weights: np.ndarray, square: np.ndarray) -> np.ndarray:
