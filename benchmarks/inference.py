@@ -8,6 +8,8 @@ are not measured again:
     python benchmarks/inference.py --folder=inference-files --results=docs/results/inference.json
     python benchmarks/inference.py --models efficientnet-b0 --batches 1 --threads 1 --rounds=3
 
+The contenders run on the first of the cores that this process may use (taskset).
+
 OpenVINO needs a separate Python where its requirements conflict: --openvino_python=PATH (default:
 left out). Images are uint8 in [0, 255]; normalization is part of the network everywhere but in
 timm, whose images are already normalized. A .tflite takes one image: of a batch, each thread takes
@@ -134,7 +136,8 @@ def serve(options):
     """Runs one contender: a line with a batch size on stdin is a turn; prints its seconds per
     image, and the processor's.
     """
-    os.sched_setaffinity(0, range(options.threads[0]))  # before anything counts the cores
+    cores = sorted(os.sched_getaffinity(0))[: options.threads[0]]
+    os.sched_setaffinity(0, cores)  # before anything counts them
     network = NETWORKS[options.models[0]]
     run = CONTENDERS[options.one](network, options.folder, options.threads[0])
     known = {}
