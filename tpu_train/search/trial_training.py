@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import keras
 import tensorflow as tf
 
 from keras_effnet.variants import Variant
@@ -18,6 +17,7 @@ from tpu_train.recipes.schema import Recipe
 from tpu_train.search.step_time import StepTimer
 from tpu_train.search.trial_folder import LOG, can_resume, write_network
 from tpu_train.search.trial_record import TrialFailedError
+from tpu_train.training.graph_memory import released_graphs
 from tpu_train.training.recovery import TrainingError
 from tpu_train.training.run import train
 
@@ -34,6 +34,7 @@ class TrialTrainer:
     save_minutes: float
     stop: Callable[[], str]  # the reason to stop now, or ""
 
+    @released_graphs()
     def measure(self, folder: str, variant: Variant) -> float:
         """The step time of a network, in the timer's unit; its file is in `folder`.
 
@@ -47,9 +48,8 @@ class TrialTrainer:
             raise TrialFailedError(
                 f"out of memory in the measurement of its step: {reason}"
             ) from error
-        finally:
-            keras.backend.clear_session()
 
+    @released_graphs()
     def train(self, folder: str, variant: Variant, continues: Callable[[int, float], bool]) -> bool:
         """Trains in `folder`, or resumes from the checkpoint there; False if it ended early.
 
@@ -90,6 +90,4 @@ class TrialTrainer:
             raise error.__cause__ from error
         except TrainingError as error:
             raise TrialFailedError(str(error)) from error
-        finally:
-            keras.backend.clear_session()
         return not ended
