@@ -91,7 +91,10 @@ class ConversionRequest:
         if not is_classifier:
             _check_no_classifier(preset, options, class_names, outputs)
         elif class_names is not None and len(class_names) != classes:
-            raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
+            raise ValueError(
+                f"{len(class_names)} class names for a model with {classes} outputs; the names run "
+                f"from {class_names[0]!r} to {class_names[-1]!r}"
+            )
         is_tflite = isinstance(model, (bytes, bytearray))
         return cls(
             keras_model=None if is_tflite else model,
