@@ -202,6 +202,8 @@ def _reason(source):
         with open(source, "rb") as file:
             source = file.read(HEAD_BYTES)
     kind = image_format(source)
+    if kind in readable_formats():
+        return f": it is damaged, or of a kind of {kind} that is not read, e.g. a camera's raw file"
     return f": {unreadable_reason(kind)}" if kind else ""
 
 

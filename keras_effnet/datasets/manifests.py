@@ -27,6 +27,7 @@ from keras_effnet.datasets.labeled_images import (
     pad_labels,
 )
 from keras_effnet.datasets.splits import ALL, TEST, VALIDATION, split_of
+from keras_effnet.image_decoding import IMAGE_ENDINGS
 
 CSV_ENDINGS, JSON_ENDINGS, LINES_ENDINGS = (".csv", ".tsv"), (".json",), (".jsonl", ".ndjson")
 ENDINGS = CSV_ENDINGS + JSON_ENDINGS + LINES_ENDINGS
@@ -120,7 +121,9 @@ class ManifestDataset:
                 "; relative paths start in the folder of the manifest, and these exist in the "
                 "current folder: move the manifest there"
             )
-        return ""
+        endings = (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS))
+        endings = [ending for ending in endings if self.files.exists(path + ending)]
+        return f"; {path}{endings[0]} exists: add the endings" if endings else ""
 
 
 def open_manifest(path: str, files: FileSystem = LOCAL) -> ManifestDataset:
@@ -315,6 +318,12 @@ def _number_classes(path, rows):
     if types == {int}:
         if min(labels) < 0:
             raise ValueError(f"{path} has the label {min(labels)}: class numbers start at 0")
+        (length, *lengths) = {len(row_labels) for _, row_labels, _, _ in rows}
+        if labels == {0, 1} and length > 1 and not lengths:
+            raise ValueError(
+                f"{path} has lists of 0 and 1 of one length as labels, as one-hot labels are: give "
+                "the numbers of the classes"
+            )
         classes = numbered_classes(path, max(labels))
         return classes, {n: n for n in labels}
     classes = sorted(labels)

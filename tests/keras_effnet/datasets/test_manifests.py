@@ -47,6 +47,7 @@ def test_images_that_do_not_exist_come_with_a_hint(photos, monkeypatch):
     for image, message in (
         ("file://photos/a.jpg", "line 2 has the URL file://photos/a.jpg, of the host 'photos'"),
         ("https://x.org/a.jpg", "URLs are not downloaded"),
+        ("cat/0", r"photos/cat/0\.JPEG exists: add the endings"),
         ("photos/cat/0.JPEG", "relative paths start in the folder of the manifest"),
         ("photos/cat/99.JPEG", r"not exist: .*photos/photos/cat/99.JPEG$"),
     ):
@@ -125,6 +126,12 @@ def test_a_manifest_with_several_labels_per_image(photos, ending):
         ("l.json", '[{"image": "a.jpg", "label": NaN}]', "needs a label that is a name or a class"),
         ("l.json", '[{"image": "a.jpg", "label": 0.5}]', "needs a label that is a name or a class"),
         ("l.json", "[" * 100_000, "is not valid JSON"),
+        (
+            "l.json",
+            '[{"image": "a.jpg", "label": [1, 0]}, {"image": "b.jpg", "label": [0, 1]}]',
+            "as one-hot labels are: give the numbers of the classes",
+        ),
+        ("l.csv", "image,label\na.jpg,0|1\nb.jpg,1|0\n", "as one-hot labels are"),
     ],
 )
 def test_bad_manifests_are_errors_that_name_the_row(tmp_path, name, text, message):
