@@ -346,7 +346,14 @@ class SavedModel:
         with runtime.native_log_hidden():
             import tensorflow as tf
 
-            self.loaded = tf.saved_model.load(folder)
+            problem = None
+            try:
+                self.loaded = tf.saved_model.load(folder)
+            except Exception as error:  # a damaged file may raise anything
+                problem = error  # raised below, outside of the block that would print the log
+        if problem is not None:
+            reason = " ".join(str(problem).split())[:200]
+            raise ValueError(f"SavedModel {folder!r} cannot be loaded: {reason}") from problem
         signatures = self.loaded.signatures
         self.name = os.path.basename(os.path.normpath(folder))
         if "serving_default" not in signatures:
@@ -356,6 +363,12 @@ class SavedModel:
             )
         self._signature = signatures["serving_default"]
         self._names, self.inputs = zip(*self._signature.structured_input_signature[1].items())
+        shape = self.inputs[0].shape
+        if shape.rank is None or (shape.rank == 4 and shape[0] not in (None, 1)):
+            raise ValueError(
+                f"SavedModel {folder!r} takes images of shape {shape}: export it with the shape "
+                "(None, height, width, channels), i.e. for any batch"
+            )
         self.outputs = list(self._signature.structured_outputs.values())
         self.variables = self.weights = list(self._signature.variables)
 
