@@ -126,8 +126,6 @@ def _add_wrong_files(folder):
         "latin1.txt": b"K\xe4fer\nb\n",
         "mine.json": b'{"my": "settings"}',
         "t.npz": b"PK\3\4",
-        "t.pth": b"PK\3\4",
-        "w.weights.h5": b"\x89HDF\r\n\x1a\n",
     }.items():
         (folder / name).write_bytes(content)
     _edited(folder / "m.keras", folder / "bomb.keras", "config.json", b" " * (80 << 20))
@@ -215,9 +213,6 @@ _USES = [  # what is run, exit status, what the only line of errors has (or the 
     (_convert(model="wrong.tflite"), 2, "is not a .tflite file"),
     (_convert(model="folder.keras"), 2, "not a file but a folder without a saved_model"),
     (_convert(model="pipe"), 2, "is not a file"),
-    (_convert(model="flat"), 2, "flat' is not a file but a folder without"),
-    (_convert(model="w.weights.h5"), 2, "of the whole model: this file has weights only"),
-    (_convert(model="t.pth"), 2, "a .keras file, which effnet port writes from it"),
     (_convert(model="flat/0.png"), 2, "is not a .keras, .h5 or .tflite file by its name"),
     (_predict(model="empty.keras"), 2, "cannot be read as a .keras file"),
     (_predict(model="f.tflite"), 2, "is not a .keras file"),
