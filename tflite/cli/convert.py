@@ -11,6 +11,7 @@ import sys
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
+from keras_effnet.variants import NETWORKS
 from tflite.cli import compare
 from tflite.cli.command import (
     EVALUATION_IMAGES,
@@ -232,6 +233,11 @@ def _check_model_path(path):
         raise ValueError(
             f"model {path!r} is not a file but a folder without a saved_model.pb; give "
             + (os.path.join(path, inside[0]) if inside else "a .keras, .h5 or .tflite file")
+        )
+    if path in NETWORKS and not os.path.exists(path):
+        raise ValueError(
+            f"model {path!r} is the name of a network, not a file: give the file that "
+            f"keras_effnet.create_model({path!r}, weights='auto').save('{path}.keras') writes"
         )
     require_file("model", path, ".keras, .h5 or .tflite")
     hint = {

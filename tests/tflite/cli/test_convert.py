@@ -160,6 +160,11 @@ def test_bad_labels_are_errors(files, capfd, text, message):
     assert message in capfd.readouterr().err
 
 
+def test_the_name_of_a_network_comes_with_the_way_to_its_file(files, capfd):
+    assert _run(files, model="efficientnet-lite0") == 2
+    assert ".save('efficientnet-lite0.keras') writes" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
