@@ -6,6 +6,7 @@ Help prints every flag with underscores (``--image_size``); ``--image-size`` mea
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -119,7 +120,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def normalize_flags(argv: Sequence[str], known: Iterable[str]) -> list[str]:
     """`argv` with every ``--flag`` spelled as in `known`, where ``-`` and ``_`` are the same.
 
-    Words after ``--`` stay as they are. Raises ``ValueError`` for a flag that is not known.
+    ``~/`` at the start of a value is the home folder: shells replace it only in words that start
+    with it. Words after ``--`` stay as they are. Raises ``ValueError`` for an unknown flag.
 
     >>> normalize_flags(["--image-size=64", "--x", "a-b"], ["--image_size", "--x", "-x"])
     ['--image_size=64', '--x', 'a-b']
@@ -138,6 +140,8 @@ def normalize_flags(argv: Sequence[str], known: Iterable[str]) -> list[str]:
                 raise ValueError(
                     f"Unknown flag {flag!r}.{did_you_mean(folded, spelling)} See --help"
                 )
+            if value.startswith("~/"):
+                value = os.path.expanduser(value)
             word = spelling[folded] + equals + value
         normalized.append(word)
     return normalized + rest

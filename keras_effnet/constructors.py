@@ -93,6 +93,11 @@ def create_model(
         raise ValueError(
             f"classes {classes!r} is not a number of classes: give a whole number of at least 1"
         )
+    if not isinstance(name_prefix, (str, type(None))) or "/" in (name_prefix or ""):
+        raise ValueError(
+            f"name_prefix {name_prefix!r} is not text without slashes, e.g. 'left_': Keras cannot "
+            "load layers of other names"
+        )
     resolved_weights = resolve_weights(
         variant.name, weights, classes=classes if include_top else None
     )

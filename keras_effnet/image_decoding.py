@@ -100,17 +100,20 @@ def decode_image(
     ValueError: image of 6 bytes is not an image that can be read
     """
     with _open_image(source) as (image, name):
+        turned = _turned_by_pillow(image)
         pixels = np.asarray(_to_rgb(image, name))
-        # Pillow turns a TIFF upright itself, and then reports no orientation
-        return pixels if ignore_exif else turn_upright(pixels, _orientation(image))
+        if ignore_exif:
+            return turn_upright(pixels, {6: 8, 8: 6}.get(turned, turned))  # the inverse
+        return turn_upright(pixels, _orientation(image))
 
 
 def image_shape(source: bytes, *, ignore_exif: bool = False) -> tuple[int, int]:
     """(height, width) of :func:`decode_image`'s result, from the header where that suffices."""
     with _open_image(source) as (image, _):
-        if image.format == "TIFF":  # Pillow turns it upright when it decodes it
+        turned = _turned_by_pillow(image)
+        if image.format == "TIFF":
             image.load()
-        swapped = not ignore_exif and _orientation(image) >= 5
+        swapped = (turned if ignore_exif else _orientation(image)) >= 5
         return image.size if swapped else image.size[::-1]
 
 
@@ -199,6 +202,8 @@ def _reason(source):
         with open(source, "rb") as file:
             source = file.read(HEAD_BYTES)
     kind = image_format(source)
+    if kind in readable_formats():
+        return f": it is damaged, or of a kind of {kind} that is not read, e.g. a camera's raw file"
     return f": {unreadable_reason(kind)}" if kind else ""
 
 
@@ -223,6 +228,14 @@ def _to_rgb(image, name):
         pixels = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), pixels).convert("RGB")
     return image.convert("RGB")
+
+
+def _turned_by_pillow(image):
+    """The orientation by which Pillow will turn the pixels: it turns TIFF files upright itself.
+
+    Once they are decoded, it reports none.
+    """
+    return _orientation(image) if image.format == "TIFF" else 1
 
 
 def _orientation(image):

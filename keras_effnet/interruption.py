@@ -15,6 +15,7 @@ INTERRUPTED = 75  # exit status, EX_TEMPFAIL: try again
 TERMINATED = 128 + signal.SIGTERM  # as of a program that SIGTERM ended
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _REPEAT_SECONDS = 1.0
+_running: list[str] = []  # names of the commands that handle signals, the outermost first
 
 
 def run_command(name: str, command: Callable[[], int]) -> int:
@@ -22,8 +23,11 @@ def run_command(name: str, command: Callable[[], int]) -> int:
     SIGTERM did; otherwise as :func:`~keras_effnet.command_output.run_printing`.
 
     Libraries turn an interrupt into another exception, as TensorFlow does while it is imported, or
-    lose it in a callback: it is repeated every second until the command ends.
+    lose it in a callback: it is repeated every second until the command ends. Of a command within
+    another one, the outer one handles signals.
     """
+    if _running and threading.current_thread() is threading.main_thread():
+        return run_printing(name, command)
     timers, received = [], [signal.SIGINT]
 
     def receive(number, frame):
@@ -34,12 +38,14 @@ def run_command(name: str, command: Callable[[], int]) -> int:
         raise KeyboardInterrupt
 
     with _handling(receive, only_default=True):
+        _running.append(name)
         try:
             return run_printing(name, command)
         except BaseException as error:
             if not timers and not isinstance(error, KeyboardInterrupt):
                 raise
         finally:
+            _running.remove(name)
             for timer in timers:
                 timer.cancel()
     terminated = received[-1] == signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Label files: UTF-8 text, one class name a line, in the order of the model's outputs.
+"""Label files: text, one class name a line, in the order of the model's outputs.
 
 Names may repeat: two of ImageNet's 1,000 classes are "crane". Where a name has to tell its class,
 :func:`class_index` rejects a repeated one.
@@ -6,6 +6,8 @@ Names may repeat: two of ImageNet's 1,000 classes are "crane". Where a name has 
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -19,10 +21,15 @@ _LINE_END = re.compile(r"\r\n|\r|\n")  # not the others of str.splitlines: names
 def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """The class names in a label file, without blank lines at its end.
 
-    A byte order mark is accepted, and so are names that occur twice. Raises ``ValueError`` for a
-    file that is not UTF-8 or has an empty line; ``OSError`` for one that cannot be read.
+    It is UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it; names may occur twice.
+    Raises ``ValueError`` for a file that does not exist, has another encoding, is JSON, or has an
+    empty line; ``OSError`` for one that cannot be read.
     """
     path = os.fspath(path)
+    if not os.path.lexists(path):
+        raise ValueError(
+            f"label file {path!r} does not exist; give a text file with one class name per line"
+        )
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would block, a device not end
         raise ValueError(f"label file {path!r} is not a file; give a text file, one name a line")
     with open(path, "rb") as file:
@@ -35,10 +42,13 @@ def parse_labels(content: bytes, where: str) -> tuple[str, ...]:
     >>> parse_labels(b"cat\ndog\n", "labels.txt")
     ('cat', 'dog')
     """
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"label file {where!r} is not UTF-8 text; save it as UTF-8") from error
+    if text.lstrip()[:1] in ("[", "{") and _is_json(text):
+        raise ValueError(f"label file {where!r} is JSON; write one class name per line instead")
     names = [line.strip() for line in _LINE_END.split(text)]
     while names and not names[-1]:
         names.pop()
@@ -46,6 +56,14 @@ def parse_labels(content: bytes, where: str) -> tuple[str, ...]:
         line = names.index("") + 1 if names else 1
         raise ValueError(f"label file {where!r}: line {line} is empty; give one class name a line")
     return tuple(names)
+
+
+def _is_json(text):
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def class_index(name: str, class_names: Sequence[str]) -> int:

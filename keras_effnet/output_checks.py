@@ -14,8 +14,6 @@ from keras_effnet.pixel_flow import activation_of, kind_of
 
 # Layers that leave class scores as they are.
 _PASSES = ("Dropout", "Identity", "Reshape", "Flatten", "Cast")
-# Parts of the names of layers whose outputs are features, e.g. of an embedding.
-_FEATURES = ("Pool", "Norm", "Lambda", "Divide", "Concatenate")
 
 
 def check_outputs(model):
@@ -205,19 +203,34 @@ def check_labels(model, labels, class_names):
     """Findings about labels and class names of any form."""
     heads = _heads(model)
     targets = _per_output(model, labels, len(heads))
+    losses = _per_output(model, getattr(model, "loss", None), len(heads))
     if len(heads) == 1:
-        yield from _head(model.name, *heads[0], targets[0], class_names)
+        yield from _head(model.name, *heads[0], losses[0], targets[0], class_names)
         return
-    for (layer, shape), given in zip(heads, targets):
+    for (layer, shape), loss, given in zip(heads, losses, targets):
         if np.ndim(to_array(given)) > 0:
-            yield from _head(f"{model.name}'s output {layer.name}", layer, shape, given, None)
+            name = f"{model.name}'s output {layer.name}"
+            yield from _head(name, layer, shape, loss, given, None)
 
 
 def _activation(layer):
     return "softmax" if kind_of(layer) == "Softmax" else activation_of(layer)
 
 
-def _head(name, layer, shape, labels, class_names):
+def _has_class_scores(layer, classes, loss):
+    """Whether a layer's outputs are scores of classes, and not features, e.g. an embedding.
+
+    Its activation or the loss say so; without both, a classifier has weights for each class.
+    """
+    activation = _activation(layer)
+    if activation in ("softmax", "sigmoid", "hard_sigmoid") or _loss_of(loss)[0] is not None:
+        return True
+    shapes = [weight.shape for weight in getattr(layer, "weights", None) or ()]
+    projects = any(len(shape) >= 2 and shape[-1] == classes for shape in shapes)
+    return loss is None and activation in ("linear", "") and projects
+
+
+def _head(name, layer, shape, loss, labels, class_names):
     """Findings about the labels of one output."""
     if len(shape) != 2 or shape[-1] is None:
         return
@@ -258,7 +271,7 @@ def _head(name, layer, shape, labels, class_names):
             f"the labels have shape {labels.shape}: give (batch,) or (batch, {classes})",
         )
         return
-    if any(part in kind_of(layer) for part in _FEATURES):
+    if not _has_class_scores(layer, classes, loss):
         return
     if classes == 1 and activation_of(layer) not in ("sigmoid", "hard_sigmoid"):
         return  # may be regression

@@ -7,7 +7,6 @@ weights move here as by saving and loading, but in memory.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +30,7 @@ def copy_weights(source, target) -> None:
     >>> np.asarray(b(np.array([[3.0, 6.0]]))).tolist()
     [[1.0, 1.0]]
     """
+    vocabularies, lookups = _vocabularies(source, target)
     given, wanted = _states(source), _states(target)
     seeds, new_seeds = _seeds(source), _seeds(target)
     if len(given) != len(wanted):
@@ -46,7 +46,9 @@ def copy_weights(source, target) -> None:
             )
     for (_, state), (other, _) in zip(given, wanted):
         other.load_own_variables(state)
-    _copy_vocabularies(source, target)
+    for words, lookup in zip(vocabularies, lookups):
+        if words:
+            lookup.set_vocabulary(words)
     if len(seeds) == len(new_seeds):
         for seed, new in zip(seeds, new_seeds):
             new.assign(np.asarray(seed))
@@ -72,19 +74,25 @@ def _all_layers(layer):
         yield from _all_layers(inner)
 
 
-def _copy_vocabularies(source, target):
-    """Copies what layers such as ``StringLookup`` and ``TextVectorization`` store as text files."""
+def _vocabularies(source, target):
+    """(the vocabularies of the lookup layers of `source`, the lookup layers of `target`).
+
+    These are ``StringLookup`` and ``IntegerLookup``, also in a ``TextVectorization``.
+    """
     given, wanted = (
-        [layer for layer in _all_layers(model) if hasattr(layer, "load_assets")]
-        for model in (source, target)
+        [layer for layer in _all_layers(model) if _is_lookup(layer)] for model in (source, target)
     )
-    if len(given) != len(wanted):
-        return
-    for layer, other in zip(given, wanted):
-        if hasattr(layer, "get_vocabulary") and layer.get_vocabulary(include_special_tokens=False):
-            with tempfile.TemporaryDirectory() as folder:
-                layer.save_assets(folder)
-                other.load_assets(folder)
+    vocabularies = [layer.get_vocabulary(include_special_tokens=False) for layer in given]
+    if any(vocabularies) and len(given) != len(wanted):
+        raise ValueError(
+            f"{source.name} has {len(given)} layers with a vocabulary, but {target.name} has "
+            f"{len(wanted)}: give two models with the same layers"
+        )
+    return vocabularies, wanted
+
+
+def _is_lookup(layer):
+    return hasattr(layer, "set_vocabulary") and not inner_layers(layer)
 
 
 def _seeds(model):

@@ -93,6 +93,7 @@ def convert(
     float32_model = request.tflite_model
     if float32_model is None:
         float32_model = export_float32(model, image_size=image_size)
+        request = request.for_float_model(float32_model)
     float32_model, findings = _checked_output(request, float32_model)
     findings += _pixel_findings(request)
     if request.channels == 1:

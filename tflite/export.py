@@ -34,6 +34,11 @@ _CUSTOM = re.compile(
 )
 
 
+# An operation of TensorFlow that has none in TFLite, in the converter's message
+_MISSING_OP = re.compile(r"""["']tf\.(\w+)["'](?:\(| op is neither)""")
+_TERMINAL_CODE = re.compile(r"\x1b\[\d*m")  # Keras prints bold text
+
+
 def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | None = None):
     """The Keras model in a ``.keras`` or ``.h5`` file, without its optimizer, or the
     :class:`SavedModel` in a folder.
@@ -191,7 +196,8 @@ def export_float32(model, *, image_size=None) -> bytes:
 
     Raises:
         ValueError: not an image classifier, or a model without an image size.
-        ConversionError: the converted model has no weights, or other scores.
+        ConversionError: TensorFlow's converter fails, or the converted model has no weights, or
+            other scores.
     """
     with runtime.native_log_hidden():
         import keras
@@ -217,18 +223,39 @@ def export_float32(model, *, image_size=None) -> bytes:
     # Keras 3 wraps tf.Variables, which hides them from tf.Module.
     module.model_variables = [v if isinstance(v, tf.Variable) else v.value for v in model.variables]
     module.saved_model = getattr(model, "loaded", None)
+    problem = None
     with tempfile.TemporaryDirectory() as folder, runtime.native_log_hidden():
-        tf.saved_model.save(
-            module,
-            folder,
-            signatures={"serving_default": serve.get_concrete_function()},
-            # Tracing the gradient of every swish would take a third of the export.
-            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-        )
-        content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        try:
+            tf.saved_model.save(
+                module,
+                folder,
+                signatures={"serving_default": serve.get_concrete_function()},
+                # Tracing the gradient of every swish would take a third of the export.
+                options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+            )
+            content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        except Exception as error:  # of layers, and of the converter, has any type
+            problem = error  # raised below, outside of the block that would print TensorFlow's log
+    if problem is not None:
+        raise ops.ConversionError(
+            f"TensorFlow cannot convert {model.name}: {_conversion_failure(problem)}"
+        ) from problem
     content = rewrite.short_names(content)
     check_float(content, model, shape)
     return content
+
+
+def _conversion_failure(problem):
+    """One line: the operations that TFLite lacks, or else what TensorFlow says."""
+    text = str(problem)
+    missing = sorted(set(_MISSING_OP.findall(text)))
+    if missing:
+        return (
+            f"TFLite has no {', '.join(missing)}. Replace the layers that compute this, or leave "
+            "them out of the converted model and compute them in the app (e.g. an argmax)"
+        )
+    lines = [line.strip() for line in _TERMINAL_CODE.sub("", text).splitlines()]
+    return " ".join(filter(None, lines))[:300] or type(problem).__name__
 
 
 def check_float(content: bytes, model, shape: tuple[int, int, int]) -> None:
@@ -319,7 +346,14 @@ class SavedModel:
         with runtime.native_log_hidden():
             import tensorflow as tf
 
-            self.loaded = tf.saved_model.load(folder)
+            problem = None
+            try:
+                self.loaded = tf.saved_model.load(folder)
+            except Exception as error:  # a damaged file may raise anything
+                problem = error  # raised below, outside of the block that would print the log
+        if problem is not None:
+            reason = " ".join(str(problem).split())[:200]
+            raise ValueError(f"SavedModel {folder!r} cannot be loaded: {reason}") from problem
         signatures = self.loaded.signatures
         self.name = os.path.basename(os.path.normpath(folder))
         if "serving_default" not in signatures:
@@ -329,6 +363,12 @@ class SavedModel:
             )
         self._signature = signatures["serving_default"]
         self._names, self.inputs = zip(*self._signature.structured_input_signature[1].items())
+        shape = self.inputs[0].shape
+        if shape.rank is None or (shape.rank == 4 and shape[0] not in (None, 1)):
+            raise ValueError(
+                f"SavedModel {folder!r} takes images of shape {shape}: export it with the shape "
+                "(None, height, width, channels), i.e. for any batch"
+            )
         self.outputs = list(self._signature.structured_outputs.values())
         self.variables = self.weights = list(self._signature.variables)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
@@ -78,7 +78,7 @@ class ConversionRequest:
             height, width, channels = image_shape(model, image_size)
             outputs = len(model.outputs)
             classes = model.outputs[0].shape[-1] if model.outputs[0].shape[1:] else 1
-            is_classifier = (
+            is_classifier = (  # if the exported operations agree, see for_float_model
                 outputs == 1
                 and len(model.outputs[0].shape) == 2
                 and (classes or 0) > 1
@@ -91,7 +91,10 @@ class ConversionRequest:
         if not is_classifier:
             _check_no_classifier(preset, options, class_names, outputs)
         elif class_names is not None and len(class_names) != classes:
-            raise ValueError(f"{len(class_names)} class names for a model with {classes} outputs")
+            raise ValueError(
+                f"{len(class_names)} class names for a model with {classes} outputs; the names run "
+                f"from {class_names[0]!r} to {class_names[-1]!r}"
+            )
         is_tflite = isinstance(model, (bytes, bytearray))
         return cls(
             keras_model=None if is_tflite else model,
@@ -107,6 +110,17 @@ class ConversionRequest:
             channels=channels,
             is_classifier=is_classifier,
         )
+
+    def for_float_model(self, float32_model: bytes) -> ConversionRequest:
+        """The request, with what the exported model tells: whether it is a classifier.
+
+        Raises:
+            ValueError: it is none, and the request asks for what only a classifier has.
+        """
+        if self.is_classifier and not open_classifier(float32_model).is_classifier:
+            _check_no_classifier(self.preset, self.options, self.class_names, 1)
+            return replace(self, is_classifier=False)
+        return self
 
 
 def chosen_preset(

@@ -17,8 +17,17 @@ def check_name(flag: str, name: str) -> None:
     Imports nothing: a package may import TensorFlow.
 
     >>> check_name("callback", "json:dumps")
+    >>> check_name("model", "my_file.py:net")
+    Traceback (most recent call last):
+    ValueError: --model=my_file.py:net names a file: give my_file:net; the file must be in the \
+current folder or in PYTHONPATH
     """
     module, colon, function = name.partition(":")
+    if module.endswith(".py"):
+        raise ValueError(
+            f"--{flag}={name} names a file: give {os.path.basename(module)[:-3]}:{function}; the "
+            "file must be in the current folder or in PYTHONPATH"
+        )
     parts = [*module.split("."), function]
     if not colon or not all(part.isidentifier() for part in parts):
         raise ValueError(

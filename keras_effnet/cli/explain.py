@@ -5,7 +5,13 @@ import os
 import numpy as np
 
 from keras_effnet.atomic_write import check_new, replacing
-from keras_effnet.cli.predict import add_ignore_exif, add_model, open_options_model
+from keras_effnet.cli.predict import (
+    add_ignore_exif,
+    add_model,
+    open_options_model,
+    probabilities_of,
+)
+from keras_effnet.image_classifier import of_keras_model
 from keras_effnet.image_decoding import load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
@@ -69,14 +75,24 @@ def run(options):
         picture = feature_maps(model, pixels, options.maps)
         description = f"feature maps of {options.maps}"
     else:
-        scores = np.asarray(model.predict(pixels[None].astype("float32"), verbose=0))
+        classifier = of_keras_model(model, names)
+        batch = pixels[None].astype("float32")
+        scores = probabilities_of(options.model, model, classifier, batch)
         names = names or class_names_for(scores.shape[-1], options.label_format or "names")
         best = decode_predictions(scores, 1, names)[0][0][0]
         index = _class(options.class_name, names) if options.class_name else best
+        output = index
+        if model.output_shape[-1] == 1:  # the score of the second of two classes
+            if options.class_name and index == 0:
+                raise ValueError(
+                    f"{options.model} has one unit, which is the score of {names[1]}: only the "
+                    f"evidence for that class can be shown, not for {names[0]}"
+                )
+            index, output = 1, 0
         if options.method == "grad-cam":
-            heat = grad_cam(model, pixels, index, options.layer)
+            heat = grad_cam(model, pixels, output, options.layer)
         else:
-            heat = occlusion(model, pixels, index)
+            heat = occlusion(model, pixels, output)
         picture = np.concatenate([image, overlay(image, heat)], axis=1)
         description = f"image and {options.method} for {names[index]} ({scores[0, index]:.3f})"
         if not heat.any():

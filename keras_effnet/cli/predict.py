@@ -69,18 +69,26 @@ def run(options):
         batch = paths[start : start + _BATCH]
         images = [load(path) for path in batch] if start else first
         pixels = np.stack([prepared_as.for_model(prepared_as.prepare(image)) for image in images])
-        scores = np.asarray(model.predict(pixels, verbose=0), "float32")
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                f"{options.model} gives scores that are not finite: its weights are damaged, or "
-                "its training diverged. Give the file of another run or checkpoint"
-            )
-        scores = class_probabilities(classifier.kind_of(scores), scores)
+        scores = probabilities_of(options.model, model, classifier, pixels)
         names = names or class_names_for(scores.shape[1], options.label_format or "names")
         for path, best in zip(batch, decode_predictions(scores, options.top, names)):
             print(path)
             for index, name, score in best:
                 print(f"  {score:7.2%}  {name}" + ("" if name == str(index) else f"  ({index})"))
+
+
+def probabilities_of(path, model, classifier, pixels) -> np.ndarray:
+    """The probabilities (images, 2 or more classes) that a Keras classifier predicts.
+
+    `path` is that of the model, for messages. Raises ``ValueError`` for scores that are not finite.
+    """
+    scores = np.asarray(model.predict(pixels, verbose=0), "float32")
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"{path} gives scores that are not finite: its weights are damaged, or its training "
+            "diverged. Give the file of another run or checkpoint"
+        )
+    return class_probabilities(classifier.kind_of(scores), scores)
 
 
 def image_files(paths) -> list[str]:

@@ -17,11 +17,15 @@ from keras_effnet.datasets.splits import ALL, TRAINING, find_splits, some, split
 from keras_effnet.image_decoding import IMAGE_ENDINGS, readable_formats, unreadable_reason
 
 # Left behind by archives and operating systems, beside all names that start with a dot.
-_LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
+_LEFTOVERS = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"),
+    *("system volume information", "lost+found", "__pycache__"),
+}
 _DOCUMENTS = (
     *(".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".yaml", ".yml", ".pdf", ".log"),
     *(".py", ".ipynb", ".sh"),
 )
+_LFS_POINTER = b"version https://git-lfs."
 _NO_IMAGES = (*_DOCUMENTS, "/")  # the latter of empty folders
 
 
@@ -108,6 +112,9 @@ def open_folder(folder: str, files: FileSystem = LOCAL) -> FolderDataset:
         folder, listed = os.path.join(folder, below), _inside(listed, below)
     splits, notes = find_splits(folder, image_folders(listed))
     splits = {split: _around_classes(name, _inside(listed, name)) for split, name in splits.items()}
+    empty = {path.split("/")[0] for path in _empty_folders(listed)} - set(image_folders(listed))
+    if splits and (unused := sorted(name for name in empty if split_of(name))):
+        notes += (f"not used, because they have no images: {some(unused)}",)
     return FolderDataset(folder, tuple(listed), splits, notes, files)
 
 
@@ -244,6 +251,8 @@ def _kind(file, probe):
         return "pipe or dangling link"
     if probe.format or not probe.size:
         return probe.format or "empty"
+    if probe.head.startswith(_LFS_POINTER):
+        return "Git LFS pointer, whose image git lfs pull downloads"
     ending = os.path.splitext(file)[1].lower() or "without an ending"
     return f"{ending} without an image in it" if ending in IMAGE_ENDINGS else ending
 

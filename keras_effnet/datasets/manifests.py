@@ -14,6 +14,8 @@ import json
 import os
 import re
 import unicodedata
+import urllib.parse
+import urllib.request
 from dataclasses import dataclass
 
 from keras_effnet.datasets.file_probe import probe_files
@@ -25,6 +27,7 @@ from keras_effnet.datasets.labeled_images import (
     pad_labels,
 )
 from keras_effnet.datasets.splits import ALL, TEST, VALIDATION, split_of
+from keras_effnet.image_decoding import IMAGE_ENDINGS
 
 CSV_ENDINGS, JSON_ENDINGS, LINES_ENDINGS = (".csv", ".tsv"), (".json",), (".jsonl", ".ndjson")
 ENDINGS = CSV_ENDINGS + JSON_ENDINGS + LINES_ENDINGS
@@ -75,7 +78,10 @@ class ManifestDataset:
         """The images of splits; ``ValueError`` for files that do not exist."""
         folder = os.path.dirname(self.path)
         chosen = [[r for r in self.rows if split in (r.split, ALL)] for split in splits]
-        paths = [tuple(os.path.join(folder, row.path) for row in rows) for rows in chosen]
+        paths = [
+            tuple(r.path if "://" in r.path else os.path.join(folder, r.path) for r in rows)
+            for rows in chosen
+        ]
         self._check_exist([path for some in paths for path in some])
         most = max(len(row.labels) for row in self.rows)
         return [
@@ -103,8 +109,21 @@ class ManifestDataset:
         if missing:
             raise ValueError(
                 f"{self.path} names {len(missing)} files that do not exist: "
-                f"{', '.join(missing[:3])}"
+                f"{', '.join(missing[:3])}{self._missing_hint(missing[0])}"
             )
+
+    def _missing_hint(self, path):
+        if "://" in path:
+            return "; URLs are not downloaded, and gs:// is read in training only: download them"
+        relative = os.path.relpath(path, os.path.dirname(self.path) or ".")
+        if self.files.exists(relative):
+            return (
+                "; relative paths start in the folder of the manifest, and these exist in the "
+                "current folder: move the manifest there"
+            )
+        endings = (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS))
+        endings = [ending for ending in endings if self.files.exists(path + ending)]
+        return f"; {path}{endings[0]} exists: add the endings" if endings else ""
 
 
 def open_manifest(path: str, files: FileSystem = LOCAL) -> ManifestDataset:
@@ -264,7 +283,21 @@ def _checked_row(where, image, labels, split):
     for label in labels or [""]:
         if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
             raise ValueError(f"{where} ({image}) needs a label that is a name or a class number")
-    return image.replace("\\", "/"), labels, split, where  # backslashes of Windows
+    return _file_path(image, where), labels, split, where
+
+
+def _file_path(image, where):
+    """The path that an image is given by: as a path, with ``~/`` or as a ``file:`` URL."""
+    image = image.replace("\\", "/")  # of Windows
+    if not image.lower().startswith("file:"):
+        return os.path.expanduser(image) if image.startswith("~/") else image
+    url = urllib.parse.urlsplit(image)
+    if url.netloc.lower() not in ("", "localhost"):
+        raise ValueError(
+            f"{where} has the URL {image}, of the host {url.netloc!r}: write file:///FOLDER/FILE, "
+            "or a path"
+        )
+    return urllib.request.url2pathname(url.path)
 
 
 def _cleaned(label):
@@ -285,6 +318,12 @@ def _number_classes(path, rows):
     if types == {int}:
         if min(labels) < 0:
             raise ValueError(f"{path} has the label {min(labels)}: class numbers start at 0")
+        (length, *lengths) = {len(row_labels) for _, row_labels, _, _ in rows}
+        if labels == {0, 1} and length > 1 and not lengths:
+            raise ValueError(
+                f"{path} has lists of 0 and 1 of one length as labels, as one-hot labels are: give "
+                "the numbers of the classes"
+            )
         classes = numbered_classes(path, max(labels))
         return classes, {n: n for n in labels}
     classes = sorted(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from keras_effnet.datasets.holdout import (
 )
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.datasets.manifests import ManifestDataset
-from keras_effnet.datasets.splits import ALL, TEST, TRAINING, evaluation_split
+from keras_effnet.datasets.splits import ALL, TEST, TRAINING, evaluation_split, some
 from keras_effnet.datasets.undecodable import without_undecodable
 
 ON_DUPLICATES = ("warn", "error", "ignore")
@@ -63,11 +64,23 @@ def open_training_data(
     notes = []
     if TEST in dataset.splits and TEST not in names:
         notes.append(f"kept for the end of the run: the test images of {data}")
+    notes.append(_same_but_case(training.classes))
     notes.append(small_classes(training.labels, evaluation.labels, training.classes))
     if on_duplicates != "ignore":
         notes += _describe_duplicates(training, evaluation, on_duplicates)
     notes = tuple(note for note in notes if note)
     return replace(training, notes=(*notes, *training.notes)), evaluation
+
+
+def _same_but_case(classes):
+    """A note about class names that are equal but for upper and lower case; "" without."""
+    spellings = collections.defaultdict(list)
+    for name in classes:
+        spellings[name.casefold()].append(name)
+    same = [" = ".join(names) for names in spellings.values() if len(names) > 1]
+    if not same:
+        return ""
+    return f"several classes have the same name but for upper and lower case: {some(same)}"
 
 
 def _used_splits(data, dataset):

@@ -17,7 +17,11 @@ from keras_effnet.litert import metadata, ops, runner, runtime
 
 _PASSED_THROUGH = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")
 _UNREADABLE = (struct.error, IndexError, ValueError, TypeError, AttributeError, KeyError)
-_EMBEDDING_OPS = ("MEAN", "L2_NORMALIZATION", "AVERAGE_POOL_2D", "MAX_POOL_2D", "REDUCE_MAX")
+_ARITHMETIC = ("ADD", "SUB", "MUL", "DIV")  # with a constant: the scale and bias of logits
+_EMBEDDING_OPS = (
+    *("MEAN", "L2_NORMALIZATION", "AVERAGE_POOL_2D", "MAX_POOL_2D", "REDUCE_MAX"),
+    *("RELU", "RELU6", "LEAKY_RELU", "ELU", "GELU", "HARD_SWISH", "TANH"),
+)
 _MOST_VALUES = 4096  # of a map that are compared
 _IMAGES_PER_THREAD = 16  # with fewer, building an interpreter costs more than it saves
 
@@ -81,8 +85,17 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
         if details["dtype"] not in (np.float32, np.uint8, np.int8):
             raise ValueError(
                 f"{name} has an {end} of {np.dtype(details['dtype'])}; float32, uint8 and int8 "
-                "are supported"
+                "are supported: leave out e.g. the argmax at its end"
             )
+    if any(len(shape) == 0 for shape in shapes):
+        raise ValueError(
+            f"{name} has an output without a batch axis, a single number: return one for each image"
+        )
+    if len({details["name"] for details in outputs}) < len(outputs):
+        raise ValueError(
+            f"{name} returns the same tensor as several of its {len(outputs)} outputs: return it "
+            "once"
+        )
     resized = shapes[0][0] != 1
     if resized:
         try:
@@ -113,14 +126,32 @@ def open_classifier(tflite_model: bytes, name: str = "the model") -> Classifier:
 
 
 def output_activation(tflite_model: bytes) -> str:
-    """The output activation by the last op of a .tflite: "softmax", "sigmoid" or "logits";
-    "embedding" for a pooled or normalized vector.
+    """The output activation by the last ops of a .tflite: "softmax", "sigmoid" or "logits".
+
+    "embedding" are the values of no classifier: pooled, normalized or flattened features, or those
+    behind another activation.
     """
-    rows = ops.read_ops(tflite_model)
-    last = next((op.name for op in reversed(rows) if op.name not in _PASSED_THROUGH), "")
-    if last in _EMBEDDING_OPS:
-        return "embedding"
-    return {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(last, "logits")
+    tools = runtime.flatbuffer_tools()
+    tree = tools.read_model_from_bytearray(bytearray(tflite_model))
+    graph = tree.subgraphs[0]
+    producers = {int(i): op for op in graph.operators for i in op.outputs}
+    inputs, index, scaled = set(map(int, graph.inputs)), int(graph.outputs[0]), False
+    while index in producers:
+        op = producers[index]
+        name = tools.opcode_to_name(tree, op.opcodeIndex)
+        computed = [int(i) for i in op.inputs if int(i) in producers or int(i) in inputs]
+        if name in _EMBEDDING_OPS or (name in ("MUL", "DIV") and len(computed) > 1):
+            return "embedding"
+        if name in ops.WITH_WEIGHTS:
+            *places, _ = (int(n) for n in graph.tensors[index].shape)
+            is_linear = getattr(op.builtinOptions, "fusedActivationFunction", 0) == 0
+            return "logits" if is_linear and math.prod(places) == 1 else "embedding"
+        is_arithmetic = name in _ARITHMETIC
+        if len(computed) != 1 or not (name in _PASSED_THROUGH or is_arithmetic):
+            activation = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}.get(name, "logits")
+            return "logits" if scaled else activation
+        index, scaled = computed[0], scaled or is_arithmetic
+    return "logits"
 
 
 def to_input(classifier: Classifier, image: np.ndarray, details: dict) -> np.ndarray:

@@ -69,3 +69,10 @@ def test_help_prints_underscores(capsys):
 def test_absl_flags_use_the_same_rule():
     known = ["--epochs", "--noepochs", "--image_size_eval", "--noimage_size_eval"]
     assert normalize_flags(["--image-size-eval=3"], known) == ["--image_size_eval=3"]
+
+
+def test_a_value_may_start_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    known = ["--data", "--n"]
+    words = ["--data=~/photos", "--n=~x", "--", "--data=~/photos"]
+    assert normalize_flags(words, known) == ["--data=/home/me/photos", "--n=~x", *words[2:]]

@@ -202,6 +202,12 @@ def test_networks_with_a_name_prefix_are_joined_in_one_model(keras, tiny, tmp_pa
         freeze(joined)
 
 
+@pytest.mark.parametrize("prefix", ["a/", 5])
+def test_a_name_prefix_that_keras_cannot_load_is_an_error(tiny, prefix):
+    with pytest.raises(ValueError, match="is not text without slashes"):
+        create_model(tiny, name_prefix=prefix)
+
+
 def test_a_network_with_a_name_prefix_is_found(keras, tiny, tame, images):
     options = {"classes": 3, "input_shape": (64, 64, 3)}
     plain, model = create_model(tiny, **options), create_model(tiny, name_prefix="a_", **options)

@@ -182,6 +182,17 @@ def test_labels_out_of_range_are_found(mine, labels, message):
     assert message in str(finding)
 
 
+def test_labels_out_of_range_of_a_custom_classifier_are_found(tiny, keras):
+    class NormedDense(keras.layers.Dense):
+        pass
+
+    backbone = create_model(tiny, include_top=False, pooling="avg")
+    for head in (NormedDense(5), keras.layers.Dense(5), keras.layers.EinsumDense("bc,cd->bd", 5)):
+        model = keras.Sequential([keras.Input((32, 32, 3)), backbone, head])
+        (finding,) = check_model(model, labels=[1, 5])
+        assert "start at 1" in str(finding)
+
+
 @pytest.mark.parametrize("classes", [1001, 21843])
 def test_1001_and_21843_classes_point_to_label_map(keras, tiny, classes):
     model = create_model(tiny, classes=classes)

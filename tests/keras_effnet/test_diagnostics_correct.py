@@ -201,6 +201,21 @@ class Models:
     def embedding(self):
         return self.wrap(self.body(), self.L.Dense(8), self.L.UnitNormalization())
 
+    def scaled_embedding(self):
+        class Scale(self.L.Layer):
+            def build(self, shape):
+                self.factor = self.add_weight(shape=(shape[-1],), name="factor")
+
+            def call(self, x):
+                return self.factor * x
+
+        return self.wrap(self.body(), self.L.Dense(8), Scale())
+
+    def metric_learning(self):
+        model = self.wrap(self.body(), self.L.Dense(8))
+        model.compile("sgd", lambda true, embeddings: 0.0)
+        return model
+
     def called_in_inference(self):
         base = self.functional(self.L.Conv2D(4, 3, trainable=False), self.L.BatchNormalization())
         inputs = self.keras.Input(S)
@@ -318,6 +333,11 @@ CORRECT = {
     "softmax as a layer": row(lambda m: m.separate_softmax(), labels=np.eye(3)[:2]),
     "float32 outputs": row(lambda m: m.float32_outputs(), labels=[0, 2]),
     "embedding": row(lambda m: m.embedding(), labels=[0, 99]),
+    "embedding, scaled": row(lambda m: m.scaled_embedding(), labels=[0, 99]),
+    "embedding, own loss": row(lambda m: m.metric_learning(), labels=[0, 99]),
+    "embedding, relu": row(
+        lambda m: m.wrap(m.body(), m.L.Dense(8, activation="relu")), labels=[0, 99]
+    ),
     "features": row(lambda m: m.body(), labels=[0, 99_999]),
     "frozen up to a batch norm, called in inference": row(lambda m: m.called_in_inference()),
     "black images": row(lambda m: m.net(), np.zeros((2, *S))),

@@ -65,6 +65,16 @@ def test_a_terminated_command_prints_one_line(capsys):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 75)])
+def test_a_command_within_a_command_ends_as_one(number, status, capsys):
+    def inner():
+        return run_command("effnet-tflite", lambda: signal.raise_signal(number))
+
+    assert run_command("effnet-tflite", inner) == status
+    assert capsys.readouterr().err.count("\n") == 1
+    assert interruption._running == []
+
+
 def test_interrupts_wait_for_the_end_of_a_block():
     done = []
 

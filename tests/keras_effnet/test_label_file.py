@@ -23,8 +23,10 @@ def test_only_line_ends_separate_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xef\xbb\xbfcat\ndog\n", b"cat\r\ndog\r\n", b"cat\ndog", b" cat \ndog\n\n\n"]
-)
+    "content",
+    [b"\xef\xbb\xbfcat\ndog\n", b"cat\r\ndog\r\n", b"cat\ndog", b" cat \ndog\n\n\n",
+     "cat\r\ndog\r\n".encode("utf-16")],
+)  # fmt: skip
 def test_editors_variants_are_read_alike(content):
     assert parse_labels(content, "labels.txt") == ("cat", "dog")
 
@@ -35,12 +37,23 @@ def test_editors_variants_are_read_alike(content):
         (b"", "line 1 is empty"),
         (b"cat\n\ndog\n", "line 2 is empty"),
         ("cätzchen\n".encode("latin-1"), "not UTF-8"),
+        (b'["cat", "dog"]', "is JSON; write one class name per line"),
+        (b'{\n "0": "cat",\n "1": "dog"\n}\n', "is JSON; write one class name per line"),
     ],
 )
 def test_bad_files_are_named(content, message):
     with pytest.raises(ValueError, match=message) as error:
         parse_labels(content, "my/labels.txt")
     assert "my/labels.txt" in str(error.value)
+
+
+def test_brackets_are_no_json():
+    assert parse_labels(b"[cat]\n[dog]\n", "labels.txt") == ("[cat]", "[dog]")
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ValueError, match=r"label file 'no\.txt' does not exist; give a text file"):
+        read_labels("no.txt")
 
 
 def test_imagenets_own_names_are_a_label_file(tmp_path):

@@ -135,6 +135,9 @@ def test_copies_keep_the_vocabulary_that_a_layer_was_adapted_to(keras, kind):
     copy_weights(model, clone)
     np.testing.assert_array_equal(clone(words), model(words))
     assert np.ptp(np.asarray(clone(words))) > 0
+    other = keras.Sequential([keras.Input((1,)), keras.layers.Identity()])
+    with pytest.raises(ValueError, match=r"has 1 layers with a vocabulary, but .* has 0"):
+        copy_weights(model, other)
 
 
 @pytest.fixture

@@ -276,14 +276,27 @@ def _outputs_of(kind):
     maps = keras.layers.Conv2D(4, 3, padding="same")(keras.layers.Rescaling(1 / 255)(image))
     vector = keras.layers.GlobalAveragePooling2D()(maps)
     unit = keras.layers.Dense(1)(vector)
-    outputs = {"unit": unit, "maps": maps, "embedding": vector, "two": [unit, maps]}
+    features = keras.layers.UnitNormalization()(keras.layers.Dense(4)(vector))
+    outputs = {
+        "unit": unit,
+        "maps": maps,
+        "embedding": vector,
+        "normalized": keras.layers.Identity()(features),
+        "flat": keras.layers.Flatten()(maps),
+        "relu": keras.layers.Dense(4, activation="relu")(vector),
+        "two": [unit, maps],
+        "twice": [vector, vector],
+        "number": keras.ops.max(vector),
+        "argmax": keras.ops.argmax(maps, -1),
+    }
     return keras.Model(image, outputs[kind])
 
 
 @pytest.mark.parametrize(
     ("kind", "preset"),
     [("unit", "int8"), ("unit", "int8_strict"), ("maps", "int8"), ("embedding", "weight_only"),
-     ("two", "int8"), ("two", "float16"), ("two", "int16x8")],
+     ("normalized", "float16"), ("flat", "float16"), ("relu", "float16"), ("two", "int8"),
+     ("two", "float16"), ("two", "int16x8")],
 )  # fmt: skip
 def test_outputs_without_classes_are_converted(kind, preset, photos, tmp_path):
     conversion = tflite.convert(
@@ -315,6 +328,25 @@ def test_outputs_without_classes_are_converted(kind, preset, photos, tmp_path):
 def test_what_needs_classes_is_an_error(options, message, images):
     with pytest.raises(ValueError, match=message):
         tflite.convert(_outputs_of("two"), calibration=images, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("twice", ValueError, "the same tensor as several of its 2 outputs"),
+        ("number", ValueError, "an output without a batch axis"),
+        ("argmax", tflite.ConversionError, "TFLite has no BitwiseAnd. Replace the layers"),
+    ],
+)
+def test_outputs_that_cannot_be_converted_are_one_line(images, kind, error, message):
+    with pytest.raises(error, match=message) as raised:
+        tflite.convert(_outputs_of(kind), calibration=images)
+    assert "\n" not in str(raised.value)
+
+
+def test_class_names_of_an_embedding_are_an_error(images):
+    with pytest.raises(ValueError, match="class names: the model is no classifier"):
+        tflite.convert(_outputs_of("relu"), preset="float32", class_names=["a", "b", "c", "d"])
 
 
 @pytest.mark.slow

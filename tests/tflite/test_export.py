@@ -238,3 +238,23 @@ def test_a_lambda_layer_is_named_with_the_way_out(tmp_path):
     keras.Sequential([keras.Input((8, 8, 3)), layer]).save(tmp_path / "m.keras")
     with pytest.raises(ValueError, match=r"a Lambda layer, .* is not run\. .*model\.export"):
         tflite.load_keras(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"), [((4, 8, 8, 3), r"shape \(4, 8, 8, 3\): export"), (None, "for any batch")]
+)
+def test_a_saved_model_of_another_batch_is_an_error(tmp_path, shape, message):
+    serve = tf.function(lambda images: {"scores": tf.reduce_mean(images, (1, 2))})
+    signature = serve.get_concrete_function(tf.TensorSpec(shape, name="images"))
+    with runtime.native_log_hidden():
+        signatures = {"serving_default": signature}
+        tf.saved_model.save(tf.Module(), str(tmp_path), signatures=signatures)
+    with pytest.raises(ValueError, match=message):
+        tflite.load_keras(tmp_path)
+
+
+def test_a_damaged_saved_model_is_an_error(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"xx")
+    with pytest.raises(ValueError, match=r"SavedModel .* cannot be loaded: ") as raised:
+        tflite.load_keras(tmp_path)
+    assert "\n" not in str(raised.value)

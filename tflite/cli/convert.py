@@ -11,6 +11,7 @@ import sys
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
+from keras_effnet.variants import NETWORKS
 from tflite.cli import compare
 from tflite.cli.command import (
     EVALUATION_IMAGES,
@@ -177,7 +178,7 @@ def _run(options, argv):
     if options.image_size is not None and options.image_size < 1:
         raise ValueError(f"image_size must be a number of pixels, got {options.image_size}")
     if not os.path.isfile(os.path.join(options.model, "saved_model.pb")):
-        require_file("model", options.model, ".keras, .h5 or .tflite")
+        _check_model_path(options.model)
     calibration = open_images("calibration", options.calibration)
     evaluation = open_images("evaluation", options.evaluation, evaluation=True)
     out = _checked_out(options)
@@ -225,6 +226,32 @@ def _run(options, argv):
     return 0
 
 
+def _check_model_path(path):
+    """``ValueError`` for a path that is no file of a model, with the way to one."""
+    if os.path.isdir(path):
+        inside = [name for name in sorted(os.listdir(path)) if name.endswith(".keras")]
+        raise ValueError(
+            f"model {path!r} is not a file but a folder without a saved_model.pb; give "
+            + (os.path.join(path, inside[0]) if inside else "a .keras, .h5 or .tflite file")
+        )
+    if path in NETWORKS and not os.path.exists(path):
+        raise ValueError(
+            f"model {path!r} is the name of a network, not a file: give the file that "
+            f"keras_effnet.create_model({path!r}, weights='auto').save('{path}.keras') writes"
+        )
+    require_file("model", path, ".keras, .h5 or .tflite")
+    hint = {
+        ".pb": "the folder of the SavedModel",
+        ".pth": "a .keras file, which effnet port writes from it",
+        ".pt": "a .keras file, which effnet port writes from it",
+        ".safetensors": "a .keras file, which effnet port writes from it",
+    }.get(os.path.splitext(path)[1].lower())
+    if path.lower().endswith(".weights.h5"):
+        hint = "the .keras file of the whole model: this file has weights only"
+    if hint is not None:
+        raise ValueError(f"model {path!r} cannot be converted: give {hint}")
+
+
 def _checked_out(options):
     """The absolute path of the .tflite, if no file that may be written replaces anything else."""
     inputs = {
@@ -234,6 +261,8 @@ def _checked_out(options):
         "--recipe": options.recipe,
     }
     out = own_files.check_replaceable(options.out, {**inputs, "--labels": options.labels})
+    if not out.endswith(".tflite"):  # the names of the other files depend on it
+        raise ValueError(f"--out {options.out!r} must end in .tflite, e.g. {options.out}.tflite")
     compared = options.calibration is not None or options.evaluation is not None
     labels = options.labels is not None and not _is_labels_file_of(options.labels, out)
     for path in own_files.conversion_files(out, compared=compared, labels=labels):

@@ -11,7 +11,9 @@ _PIXEL_CHECKS = ("normalised-twice", "scaled-twice", "not-normalised", "range")
 
 LOGITS = (
     "the network ends in logits, not in probabilities: apps show them as they are, e.g. 4.12. "
-    "--softmax (softmax=True in Python) appends a softmax"
+    "--softmax (softmax=True in Python) appends a softmax. If the outputs are not the scores of "
+    "classes, e.g. of a regression, top-1, agreement and KL divergence have no meaning: give "
+    "--metric (metric=function in Python)"
 )
 
 GREY = (

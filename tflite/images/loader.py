@@ -171,9 +171,14 @@ def load_images(
     if isinstance(source, LabeledImages):
         return _from_labeled(source, prepare, class_names, limit, max_corrupt)
     if not isinstance(source, Arrays):
-        images, labels = source if isinstance(source, (tuple, list)) else (source, None)
-        source = Arrays("array", images, labels)
+        source = Arrays("array", *(source if _is_pair(source) else (source, None)))
     return _from_arrays(source, prepare, limit, any_labels)
+
+
+def _is_pair(source):
+    """Whether arrays are (images, labels), and not a list of images."""
+    several = isinstance(source, (tuple, list)) and len(source) == 2
+    return several and (isinstance(source, tuple) or np.ndim(source[0]) == 4)
 
 
 def match_names(images: LabeledImages, class_names) -> np.ndarray:

@@ -169,6 +169,24 @@ def test_predict_and_explain_take_grey_and_oblong(keras, tiny, tmp_path, shape, 
         assert picture.size[0] * height == 2 * width * picture.size[1]
 
 
+def test_explain_takes_what_predict_takes(keras, tiny, tmp_path, capsys):
+    inputs = keras.Input((32, 32, 3))
+    network = create_model(tiny, include_top=False, pooling="avg")
+    dense = [keras.layers.Dense(n)(network(inputs)) for n in (1, 2)]
+    keras.Model(inputs, dense[0]).save(tmp_path / "unit.keras")
+    keras.Model(inputs, dense).save(tmp_path / "two.keras")
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    (tmp_path / "labels.txt").write_text("no\nyes\n")
+    flags = ["explain", str(tmp_path / "x.png"), f"--out={tmp_path / 'out.png'}"]
+    unit = f"--model={tmp_path / 'unit.keras'}"
+    assert main([*flags, unit]) == 0
+    assert "grad-cam for yes (0." in capsys.readouterr().out
+    assert main([*flags, unit, "--class=no"]) == 2
+    assert "only the evidence for that class can be shown, not for no" in capsys.readouterr().err
+    assert main([*flags, f"--model={tmp_path / 'two.keras'}"]) == 2
+    assert "is not a classifier: its output has shape [" in capsys.readouterr().err
+
+
 @pytest.mark.every_stack
 def test_an_oblong_input_gets_the_center_with_its_shape(keras, tiny):
     model = create_model(

@@ -31,6 +31,31 @@ def test_a_csv_manifest_with_splits(photos):
     assert training.where(1) == "dog/0.JPEG"
 
 
+def test_home_folders_and_file_urls_are_paths(photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos))
+    (photos / "cat" / "2.JPEG").rename(photos / "cat" / "a 2.JPEG")
+    images = ["~/cat/0.JPEG", f"file://{photos}/cat/a%202.JPEG", f"FILE:{photos}/dog/0.JPEG"]
+    rows = [{"image": image, "label": "x"} for image in images]
+    (opened_images,) = opened(write_manifest(photos.parent / "l.json", json.dumps(rows)))
+    assert [opened_images.where(i) for i in range(3)] == [
+        f"{photos}/{name}" for name in ("cat/0.JPEG", "cat/a 2.JPEG", "dog/0.JPEG")
+    ]
+
+
+def test_images_that_do_not_exist_come_with_a_hint(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    for image, message in (
+        ("file://photos/a.jpg", "line 2 has the URL file://photos/a.jpg, of the host 'photos'"),
+        ("https://x.org/a.jpg", "URLs are not downloaded"),
+        ("cat/0", r"photos/cat/0\.JPEG exists: add the endings"),
+        ("photos/cat/0.JPEG", "relative paths start in the folder of the manifest"),
+        ("photos/cat/99.JPEG", r"not exist: .*photos/photos/cat/99.JPEG$"),
+    ):
+        path = write_manifest(photos / "l.csv", f"image,label\n{image},x\n")
+        with pytest.raises(ValueError, match=message):
+            opened(path)
+
+
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_a_manifest_with_several_labels_per_image(photos, ending):
     rows = [
@@ -101,6 +126,12 @@ def test_a_manifest_with_several_labels_per_image(photos, ending):
         ("l.json", '[{"image": "a.jpg", "label": NaN}]', "needs a label that is a name or a class"),
         ("l.json", '[{"image": "a.jpg", "label": 0.5}]', "needs a label that is a name or a class"),
         ("l.json", "[" * 100_000, "is not valid JSON"),
+        (
+            "l.json",
+            '[{"image": "a.jpg", "label": [1, 0]}, {"image": "b.jpg", "label": [0, 1]}]',
+            "as one-hot labels are: give the numbers of the classes",
+        ),
+        ("l.csv", "image,label\na.jpg,0|1\nb.jpg,1|0\n", "as one-hot labels are"),
     ],
 )
 def test_bad_manifests_are_errors_that_name_the_row(tmp_path, name, text, message):

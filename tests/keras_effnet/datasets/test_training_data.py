@@ -88,3 +88,37 @@ def test_equal_pixels_of_arrays_are_duplicates(tmp_path):
     np.savez(tmp_path / "d.npz", images=pixels, labels=[0, 1] * 3 + [1, 0] * 3)
     training, _ = _opened(tmp_path / "d.npz")
     assert "6 images are in several classes with the same bytes" in training.notes[-1]
+
+
+def test_classes_that_differ_only_in_case_are_named(photos):
+    shutil.copytree(photos / "cat", photos / "Cat")
+    training, _ = _opened(photos, on_duplicates="ignore")
+    assert any(note.endswith("upper and lower case: Cat = cat") for note in training.notes)
+
+
+def test_a_split_folder_without_images_is_named(photos):
+    data = photos.parent / "data"
+    shutil.copytree(photos, data / "train")
+    (data / "val" / "cat").mkdir(parents=True)
+    training, evaluation = _opened(data)
+    assert len(training) + len(evaluation) == 7
+    assert "not used, because they have no images: val" in training.notes
+
+
+def test_folders_that_systems_and_python_leave_are_no_classes(photos):
+    (photos / "__pycache__").mkdir()
+    (photos / "__pycache__" / "a.pyc").write_bytes(b"x")
+    (photos / "System Volume Information").mkdir()
+    training, _ = _opened(photos)
+    assert training.classes == ("cat", "dog")
+
+
+def test_files_without_their_content_are_named_by_the_reason(photos):
+    (photos / "owl").mkdir()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"
+    (photos / "owl" / "0.jpg").write_bytes(pointer)
+    with pytest.raises(ValueError, match="1 Git LFS pointer, whose image git lfs pull downloads"):
+        _opened(photos)
+    (photos / "owl" / "0.jpg").write_bytes(b"II*\0\x10\0\0\0CR\2\0" + bytes(200))
+    with pytest.raises(ValueError, match="a kind of TIFF that is not read"):
+        _opened(photos, max_corrupt=0)

@@ -160,6 +160,31 @@ def test_bad_labels_are_errors(files, capfd, text, message):
     assert message in capfd.readouterr().err
 
 
+def test_the_name_of_a_network_comes_with_the_way_to_its_file(files, capfd):
+    assert _run(files, model="efficientnet-lite0") == 2
+    assert ".save('efficientnet-lite0.keras') writes" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("w.weights.h5", "of the whole model: this file has weights only"),
+        ("m.pth", "cannot be converted: give a .keras file, which effnet port writes from it"),
+        ("saved_model.pb", "cannot be converted: give the folder of the SavedModel"),
+        ("run", r"not a file but a folder without a saved_model.pb; give"),
+    ],
+)
+def test_a_path_of_no_model_comes_with_the_way_to_one(files, capfd, name, message):
+    (files / "run").mkdir()
+    (files / "run" / "model.keras").write_bytes(b"x")
+    if name != "run":
+        (files / name).write_bytes(b"x")
+    assert _run(files, model=files / name) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert name != "run" or error.endswith("/run/model.keras\n")
+
+
 @pytest.mark.parametrize("flag", ["model", "calibration", "labels", "evaluation"])
 def test_no_input_is_overwritten(files, float_content, capfd, flag):
     np.savez(files / "a.npz", images=np.zeros((16, 32, 32, 3), np.uint8))

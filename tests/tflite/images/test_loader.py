@@ -136,6 +136,16 @@ def test_arrays_have_no_files():
     assert tflite.load_images(_PHOTO[None], (8, 8)).files == ()
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_list_of_images_is_an_array(count):
+    assert tflite.load_images([_PHOTO] * count, (20, 30)).images.shape == (count, 20, 30, 3)
+
+
+def test_an_empty_list_is_an_error():
+    with pytest.raises(ValueError, match=r"images have shape \(0,\); give \(n, height"):
+        tflite.load_images([], (20, 30))
+
+
 def test_corrupt_images_are_named_and_skipped_up_to_a_limit(tmp_path):
     _folder(tmp_path, a=2, b=2)
     for name in ("x.jpg", "y.png"):
