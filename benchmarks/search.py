@@ -81,7 +81,7 @@ def compare_samplers(out):
                 stages, state = draw(settings, limited, number, records)
                 reward = rewards[canonical_form(space.point(stages))]
                 records.append(
-                    TrialRecord(number, COMPLETE, reward, stages=stages, sampler_state=state)
+                    TrialRecord(number, COMPLETE, reward, choices=stages, sampler_state=state)
                 )
             best = [max(r.reward for r in records[: n + 1]) for n in range(TRIALS)]
             rows.append([sampler, seed, *(f"{b:.6f}" for b in best)])

@@ -251,15 +251,7 @@ def family(
     members = []
     for phi in (published or (0, 1, 2, 3)) if phis is None else phis:
         rule, known = scale(v, phi, coefficients=coefficients), published.get(phi)
-        members.append(
-            Member(
-                phi=phi,
-                rule=rule,
-                rule_cost=cost(rule),
-                published=known,
-                published_cost=None if known is None else cost(known),
-            )
-        )
+        members.append(Member(phi, rule, cost(rule), known, known and cost(known)))
     return tuple(members)
 
 
@@ -285,16 +277,31 @@ class Candidate:
         )
 
 
-_STEPS = tuple(1 + i / 20 for i in range(9))  # 1.00, 1.05 ... 1.40
+STEPS = tuple(1 + i / 20 for i in range(9))  # 1.00, 1.05 ... 1.40
+GROWTH, GROWTH_TOLERANCE = 2.0, 0.05  # of the multiply-adds, by the rule
+
+
+def grid_coefficients(
+    grid: Sequence[Sequence[float]] = (STEPS, STEPS, STEPS),
+    target: float = GROWTH,
+    tolerance: float = GROWTH_TOLERANCE,
+) -> tuple[Coefficients, ...]:
+    """The combinations of a grid whose growth is within a relative `tolerance` of `target`.
+
+    >>> len(grid_coefficients())
+    75
+    """
+    every = (Coefficients(*values) for values in itertools.product(*grid))
+    return tuple(c for c in every if _within(c.growth, target, tolerance))
 
 
 def search(
     base: str | Variant,
     accuracy: Callable[[Variant], float],
     *,
-    grid: Sequence[Sequence[float]] = (_STEPS, _STEPS, _STEPS),
-    target: float = 2.0,
-    tolerance: float = 0.05,
+    grid: Sequence[Sequence[float]] = (STEPS, STEPS, STEPS),
+    target: float = GROWTH,
+    tolerance: float = GROWTH_TOLERANCE,
     cost_tolerance: float = 0.15,
     skip_misses: bool = False,
 ) -> tuple[Candidate, ...]:
@@ -323,16 +330,9 @@ def search(
     v = find_variant(base)
     base_macs = cost(v).macs
     accuracies, rows = {}, []
-    for alpha, beta, gamma in itertools.product(*grid):
-        coefficients = Coefficients(alpha, beta, gamma)
-        if not _within(coefficients.growth, target, tolerance):
-            continue
-        variant = scale(
-            v,
-            1,
-            coefficients=coefficients,
-            name=f"{v.name}-a{alpha:g}-b{beta:g}-g{gamma:g}",
-        )
+    for c in grid_coefficients(grid, target, tolerance):
+        name = f"{v.name}-a{c.alpha:g}-b{c.beta:g}-g{c.gamma:g}"
+        variant = scale(v, 1, coefficients=c, name=name)
         macs = cost(variant).macs
         fits = _within(macs / base_macs, target, cost_tolerance)
         reached = None
@@ -342,7 +342,7 @@ def search(
             if network not in accuracies:
                 accuracies[network] = _checked_accuracy(accuracy(variant), variant)
             reached = accuracies[network]
-        rows.append(Candidate(coefficients, variant, macs, macs / base_macs, fits, reached))
+        rows.append(Candidate(c, variant, macs, macs / base_macs, fits, reached))
     if not rows:
         raise ValueError(
             f"No (alpha, beta, gamma) of the grid has alpha * beta^2 * gamma^2 within "
@@ -360,7 +360,7 @@ def _factors(phi, image_size, coefficients):
         return (
             coefficients.beta**phi,
             coefficients.alpha**phi,
-            _nearest_size(image_size * coefficients.gamma**phi),
+            nearest_size(image_size * coefficients.gamma**phi),
         )
     except OverflowError as error:
         raise ValueError(f"phi {phi:g} is too large: published networks have -3 to 10") from error
@@ -371,7 +371,8 @@ def _exact(factor):
     return round(factor, 4)
 
 
-def _nearest_size(pixels):
+def nearest_size(pixels: float) -> int:
+    """The nearest multiple of 4 pixels."""
     return int(pixels / SIZE_STEP + 0.5) * SIZE_STEP
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from keras_effnet.interruption import run_command
-from keras_effnet.search_space import SPACES, find_space
+from keras_effnet.search_space import SPACES
+from keras_effnet.space_lookup import COMPOUND, find_space
 from keras_effnet.suggestions import unknown_name
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts
 from tpu_train.cli import command, data_flags, failure_message, outputs, recipe_flags
@@ -24,6 +25,7 @@ from tpu_train.device_names import DEVICES
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.settings import (
+    IMAGE_SIZES,
     PRUNERS,
     SAMPLERS,
     STEP_TIMES,
@@ -65,7 +67,6 @@ GROUPS = {
         ),
     ),
 }
-_IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +85,13 @@ def define() -> flags.FlagValues:
     defaults = SearchSettings("small", None)
     data_flags.define(values)
     flags.DEFINE_string("workdir", None, "folder of the study, shared by all its workers", **here)
-    flags.DEFINE_string("space", "small", f"search space: {', '.join(SPACES)}", **here)
+    flags.DEFINE_string(
+        "space",
+        "small",
+        f"search space: {', '.join(SPACES)}, or {COMPOUND}NETWORK, the factors alpha, beta and "
+        "gamma of compound scaling",
+        **here,
+    )
     flags.DEFINE_integer("trials", 100, "networks to try", lower_bound=1, **here)
     flags.DEFINE_integer("workers", 1, "processes that train trials", lower_bound=1, **here)
     flags.DEFINE_string("sampler", defaults.sampler, f"one of {', '.join(SAMPLERS)}", **here)
@@ -222,7 +229,7 @@ def _recipe(values) -> Recipe:
     recipe, base = recipe_flags.chosen(values), find_space(values.space).base
     sizes = {
         name: min(getattr(recipe, name), base.image_size)
-        for name in _IMAGE_SIZES
+        for name in IMAGE_SIZES
         if values[name].value is None
     }
     return dataclasses.replace(recipe, **sizes)

@@ -23,8 +23,7 @@ from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
-from keras_effnet.search_space import SearchSpace
-from tpu_train.search.limits import Stages
+from tpu_train.search.limits import Choices, Space
 from tpu_train.search.trial_record import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 
 _STATES = {
@@ -33,7 +32,6 @@ _STATES = {
     FAILED: TrialState.FAIL,
     RUNNING: TrialState.RUNNING,
 }
-_FIELDS = ("op", "kernel_size", "expand_ratio", "repeats")  # of a stage, in order
 _FACTS = (
     *("network", "blocks", "parameters", "flops", "step_time", "step_time_source"),
     *("step_time_unit", "device", "duplicate_of", "seconds", "error", "sampler_state"),
@@ -63,7 +61,7 @@ class StoredStudy:
     Raises ``ValueError`` for a storage that cannot be opened.
     """
 
-    def __init__(self, storage: str, name: str, space: SearchSpace):
+    def __init__(self, storage: str, name: str, space: Space):
         self._space = space
         self._distributions = _distributions(space)
         self._storage = opened = _open_storage(storage)
@@ -98,7 +96,7 @@ class StoredStudy:
         trials = self._patiently(lambda: self._study.get_trials(deepcopy=False))
         return [_record(self._space, trial) for trial in trials]
 
-    def add(self, stages: Stages, facts: Mapping) -> None:
+    def add(self, choices: Choices, facts: Mapping) -> None:
         """Adds a trial with a network and fields of :class:`TrialRecord`, in one write.
 
         Raises :class:`LostConnectionError` if the trial may exist or not.
@@ -106,7 +104,7 @@ class StoredStudy:
         _check_names(facts)
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params=_params(stages),
+            params=self._space.to_dimensions(choices),
             distributions=self._distributions,
             user_attrs=dict(facts),
         )
@@ -233,7 +231,7 @@ def _record(space, trial):
         number=trial.number,
         state=next(name for name, state in _STATES.items() if state == trial.state),
         reward=trial.value if trial.values else None,
-        stages=_stages(trial.params, len(space.choices)),
+        choices=space.from_dimensions(trial.params),
         accuracies={
             phase: attributes[f"accuracy_{phase}"]
             for phase in trial.intermediate_values
@@ -246,29 +244,16 @@ def _record(space, trial):
 
 def _distributions(space):
     return {
-        f"stage{i}_{name}": optuna.distributions.CategoricalDistribution(options)
-        for i, c in enumerate(space.choices, start=1)
-        for name, options in zip(_FIELDS, (c.ops, c.kernel_sizes, c.expand_ratios, c.repeats))
+        name: optuna.distributions.CategoricalDistribution(options)
+        for name, options in space.dimensions().items()
     }
-
-
-def _params(stages):
-    return {
-        f"stage{i}_{name}": value
-        for i, stage in enumerate(stages, start=1)
-        for name, value in zip(_FIELDS, stage)
-    }
-
-
-def _stages(params, count):
-    return tuple(tuple(params[f"stage{i}_{name}"] for name in _FIELDS) for i in range(1, count + 1))
 
 
 # --- draws and pruning ---------------------------------------------------------------------------
 
 
 def proposals(
-    space: SearchSpace,
+    space: Space,
     sampler: str,
     *,
     population: int,
@@ -276,7 +261,7 @@ def proposals(
     history: Sequence[TrialRecord],
     pending: Sequence[TrialRecord],
 ) -> Iterator[tuple[tuple, dict]]:
-    """Yields (stages, state of the sampler to record) for a new trial, one for each of `seeds`.
+    """Yields (choices, state of the sampler to record) for a new trial, one for each of `seeds`.
 
     `history` are finished trials; `pending` are trials whose results are not used.
     """
@@ -292,11 +277,11 @@ def proposals(
             study.ask(distributions)
         trial = study.get_trials(deepcopy=False)[-1]
         state = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
-        yield _stages(trial.params, len(space.choices)), state
+        yield space.from_dimensions(trial.params), state
 
 
 def is_pruned(
-    space: SearchSpace, record: TrialRecord, phase: int, history: Sequence[TrialRecord]
+    space: Space, record: TrialRecord, phase: int, history: Sequence[TrialRecord]
 ) -> bool:
     """Whether successive halving ends a trial after `phase`, by the rewards of `history`."""
     study = _study_in_memory()
@@ -335,7 +320,7 @@ def _frozen(space, record, state, attributes=None, last_phase=None):
     return optuna.trial.create_trial(
         state=_STATES[state],
         value=record.reward if state in (COMPLETE, PRUNED) else None,
-        params=_params(record.stages),
+        params=space.to_dimensions(record.choices),
         distributions=_distributions(space),
         intermediate_values=rewards,
         system_attrs={**record.sampler_state, **(attributes or {})},

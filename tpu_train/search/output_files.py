@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from keras_effnet.atomic_write import write_files
-from keras_effnet.search_space import find_space
+from keras_effnet.space_lookup import find_space
 from keras_effnet.variant_file import write_variant
 from tpu_train.search import charts
 from tpu_train.search.leaderboard import format_leaderboard
@@ -42,7 +42,7 @@ def write_outputs(
 def _write_best(request, record, reference):
     write_variant(
         os.path.join(request.workdir, BEST),
-        find_space(request.settings.space).point(record.stages),
+        find_space(request.settings.space).point(record.choices),
         trial=record.number,
         reward=record.reward,
         accuracy=record.accuracy,

@@ -9,13 +9,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_effnet.search_space import find_space
+from keras_effnet.compound_space import CompoundSpace, size_in_trial
+from keras_effnet.space_lookup import find_space
 from keras_effnet.suggestions import unknown_name
+from keras_effnet.variant_file import to_json
+from keras_effnet.variants import Variant
 from tpu_train.recipes.schema import Recipe, check
 
 SAMPLERS = ("random", "nsga2", "tpe")
 PRUNERS = ("none", "halving")
 STEP_TIMES = ("flops", "measured", "tpu:v5e")
+IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 # fields of a recipe that a search sets itself, and the values that they must have
 _FIXED = {"weights": "", "width": 1, "depth": 1}
 
@@ -53,6 +57,9 @@ class SearchSettings:
             "training_images": len(labels),
             "labels_sha256": hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest(),
         }
+        space = find_space(self.space)
+        if isinstance(space, CompoundSpace):  # its base may be a file, which may change
+            settings["base"] = to_json(space.base)
         return json.loads(json.dumps({**settings, "data": data}))
 
 
@@ -88,6 +95,15 @@ def check_settings(settings: SearchSettings) -> None:
             "one phase: give --phases=2 or more, or leave --pruner out"
         )
     check(settings.recipe)
+
+
+def trial_recipe(recipe: Recipe, base: Variant, variant: Variant, model: str) -> Recipe:
+    """The recipe of a network's trial; `model` is its file.
+
+    The recipe's image sizes are those of `base`; a network for larger images gets larger ones.
+    """
+    sizes = {name: size_in_trial(getattr(recipe, name), base, variant) for name in IMAGE_SIZES}
+    return dataclasses.replace(recipe, model=model, **sizes)
 
 
 def known_trials(settings: SearchSettings, number: int) -> int:

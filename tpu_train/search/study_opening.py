@@ -11,7 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from keras_effnet.atomic_write import write_files
-from keras_effnet.search_space import find_space
+from keras_effnet.space_lookup import find_space
 from tpu_train.search.optuna_study import StoredStudy
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.settings import check_same_study

@@ -83,7 +83,7 @@ def test_successive_halving_ends_the_worse_half():
     history = [trial(0, 0.1, 0.2, 0.3, 0.4), trial(1, 0.3, 0.4, 0.5, 0.6), trial(2, 0.2)]
 
     def pruned(*rewards):
-        record = TrialRecord(3, stages=STAGES, rewards=dict(enumerate(rewards, start=1)))
+        record = TrialRecord(3, choices=STAGES, rewards=dict(enumerate(rewards, start=1)))
         return is_pruned(SMALL, record, len(rewards), history)
 
     assert pruned(0.15)
