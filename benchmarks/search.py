@@ -2,7 +2,8 @@
 
 The space is a part of "small" with 16 points. Every point is trained once, by a search that tries
 all of them; the samplers of all seeds then draw among these results. The ranking trains the first
-networks five times as long. The trainings resume.
+networks five times as long, and all networks once more with another seed, which shows how much of a
+ranking is noise. The trainings resume.
 
     python benchmarks/search.py --data=cifar10_shards --out=search-out
     python benchmarks/search.py --data=cifar10_shards --out=search-out --show
@@ -46,9 +47,10 @@ def part_of_small():
     return dataclasses.replace(small, name=PART, choices=choices)
 
 
-def train_networks(data, out, name, trials, epochs):
-    """A random study of `trials` networks; the same ones for the same number, whatever `epochs`."""
+def train_networks(data, out, name, trials, epochs, seed=0):
+    """A random study of `trials` networks; the same ones whatever `epochs` and `seed`."""
     arguments = {**RECIPE, "epochs": epochs, "trials": trials, "space": PART, "data": data}
+    arguments["seed"] = seed
     arguments |= {"workdir": os.path.join(out, name), "cache": os.path.join(out, "cache")}
     status = effnet_train(["search", *(f"--{k}={v}" for k, v in arguments.items())])
     if status:
@@ -126,15 +128,15 @@ def show(out):
                     f"{len(values)} seeds"
                 )
             print(f"  of the first seeds: {[round(b[-1], 4) for b in best[:3]]}")
-    longer = os.path.join(out, "longer", "leaderboard.csv")
-    if os.path.exists(longer):
-        for column in ("accuracy", "reward"):
-            short, long = read_table(table, column), read_table(longer, column)
-            names = sorted(short.keys() & long.keys())
-            tau = kendall_tau([short[n] for n in names], [long[n] for n in names])
-            print(f"Kendall tau of the {column} of {len(names)} networks: {tau:.2f}")
+    for part, what in (("longer", f"{FACTOR} times as long"), ("repeated", "with another seed")):
+        other = os.path.join(out, part, "leaderboard.csv")
+        for column in ("accuracy", "reward") if os.path.exists(other) else ():
+            a, b = read_table(table, column), read_table(other, column)
+            names = sorted(a.keys() & b.keys())
+            tau = kendall_tau([a[n] for n in names], [b[n] for n in names])
+            print(f"{len(names)} networks, trained {what}: Kendall tau of the {column} {tau:.2f}")
             for n in names:
-                print(f"  {short[n]:.4f} {long[n]:.4f} {n}")
+                print(f"  {a[n]:.4f} {b[n]:.4f} {n}")
 
 
 def main():
@@ -151,6 +153,7 @@ def main():
         train_networks(data, out, "table", space.size(), epochs)
         compare_samplers(out)
         train_networks(data, out, "longer", RANKED, FACTOR * epochs)
+        train_networks(data, out, "repeated", space.size(), epochs, seed=1)
     show(arguments.out)
 
 

@@ -18,16 +18,12 @@ from typing import TypeVar
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
 from keras_effnet.search_space import unscaled
+from keras_effnet.variant_file import MAX_FACTOR, MAX_IMAGE_SIZE
 from keras_effnet.variant_lookup import find_variant
 from keras_effnet.variants import VARIANTS, Evaluation, Variant
 
 # All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).
 SIZE_STEP = 4
-
-# The largest published network, L2, has width 4.3, depth 5.3 and 800 px. Far beyond, one image's
-# activations exceed any accelerator's memory, so such a number is a mistake.
-MAX_FACTOR = 20.0
-MAX_IMAGE_SIZE = 4096
 
 V2_MAX_IMAGE_SIZE = 480  # EfficientNetV2's, above which memory and time grow too much
 V2_LATE_STAGES = 2  # to which its rule adds layers

@@ -180,6 +180,13 @@ def _request(values) -> SearchRequest:
         if "://" in values.cache:
             raise ValueError(f"--cache={values.cache} is not a local folder: give one")
         outputs.check_folder("cache", values.cache, values.data)
+    if values.storage and "://" not in values.storage:
+        raise ValueError(
+            f"--storage={values.storage} is not the URL of a database, such as "
+            "postgresql+psycopg://user@host/name. Leave it out for a file in the workdir"
+        )
+    if not values.study:
+        raise ValueError("--study is empty: give the study a name, or leave --study out")
     kind = values.device.partition(":")[0]
     if kind not in DEVICES or kind == "multi-worker":
         raise ValueError(

@@ -52,6 +52,8 @@ def space(monkeypatch):
         (["--minival=nan"], "minival must be a number"),
         (["--workdir=gs://bucket/x"], "is not a local folder"),
         (["--storage=postgres://nowhere/x"], "cannot open the storage postgres://nowhere/x"),
+        (["--storage=trials.log"], "--storage=trials.log is not the URL of a database"),
+        (["--study="], "--study is empty"),
         (["--step_time=tpux"], "Unknown step_time 'tpux'"),
         (["--trails=3"], "Did you mean '--trials'"),
     ],
