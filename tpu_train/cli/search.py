@@ -32,6 +32,7 @@ from tpu_train.search.settings import (
     SearchSettings,
     check_settings,
 )
+from tpu_train.training.model_source import check_source
 
 INTRODUCTION = """Searches for a network: trains points of a search space briefly, and ranks
 them.
@@ -200,6 +201,7 @@ def _request(values) -> SearchRequest:
         recipe=_recipe(values), **{name: values[name].value for name in names}
     )
     check_settings(settings)
+    check_source(settings.recipe)
     needs_results = settings.sampler != "random" or settings.pruner != "none"
     if needs_results and values.workers > settings.parallel_trials:
         raise ValueError(

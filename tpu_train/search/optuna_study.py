@@ -9,6 +9,7 @@ its draws after a restart.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -174,8 +175,11 @@ def _check_names(facts):
 
 def _open_storage(storage):
     if "://" not in storage:
-        _remove_incomplete_line(storage)
-        return optuna.storages.JournalStorage(JournalFileBackend(storage))
+        _repair_journal(storage)
+        try:
+            return optuna.storages.JournalStorage(JournalFileBackend(storage))
+        except (LookupError, TypeError, ValueError, AssertionError) as error:  # of its entries
+            raise _damaged(storage, f"an entry cannot be read ({_first_line(error)})") from error
     with _readable_errors(storage):
         # A connection for each transaction: trials are long, and a server may restart meanwhile.
         return optuna.storages.RDBStorage(
@@ -183,10 +187,15 @@ def _open_storage(storage):
         )
 
 
-def _remove_incomplete_line(path):
-    """Ends a journal at its last complete line; a loss of power may leave a part of a line."""
+def _repair_journal(path):
+    """Ends a journal at its last complete line; a loss of power may leave a part of a line.
+
+    Raises ``ValueError`` for a file that is not a journal, and for one with a damaged line.
+    """
     if not os.path.exists(path):
         return
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file: delete it, or choose another workdir")
     lock = JournalFileSymlinkLock(path)
     lock.acquire()
     try:
@@ -197,6 +206,24 @@ def _remove_incomplete_line(path):
                 file.truncate(end)
     finally:
         lock.release()
+    for number, line in enumerate(content[:end].splitlines(), start=1):
+        if not _is_journal_line(line):
+            raise _damaged(path, f"line {number} cannot be read")
+
+
+def _damaged(path, reason):
+    return ValueError(
+        f"{path} is not a journal of studies, or is damaged: {reason}. Restore the file, or start "
+        "again with another workdir; a --cache keeps the results of finished trials"
+    )
+
+
+def _is_journal_line(line):
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and isinstance(entry.get("op_code"), int)
 
 
 @contextlib.contextmanager
@@ -206,16 +233,15 @@ def _readable_errors(storage):
         yield
     except (ImportError, sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
         raise ValueError(
-            f"cannot open the storage {_without_password(storage)}: {_first_line(error)}. Give a "
+            f"cannot open the storage {without_password(storage)}: {_first_line(error)}. Give a "
             "database URL, e.g. --storage=postgresql+psycopg://user@host/database, of a server "
             "that runs and whose driver is installed; without --storage, a file in the workdir is "
             "used"
         ) from error
-    except (ValueError, KeyError) as error:  # of JSON
-        raise ValueError(f"{storage} is not a journal of studies: {_first_line(error)}") from error
 
 
-def _without_password(storage):
+def without_password(storage: str) -> str:
+    """A database URL whose password is not shown."""
     return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", storage)
 
 

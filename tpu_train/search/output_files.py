@@ -15,6 +15,8 @@ from tpu_train.search.request import SearchRequest
 from tpu_train.search.trial_record import TrialRecord, ranked
 
 BEST, LEADERBOARD, PAGE = "best.json", "leaderboard.csv", "report.html"
+_PARETO, _REWARDS = "pareto.svg", "rewards.svg"
+FILES = (BEST, LEADERBOARD, PAGE, _PARETO, _REWARDS)
 
 
 def write_outputs(
@@ -23,8 +25,8 @@ def write_outputs(
     """Writes all files of a study into its workdir; each is complete or as it was."""
     files = {
         LEADERBOARD: format_leaderboard(records),
-        "pareto.svg": charts.pareto_chart(records, "step_time"),
-        "rewards.svg": charts.reward_chart(records),
+        _PARETO: charts.pareto_chart(records, "step_time"),
+        _REWARDS: charts.reward_chart(records),
         PAGE: render_page(request.settings, records, reference, request.data),
     }
     write_files(

@@ -21,7 +21,7 @@ PRUNERS = ("none", "halving")
 STEP_TIMES = ("flops", "measured", "tpu:v5e")
 IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 # fields of a recipe that a search sets itself, and the values that they must have
-_FIXED = {"weights": "", "width": 1, "depth": 1}
+_FIXED = {"weights": "", "width": 1, "depth": 1, "freeze": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,11 @@ def check_settings(settings: SearchSettings) -> None:
                 f"{name} {getattr(settings.recipe, name)!r} does not fit a search, whose networks "
                 f"start from random weights and are built as drawn: leave --{name} out"
             )
+    if settings.recipe.unlabeled_ratio:
+        raise ValueError(
+            f"unlabeled_ratio {settings.recipe.unlabeled_ratio:g} does not fit a search, which has "
+            "no --unlabeled images: give --unlabeled_ratio=0, or another --recipe"
+        )
     if settings.pruner != "none" and settings.recipe.phases < 2:
         raise ValueError(
             f"--pruner={settings.pruner} ends trials at the ends of phases, and the recipe has "
@@ -123,10 +128,11 @@ def known_trials(settings: SearchSettings, number: int) -> int:
 def check_same_study(recorded: Mapping, current: Mapping, where: str) -> None:
     """Raises ``ValueError`` with every value in which the study at `where` differs."""
     recorded, current = _flat(recorded), _flat(current)
+    other_space = recorded.get("space") != current.get("space")
     differences = [
         f"{key} {recorded.get(key)!r}, now {current.get(key)!r}"
         for key in {**recorded, **current}
-        if recorded.get(key) != current.get(key)
+        if recorded.get(key) != current.get(key) and not (other_space and key.startswith("base."))
     ]
     if differences:
         raise ValueError(

@@ -46,6 +46,9 @@ def space(monkeypatch):
         (["--sampler=evolution"], "Unknown sampler 'evolution'"),
         (["--model=efficientnet-b0"], "--model does not belong to a search"),
         (["--weights=auto"], "leave --weights out"),
+        (["--freeze=backbone"], "leave --freeze out"),
+        (["--unlabeled_ratio=2"], "give --unlabeled_ratio=0, or another --recipe"),
+        (["--teacher=no.keras"], "teacher"),
         (["--device=multi-worker"], "Unknown device 'multi-worker'"),
         (["--pruner=halving"], "give --phases=2 or more"),
         (["--sampler=tpe", "--workers=5"], "give --parallel_trials=5"),
@@ -64,6 +67,12 @@ def test_bad_flags_are_one_line_and_status_2(flags, message, data, tmp_path, cap
     assert message in err
     assert err.count("\n") == 1
     assert err.startswith("effnet-train search: ")
+
+
+def test_a_workdir_in_a_file_is_refused(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main([f"--data={data}", f"--workdir={tmp_path / 'file' / 'w'}"]) == 2
+    assert f"is in '{tmp_path / 'file'}', which is not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", ["--workers=1", "--workers=2"])
