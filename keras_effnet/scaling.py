@@ -86,6 +86,8 @@ def compound(
     >>> compound(layers_of, 2)
     ([77, 77, 77, 77, 77, 77, 77, 77, 77, 77, 77, 77], 296)
     """
+    if not callable(builder):
+        raise ValueError(f"builder {builder!r} is not a function; scale() scales networks by name")
     _check_number("image_size", image_size)
     width, depth, size = _factors(phi, image_size, coefficients)
     if size < SIZE_STEP:
@@ -287,7 +289,8 @@ def grid_coefficients(
     >>> len(grid_coefficients())
     75
     """
-    every = (Coefficients(*values) for values in itertools.product(*grid))
+    alphas, betas, gammas = grid
+    every = (Coefficients(*values) for values in itertools.product(alphas, betas, gammas))
     return tuple(c for c in every if _within(c.growth, target, tolerance))
 
 
