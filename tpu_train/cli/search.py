@@ -209,6 +209,13 @@ def _request(values) -> SearchRequest:
             f"{settings.parallel_trials}: give --parallel_trials={values.workers}, which changes "
             "what the sampler knows"
         )
+    processors = os.cpu_count() or 1
+    if values.workers > max(2, processors):
+        raise ValueError(
+            f"--workers={values.workers} is more than the {processors} processors of this machine: "
+            f"give at most {max(2, processors)}. Other machines that share the workdir may work on "
+            "the same study"
+        )
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("the search needs the package optuna: pip install 'keras_effnet[search]'")
     return SearchRequest(
