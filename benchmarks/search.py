@@ -2,8 +2,8 @@
 
 The space is a part of "small" with 16 points. Every point is trained once, by a search that tries
 all of them; the samplers of all seeds then draw among these results. The ranking trains the first
-networks five times as long, and all networks once more with another seed, which shows how much of a
-ranking is noise. The trainings resume.
+networks five times as long. Both trainings are repeated with another seed, which shows how much of
+a ranking is noise. The trainings resume.
 
     python benchmarks/search.py --data=cifar10_shards --out=search-out
     python benchmarks/search.py --data=cifar10_shards --out=search-out --show
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import itertools
 import math
 import os
 import statistics
@@ -32,6 +33,7 @@ SEEDS = 30
 TRIALS = 8  # of each of these studies
 RANKED = 12  # networks that are trained longer
 FACTOR = 5
+PARTS = ("table", "longer", "repeated", "longer-repeated")  # folders of trainings
 RECIPE = {"images": 1000, "minival": 2000, "epochs": 5, "steps_per_loop": 40}
 
 
@@ -128,15 +130,19 @@ def show(out):
                     f"{len(values)} seeds"
                 )
             print(f"  of the first seeds: {[round(b[-1], 4) for b in best[:3]]}")
-    for part, what in (("longer", f"{FACTOR} times as long"), ("repeated", "with another seed")):
-        other = os.path.join(out, part, "leaderboard.csv")
-        for column in ("accuracy", "reward") if os.path.exists(other) else ():
-            a, b = read_table(table, column), read_table(other, column)
+    parts = [p for p in PARTS if os.path.exists(os.path.join(out, p, "leaderboard.csv"))]
+    for column in ("accuracy", "reward"):
+        tables = {p: read_table(os.path.join(out, p, "leaderboard.csv"), column) for p in parts}
+        for one, other in itertools.combinations(parts, 2):
+            a, b = tables[one], tables[other]
             names = sorted(a.keys() & b.keys())
             tau = kendall_tau([a[n] for n in names], [b[n] for n in names])
-            print(f"{len(names)} networks, trained {what}: Kendall tau of the {column} {tau:.2f}")
-            for n in names:
-                print(f"  {a[n]:.4f} {b[n]:.4f} {n}")
+            print(
+                f"Kendall tau of the {column} of {len(names)} networks, {one}, {other}: {tau:.2f}"
+            )
+        print(f"{column}: {', '.join(parts)}")
+        for n in sorted(tables["table"]):
+            print("  " + " ".join(f"{tables[p].get(n, math.nan):.4f}" for p in parts), n)
 
 
 def main():
@@ -154,6 +160,7 @@ def main():
         compare_samplers(out)
         train_networks(data, out, "longer", RANKED, FACTOR * epochs)
         train_networks(data, out, "repeated", space.size(), epochs, seed=1)
+        train_networks(data, out, "longer-repeated", RANKED, FACTOR * epochs, seed=1)
     show(arguments.out)
 
 
