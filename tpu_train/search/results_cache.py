@@ -41,10 +41,13 @@ class ResultsCache:
         try:
             with open(self._path(network_key), encoding="utf-8") as file:
                 content = json.load(file)
-        except (FileNotFoundError, ValueError):  # none, or damaged: it is written again
+            return {
+                "accuracies": {int(n): float(a) for n, a in content["accuracies"].items()},
+                "step_time": float(content["step_time"]),
+            }
+        # none, or damaged: it is written again
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
             return {}
-        accuracies = {int(phase): value for phase, value in content["accuracies"].items()}
-        return {"accuracies": accuracies, "step_time": content["step_time"]}
 
     def write(self, network_key: str, record: TrialRecord) -> None:
         """Stores the result of a complete trial."""
