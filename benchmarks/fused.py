@@ -242,6 +242,8 @@ def main(argv=None):
         row = compiled_on_tpu(*options.one, options.batch_size, options.cache)
         print(json.dumps(row))
         return
+    if options.doc and not os.path.isfile(options.doc):
+        parser.error(f"--doc={options.doc} does not exist: give a Markdown file with {MARKS[0]}")
     results = {"tpu": {}}
     if os.path.exists(options.results):
         with open(options.results, encoding="utf-8") as file:

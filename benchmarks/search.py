@@ -2,7 +2,8 @@
 
 The space is a part of "small" with 16 points. Every point is trained once, by a search that tries
 all of them; the samplers of all seeds then draw among these results. The ranking trains the first
-networks five times as long. The trainings resume.
+networks five times as long. Both trainings are repeated with another seed, which shows how much of
+a ranking is noise. The trainings resume.
 
     python benchmarks/search.py --data=cifar10_shards --out=search-out
     python benchmarks/search.py --data=cifar10_shards --out=search-out --show
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import itertools
 import math
 import os
 import statistics
@@ -31,6 +33,7 @@ SEEDS = 30
 TRIALS = 8  # of each of these studies
 RANKED = 12  # networks that are trained longer
 FACTOR = 5
+PARTS = ("table", "longer", "repeated", "longer-repeated")  # folders of trainings
 RECIPE = {"images": 1000, "minival": 2000, "epochs": 5, "steps_per_loop": 40}
 
 
@@ -46,9 +49,10 @@ def part_of_small():
     return dataclasses.replace(small, name=PART, choices=choices)
 
 
-def train_networks(data, out, name, trials, epochs):
-    """A random study of `trials` networks; the same ones for the same number, whatever `epochs`."""
+def train_networks(data, out, name, trials, epochs, seed=0):
+    """A random study of `trials` networks; the same ones whatever `epochs` and `seed`."""
     arguments = {**RECIPE, "epochs": epochs, "trials": trials, "space": PART, "data": data}
+    arguments["seed"] = seed
     arguments |= {"workdir": os.path.join(out, name), "cache": os.path.join(out, "cache")}
     status = effnet_train(["search", *(f"--{k}={v}" for k, v in arguments.items())])
     if status:
@@ -81,7 +85,7 @@ def compare_samplers(out):
                 stages, state = draw(settings, limited, number, records)
                 reward = rewards[canonical_form(space.point(stages))]
                 records.append(
-                    TrialRecord(number, COMPLETE, reward, stages=stages, sampler_state=state)
+                    TrialRecord(number, COMPLETE, reward, choices=stages, sampler_state=state)
                 )
             best = [max(r.reward for r in records[: n + 1]) for n in range(TRIALS)]
             rows.append([sampler, seed, *(f"{b:.6f}" for b in best)])
@@ -126,15 +130,19 @@ def show(out):
                     f"{len(values)} seeds"
                 )
             print(f"  of the first seeds: {[round(b[-1], 4) for b in best[:3]]}")
-    longer = os.path.join(out, "longer", "leaderboard.csv")
-    if os.path.exists(longer):
-        for column in ("accuracy", "reward"):
-            short, long = read_table(table, column), read_table(longer, column)
-            names = sorted(short.keys() & long.keys())
-            tau = kendall_tau([short[n] for n in names], [long[n] for n in names])
-            print(f"Kendall tau of the {column} of {len(names)} networks: {tau:.2f}")
-            for n in names:
-                print(f"  {short[n]:.4f} {long[n]:.4f} {n}")
+    parts = [p for p in PARTS if os.path.exists(os.path.join(out, p, "leaderboard.csv"))]
+    for column in ("accuracy", "reward"):
+        tables = {p: read_table(os.path.join(out, p, "leaderboard.csv"), column) for p in parts}
+        for one, other in itertools.combinations(parts, 2):
+            a, b = tables[one], tables[other]
+            names = sorted(a.keys() & b.keys())
+            tau = kendall_tau([a[n] for n in names], [b[n] for n in names])
+            print(
+                f"Kendall tau of the {column} of {len(names)} networks, {one}, {other}: {tau:.2f}"
+            )
+        print(f"{column}: {', '.join(parts)}")
+        for n in sorted(tables["table"]):
+            print("  " + " ".join(f"{tables[p].get(n, math.nan):.4f}" for p in parts), n)
 
 
 def main():
@@ -151,6 +159,8 @@ def main():
         train_networks(data, out, "table", space.size(), epochs)
         compare_samplers(out)
         train_networks(data, out, "longer", RANKED, FACTOR * epochs)
+        train_networks(data, out, "repeated", space.size(), epochs, seed=1)
+        train_networks(data, out, "longer-repeated", RANKED, FACTOR * epochs, seed=1)
     show(arguments.out)
 
 

@@ -18,16 +18,12 @@ from typing import TypeVar
 from keras_effnet.model_cost import Cost, cost
 from keras_effnet.network_plan import MIN_IMAGE_SIZE, plan
 from keras_effnet.search_space import unscaled
+from keras_effnet.variant_file import MAX_FACTOR, MAX_IMAGE_SIZE
 from keras_effnet.variant_lookup import find_variant
 from keras_effnet.variants import VARIANTS, Evaluation, Variant
 
 # All published image sizes of V1, V2 and Lite are multiples of 4; not all are of 8 (260, 300, 380).
 SIZE_STEP = 4
-
-# The largest published network, L2, has width 4.3, depth 5.3 and 800 px. Far beyond, one image's
-# activations exceed any accelerator's memory, so such a number is a mistake.
-MAX_FACTOR = 20.0
-MAX_IMAGE_SIZE = 4096
 
 V2_MAX_IMAGE_SIZE = 480  # EfficientNetV2's, above which memory and time grow too much
 V2_LATE_STAGES = 2  # to which its rule adds layers
@@ -90,6 +86,8 @@ def compound(
     >>> compound(layers_of, 2)
     ([77, 77, 77, 77, 77, 77, 77, 77, 77, 77, 77, 77], 296)
     """
+    if not callable(builder):
+        raise ValueError(f"builder {builder!r} is not a function; scale() scales networks by name")
     _check_number("image_size", image_size)
     width, depth, size = _factors(phi, image_size, coefficients)
     if size < SIZE_STEP:
@@ -251,15 +249,7 @@ def family(
     members = []
     for phi in (published or (0, 1, 2, 3)) if phis is None else phis:
         rule, known = scale(v, phi, coefficients=coefficients), published.get(phi)
-        members.append(
-            Member(
-                phi=phi,
-                rule=rule,
-                rule_cost=cost(rule),
-                published=known,
-                published_cost=None if known is None else cost(known),
-            )
-        )
+        members.append(Member(phi, rule, cost(rule), known, known and cost(known)))
     return tuple(members)
 
 
@@ -285,16 +275,32 @@ class Candidate:
         )
 
 
-_STEPS = tuple(1 + i / 20 for i in range(9))  # 1.00, 1.05 ... 1.40
+STEPS = tuple(1 + i / 20 for i in range(9))  # 1.00, 1.05 ... 1.40
+GROWTH, GROWTH_TOLERANCE = 2.0, 0.05  # of the multiply-adds, by the rule
+
+
+def grid_coefficients(
+    grid: Sequence[Sequence[float]] = (STEPS, STEPS, STEPS),
+    target: float = GROWTH,
+    tolerance: float = GROWTH_TOLERANCE,
+) -> tuple[Coefficients, ...]:
+    """The combinations of a grid whose growth is within a relative `tolerance` of `target`.
+
+    >>> len(grid_coefficients())
+    75
+    """
+    alphas, betas, gammas = grid
+    every = (Coefficients(*values) for values in itertools.product(alphas, betas, gammas))
+    return tuple(c for c in every if _within(c.growth, target, tolerance))
 
 
 def search(
     base: str | Variant,
     accuracy: Callable[[Variant], float],
     *,
-    grid: Sequence[Sequence[float]] = (_STEPS, _STEPS, _STEPS),
-    target: float = 2.0,
-    tolerance: float = 0.05,
+    grid: Sequence[Sequence[float]] = (STEPS, STEPS, STEPS),
+    target: float = GROWTH,
+    tolerance: float = GROWTH_TOLERANCE,
     cost_tolerance: float = 0.15,
     skip_misses: bool = False,
 ) -> tuple[Candidate, ...]:
@@ -323,16 +329,9 @@ def search(
     v = find_variant(base)
     base_macs = cost(v).macs
     accuracies, rows = {}, []
-    for alpha, beta, gamma in itertools.product(*grid):
-        coefficients = Coefficients(alpha, beta, gamma)
-        if not _within(coefficients.growth, target, tolerance):
-            continue
-        variant = scale(
-            v,
-            1,
-            coefficients=coefficients,
-            name=f"{v.name}-a{alpha:g}-b{beta:g}-g{gamma:g}",
-        )
+    for c in grid_coefficients(grid, target, tolerance):
+        name = f"{v.name}-a{c.alpha:g}-b{c.beta:g}-g{c.gamma:g}"
+        variant = scale(v, 1, coefficients=c, name=name)
         macs = cost(variant).macs
         fits = _within(macs / base_macs, target, cost_tolerance)
         reached = None
@@ -342,7 +341,7 @@ def search(
             if network not in accuracies:
                 accuracies[network] = _checked_accuracy(accuracy(variant), variant)
             reached = accuracies[network]
-        rows.append(Candidate(coefficients, variant, macs, macs / base_macs, fits, reached))
+        rows.append(Candidate(c, variant, macs, macs / base_macs, fits, reached))
     if not rows:
         raise ValueError(
             f"No (alpha, beta, gamma) of the grid has alpha * beta^2 * gamma^2 within "
@@ -360,7 +359,7 @@ def _factors(phi, image_size, coefficients):
         return (
             coefficients.beta**phi,
             coefficients.alpha**phi,
-            _nearest_size(image_size * coefficients.gamma**phi),
+            nearest_size(image_size * coefficients.gamma**phi),
         )
     except OverflowError as error:
         raise ValueError(f"phi {phi:g} is too large: published networks have -3 to 10") from error
@@ -371,7 +370,8 @@ def _exact(factor):
     return round(factor, 4)
 
 
-def _nearest_size(pixels):
+def nearest_size(pixels: float) -> int:
+    """The nearest multiple of 4 pixels."""
     return int(pixels / SIZE_STEP + 0.5) * SIZE_STEP
 
 

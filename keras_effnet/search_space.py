@@ -13,12 +13,11 @@ import hashlib
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from keras_effnet.block_strings import format_stages
 from keras_effnet.network_plan import plan
-from keras_effnet.suggestions import unknown_name
 from keras_effnet.variants import V2, VARIANTS, Normalization, Stage, Variant
 
 OPS = ("mbconv", "fused")
@@ -26,6 +25,7 @@ KERNEL_SIZES = (3, 5)
 EXPAND_RATIOS = (1, 4, 6)
 # The paper does not state the numbers of layers; these are the base's times these factors, rounded.
 _REPEAT_FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5)
+_DIMENSIONS = ("op", "kernel_size", "expand_ratio", "repeats")  # of a stage, in order
 _SE_RATIO = 0.25  # of MBConv in every published V2 network
 
 
@@ -113,6 +113,41 @@ class SearchSpace:
                 )
         return stages
 
+    def dimensions(self) -> dict[str, tuple]:
+        """{name: options} of every single choice, in a fixed order.
+
+        >>> list(SPACES["small"].dimensions().items())[:2]
+        [('stage1_op', ('mbconv', 'fused')), ('stage1_kernel_size', (3, 5))]
+        """
+        return {
+            f"stage{number}_{name}": options
+            for number, c in enumerate(self.choices, start=1)
+            for name, options in zip(
+                _DIMENSIONS, (c.ops, c.kernel_sizes, c.expand_ratios, c.repeats)
+            )
+        }
+
+    def to_dimensions(self, stages: tuple[tuple[str, int, int, int], ...]) -> dict[str, object]:
+        """{name: what is chosen} of a point, with the names of :meth:`dimensions`."""
+        return {
+            f"stage{number}_{name}": value
+            for number, stage in enumerate(stages, start=1)
+            for name, value in zip(_DIMENSIONS, stage)
+        }
+
+    def from_dimensions(
+        self, values: Mapping[str, object]
+    ) -> tuple[tuple[str, int, int, int], ...]:
+        """The reverse of :meth:`to_dimensions`."""
+        return tuple(
+            tuple(values[f"stage{number}_{name}"] for name in _DIMENSIONS)
+            for number in range(1, len(self.choices) + 1)
+        )
+
+    def network_key(self, stages: tuple[tuple[str, int, int, int], ...]) -> str:
+        """A text that is equal for points that are the same network."""
+        return canonical_form(self.point(stages))
+
     def sample(self, seed: int | str) -> Variant:
         """A point drawn uniformly; the same seed gives the same point on every machine.
 
@@ -180,13 +215,6 @@ def space_around(base: Variant, name: str | None = None) -> SearchSpace:
             for stage in built.stages
         ),
     )
-
-
-def find_space(name: str) -> SearchSpace:
-    """The space of that name. Raises ``ValueError`` with the nearest names for an unknown one."""
-    if name in SPACES:
-        return SPACES[name]
-    raise ValueError(unknown_name("search space", name, SPACES))
 
 
 def _repeats_around(repeats):

@@ -6,6 +6,7 @@ Stages are the official code's block strings (:mod:`keras_effnet.block_strings`)
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, fields
 
@@ -17,14 +18,21 @@ from keras_effnet.variants import FAMILIES, Evaluation, Normalization, Variant
 FORMAT = 1
 # how a field is stored; the others are stored as they are
 _SPECIAL = ("family", "stages", "stem_filters", "normalization", "evaluation")
-_NUMBERS = {
-    "width": float,
-    "depth": float,
-    "image_size": int,
-    "dropout_rate": float,
-    "head_filters": int,
-    "drop_path_rate": float,
-    "bn_epsilon": float,
+# The largest published network, L2, has width 4.3, depth 5.3, 800 px and 88 blocks. Far beyond, one
+# image's activations exceed any accelerator's memory, so such a number is a mistake.
+MAX_FACTOR = 20.0
+MAX_IMAGE_SIZE = 4096
+_MAX_FILTERS = 100_000
+_MAX_BLOCKS = 10_000
+_SMALLEST = 1e-12  # number above 0
+_NUMBERS = {  # (type, least, most)
+    "width": (float, _SMALLEST, MAX_FACTOR),
+    "depth": (float, _SMALLEST, MAX_FACTOR),
+    "image_size": (int, 1, MAX_IMAGE_SIZE),
+    "dropout_rate": (float, 0, 0.999),
+    "head_filters": (int, 0, _MAX_FILTERS),
+    "drop_path_rate": (float, 0, 0.999),
+    "bn_epsilon": (float, _SMALLEST, 1),
 }
 
 
@@ -69,10 +77,14 @@ def read_variant(path: str | os.PathLike[str]) -> Variant:
         raise ValueError(f"{name}: cannot read it ({error.strerror})") from None
     except ValueError as error:
         raise ValueError(
-            f"{name} is not complete JSON ({error}): write it again with `effnet-train search`"
+            f"{name} is not complete JSON ({error}): write it again, with the same command as "
+            "before"
         ) from None
     if not isinstance(content, dict) or "keras_effnet_variant" not in content:
-        raise ValueError(f"{name} does not describe a network: it lacks 'keras_effnet_variant'")
+        raise ValueError(
+            f"{name} does not describe a network: it lacks 'keras_effnet_variant'. Give a file of "
+            "`effnet scale --out` or the best.json of `effnet-train search`"
+        )
     version = content["keras_effnet_variant"]
     if version != FORMAT:
         raise ValueError(
@@ -94,17 +106,71 @@ def from_json(content: dict) -> Variant:
     if content["family"] not in FAMILIES:
         raise ValueError(unknown_name("family", content["family"], FAMILIES))
     stages, stem_filters = parse_stages(content["blocks"])
-    values = {name: content[name] for name in ("name", "top1", "padding")}
-    for name, kind in _NUMBERS.items():
-        if isinstance(content[name], bool) or not isinstance(content[name], (int, float)):
-            raise ValueError(f"{name} is {content[name]!r}, not a number")
-        values[name] = kind(content[name])
-    normalization = content["normalization"]
+    values = {
+        name: _number(name, content[name], kind, least, most)
+        for name, (kind, least, most) in _NUMBERS.items()
+    }
+    top1 = content["top1"]
+    _check_size(stages, stem_filters, values["depth"])
     return Variant(
+        name=_name(content["name"]),
         family=FAMILIES[content["family"]],
         stages=stages,
         stem_filters=stem_filters,
-        normalization=Normalization(tuple(normalization["mean"]), tuple(normalization["std"])),
-        evaluation=Evaluation(**content["evaluation"]),
+        top1=None if top1 is None else _number("top1", top1, float, 0, 100),
+        normalization=_normalization(content["normalization"]),
+        evaluation=_evaluation(content["evaluation"]),
+        padding=_one_of("padding", content["padding"], ("same", "symmetric")),
         **values,
+    )
+
+
+def _number(name, value, kind, least, most):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}, not a number")
+    if not least <= value <= most:  # also NaN
+        lowest = "above 0" if least == _SMALLEST else f"of at least {least}"
+        raise ValueError(f"{name} is {value!r}: give a number {lowest} and at most {most:,g}")
+    if kind is int and value != int(value):
+        raise ValueError(f"{name} is {value!r}: give a whole number")
+    return kind(value)
+
+
+def _name(value):
+    if not isinstance(value, str) or not value or not value.isprintable() or "/" in value:
+        raise ValueError(f"name is {value!r}: give a text of printable characters without '/'")
+    return value
+
+
+def _one_of(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: give {' or '.join(map(repr, choices))}")
+    return value
+
+
+def _check_size(stages, stem_filters, depth):
+    filters = max(stem_filters, *(stage.filters for stage in stages))
+    if filters > _MAX_FILTERS:
+        raise ValueError(f"a stage has {filters:,} filters: give at most {_MAX_FILTERS:,}")
+    blocks = math.ceil(depth * sum(stage.repeats for stage in stages))
+    if blocks > _MAX_BLOCKS:
+        raise ValueError(f"the network has {blocks:,} blocks: give at most {_MAX_BLOCKS:,}")
+
+
+def _normalization(content):
+    values = {}
+    for name, least in (("mean", -1e9), ("std", _SMALLEST)):
+        if not isinstance(content[name], list) or len(content[name]) != 3:
+            raise ValueError(f"normalization {name} is {content[name]!r}: give three numbers")
+        values[name] = tuple(
+            _number(f"normalization {name}", value, float, least, 1e9) for value in content[name]
+        )
+    return Normalization(**values)
+
+
+def _evaluation(content):
+    padding = content["crop_padding"]
+    return Evaluation(
+        None if padding is None else _number("crop_padding", padding, int, 0, MAX_IMAGE_SIZE),
+        _one_of("interpolation", content["interpolation"], ("bilinear", "bicubic")),
     )

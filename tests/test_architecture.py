@@ -75,6 +75,8 @@ LAYERS = {
         ("image_preprocessing", "labels"),
         ("datasets",),
         ("image_decoding",),
+        ("space_lookup",),
+        ("compound_space",),
         ("scaling",),
         ("model_cost",),
         ("search_space",),
@@ -224,6 +226,7 @@ def test_tpu_train_and_tflite_do_not_import_each_other():
 _PURE = (
     *("variants", "block_strings", "variant_file", "variant_lookup", "network_plan"),
     *("model_cost", "scaling", "search_space", "search_reward"),
+    *("compound_space", "space_lookup"),
 )
 
 

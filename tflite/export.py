@@ -78,6 +78,11 @@ def _check_format(path):
             is_readable = file.read(8) == b"\x89HDF\r\n\x1a\n"
     elif ending == ".keras":
         is_readable = zipfile.is_zipfile(path)
+    elif ending == ".json":
+        raise ValueError(
+            f"model {path!r} is a JSON file, which has no weights: if it describes a network, "
+            f"train it with effnet-train --model={path}, and convert the model.keras of that run"
+        )
     else:
         raise ValueError(
             f"model {path!r} is not a .keras, .h5 or .tflite file by its name, nor the folder of a "

@@ -58,3 +58,9 @@ def test_the_table_has_ratios_of_the_same_turns():
     assert first["CPU, relative (lowest to highest)"].startswith("1.00 (")
     assert middle["v3:2x2, relative"] == middle["CPU, processor s"] == "-"
     assert all_stages["v3:2x2, ms: FLOPs / bytes"] == "does not fit"
+
+
+def test_a_document_that_does_not_exist_is_refused_at_once(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fused.main([f"--doc={tmp_path / 'no.md'}", f"--results={tmp_path / 'r.json'}"])
+    assert "no.md does not exist: give a Markdown file" in capsys.readouterr().err

@@ -262,6 +262,8 @@ def test_the_papers_choice_is_on_the_grid_and_fits():
 def test_a_grid_without_candidates_is_an_error():
     with pytest.raises(ValueError, match="finer grid"):
         search("efficientnet-b0", _by_width, grid=([1.0], [1.0], [1.0]))
+    with pytest.raises(ValueError, match="expected 3"):  # no default takes the place of gamma
+        search("efficientnet-b0", _by_width, grid=([1.2], [1.1]))
 
 
 @pytest.mark.parametrize("output", [None, float("nan"), "0.8"])
@@ -290,6 +292,11 @@ def test_compound_calls_any_builder_with_the_papers_factors():
 def test_compound_refuses_a_phi_that_no_machine_runs(phi, message):
     with pytest.raises(ValueError, match=message):
         compound(lambda *dimensions: dimensions, phi)
+
+
+def test_compound_refuses_a_network_in_place_of_a_builder():
+    with pytest.raises(ValueError, match=r"builder 'efficientnet-b0' is not a function; scale\(\)"):
+        compound("efficientnet-b0", 1)
 
 
 # Table 3 of arXiv 1905.11946, multiply-adds in billions, and the dimensions. The paper gives the

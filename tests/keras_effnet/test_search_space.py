@@ -5,7 +5,8 @@ import collections
 import pytest
 
 from keras_effnet.network_plan import plan
-from keras_effnet.search_space import SPACES, canonical_form, find_space, unscaled
+from keras_effnet.search_space import SPACES, canonical_form, unscaled
+from keras_effnet.space_lookup import find_space
 from keras_effnet.variants import V2, VARIANTS
 
 PUBLISHED = [name for name, variant in VARIANTS.items() if variant.family == V2]

@@ -200,6 +200,9 @@ def test_a_model_file_that_cannot_be_loaded_is_an_error(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match=r"broken\.keras.*truncated, or of another format"):
         tflite.load_keras(tmp_path / "broken.keras")
+    (tmp_path / "best.json").write_text("{}")  # of a search
+    with pytest.raises(ValueError, match=r"has no weights: .* effnet-train --model=.*best\.json"):
+        tflite.load_keras(tmp_path / "best.json")
 
 
 def _double(x):

@@ -19,6 +19,8 @@ def check_folder(flag: str, path: str, data: str) -> None:
         raise ValueError(f"--{flag} {path!r} is not a folder: give another name")
     existing = os.path.abspath(path)
     while not os.path.isdir(existing):
+        if os.path.lexists(existing):
+            raise ValueError(f"--{flag} {path!r} is in {existing!r}, which is not a folder")
         existing = os.path.dirname(existing)
     try:
         with tempfile.TemporaryFile(dir=existing):

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from keras_effnet.interruption import run_command
-from keras_effnet.search_space import SPACES, find_space
+from keras_effnet.search_space import SPACES
+from keras_effnet.space_lookup import COMPOUND, find_space
 from keras_effnet.suggestions import unknown_name
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts
 from tpu_train.cli import command, data_flags, failure_message, outputs, recipe_flags
@@ -24,12 +25,14 @@ from tpu_train.device_names import DEVICES
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.settings import (
+    IMAGE_SIZES,
     PRUNERS,
     SAMPLERS,
     STEP_TIMES,
     SearchSettings,
     check_settings,
 )
+from tpu_train.training.model_source import check_source
 
 INTRODUCTION = """Searches for a network: trains points of a search space briefly, and ranks
 them.
@@ -65,7 +68,6 @@ GROUPS = {
         ),
     ),
 }
-_IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +86,13 @@ def define() -> flags.FlagValues:
     defaults = SearchSettings("small", None)
     data_flags.define(values)
     flags.DEFINE_string("workdir", None, "folder of the study, shared by all its workers", **here)
-    flags.DEFINE_string("space", "small", f"search space: {', '.join(SPACES)}", **here)
+    flags.DEFINE_string(
+        "space",
+        "small",
+        f"search space: {', '.join(SPACES)}, or {COMPOUND}NETWORK, the factors alpha, beta and "
+        "gamma of compound scaling",
+        **here,
+    )
     flags.DEFINE_integer("trials", 100, "networks to try", lower_bound=1, **here)
     flags.DEFINE_integer("workers", 1, "processes that train trials", lower_bound=1, **here)
     flags.DEFINE_string("sampler", defaults.sampler, f"one of {', '.join(SAMPLERS)}", **here)
@@ -173,6 +181,13 @@ def _request(values) -> SearchRequest:
         if "://" in values.cache:
             raise ValueError(f"--cache={values.cache} is not a local folder: give one")
         outputs.check_folder("cache", values.cache, values.data)
+    if values.storage and "://" not in values.storage:
+        raise ValueError(
+            f"--storage={values.storage} is not the URL of a database, such as "
+            "postgresql+psycopg://user@host/name. Leave it out for a file in the workdir"
+        )
+    if not values.study:
+        raise ValueError("--study is empty: give the study a name, or leave --study out")
     kind = values.device.partition(":")[0]
     if kind not in DEVICES or kind == "multi-worker":
         raise ValueError(
@@ -186,12 +201,20 @@ def _request(values) -> SearchRequest:
         recipe=_recipe(values), **{name: values[name].value for name in names}
     )
     check_settings(settings)
+    check_source(settings.recipe)
     needs_results = settings.sampler != "random" or settings.pruner != "none"
     if needs_results and values.workers > settings.parallel_trials:
         raise ValueError(
             f"--workers={values.workers} is more than --parallel_trials="
             f"{settings.parallel_trials}: give --parallel_trials={values.workers}, which changes "
             "what the sampler knows"
+        )
+    processors = os.cpu_count() or 1
+    if values.workers > max(2, processors):
+        raise ValueError(
+            f"--workers={values.workers} is more than the {processors} processors of this machine: "
+            f"give at most {max(2, processors)}. Other machines that share the workdir may work on "
+            "the same study"
         )
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("the search needs the package optuna: pip install 'keras_effnet[search]'")
@@ -222,7 +245,7 @@ def _recipe(values) -> Recipe:
     recipe, base = recipe_flags.chosen(values), find_space(values.space).base
     sizes = {
         name: min(getattr(recipe, name), base.image_size)
-        for name in _IMAGE_SIZES
+        for name in IMAGE_SIZES
         if values[name].value is None
     }
     return dataclasses.replace(recipe, **sizes)

@@ -1,18 +1,26 @@
 """Points of a search space under limits of parameters and multiply-adds. No TensorFlow.
 
-Filters and strides of a space are fixed, so both costs of a point are sums over its stages.
+Filters and strides of a stage-factorized space are fixed, so both costs of a point are sums over
+its stages. The points of compound scaling are few: all are counted.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Union
 
+from keras_effnet.compound_space import CompoundSpace, size_in_trial
 from keras_effnet.model_cost import cost
 from keras_effnet.search_space import SearchSpace
 
+Space = Union[SearchSpace, CompoundSpace]
 Stages = tuple[tuple[str, int, int, int], ...]  # (op, kernel size, expand ratio, repeats), ...
+Coefficients = tuple[float, float, float]  # alpha, beta, gamma
+Choices = Union[Stages, Coefficients]
+_DRAWS = 200  # until one is not in an earlier trial
 
 _NAMES = ("parameters", "multiply-adds")
 
@@ -66,10 +74,8 @@ class LimitedSpace:
             sums = {(a + p, b + f) for a, b in added.values() for p, f in self._cheapest[0]}
             self._cheapest.insert(0, _not_dominated(sums))
         if not self._fits(self._fixed, 0):
-            raise ValueError(
-                f"the space {space.name} has no point with at most {self._describe_limits()}, at "
-                f"{image_size} px and {classes} classes: {self._describe_least()}"
-            )
+            cheapest = [_sum(self._fixed, pair) for pair in self._cheapest[0]]
+            raise _no_point(space, self._limits, cheapest, image_size, classes)
 
     def cost(self, stages: Stages) -> PointCost:
         """The cost of a point.
@@ -101,27 +107,27 @@ class LimitedSpace:
             pair = _sum(pair, added[stages[-1]])
         return tuple(stages)
 
+    def draw_new(self, seed: str, earlier: Collection[Stages]) -> Stages:
+        """A point under the limits, not in `earlier` unless hundreds of draws give no other."""
+        for attempt in range(_DRAWS):
+            stages = self.draw(f"{seed}/{attempt}")
+            if stages not in earlier:
+                break
+        return stages
+
+    def base_parameters(self) -> int:
+        """The parameters of the base network."""
+        return self.cost(self.space.stages_of(self.space.base)).parameters
+
+    def count(self) -> None:
+        """The number of points under the limits: not known."""
+
     def _fits(self, pair, following):
         """Whether `pair` and some choices of the stages from `following` on are allowed."""
         return any(
             pair[0] + p <= self._limits[0] and pair[1] + f <= self._limits[1]
             for p, f in self._cheapest[following]
         )
-
-    def _describe_limits(self):
-        return " and ".join(
-            f"{limit:,} {name}" for limit, name in zip(self._limits, _NAMES) if limit < math.inf
-        )
-
-    def _describe_least(self):
-        least = [
-            f"{min(pair[i] for pair in self._cheapest[0]) + self._fixed[i]:,} {name}"
-            for i, name in enumerate(_NAMES)
-            if self._limits[i] < math.inf
-        ]
-        if len(least) == 1 or len(self._cheapest[0]) == 1:
-            return f"the smallest has {' and '.join(least)}"
-        return f"the smallest have {' and '.join(least)}, not both in one point"
 
     def _difference(self, stages):
         pair = self._pair(stages)
@@ -130,6 +136,83 @@ class LimitedSpace:
     def _pair(self, stages):
         total = cost(self.space.point(stages), image_size=self._size, classes=self._classes)
         return total.parameters, total.macs
+
+
+class LimitedCompoundSpace:
+    """A search space of compound scaling, and which of its points are under the limits.
+
+    Takes the arguments of :class:`LimitedSpace`; `image_size` is that of the base network. Raises
+    ``ValueError`` if no point is under the limits.
+    """
+
+    def __init__(
+        self,
+        space: CompoundSpace,
+        *,
+        image_size: int,
+        classes: int,
+        max_parameters: int = 0,
+        max_flops: int = 0,
+    ):
+        self.space = space
+        self._base = cost(space.base, image_size=image_size, classes=classes).parameters
+        limits = (max_parameters or math.inf, max_flops or math.inf)
+        every = {}
+        for point in space.points():
+            variant = space.point(point)
+            size = size_in_trial(image_size, space.base, variant)
+            total = cost(variant, image_size=size, classes=classes)
+            every[point] = PointCost(total.parameters, total.macs)
+        self._costs = {
+            point: c
+            for point, c in every.items()
+            if c.parameters <= limits[0] and c.flops <= limits[1]
+        }
+        if not self._costs:
+            cheapest = _not_dominated((c.parameters, c.flops) for c in every.values())
+            raise _no_point(space, limits, cheapest, image_size, classes)
+
+    def cost(self, coefficients: Coefficients) -> PointCost:
+        """The cost of a point that is allowed."""
+        return self._costs[coefficients]
+
+    def allows(self, coefficients: Coefficients) -> bool:
+        """Whether a point is one of the space, and under the limits."""
+        return coefficients in self._costs
+
+    def draw_new(self, seed: str, earlier: Collection[Coefficients]) -> Coefficients:
+        """A point under the limits, not in `earlier` unless all are."""
+        new = [point for point in self._costs if point not in earlier]
+        return random.Random(seed).choice(new or list(self._costs))
+
+    def base_parameters(self) -> int:
+        """The parameters of the base network."""
+        return self._base
+
+    def count(self) -> int:
+        """The number of points under the limits."""
+        return len(self._costs)
+
+
+def limit_space(space: Space, **arguments: int) -> LimitedSpace | LimitedCompoundSpace:
+    """A search space of either kind with the arguments of :class:`LimitedSpace`."""
+    kind = LimitedCompoundSpace if isinstance(space, CompoundSpace) else LimitedSpace
+    return kind(space, **arguments)
+
+
+def _no_point(space, limits, cheapest, image_size, classes):
+    """The error for limits that are under the `cheapest` (parameters, multiply-adds)."""
+    limited = [i for i, limit in enumerate(limits) if limit < math.inf]
+    most = " and ".join(f"{limits[i]:,} {_NAMES[i]}" for i in limited)
+    least = " and ".join(f"{min(pair[i] for pair in cheapest):,} {_NAMES[i]}" for i in limited)
+    if len(limited) == 1 or len(cheapest) == 1:
+        found = f"the smallest has {least}"
+    else:
+        found = f"the smallest have {least}, not both in one point"
+    return ValueError(
+        f"the space {space.name} has no point with at most {most}, at {image_size} px and "
+        f"{classes} classes: {found}"
+    )
 
 
 def _sum(a, b):

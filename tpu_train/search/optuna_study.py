@@ -9,6 +9,7 @@ its draws after a restart.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -23,8 +24,7 @@ from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
-from keras_effnet.search_space import SearchSpace
-from tpu_train.search.limits import Stages
+from tpu_train.search.limits import Choices, Space
 from tpu_train.search.trial_record import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 
 _STATES = {
@@ -33,7 +33,6 @@ _STATES = {
     FAILED: TrialState.FAIL,
     RUNNING: TrialState.RUNNING,
 }
-_FIELDS = ("op", "kernel_size", "expand_ratio", "repeats")  # of a stage, in order
 _FACTS = (
     *("network", "blocks", "parameters", "flops", "step_time", "step_time_source"),
     *("step_time_unit", "device", "duplicate_of", "seconds", "error", "sampler_state"),
@@ -63,7 +62,7 @@ class StoredStudy:
     Raises ``ValueError`` for a storage that cannot be opened.
     """
 
-    def __init__(self, storage: str, name: str, space: SearchSpace):
+    def __init__(self, storage: str, name: str, space: Space):
         self._space = space
         self._distributions = _distributions(space)
         self._storage = opened = _open_storage(storage)
@@ -98,7 +97,7 @@ class StoredStudy:
         trials = self._patiently(lambda: self._study.get_trials(deepcopy=False))
         return [_record(self._space, trial) for trial in trials]
 
-    def add(self, stages: Stages, facts: Mapping) -> None:
+    def add(self, choices: Choices, facts: Mapping) -> None:
         """Adds a trial with a network and fields of :class:`TrialRecord`, in one write.
 
         Raises :class:`LostConnectionError` if the trial may exist or not.
@@ -106,7 +105,7 @@ class StoredStudy:
         _check_names(facts)
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params=_params(stages),
+            params=self._space.to_dimensions(choices),
             distributions=self._distributions,
             user_attrs=dict(facts),
         )
@@ -176,8 +175,11 @@ def _check_names(facts):
 
 def _open_storage(storage):
     if "://" not in storage:
-        _remove_incomplete_line(storage)
-        return optuna.storages.JournalStorage(JournalFileBackend(storage))
+        _repair_journal(storage)
+        try:
+            return optuna.storages.JournalStorage(JournalFileBackend(storage))
+        except (LookupError, TypeError, ValueError, AssertionError) as error:  # of its entries
+            raise _damaged(storage, f"an entry cannot be read ({_first_line(error)})") from error
     with _readable_errors(storage):
         # A connection for each transaction: trials are long, and a server may restart meanwhile.
         return optuna.storages.RDBStorage(
@@ -185,10 +187,15 @@ def _open_storage(storage):
         )
 
 
-def _remove_incomplete_line(path):
-    """Ends a journal at its last complete line; a loss of power may leave a part of a line."""
+def _repair_journal(path):
+    """Ends a journal at its last complete line; a loss of power may leave a part of a line.
+
+    Raises ``ValueError`` for a file that is not a journal, and for one with a damaged line.
+    """
     if not os.path.exists(path):
         return
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a file: delete it, or choose another workdir")
     lock = JournalFileSymlinkLock(path)
     lock.acquire()
     try:
@@ -199,6 +206,24 @@ def _remove_incomplete_line(path):
                 file.truncate(end)
     finally:
         lock.release()
+    for number, line in enumerate(content[:end].splitlines(), start=1):
+        if not _is_journal_line(line):
+            raise _damaged(path, f"line {number} cannot be read")
+
+
+def _damaged(path, reason):
+    return ValueError(
+        f"{path} is not a journal of studies, or is damaged: {reason}. Restore the file, or start "
+        "again with another workdir; a --cache keeps the results of finished trials"
+    )
+
+
+def _is_journal_line(line):
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and isinstance(entry.get("op_code"), int)
 
 
 @contextlib.contextmanager
@@ -208,16 +233,15 @@ def _readable_errors(storage):
         yield
     except (ImportError, sqlalchemy.exc.SQLAlchemyError, StorageInternalError, OSError) as error:
         raise ValueError(
-            f"cannot open the storage {_without_password(storage)}: {_first_line(error)}. Give a "
+            f"cannot open the storage {without_password(storage)}: {_first_line(error)}. Give a "
             "database URL, e.g. --storage=postgresql+psycopg://user@host/database, of a server "
             "that runs and whose driver is installed; without --storage, a file in the workdir is "
             "used"
         ) from error
-    except (ValueError, KeyError) as error:  # of JSON
-        raise ValueError(f"{storage} is not a journal of studies: {_first_line(error)}") from error
 
 
-def _without_password(storage):
+def without_password(storage: str) -> str:
+    """A database URL whose password is not shown."""
     return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", storage)
 
 
@@ -233,7 +257,7 @@ def _record(space, trial):
         number=trial.number,
         state=next(name for name, state in _STATES.items() if state == trial.state),
         reward=trial.value if trial.values else None,
-        stages=_stages(trial.params, len(space.choices)),
+        choices=space.from_dimensions(trial.params),
         accuracies={
             phase: attributes[f"accuracy_{phase}"]
             for phase in trial.intermediate_values
@@ -246,29 +270,16 @@ def _record(space, trial):
 
 def _distributions(space):
     return {
-        f"stage{i}_{name}": optuna.distributions.CategoricalDistribution(options)
-        for i, c in enumerate(space.choices, start=1)
-        for name, options in zip(_FIELDS, (c.ops, c.kernel_sizes, c.expand_ratios, c.repeats))
+        name: optuna.distributions.CategoricalDistribution(options)
+        for name, options in space.dimensions().items()
     }
-
-
-def _params(stages):
-    return {
-        f"stage{i}_{name}": value
-        for i, stage in enumerate(stages, start=1)
-        for name, value in zip(_FIELDS, stage)
-    }
-
-
-def _stages(params, count):
-    return tuple(tuple(params[f"stage{i}_{name}"] for name in _FIELDS) for i in range(1, count + 1))
 
 
 # --- draws and pruning ---------------------------------------------------------------------------
 
 
 def proposals(
-    space: SearchSpace,
+    space: Space,
     sampler: str,
     *,
     population: int,
@@ -276,7 +287,7 @@ def proposals(
     history: Sequence[TrialRecord],
     pending: Sequence[TrialRecord],
 ) -> Iterator[tuple[tuple, dict]]:
-    """Yields (stages, state of the sampler to record) for a new trial, one for each of `seeds`.
+    """Yields (choices, state of the sampler to record) for a new trial, one for each of `seeds`.
 
     `history` are finished trials; `pending` are trials whose results are not used.
     """
@@ -292,11 +303,11 @@ def proposals(
             study.ask(distributions)
         trial = study.get_trials(deepcopy=False)[-1]
         state = {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
-        yield _stages(trial.params, len(space.choices)), state
+        yield space.from_dimensions(trial.params), state
 
 
 def is_pruned(
-    space: SearchSpace, record: TrialRecord, phase: int, history: Sequence[TrialRecord]
+    space: Space, record: TrialRecord, phase: int, history: Sequence[TrialRecord]
 ) -> bool:
     """Whether successive halving ends a trial after `phase`, by the rewards of `history`."""
     study = _study_in_memory()
@@ -335,7 +346,7 @@ def _frozen(space, record, state, attributes=None, last_phase=None):
     return optuna.trial.create_trial(
         state=_STATES[state],
         value=record.reward if state in (COMPLETE, PRUNED) else None,
-        params=_params(record.stages),
+        params=space.to_dimensions(record.choices),
         distributions=_distributions(space),
         intermediate_values=rewards,
         system_attrs={**record.sampler_state, **(attributes or {})},

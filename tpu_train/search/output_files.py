@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from keras_effnet.atomic_write import write_files
-from keras_effnet.search_space import find_space
+from keras_effnet.space_lookup import find_space
 from keras_effnet.variant_file import write_variant
 from tpu_train.search import charts
 from tpu_train.search.leaderboard import format_leaderboard
@@ -15,6 +15,8 @@ from tpu_train.search.request import SearchRequest
 from tpu_train.search.trial_record import TrialRecord, ranked
 
 BEST, LEADERBOARD, PAGE = "best.json", "leaderboard.csv", "report.html"
+_PARETO, _REWARDS = "pareto.svg", "rewards.svg"
+FILES = (BEST, LEADERBOARD, PAGE, _PARETO, _REWARDS)
 
 
 def write_outputs(
@@ -23,8 +25,8 @@ def write_outputs(
     """Writes all files of a study into its workdir; each is complete or as it was."""
     files = {
         LEADERBOARD: format_leaderboard(records),
-        "pareto.svg": charts.pareto_chart(records, "step_time"),
-        "rewards.svg": charts.reward_chart(records),
+        _PARETO: charts.pareto_chart(records, "step_time"),
+        _REWARDS: charts.reward_chart(records),
         PAGE: render_page(request.settings, records, reference, request.data),
     }
     write_files(
@@ -42,7 +44,7 @@ def write_outputs(
 def _write_best(request, record, reference):
     write_variant(
         os.path.join(request.workdir, BEST),
-        find_space(request.settings.space).point(record.stages),
+        find_space(request.settings.space).point(record.choices),
         trial=record.number,
         reward=record.reward,
         accuracy=record.accuracy,

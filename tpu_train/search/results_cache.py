@@ -31,19 +31,25 @@ class ResultsCache:
         self._training = {k: v for k, v in identity.items() if k not in _IRRELEVANT}
         self._training["device"] = device
 
-    def read(self, blocks: str) -> dict:
-        """{"accuracies": {phase: accuracy}, "step_time"} of a network, or {}."""
+    def read(self, network_key: str) -> dict:
+        """{"accuracies": {phase: accuracy}, "step_time"} of a network, or {}.
+
+        `network_key` is the search space's.
+        """
         if not self._folder:
             return {}
         try:
-            with open(self._path(blocks), encoding="utf-8") as file:
+            with open(self._path(network_key), encoding="utf-8") as file:
                 content = json.load(file)
-        except (FileNotFoundError, ValueError):  # none, or damaged: it is written again
+            return {
+                "accuracies": {int(n): float(a) for n, a in content["accuracies"].items()},
+                "step_time": float(content["step_time"]),
+            }
+        # none, or damaged: it is written again
+        except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
             return {}
-        accuracies = {int(phase): value for phase, value in content["accuracies"].items()}
-        return {"accuracies": accuracies, "step_time": content["step_time"]}
 
-    def write(self, record: TrialRecord) -> None:
+    def write(self, network_key: str, record: TrialRecord) -> None:
         """Stores the result of a complete trial."""
         if not self._folder:
             return
@@ -54,8 +60,8 @@ class ResultsCache:
             "step_time": record.step_time,
             "training": self._training,
         }
-        write_files({self._path(record.blocks): json.dumps(content, indent=1).encode()})
+        write_files({self._path(network_key): json.dumps(content, indent=1).encode()})
 
-    def _path(self, blocks):
-        key = json.dumps([self._training, blocks], sort_keys=True).encode()
+    def _path(self, network_key):
+        key = json.dumps([self._training, network_key], sort_keys=True).encode()
         return os.path.join(self._folder, f"{hashlib.sha256(key).hexdigest()[:32]}.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 
@@ -47,6 +48,8 @@ def run_search(
     images, minival = training.take(used), training.take(held_out)
     checked_phases(settings.recipe, strategy.num_replicas_in_sync, images.examples)
     check_evaluations(settings.recipe, minival, 0.0)
+    if limited.count() is not None:
+        request = dataclasses.replace(request, trials=min(request.trials, limited.count()))
     timer = make_timer(
         settings.step_time,
         strategy,
@@ -61,7 +64,14 @@ def run_search(
         study=study,
         limited=limited,
         trainer=TrialTrainer(
-            settings.recipe, images, minival, strategy, timer, request.save_minutes, stop
+            settings.recipe,
+            limited.space.base,
+            images,
+            minival,
+            strategy,
+            timer,
+            request.save_minutes,
+            stop,
         ),
         cache=ResultsCache(request.cache, identity, timer.device),
         stop=stop,

@@ -6,18 +6,20 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
-from tpu_train.search.limits import LimitedSpace, Stages
+from tpu_train.search.limits import Choices, LimitedCompoundSpace, LimitedSpace
 from tpu_train.search.optuna_study import proposals
 from tpu_train.search.settings import SearchSettings, known_trials
 from tpu_train.search.trial_record import TrialRecord
 
 _PROPOSALS = 40  # of the sampler, until one is under the limits and in no earlier trial
-_DRAWS = 200  # without the sampler, after these
 
 
 def draw(
-    settings: SearchSettings, limited: LimitedSpace, number: int, records: Sequence[TrialRecord]
-) -> tuple[Stages, dict]:
+    settings: SearchSettings,
+    limited: LimitedSpace | LimitedCompoundSpace,
+    number: int,
+    records: Sequence[TrialRecord],
+) -> tuple[Choices, dict]:
     """(the network of trial `number`, the sampler's state to record).
 
     `records` are all earlier trials, with their networks; of those from :func:`known_trials` on,
@@ -25,7 +27,7 @@ def draw(
     hundreds of draws give no other one.
     """
     known = 0 if settings.sampler == "random" else known_trials(settings, number)
-    earlier = {record.stages for record in records[:number]}
+    earlier = {record.choices for record in records[:number]}
     state = {}
     offered = proposals(
         limited.space,
@@ -35,14 +37,10 @@ def draw(
         history=records[:known],
         pending=records[known:number] if settings.sampler == "tpe" else (),
     )
-    for stages, state in itertools.islice(offered, _PROPOSALS):
-        if stages not in earlier and limited.allows(stages):
-            return stages, state
-    for attempt in range(_DRAWS):
-        stages = limited.draw(f"{settings.sampler_seed}/{number}/{attempt}")
-        if stages not in earlier:
-            break
-    return stages, state
+    for choices, state in itertools.islice(offered, _PROPOSALS):
+        if choices not in earlier and limited.allows(choices):
+            return choices, state
+    return limited.draw_new(f"{settings.sampler_seed}/{number}", earlier), state
 
 
 def _seed(settings, number, attempt):

@@ -9,15 +9,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_effnet.search_space import find_space
+from keras_effnet.compound_space import CompoundSpace, size_in_trial
+from keras_effnet.space_lookup import find_space
 from keras_effnet.suggestions import unknown_name
+from keras_effnet.variant_file import to_json
+from keras_effnet.variants import Variant
 from tpu_train.recipes.schema import Recipe, check
 
 SAMPLERS = ("random", "nsga2", "tpe")
 PRUNERS = ("none", "halving")
 STEP_TIMES = ("flops", "measured", "tpu:v5e")
+IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 # fields of a recipe that a search sets itself, and the values that they must have
-_FIXED = {"weights": "", "width": 1, "depth": 1}
+_FIXED = {"weights": "", "width": 1, "depth": 1, "freeze": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,9 @@ class SearchSettings:
             "training_images": len(labels),
             "labels_sha256": hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest(),
         }
+        space = find_space(self.space)
+        if isinstance(space, CompoundSpace):  # its base may be a file, which may change
+            settings["base"] = to_json(space.base)
         return json.loads(json.dumps({**settings, "data": data}))
 
 
@@ -82,12 +89,26 @@ def check_settings(settings: SearchSettings) -> None:
                 f"{name} {getattr(settings.recipe, name)!r} does not fit a search, whose networks "
                 f"start from random weights and are built as drawn: leave --{name} out"
             )
+    if settings.recipe.unlabeled_ratio:
+        raise ValueError(
+            f"unlabeled_ratio {settings.recipe.unlabeled_ratio:g} does not fit a search, which has "
+            "no --unlabeled images: give --unlabeled_ratio=0, or another --recipe"
+        )
     if settings.pruner != "none" and settings.recipe.phases < 2:
         raise ValueError(
             f"--pruner={settings.pruner} ends trials at the ends of phases, and the recipe has "
             "one phase: give --phases=2 or more, or leave --pruner out"
         )
     check(settings.recipe)
+
+
+def trial_recipe(recipe: Recipe, base: Variant, variant: Variant, model: str) -> Recipe:
+    """The recipe of a network's trial; `model` is its file.
+
+    The recipe's image sizes are those of `base`; a network for larger images gets larger ones.
+    """
+    sizes = {name: size_in_trial(getattr(recipe, name), base, variant) for name in IMAGE_SIZES}
+    return dataclasses.replace(recipe, model=model, **sizes)
 
 
 def known_trials(settings: SearchSettings, number: int) -> int:
@@ -107,10 +128,11 @@ def known_trials(settings: SearchSettings, number: int) -> int:
 def check_same_study(recorded: Mapping, current: Mapping, where: str) -> None:
     """Raises ``ValueError`` with every value in which the study at `where` differs."""
     recorded, current = _flat(recorded), _flat(current)
+    other_space = recorded.get("space") != current.get("space")
     differences = [
         f"{key} {recorded.get(key)!r}, now {current.get(key)!r}"
         for key in {**recorded, **current}
-        if recorded.get(key) != current.get(key)
+        if recorded.get(key) != current.get(key) and not (other_space and key.startswith("base."))
     ]
     if differences:
         raise ValueError(

@@ -22,14 +22,22 @@ def write_network(folder: str, variant: Variant) -> str:
     """The absolute path of the network's file in a folder, which is written if it is missing.
 
     The folder may be that of a trial with another network, of another study: the network is then
-    replaced, and checkpoints are removed.
+    replaced, as is a damaged file, and checkpoints are removed.
     """
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(os.path.abspath(folder), NETWORK)
-    if not os.path.exists(path) or read_variant(path) != variant:
+    if _read(path) != variant:
         shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
         write_variant(path, variant)
     return path
+
+
+def _read(path):
+    """The network of a file; None if it is missing or damaged."""
+    try:
+        return read_variant(path)
+    except ValueError:
+        return None
 
 
 def can_resume(folder: str, recipe: Recipe) -> bool:

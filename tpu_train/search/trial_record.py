@@ -19,8 +19,7 @@ class TrialRecord:
     number: int  # from 0
     state: str = RUNNING  # also of a trial that no worker works on at the moment
     reward: float | None = None  # of the last finished phase, if pruned
-    # (op, kernel size, expand ratio, repeats) of every stage
-    stages: tuple[tuple[str, int, int, int], ...] = ()
+    choices: tuple = ()  # what the `point` of the search space takes
     network: str = ""  # name of the variant
     blocks: str = ""  # its canonical form
     parameters: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tpu_train.callbacks.records import Callback, CallbackError
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.schema import Recipe
+from tpu_train.search.settings import trial_recipe
 from tpu_train.search.step_time import StepTimer
 from tpu_train.search.trial_folder import LOG, can_resume, write_network
 from tpu_train.search.trial_record import TrialFailedError
@@ -27,6 +27,7 @@ class TrialTrainer:
     """What the trainings of all trials of a worker share."""
 
     recipe: Recipe
+    base: Variant  # of the search space, whose images have the recipe's sizes
     images: ImageSource
     minival: ImageSource
     strategy: tf.distribute.Strategy
@@ -40,9 +41,9 @@ class TrialTrainer:
 
         Raises :class:`~tpu_train.search.trial_record.TrialFailedError` if it has none.
         """
-        model = write_network(folder, variant)
+        recipe = trial_recipe(self.recipe, self.base, variant, write_network(folder, variant))
         try:
-            return self.timer.measure(dataclasses.replace(self.recipe, model=model))
+            return self.timer.measure(recipe)
         except tf.errors.ResourceExhaustedError as error:
             reason = error.message.splitlines()[0]
             raise TrialFailedError(
@@ -58,7 +59,7 @@ class TrialTrainer:
         :class:`~tpu_train.checkpointing.preemption.StoppedError` after a stop, with a checkpoint,
         and :class:`~tpu_train.search.trial_record.TrialFailedError` if the training fails.
         """
-        recipe = dataclasses.replace(self.recipe, model=write_network(folder, variant))
+        recipe = trial_recipe(self.recipe, self.base, variant, write_network(folder, variant))
         accuracies, ended = [], []
 
         def observe(record):

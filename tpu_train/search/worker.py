@@ -21,7 +21,7 @@ from keras_effnet.search_reward import training_aware_reward
 from keras_effnet.search_space import canonical_form
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.search import progress
-from tpu_train.search.limits import LimitedSpace
+from tpu_train.search.limits import LimitedCompoundSpace, LimitedSpace
 from tpu_train.search.optuna_study import LostConnectionError, StoredStudy, is_pruned
 from tpu_train.search.output_files import write_outputs
 from tpu_train.search.request import SearchRequest
@@ -55,7 +55,7 @@ class Worker:
 
     request: SearchRequest
     study: StoredStudy
-    limited: LimitedSpace
+    limited: LimitedSpace | LimitedCompoundSpace
     trainer: TrialTrainer
     cache: ResultsCache
     stop: Callable[[], str]  # the reason to stop now, or ""
@@ -85,15 +85,15 @@ class Worker:
             known = records[: known_trials(self.request.settings, number)]
             if number >= self.request.trials or not all(r.is_finished for r in known):
                 return False
-            stages, state = draw(self.request.settings, self.limited, number, records)
+            choices, state = draw(self.request.settings, self.limited, number, records)
             try:
-                self.study.add(stages, self._facts(stages, state))
+                self.study.add(choices, self._facts(choices, state))
             except LostConnectionError:
                 time.sleep(_POLL_SECONDS)  # whether it exists is seen when the server answers
         return True
 
-    def _facts(self, stages, sampler_state):
-        variant, point = self.limited.space.point(stages), self.limited.cost(stages)
+    def _facts(self, choices, sampler_state):
+        variant, point = self.limited.space.point(choices), self.limited.cost(choices)
         return {
             "network": variant.name,
             "blocks": canonical_form(variant),
@@ -139,8 +139,8 @@ class Worker:
             return self._repeat(record, original)
         self._log(progress.describe_start(record, self.request.trials))
         start, folder = time.monotonic(), self.request.trial_folder(record.number)
-        variant = self.limited.space.point(record.stages)
-        stored = self.cache.read(record.blocks)
+        variant = self.limited.space.point(record.choices)
+        stored = self.cache.read(self.limited.space.network_key(record.choices))
         try:
             record = self._measure(record, variant, stored.get("step_time"))
             trial = _Trial(
@@ -195,7 +195,7 @@ class Worker:
 
     def _finish(self, record, reference):
         if record.state == COMPLETE and record.duplicate_of is None:
-            self.cache.write(record)
+            self.cache.write(self.limited.space.network_key(record.choices), record)
         reward = record.reward if record.state == COMPLETE else None
         self.study.finish(record.number, record.state, reward)
         remove_checkpoints(self.request.trial_folder(record.number))
@@ -231,7 +231,7 @@ class Worker:
             raise SearchError(f"no step time of {base.name}, the base network: {error}") from error
         return {
             "network": base.name,
-            "parameters": self.limited.cost(self.limited.space.stages_of(base)).parameters,
+            "parameters": self.limited.base_parameters(),
             "step_time": step_time,
             "source": self.trainer.timer.source,
             "unit": self.trainer.timer.unit,
@@ -304,7 +304,7 @@ class _Trial:
 def _original(record, records):
     """The first trial with the same network, if that is an earlier one."""
     for other in records[: record.number]:
-        if other.stages == record.stages:
+        if other.choices == record.choices:
             return other
     return None
 

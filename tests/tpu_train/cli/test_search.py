@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("optuna")
 
 from keras_effnet.search_space import SPACES, space_around
+from keras_effnet.variant_file import write_variant
+from keras_effnet.variant_lookup import find_variant
 from tests.conftest import TINY
 from tests.tpu_train.search import fake_search
 from tpu_train.checkpointing.preemption import STOPPED
@@ -44,12 +46,18 @@ def space(monkeypatch):
         (["--sampler=evolution"], "Unknown sampler 'evolution'"),
         (["--model=efficientnet-b0"], "--model does not belong to a search"),
         (["--weights=auto"], "leave --weights out"),
+        (["--freeze=backbone"], "leave --freeze out"),
+        (["--unlabeled_ratio=2"], "give --unlabeled_ratio=0, or another --recipe"),
+        (["--teacher=no.keras"], "teacher"),
         (["--device=multi-worker"], "Unknown device 'multi-worker'"),
         (["--pruner=halving"], "give --phases=2 or more"),
         (["--sampler=tpe", "--workers=5"], "give --parallel_trials=5"),
+        (["--workers=5000"], "--workers=5000 is more than the "),
         (["--minival=nan"], "minival must be a number"),
         (["--workdir=gs://bucket/x"], "is not a local folder"),
         (["--storage=postgres://nowhere/x"], "cannot open the storage postgres://nowhere/x"),
+        (["--storage=trials.log"], "--storage=trials.log is not the URL of a database"),
+        (["--study="], "--study is empty"),
         (["--step_time=tpux"], "Unknown step_time 'tpux'"),
         (["--trails=3"], "Did you mean '--trials'"),
     ],
@@ -60,6 +68,12 @@ def test_bad_flags_are_one_line_and_status_2(flags, message, data, tmp_path, cap
     assert message in err
     assert err.count("\n") == 1
     assert err.startswith("effnet-train search: ")
+
+
+def test_a_workdir_in_a_file_is_refused(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main([f"--data={data}", f"--workdir={tmp_path / 'file' / 'w'}"]) == 2
+    assert f"is in '{tmp_path / 'file'}', which is not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", ["--workers=1", "--workers=2"])
@@ -121,6 +135,26 @@ def test_a_search_resumes_within_a_trial_and_its_network_trains(
     assert train([*flags, "--recipe=digits", *SHORT[1:], *sizes]) == 0
     assert json.loads((tmp_path / "c" / "recipe.json").read_text())["recipe"]["model"] == str(best)
     assert (tmp_path / "c" / "model.keras").exists()
+
+
+@pytest.mark.slow
+def test_a_search_of_compound_coefficients_trains_at_their_image_sizes(
+    data, tmp_path, capsys, monkeypatch
+):
+    path = tmp_path / "tiny.json"
+    write_variant(path, TINY)
+    flags = [f"--space=compound:{path}", "--max_flops=750000"]  # which leaves two networks
+    flags += [f"--data={data}", f"--workdir={tmp_path / 'a'}", "--minival=0.25", "--device=cpu"]
+    assert main([*flags, *SHORT[1:]]) == 0
+    assert "2 of 2 finished" in capsys.readouterr().err
+    sizes = {}
+    for trial in (tmp_path / "a" / "trials").iterdir():
+        recipe = json.loads((trial / "recipe.json").read_text())["recipe"]
+        lines = (trial / "metrics.jsonl").read_text().splitlines()
+        (size,) = {json.loads(line)["image_size"] for line in lines}
+        assert recipe["image_size_last"] == recipe["image_size_eval"] == size
+        sizes[find_variant(str(trial / "network.json")).name.split("-")[-1]] = size
+    assert sizes == {"g1.15": 36, "g1.05": 32}
 
 
 def test_a_killed_worker_is_replaced(tmp_path, capfd):

@@ -11,9 +11,10 @@ import types
 import numpy as np
 
 from keras_effnet.model_cost import cost
-from keras_effnet.search_space import SPACES, canonical_form
+from keras_effnet.search_space import canonical_form
+from keras_effnet.space_lookup import find_space
 from tpu_train.recipes.table import find_recipe
-from tpu_train.search.limits import LimitedSpace
+from tpu_train.search.limits import limit_space
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.results_cache import ResultsCache
 from tpu_train.search.settings import SearchSettings
@@ -85,8 +86,8 @@ def search(request, *, seconds=0.0, timer=FLOPS, stop=lambda: ""):
     Worker(
         request=request,
         study=study,
-        limited=LimitedSpace(
-            SPACES["small"],
+        limited=limit_space(
+            find_space(settings.space),
             image_size=32,
             classes=len(CLASSES),
             max_parameters=settings.max_parameters,

@@ -2,9 +2,10 @@ import itertools
 
 import pytest
 
+from keras_effnet.compound_space import CompoundSpace
 from keras_effnet.model_cost import cost
 from keras_effnet.search_space import SPACES, space_around
-from tpu_train.search.limits import LimitedSpace
+from tpu_train.search.limits import LimitedSpace, PointCost, limit_space
 
 
 def _limited(space, **limits):
@@ -27,6 +28,24 @@ def test_draws_are_under_both_limits():
     assert all(limited.allows(stages) for stages in draws)
     assert len(set(draws)) > 20
     assert draws[0] == limited.draw("0")
+
+
+def test_compound_points_are_counted_at_their_image_size(tiny):
+    space = CompoundSpace("compound:tiny", tiny)
+    limited = limit_space(space, image_size=64, classes=10)
+    sizes = set()
+    for point in space.points():
+        variant = space.point(point)
+        sizes.add(2 * variant.image_size)
+        counted = cost(variant, image_size=2 * variant.image_size, classes=10)
+        assert limited.cost(point) == PointCost(counted.parameters, counted.macs)
+    assert min(sizes) == 64 < max(sizes)
+    assert limited.base_parameters() == cost(tiny, image_size=64, classes=10).parameters
+    most = sorted(limited.cost(point).flops for point in space.points())[4]
+    few = limit_space(space, image_size=64, classes=10, max_flops=most)
+    assert few.count() == 5
+    with pytest.raises(ValueError, match=r"compound:tiny has no point with .* the smallest has"):
+        limit_space(space, image_size=64, classes=10, max_flops=1000)
 
 
 def test_a_space_without_a_point_under_the_limits_is_refused(tiny):

@@ -63,11 +63,36 @@ def test_a_storage_that_cannot_be_opened_is_one_clear_error(storage, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_a_journal_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a journal\n", "line 1 cannot be read"),
+        (b"\x00\xff\x80\n", "line 1 cannot be read"),
+        (b'{"a": 1}\n', "line 1 cannot be read"),
+        (b"[1]\n", "line 1 cannot be read"),
+        (b'{"op_code": 0}\n', "an entry cannot be read"),
+    ],
+)
+def test_a_file_that_is_not_a_journal_is_refused(content, message, tmp_path):
     path = tmp_path / "journal.log"
-    path.write_text("not a journal\n")
-    with pytest.raises(ValueError, match="is not a journal of studies"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"is not a journal of studies, .* {message}") as error:
         StoredStudy(str(path), "s", SMALL)
+    assert "\n" not in str(error.value)
+
+
+def test_a_journal_that_is_damaged_in_the_middle_is_refused(tmp_path):
+    path = tmp_path / "journal.log"
+    StoredStudy(str(path), "s", SMALL).add(STAGES, {"parameters": 7})
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:20] + b"\n" + b"".join(lines[2:]))
+    with pytest.raises(ValueError, match=r"or is damaged: line 2 cannot be read. Restore"):
+        StoredStudy(str(path), "s", SMALL)
+
+
+def test_a_folder_in_the_place_of_the_journal_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not a file: delete it"):
+        StoredStudy(str(tmp_path), "s", SMALL)
 
 
 def test_successive_halving_ends_the_worse_half():
@@ -83,7 +108,7 @@ def test_successive_halving_ends_the_worse_half():
     history = [trial(0, 0.1, 0.2, 0.3, 0.4), trial(1, 0.3, 0.4, 0.5, 0.6), trial(2, 0.2)]
 
     def pruned(*rewards):
-        record = TrialRecord(3, stages=STAGES, rewards=dict(enumerate(rewards, start=1)))
+        record = TrialRecord(3, choices=STAGES, rewards=dict(enumerate(rewards, start=1)))
         return is_pruned(SMALL, record, len(rewards), history)
 
     assert pruned(0.15)

@@ -30,6 +30,8 @@ def test_the_folder_of_another_network_gets_the_new_one(tmp_path):
     other = dataclasses.replace(TINY, head_filters=TINY.head_filters * 2)
     assert read_variant(write_network(str(tmp_path), other)) == other
     assert not (tmp_path / "checkpoints").exists()
+    (tmp_path / "network.json").write_text("{")
+    assert read_variant(write_network(str(tmp_path), other)) == other
 
 
 def test_a_finished_trial_keeps_its_network_log_and_metrics(tmp_path):

@@ -12,6 +12,10 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from keras_effnet.search_space import SPACES
+from keras_effnet.space_lookup import find_space
+from keras_effnet.variant_file import write_variant
+from keras_effnet.variant_lookup import find_variant
 from tests.tpu_train.search import fake_search
 from tests.tpu_train.search.fake_search import FLOPS, FakeTrainer, make_request, search
 from tpu_train.checkpointing.preemption import StoppedError
@@ -51,6 +55,40 @@ def test_a_stopped_study_resumes_to_the_same_leaderboard(tmp_path, sampler):
     assert 0 < _leaderboard(tmp_path / "b").count("\n") < 16
     search(interrupted)
     assert _leaderboard(tmp_path / "a") == _leaderboard(tmp_path / "b")
+
+
+def test_compound_coefficients_resume_and_share_a_cache_by_image_size(tmp_path):
+    request = make_request(tmp_path / "a", trials=12, sampler="tpe", population=4)
+    settings = dataclasses.replace(request.settings, space="compound:small")
+    request = dataclasses.replace(request, settings=settings, cache=str(tmp_path / "cache"))
+    records = search(request)
+    points = find_space("compound:small").points()
+    assert len({r.choices for r in records}) == 12
+    assert {r.choices for r in records} <= set(points)
+    # networks with the same blocks for other image sizes have other results
+    assert len({r.blocks for r in records}) < 12
+    assert len(list((tmp_path / "cache").iterdir())) == 12
+    interrupted = dataclasses.replace(request, workdir=str(tmp_path / "b"), cache="")
+    calls = iter(range(1000))
+    with pytest.raises(StoppedError):
+        search(interrupted, stop=lambda: "SIGINT" if next(calls) == 9 else "")
+    search(interrupted)
+    assert _leaderboard(tmp_path / "a") == _leaderboard(tmp_path / "b")
+    best = find_variant(str(tmp_path / "a" / "best.json"))
+    assert best == find_space("compound:small").point(ranked(records)[0].choices)
+
+
+def test_a_compound_study_keeps_its_base(tmp_path, tiny):
+    path = tmp_path / "best.json"
+    write_variant(path, tiny)
+    request = make_request(tmp_path / "a", trials=1)
+    settings = dataclasses.replace(request.settings, space=f"compound:{path}")
+    request = dataclasses.replace(request, settings=settings)
+    search(request)
+    search(dataclasses.replace(request, trials=2))
+    write_variant(path, dataclasses.replace(tiny, stem_filters=16))
+    with pytest.raises(ValueError, match=r"another study \(base.blocks"):
+        search(request)
 
 
 def test_more_trials_extend_a_study(tmp_path):
@@ -115,7 +153,7 @@ def _trials_with(folder, name):
 
 
 def test_equal_networks_are_trained_once(tmp_path, monkeypatch):
-    stages = fake_search.SPACES["small"].stages_of(fake_search.SPACES["small"].base)
+    stages = SPACES["small"].stages_of(SPACES["small"].base)
     monkeypatch.setattr(worker, "draw", lambda *arguments: (stages, {}))
     records = search(make_request(tmp_path, trials=3))
     assert [r.duplicate_of for r in records] == [None, 0, 0]
