@@ -21,11 +21,7 @@ from tpu_train.training.teacher import open_teacher
 QUIET = LabelingOptions(log=lambda line: None)
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    """Several chunks and shards of 60 images."""
-    monkeypatch.setattr(score_chunks, "CHUNK", 16)
-    monkeypatch.setattr(pseudo_labels, "IMAGES_PER_SHARD", 12)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def label(teacher, photos, folder, options=QUIET):
@@ -38,13 +34,9 @@ def content(folder):
 
 
 @pytest.fixture(scope="module")
-def shards(teacher, photos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("labels") / "shards"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_chunks, "CHUNK", 16)
-        patch.setattr(pseudo_labels, "IMAGES_PER_SHARD", 12)
-        lines = []
-        label(teacher, photos, folder, LabelingOptions(log=lines.append))
+def shards(teacher, photos, small_parts, tmp_path_factory):
+    folder, lines = tmp_path_factory.mktemp("labels") / "shards", []
+    label(teacher, photos, folder, LabelingOptions(log=lines.append))
     return folder, lines
 
 
