@@ -13,6 +13,7 @@ from tests.tpu_train.noisy_student import killed_command
 from tests.tpu_train.noisy_student.conftest import LEVELS, write_photos, write_teacher
 from tpu_train.cli import main
 from tpu_train.noisy_student import rounds
+from tpu_train.noisy_student.folder_lock import locked
 from tpu_train.noisy_student.round_report import Round, describe, write_rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_parts")]
@@ -143,10 +144,16 @@ def test_rounds_end_when_a_student_is_not_better(flags, whole, capsys):
 def test_bad_input_is_one_error_before_anything_is_written(flags, tmp_path, capsys):
     other = write_teacher(tmp_path / "other", classes="abxd")
     few = write_teacher(tmp_path / "few", classes="abc")
+    nameless = write_teacher(tmp_path / "nameless")
+    (tmp_path / "nameless" / "labels.txt").unlink()
     cases = (
         ({"teacher": other}, "has other classes"),
         ({"teacher": few}, "has 3 classes, and the labeled data have 4"),
-        ({"teacher": tmp_path / "none.keras"}, "is not a .keras file"),
+        ({"teacher": nameless}, "has no class names: write the name of each of its 4 outputs"),
+        ({"teacher": tmp_path / "none.keras"}, "there is no such file; give a .keras file"),
+        ({"teacher_weight": 0.7}, "--teacher_weight is not used: in rounds"),
+        ({"threshold": "nan"}, "threshold must be in [0, 1], got nan"),
+        ({"rounds": 0}, "0 is not a positive integer"),
         ({"unlabeled_ratio": 0}, "has an unlabeled_ratio of 0"),
         ({"holdout": 0}, "there are none: give --holdout=0.2"),
         ({"unlabeled": tmp_path / "none"}, "does not exist"),
@@ -159,6 +166,39 @@ def test_bad_input_is_one_error_before_anything_is_written(flags, tmp_path, caps
         assert len(errors) == 1, lines
         assert message in errors[0]
         assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_run_is_an_error(flags, whole, tmp_path, capsys, monkeypatch):
+    (tmp_path / "recipe.json").write_text("{}")
+    other = write_teacher(tmp_path / "other", sharpness=0.002)
+    inside = flags["unlabeled"] / "rounds"
+    cases = (
+        ({"teacher": other}, whole, "with other flags (another teacher)"),
+        ({"threshold": 0.3}, whole, "with other flags (threshold 0.25, now 0.3)"),
+        ({"epochs": 4}, whole, "has a student of other settings (epochs 8.0, now 4.0): give"),
+        ({"seed": 1}, whole, "(seed 0, now 1)"),
+        ({}, tmp_path, "has a run of effnet-train: give another --workdir"),
+        ({}, inside, "is inside --unlabeled"),
+        ({}, "gs://bucket/rounds", "rounds need a folder of this machine"),
+    )
+    before = (whole / "teacher" / "evaluation.json").read_bytes()
+    for change, workdir, message in cases:
+        assert main(words({**flags, **change}, workdir)) == 2, change
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert (whole / "teacher" / "evaluation.json").read_bytes() == before
+    with locked(str(whole)):
+        assert main(words(flags, whole)) == 2
+    assert "another process is writing to" in capsys.readouterr().err
+    cluster = {"worker": ["a:1", "b:1"]}
+    task = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    assert main(words(flags, tmp_path / "hosts")) == 2
+    assert "TF_CONFIG has 2 hosts, and rounds run on one machine" in capsys.readouterr().err
+
+
+def test_rounds_stop_while_they_evaluate(flags, tmp_path, capsys):
+    assert main(words({**flags, "stop_after": "0.001s"}, tmp_path)) == 75
+    assert "Stopped while evaluating (time limit" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_page_and_a_picture_show_all_rounds(tmp_path):
