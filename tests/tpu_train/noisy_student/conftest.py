@@ -42,6 +42,17 @@ def write_photos(folder, count=60, seed=1):
     return folder
 
 
+def write_labeled(path):
+    """Writes 32 labeled images of four classes as .npz."""
+    random = np.random.default_rng(0)
+    labels = np.arange(32) % 4
+    images = random.integers(0, 80, (32, 20, 30, 3))
+    images[..., 0] += (labels * 55)[:, None, None]
+    classes = np.array(list("abcd"))
+    np.savez(path, images=images.astype(np.uint8), labels=labels, classes=classes)
+    return path
+
+
 @pytest.fixture(scope="module")
 def teacher_path(tmp_path_factory):
     return write_teacher(tmp_path_factory.mktemp("teacher"))
