@@ -32,6 +32,7 @@ from tpu_train.noisy_student.round_evaluation import evaluate_model
 from tpu_train.noisy_student.round_report import Round, describe, write_rounds
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.run import train
+from tpu_train.training.run_checks import check_settings
 from tpu_train.training.run_record import read_record
 from tpu_train.training.teacher import match_teacher, open_teacher
 
@@ -69,6 +70,7 @@ def check_request(request: RoundsRequest, strategy: tf.distribute.Strategy) -> N
                 f"recipe {recipe.name} has an unlabeled_ratio of 0: give --unlabeled_ratio=1 or "
                 "more, or a recipe such as noisy-student-finetune"
             )
+        check_settings(recipe, request.training, strategy.num_replicas_in_sync)
     teacher = open_teacher(request.teacher, strategy)
     match_teacher(teacher, request.training.classes)
     if tf.io.gfile.exists(os.path.join(request.workdir, "recipe.json")):

@@ -6,11 +6,15 @@ import subprocess
 import sys
 
 import keras
-import numpy as np
 import pytest
 
 from tests.tpu_train.noisy_student import killed_command
-from tests.tpu_train.noisy_student.conftest import LEVELS, write_photos, write_teacher
+from tests.tpu_train.noisy_student.conftest import (
+    LEVELS,
+    write_labeled,
+    write_photos,
+    write_teacher,
+)
 from tpu_train.cli import main
 from tpu_train.noisy_student import rounds
 from tpu_train.noisy_student.folder_lock import locked
@@ -48,16 +52,10 @@ FLAGS = {
 def flags(tmp_path_factory):
     """Flags with a teacher that mistakes two of four classes, so that one student is better."""
     folder = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(0)
-    labels = np.arange(32) % 4
-    images = random.integers(0, 80, (32, 20, 30, 3))
-    images[..., 0] += (labels * 55)[:, None, None]
-    classes = np.array(list("abcd"))
-    np.savez(folder / "data.npz", images=images.astype(np.uint8), labels=labels, classes=classes)
     return {
         **FLAGS,
         "teacher": write_teacher(folder / "teacher", levels=LEVELS[[0, 1, 3, 2]]),
-        "data": folder / "data.npz",
+        "data": write_labeled(folder / "data.npz"),
         "unlabeled": write_photos(folder / "unlabeled", count=40),
     }
 
@@ -155,6 +153,8 @@ def test_bad_input_is_one_error_before_anything_is_written(flags, tmp_path, caps
         ({"threshold": "nan"}, "threshold must be in [0, 1], got nan"),
         ({"rounds": 0}, "0 is not a positive integer"),
         ({"unlabeled_ratio": 0}, "has an unlabeled_ratio of 0"),
+        ({"class_weights": "x:2"}, "class_weights"),
+        ({"gradient_accumulation_last": 7}, "batch_size 8"),
         ({"holdout": 0}, "there are none: give --holdout=0.2"),
         ({"unlabeled": tmp_path / "none"}, "does not exist"),
         ({"students": "efficientnet-b9"}, "efficientnet-b9"),
