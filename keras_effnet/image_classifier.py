@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -258,6 +259,7 @@ def open_model(model, weights=None, labels=None):
         raise ValueError(
             f"--model={model} is not a .keras file: give one, or --model=NAME --weights={model}"
         )
+    check_zip(model)
     import keras
 
     try:
@@ -268,6 +270,15 @@ def open_model(model, weights=None, labels=None):
     if len(shapes) == 1 and len(shapes[0]) == 2:
         _check_names(labels, names, max(2, shapes[0][1]))
     return loaded, names
+
+
+def check_zip(path: str) -> None:
+    """Raises ``ValueError`` for a ``.keras`` file that is incomplete or of another kind."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} cannot be read as a .keras file: it is not a zip archive, so it is incomplete "
+            "or of another kind. Copy it again, or give a file that model.save wrote"
+        )
 
 
 def _check_names(labels, names, classes):

@@ -138,7 +138,8 @@ def open_images(folder: str, files: FileSystem = LOCAL) -> LabeledImages:
     """
     probes, kinds, leftovers = _sort_out(list_files(folder, files), _prober(folder, files))
     if not probes:
-        raise ValueError(f"{folder} contains no images ({', '.join(readable_formats())})")
+        instead = f", but {_counts(kinds)}" if kinds else ""
+        raise ValueError(f"{folder} contains no images ({', '.join(readable_formats())}){instead}")
     names = sorted(probes)
     paths = tuple(os.path.join(folder, name) for name in names)
     storage = ImageFiles(paths, paths, files, tuple(probes[name] for name in names))

@@ -68,6 +68,7 @@ def test_show_prints_recipe_and_phases_without_training(capsys, tmp_path):
         (["--data=nowhere", "--workdir=w", "--device=cp"], "Did you mean 'cpu'"),
         (["--data=nowhere", "--workdir=w", "--stop_after=soon"], "'soon'"),
         (["--recipe=run1/recipe.json"], "recipe 'run1/recipe.json' cannot be read: No such file"),
+        (["--teacher_weight=0.9"], "--teacher_weight is that of a teacher, and there is none"),
         (["--class_weights=w.json"], "class_weights 'w.json' cannot be read: No such file"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import time
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import kill9
+from tests.tpu_train import two_workers as workers_of_this_machine
 from tpu_train.checkpointing import storage
 from tpu_train.cli.train import main
 
@@ -72,23 +72,10 @@ def test_a_run_killed_while_it_saves_resumes_bit_identically(flags, tmp_path, tw
 
 def _start_two(flags, workdir):
     """Starts two workers on this machine."""
-    sockets = [socket.socket() for _ in range(2)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    for s in sockets:
-        s.close()
+    flags = {**flags, "device": "multi-worker"}
     return [
-        kill9.Training(
-            {**flags, "device": "multi-worker"},
-            workdir,
-            environment={
-                "TF_CONFIG": json.dumps(
-                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}
-                )
-            },
-        )
-        for i in range(2)
+        kill9.Training(flags, workdir, environment=e)
+        for e in workers_of_this_machine.environments()
     ]
 
 

@@ -54,16 +54,25 @@ def check_recipe(recipe, workdir: str) -> None:
 
 def check_same_run(saved: Mapping, current: Mapping, folder: str) -> None:
     """Raises ``ValueError`` with every value in which a checkpoint's run differs."""
-    differences = [
+    differing = differences(saved, current)
+    if differing:
+        raise ValueError(
+            f"{folder} belongs to a different run ({differing}): resume with the same flags and "
+            "data, choose another workdir, or give --overwrite to start from scratch"
+        )
+
+
+def differences(saved: Mapping, current: Mapping) -> str:
+    """The values of `current` that differ from those of a saved identity; "" if none do.
+
+    >>> differences({"epochs": 1, "seed": 0}, {"epochs": 2, "seed": 0})
+    'epochs 1, now 2'
+    """
+    return "; ".join(
         f"{key} {saved.get(key)!r}, now {value!r}"
         for key, value in json.loads(json.dumps(current)).items()
         if saved.get(key) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"{folder} belongs to a different run ({'; '.join(differences)}): resume with the same "
-            "flags and data, choose another workdir, or give --overwrite to start from scratch"
-        )
+    )
 
 
 def software_versions() -> dict[str, str]:

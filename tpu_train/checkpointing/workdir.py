@@ -64,7 +64,11 @@ class Workdir:
         return os.path.join(self._local, name)
 
     def prepare(self, *, resume: bool) -> None:
-        """Removes the files of an earlier run, or fetches those that a resumed run appends to."""
+        """Removes the files of an earlier run, or fetches those that a resumed run appends to.
+
+        Then makes the folder of checkpoints, which marks a run that can be resumed, before any
+        other file of it.
+        """
         if not resume:
             for name in FILES:
                 _remove(os.path.join(self.path, name))
@@ -74,6 +78,7 @@ class Workdir:
                 if tf.io.gfile.exists(remote):
                     os.makedirs(os.path.dirname(self.local(name)), exist_ok=True)
                     _copy(remote, self.local(name))
+        tf.io.gfile.makedirs(self.checkpoints)
 
     def _event_files(self):
         folder = os.path.join(self.path, "tensorboard")

@@ -21,8 +21,9 @@ from keras_effnet.model_cost import cost
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts, parse_duration
 from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.cli.pseudo_label import define_selection, rule_of
+from tpu_train.noisy_student.hosts import hosts_of_environment
 from tpu_train.recipes.schema import check, model_kind
-from tpu_train.training.model_source import check_source, variant_of
+from tpu_train.training.model_source import check_source, check_teacher, variant_of
 
 INTRODUCTION = """Trains students on labeled and pseudo-labeled images; each is the next teacher.
 
@@ -119,12 +120,25 @@ def _check(values):
     for flag in ("teacher", "data", "unlabeled", "workdir"):
         if not getattr(values, flag):
             raise ValueError(f"--{flag} is missing; see effnet-train noisy-student --help")
-    if not (os.path.isfile(values.teacher) and values.teacher.endswith(".keras")):
-        raise ValueError(f"--teacher={values.teacher} is not a .keras file: give a model.keras")
+    check_teacher("teacher", values.teacher)
+    if values.teacher_weight is not None:
+        raise ValueError(
+            "--teacher_weight is not used: in rounds, students learn the pseudo-labels of their "
+            "teacher"
+        )
+    rule_of(values, 0)
     data_flags.check(values, "effnet-train noisy-student")
     check_path(values.unlabeled)
-    for data in (values.data, values.unlabeled):
-        outputs.check_folder("workdir", values.workdir, data)
+    if "://" in values.workdir:
+        raise ValueError(f"--workdir={values.workdir}: rounds need a folder of this machine")
+    for flag in ("data", "unlabeled"):
+        outputs.check_folder("workdir", values.workdir, values[flag].value, flag)
+    hosts = os.environ.get("TF_CONFIG") and hosts_of_environment(0).count
+    if hosts and hosts > 1:
+        raise ValueError(
+            f"TF_CONFIG has {hosts} hosts, and rounds run on one machine: unset TF_CONFIG, or give "
+            "effnet-train pseudo-label and effnet-train, which share their work, in turn"
+        )
     if values.stop_after:
         parse_duration(values.stop_after)
 

@@ -9,9 +9,9 @@ import tempfile
 PREVIEW_MARK = "effnet-train preview"  # in the picture, under "Software"
 
 
-def check_folder(flag: str, path: str, data: str) -> None:
+def check_folder(flag: str, path: str, data: str, data_flag: str = "data") -> None:
     """Raises ``ValueError`` for a local output folder that cannot be written, or that lies in the
-    folder of images `data`. Leaves nothing behind.
+    folder of images `data`, which `data_flag` names. Leaves nothing behind.
     """
     if "://" in path:
         return
@@ -31,8 +31,8 @@ def check_folder(flag: str, path: str, data: str) -> None:
         inside, images = os.path.realpath(path), os.path.realpath(data)
         if os.path.commonpath([inside, images]) == images:
             raise ValueError(
-                f"--{flag} {path!r} is inside --data {data!r}: its files would be taken for images "
-                "of a class; give a folder outside of it"
+                f"--{flag} {path!r} is inside --{data_flag} {data!r}: its files would be taken for "
+                "images; give a folder outside of it"
             )
 
 

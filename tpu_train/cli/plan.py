@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from tpu_train.cli import command, recipe_flags
+from tpu_train.training.model_source import check_teacher
 
 INTRODUCTION = """Compiles the train step of every phase for a TPU, on a machine without one.
 
@@ -68,10 +69,7 @@ def _plan(recipe, values):
             raise ValueError(f"--phase={number} is not a list of phase numbers, e.g. --phase=1,4")
         numbers.append(int(number))
     if recipe.teacher:
-        raise ValueError(
-            "a plan does not compile the teacher: leave --teacher out, and leave memory for its "
-            "weights and its forward pass"
-        )
+        check_teacher("teacher", recipe.teacher)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing runs: TensorFlow only traces
     # Imported here: --help and bad flags must not wait for TensorFlow.
     from tpu_train.tpu_compile import plan

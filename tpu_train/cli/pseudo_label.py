@@ -16,6 +16,8 @@ from absl import flags
 from keras_effnet.datasets.dataset import check_path
 from tpu_train.checkpointing.preemption import parse_duration
 from tpu_train.cli import command, outputs
+from tpu_train.noisy_student.hosts import hosts_of_environment
+from tpu_train.training.model_source import check_teacher
 from tpu_train.training.worker_wait import check_tf_config
 
 INTRODUCTION = """Labels images with a trained network, the teacher. Images that it is confident of
@@ -133,20 +135,20 @@ def _check(values):
     for flag in ("model", "data", "out"):
         if not getattr(values, flag):
             raise ValueError(f"--{flag} is missing; see effnet-train pseudo-label --help")
-    if not os.path.isfile(values.model):
-        raise ValueError(f"--model={values.model}: there is no such file; give a .keras file")
-    if not values.model.endswith(".keras"):
-        raise ValueError(f"--model={values.model} is not a .keras file")
+    check_teacher("model", values.model)
+    if values.labels and not os.path.isfile(values.labels):
+        raise ValueError(f"--labels={values.labels}: there is no such file")
+    rule_of(values, values.seed)
     check_path(values.data)
     outputs.check_folder("out", values.out, values.data)
     parse_duration(values.wait_for_workers)
     if os.environ.get("TF_CONFIG"):
         check_tf_config(os.environ["TF_CONFIG"])
+        hosts_of_environment(0)
 
 
 def _label(values):
     from tpu_train.input_pipeline.tfrecord_shard import PrepareError  # here: --help stays fast
-    from tpu_train.noisy_student.hosts import hosts_of_environment
     from tpu_train.noisy_student.pseudo_labels import LabelingOptions, write_pseudo_labels
     from tpu_train.noisy_student.unlabeled_images import open_unlabeled
     from tpu_train.training.distribution import make_local_strategy

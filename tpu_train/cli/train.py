@@ -83,6 +83,8 @@ def _run(values):
         print(f"for {values.examples} training images (--examples=...)")
         print(phases.batch_norm_warning(recipe, planned), end="")
         return 0
+    if values.teacher_weight is not None and not recipe.teacher:
+        raise ValueError("--teacher_weight is that of a teacher, and there is none: give --teacher")
     _check(values)
     check_unlabeled(recipe, values.unlabeled)
     check_source(recipe)

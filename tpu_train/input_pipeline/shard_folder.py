@@ -44,7 +44,8 @@ def is_complete(folder: str, plan: Mapping) -> bool:
         if differing:
             raise ValueError(
                 f"{folder} has incomplete shards of other data, or of the same data with other "
-                f"flags ({differing}): resume with the original flags, or choose another folder"
+                f"flags ({differing}): resume with the original flags, delete it, or choose "
+                "another folder"
             )
     elif names - {PARTIAL}:
         raise ValueError(f"{folder} is not empty: choose another folder")
@@ -76,7 +77,20 @@ def finish(folder: str, header: Mapping, entries: Sequence[Mapping]) -> None:
 
 
 def _differing(saved, plan):
-    """The names of the entries of a plan that differ from a saved one; "" if none do."""
+    """How the entries of a plan differ from a saved one; "" if none do."""
     plan = json.loads(json.dumps(plan))
-    names = [name for name, value in plan.items() if saved.get(name) != value]
-    return ", ".join(f"another {name}" for name in names)
+    return ", ".join(
+        _describe(name, saved.get(name), value)
+        for name, value in plan.items()
+        if saved.get(name) != value
+    )
+
+
+def _describe(name, saved, value):
+    if name in ("classes", "images"):
+        return f"other {name}"
+    if not (isinstance(saved, dict) and isinstance(value, dict)):
+        return f"another {name}"
+    return ", ".join(
+        f"{key} {saved.get(key)}, now {v}" for key, v in value.items() if saved.get(key) != v
+    )

@@ -7,6 +7,7 @@ and ends with the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -29,6 +30,7 @@ from tpu_train.input_pipeline.tfrecord_shard import (
     write_shard,
 )
 from tpu_train.input_pipeline.tfrecord_writer import IMAGES_PER_SHARD
+from tpu_train.noisy_student.folder_lock import locked
 from tpu_train.noisy_student.hosts import Hosts
 from tpu_train.noisy_student.label_report import LabelReport, statistics, write_report
 from tpu_train.noisy_student.score_chunks import (
@@ -92,23 +94,50 @@ def write_pseudo_labels(
     :class:`tpu_train.checkpointing.preemption.StoppedError` after a stop.
     """
     folder, hosts = os.fspath(folder), options.hosts
-    classes = teacher.classifier.class_names
-    if classes is None:
+    if is_labeled(teacher, images, folder, options):
+        return _summarize(folder, was_complete=True)
+    with contextlib.ExitStack() as stack:
+        tf.io.gfile.makedirs(folder)
+        if hosts.count == 1:
+            stack.enter_context(locked(folder))
+        return _write(teacher, images, folder, strategy, options)
+
+
+def is_labeled(
+    teacher: TeacherFile,
+    images: LabeledImages,
+    folder: str | os.PathLike[str],
+    options: LabelingOptions = LabelingOptions(),
+) -> bool:
+    """Whether :func:`write_pseudo_labels` has finished the folder.
+
+    Raises ``ValueError`` for a folder with other content, and a teacher without class names.
+    """
+    if teacher.classifier.class_names is None:
         raise ValueError(
             f"{teacher.path} has no class names: write the name of each of its "
             f"{teacher.classifier.classes} outputs, one a line, in their order, into labels.txt "
-            "beside it, or give --labels=FILE to effnet-train pseudo-label"
+            "beside it"
         )
-    plan = _make_plan(teacher, images, options)
-    if shard_folder.is_complete(folder, plan):
-        return _summarize(folder, was_complete=True)
-    partial = shard_folder.begin(folder, plan)
-    show = progress_lines()
+    return shard_folder.is_complete(os.fspath(folder), _make_plan(teacher, images, options))
+
+
+def stoppable(
+    options: LabelingOptions, doing: str, show: Callable[[int, int], None]
+) -> Callable[[int, int], None]:
+    """A `progress` function that raises :class:`StoppedError` after a stop, and calls `show`."""
 
     def progress(done, total):
-        _check_stop(options)
+        _check_stop(options, doing)
         show(done, total)
 
+    return progress
+
+
+def _write(teacher, images, folder, strategy, options):
+    hosts, classes = options.hosts, teacher.classifier.class_names
+    plan = _make_plan(teacher, images, options)
+    partial = shard_folder.begin(folder, plan)
     scores = score_all(
         distributed_classifier(teacher, strategy),
         teacher.activation,
@@ -116,7 +145,7 @@ def write_pseudo_labels(
         partial,
         hosts=hosts,
         max_corrupt=options.max_corrupt,
-        progress=progress,
+        progress=stoppable(options, "labeling", progress_lines()),
     )
     labels, confidences = scores.values.argmax(1), scores.values.max(1)
     selection = select(labels, confidences, classes, options.rule)
@@ -131,7 +160,7 @@ def write_pseudo_labels(
     )
     layout = _make_layout(folder, chosen, scores.values[selection.rows], selection.copies)
     for number, shard in enumerate(layout):
-        _check_stop(options)
+        _check_stop(options, "labeling")
         if hosts.owns(number) and existing_entry(folder, shard.name) is None:
             write_shard(shard, options.max_corrupt)
             options.log(f"shard {number + 1} of {len(layout)} written and verified")
@@ -146,10 +175,10 @@ def write_pseudo_labels(
     return _summarize(folder, was_complete=False)
 
 
-def _check_stop(options):
+def _check_stop(options, doing):
     reason = options.stop()
     if reason:
-        raise StoppedError(f"Stopped while labeling ({reason}). The same command resumes")
+        raise StoppedError(f"Stopped while {doing} ({reason}). The same command resumes")
 
 
 def _make_plan(teacher, images, options):

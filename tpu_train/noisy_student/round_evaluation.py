@@ -6,11 +6,12 @@ import datetime
 import hashlib
 import json
 import os
+from collections.abc import Callable
 
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.evaluation.class_matching import match_classes
 from keras_effnet.evaluation.output_files import write_evaluation
-from keras_effnet.evaluation.scoring import progress_lines, score_images
+from keras_effnet.evaluation.scoring import score_images
 from keras_effnet.evaluation.summary import evaluate_outcomes
 from keras_effnet.image_classifier import open_classifier
 from keras_effnet.provenance import file_sha256, package_versions
@@ -19,13 +20,16 @@ _STEM = "evaluation"
 
 
 def evaluate_model(
-    model: str, images: LabeledImages, folder: str, labels: str | None = None
+    model: str,
+    images: LabeledImages,
+    folder: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
     """The metrics of a ``.keras`` file on labeled images, as ``evaluation.json`` has them.
 
     Writes ``evaluation.html``, ``evaluation.json`` and their tables into `folder`. If it has them
-    for this very model and data, they are read instead. `labels` is a file of class names; default:
-    ``labels.txt`` beside the model.
+    for this very model and data, they are read instead. The model's class names are in
+    ``labels.txt`` beside it. `progress` is called with the number of images done and of all.
     """
     path, digest = os.path.join(folder, f"{_STEM}.json"), file_sha256(model)
     names = "\n".join(images.where(i) for i in range(len(images))).encode()
@@ -35,9 +39,9 @@ def evaluate_model(
             record = json.load(file)
         if (record["model_sha256"], record.get("data_sha256")) == (digest, data):
             return record["metrics"]
-    classifier = open_classifier(model, labels=labels)
+    classifier = open_classifier(model)
     match = match_classes(images.classes, classifier.classes, classifier.class_names)
-    scored = score_images(classifier, images, match.outputs, progress=progress_lines())
+    scored = score_images(classifier, images, match.outputs, progress=progress)
     identifiers = [images.where(int(i)) for i in scored.indices]
     evaluation = evaluate_outcomes(scored.outcomes, scored.kind, match.names, identifiers)
     origin = {

@@ -16,16 +16,25 @@ import keras
 import tensorflow as tf
 
 from keras_effnet.datasets.labeled_images import LabeledImages
+from keras_effnet.evaluation.scoring import progress_lines
 from tpu_train.checkpointing.preemption import CompleteError
+from tpu_train.checkpointing.run_identity import differences, identify_run
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
-from tpu_train.noisy_student.pseudo_labels import LabelingOptions, write_pseudo_labels
+from tpu_train.noisy_student.folder_lock import locked
+from tpu_train.noisy_student.pseudo_labels import (
+    LabelingOptions,
+    is_labeled,
+    stoppable,
+    write_pseudo_labels,
+)
 from tpu_train.noisy_student.round_evaluation import evaluate_model
 from tpu_train.noisy_student.round_report import Round, describe, write_rounds
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.run import train
+from tpu_train.training.run_checks import check_settings
 from tpu_train.training.run_record import read_record
-from tpu_train.training.teacher import open_teacher, outputs_of
+from tpu_train.training.teacher import match_teacher, open_teacher
 
 LABELS = "pseudo_labels"  # the folder of a round's shards
 
@@ -61,7 +70,39 @@ def check_request(request: RoundsRequest, strategy: tf.distribute.Strategy) -> N
                 f"recipe {recipe.name} has an unlabeled_ratio of 0: give --unlabeled_ratio=1 or "
                 "more, or a recipe such as noisy-student-finetune"
             )
-    outputs_of(open_teacher(request.teacher, strategy), request.training.classes)
+        check_settings(recipe, request.training, strategy.num_replicas_in_sync)
+    teacher = open_teacher(request.teacher, strategy)
+    match_teacher(teacher, request.training.classes)
+    if tf.io.gfile.exists(os.path.join(request.workdir, "recipe.json")):
+        raise ValueError(
+            f"{request.workdir} has a run of effnet-train: give another --workdir for the rounds"
+        )
+    folder = _folder(request, 1)
+    is_labeled(teacher, request.unlabeled, os.path.join(folder, LABELS), request.labeling)
+    for number in range(1, request.rounds + 1):
+        _check_student(request, number)
+
+
+def _folder(request, number):
+    return os.path.join(request.workdir, f"round-{number}")
+
+
+def _recipe(request, number):
+    return request.recipes[min(number, len(request.recipes)) - 1]
+
+
+def _check_student(request, number):
+    """Raises ``ValueError`` if a round has a student of other settings or labeled data."""
+    record = read_record(_folder(request, number))
+    if record is None:
+        return
+    current = identify_run(_recipe(request, number), request.training, request.evaluation)
+    differing = differences(record.get("run", {}), current)
+    if differing:
+        raise ValueError(
+            f"{_folder(request, number)} has a student of other settings ({differing}): give the "
+            "same flags and data to resume, or another --workdir"
+        )
 
 
 def _warn_of_another_split(request, log):
@@ -90,13 +131,19 @@ def run_rounds(request: RoundsRequest, strategy: tf.distribute.Strategy) -> tupl
     :func:`tpu_train.noisy_student.pseudo_labels.write_pseudo_labels` raise.
     """
     check_request(request, strategy)
+    os.makedirs(request.workdir, exist_ok=True)
+    with locked(request.workdir):
+        return _run_rounds(request, strategy)
+
+
+def _run_rounds(request, strategy):
     log = request.labeling.log
     _warn_of_another_split(request, log)
     rounds = [_evaluate(request, 0, request.teacher, os.path.join(request.workdir, "teacher"))]
     log(describe(rounds[-1]))
     for number in range(1, request.rounds + 1):
         log(f"round {number} of {request.rounds}: the teacher is {rounds[-1].model}")
-        folder = os.path.join(request.workdir, f"round-{number}")
+        folder = _folder(request, number)
         labels = _label(request, strategy, rounds[-1].model, os.path.join(folder, LABELS))
         model = _train(request, strategy, number, folder, labels)
         result = _evaluate(request, number, model, folder)
@@ -126,11 +173,10 @@ def _train(request, strategy, number, folder, labels):
     unlabeled = open_pseudo_labels(labels.folder, request.training.classes, held_out)
     for note in unlabeled.notes:
         request.labeling.log(note)
-    recipe = request.recipes[min(number, len(request.recipes)) - 1]
     model = os.path.join(folder, "model.keras")
     try:
         train(
-            recipe,
+            _recipe(request, number),
             replace(request.training, unlabeled=unlabeled),
             request.evaluation,
             folder,
@@ -146,7 +192,8 @@ def _train(request, strategy, number, folder, labels):
 
 def _evaluate(request, number, model, folder):
     _forget_models()
-    metrics = evaluate_model(model, request.evaluation_images, folder)
+    progress = stoppable(request.labeling, "evaluating", progress_lines())
+    metrics = evaluate_model(model, request.evaluation_images, folder, progress)
     loaded = keras.saving.load_model(model, compile=False)
     return Round(
         number=number,

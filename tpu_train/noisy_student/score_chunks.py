@@ -83,7 +83,8 @@ def score_all(
         classifier: of the teacher.
         activation: of its outputs.
         images: to score.
-        folder: for the chunks; exists.
+        folder: for the chunks; exists. Those with unreadable images are computed again, because
+            the images may have been repaired.
         hosts: that share the chunks.
         max_corrupt: images that may be unreadable in all chunks together.
         progress: called with the number of images done and of all of this host.
@@ -98,7 +99,7 @@ def score_all(
     for n in own:
         count = min(CHUNK, len(images) - n * CHUNK)
         path = _path(folder, n)
-        if not tf.io.gfile.exists(path):
+        if not tf.io.gfile.exists(path) or len(_load(path)["unreadable"]):
             part = images.take(np.arange(n * CHUNK, n * CHUNK + count))
 
             def show(i, _, done=done):
@@ -149,12 +150,16 @@ def _score_chunk(classifier, activation, images, first, max_corrupt, progress):
     return buffer.getvalue()
 
 
+def _load(path):
+    return np.load(io.BytesIO(read_file(path)))  # reads an array when it is asked for
+
+
 def _read(folder, chunks, max_corrupt):
     columns = {"rows": [], "values": [], "unreadable": []}
     for n in range(chunks):
-        with np.load(io.BytesIO(read_file(_path(folder, n)))) as chunk:
-            for name, column in columns.items():
-                column.append(chunk[name])
+        chunk = _load(_path(folder, n))
+        for name, column in columns.items():
+            column.append(chunk[name])
     unreadable = tuple(np.concatenate(columns["unreadable"]).tolist())
     if len(unreadable) > max_corrupt:
         raise ValueError(

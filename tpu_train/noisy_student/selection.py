@@ -19,6 +19,10 @@ class SelectionRule:
     images_per_class: int = 0  # 0: the mean over the classes
     seed: int = 0  # of the images of rare classes that are repeated once more than others
 
+    def __post_init__(self):
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:

@@ -17,6 +17,7 @@ from tpu_train.tpu_compile.compiler import first_line
 from tpu_train.training import distributed_layers, model_factory
 from tpu_train.training.lr_schedule import learning_rate
 from tpu_train.training.step import StepSpec, TrainState, make_step
+from tpu_train.training.teacher import Teacher, open_teacher
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Training:
     strategy: tf.distribute.Strategy
     net: Any
     state: TrainState
+    teacher: Teacher | None  # of distillation
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ def build_training(recipe: Recipe, cores: int, *, classes: int, examples: int) -
     """The network and all training variables of a recipe, for :func:`lower_step`.
 
     The compiler does not depend on values, so pretrained weights are not loaded. Raises
-    ``ValueError`` as :func:`tpu_train.recipes.phases.checked_phases` does.
+    ``ValueError`` as :func:`tpu_train.recipes.phases.checked_phases` does, and for a teacher of
+    another number of classes.
     """
     all_phases = checked_phases(recipe, cores, examples)
     strategy = _OneCoreStrategy(cores)
+    teacher = _open_teacher(recipe.teacher, classes, strategy) if recipe.teacher else None
     network = model_factory.training_network(dataclasses.replace(recipe, weights=""), classes)
     with strategy.scope():
         net, ema_net = (
@@ -58,7 +62,17 @@ def build_training(recipe: Recipe, cores: int, *, classes: int, examples: int) -
             for _ in range(2)
         )
         state = TrainState.create(net, ema_net, recipe, all_phases)
-    return Training(recipe, classes, examples, all_phases, strategy, net, state)
+    return Training(recipe, classes, examples, all_phases, strategy, net, state, teacher)
+
+
+def _open_teacher(path, classes, strategy):
+    file = open_teacher(path, strategy)
+    if file.classifier.classes != classes:
+        raise ValueError(
+            f"the teacher {path} has {file.classifier.classes} classes, and the plan is of "
+            f"{classes}: give --classes={file.classifier.classes}"
+        )
+    return Teacher(file, tuple(range(classes)), "")  # in any order
 
 
 def lower_step(training: Training, phase, batch: int) -> LoweredStep:
@@ -82,7 +96,10 @@ def lower_step(training: Training, phase, batch: int) -> LoweredStep:
         )
 
     step = make_step(
-        StepSpec(recipe, phase, training.classes, strategy, training.net, training.state, rate)
+        StepSpec(
+            *(recipe, phase, training.classes, strategy, training.net, training.state, rate),
+            teacher=training.teacher,
+        )
     )
     stablehlo, reduced_bytes = _lower(step, strategy, batch_spec(phase, batch))
     return LoweredStep(stablehlo, batch, reduced_bytes)

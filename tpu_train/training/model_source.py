@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from keras_effnet.image_classifier import check_zip
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.scaling import scale
 from keras_effnet.variant_lookup import find_variant
@@ -20,7 +21,7 @@ def check_source(recipe: Recipe) -> None:
     Imports no Keras, and so not the module of ``module:function``, which may.
     """
     if recipe.teacher:
-        _require_file("teacher", recipe.teacher)
+        check_teacher("teacher", recipe.teacher)
     kind = model_kind(recipe.model)
     if kind == "variant":
         resolve_weights(variant_of(recipe).name, recipe.weights or None)
@@ -45,6 +46,19 @@ def check_source(recipe: Recipe) -> None:
         raise ValueError(
             f"the weights are those in {recipe.model}: leave --weights={recipe.weights} out"
         )
+
+
+def check_teacher(flag: str, path: str) -> None:
+    """Raises ``ValueError`` unless the path of a teacher is that of a ``.keras`` file."""
+    if os.path.isdir(path):
+        inside = os.path.join(path, "model.keras")
+        example = f": give {inside}" if os.path.isfile(inside) else ", not a .keras file"
+        raise ValueError(f"--{flag}={path} is a folder{example}")
+    if not os.path.isfile(path):
+        raise ValueError(f"--{flag}={path}: there is no such file; give a .keras file")
+    if not path.endswith(".keras"):
+        raise ValueError(f"--{flag}={path} is not a .keras file: a teacher is a model.keras")
+    check_zip(path)
 
 
 def variant_of(recipe: Recipe) -> Variant:

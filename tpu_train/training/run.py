@@ -144,8 +144,8 @@ def train(
     phases = run_record.plan_phases(recipe, training.examples, planned)
     check_profile(profile, phases[-1].end_step)
     classes = len(training.classes)
-    model, ema_model, state = build_training(recipe, phases, classes, strategy)
     teacher = make_teacher(recipe.teacher, training.classes, strategy) if recipe.teacher else None
+    model, ema_model, state = build_training(recipe, phases, classes, strategy)
     rate_factor = None
     if recipe.learning_rate_schedule == "plateau":
         with strategy.scope():
@@ -204,6 +204,8 @@ def train(
             messages.append(
                 f"with the repeats of oversample, an epoch has {training.examples} images"
             )
+        if teacher:
+            messages.append(f"the teacher is {recipe.teacher}: {teacher.note}")
         if recipe.layer_decay != 1 and not has_layer_groups(model):
             messages.append(
                 f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups of "

@@ -20,6 +20,17 @@ def check_run(
     overwrite: bool = False,
 ) -> None:
     """Raises ``ValueError`` for a run that cannot work, before anything slow; creates `workdir`."""
+    check_settings(recipe, training, replicas)
+    check_unlabeled(recipe, training.unlabeled.name if training.unlabeled else "")
+    if training.classes != evaluation.classes:
+        raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
+    if not overwrite:
+        run_record.check_not_complete(recipe, training, evaluation, workdir)
+    workdirs.check(workdir, overwrite=overwrite)
+
+
+def check_settings(recipe: Recipe, training: ImageSource, replicas: int) -> None:
+    """Raises ``ValueError`` for a recipe that labeled images cannot be trained with."""
     check(recipe)
     optimizers.check(recipe.optimizer)
     class_weights(recipe.class_weights, training)
@@ -33,17 +44,11 @@ def check_run(
             f"{training.name} has {training.examples} images of {len(training.classes)} classes: "
             "training needs at least two of each"
         )
-    check_unlabeled(recipe, training.unlabeled.name if training.unlabeled else "")
-    if training.unlabeled and training.is_multi_label:
+    if recipe.unlabeled_ratio and training.is_multi_label:
         raise ValueError(
-            f"{training.name} has images of several labels, and pseudo-labels have one each: leave "
-            "--unlabeled out"
+            f"{training.name} has images of several labels, and pseudo-labels have one each: train "
+            "on the labeled images alone, without --unlabeled"
         )
-    if training.classes != evaluation.classes:
-        raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
-    if not overwrite:
-        run_record.check_not_complete(recipe, training, evaluation, workdir)
-    workdirs.check(workdir, overwrite=overwrite)
 
 
 def check_evaluations(recipe, evaluation, eval_epochs):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_effnet.evaluation.class_matching import match_classes
+from keras_effnet.evaluation.class_matching import ClassMatch, match_classes
 from keras_effnet.image_classifier import ImageClassifier, of_keras_model, open_model
 from keras_effnet.provenance import file_sha256
 from tpu_train.recipes.schema import Recipe
@@ -35,6 +36,7 @@ class Teacher:
 
     file: TeacherFile
     outputs: tuple[int, ...]  # the teacher's output of every class
+    note: str  # how they were matched: one line
 
     def logits(self, images: tf.Tensor, loss: str) -> tf.Tensor:
         """float32 (batch, classes) of images (batch, side, side, 3) with pixels in [0, 255].
@@ -65,7 +67,10 @@ def open_teacher(
     """
     with strategy.scope():
         model, names = open_model(path, labels=labels)
-    classifier = of_keras_model(model, names)
+    try:
+        classifier = of_keras_model(model, names)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be a teacher: {error}") from error
     stated = classifier.image_input
     if model.output_shape[1] < 2 or stated.channels != 3 or stated.channels_first:
         raise ValueError(
@@ -73,8 +78,10 @@ def open_teacher(
             f"return a score for each of two classes or more, but takes {model.input_shape} and "
             f"returns {model.output_shape}"
         )
-    image = tf.zeros([1, stated.height, stated.width, 3])
-    kind = classifier.kind_of(model(image, training=False).numpy())
+    scores = model(tf.zeros([1, stated.height, stated.width, 3]), training=False).numpy()
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{path} cannot be a teacher: it returns NaN or Inf; train it again")
+    kind = classifier.kind_of(scores)
     return TeacherFile(path, file_sha256(path), model, classifier, kind.activation)
 
 
@@ -84,10 +91,11 @@ def make_teacher(path: str, classes: tuple[str, ...], strategy: tf.distribute.St
     Raises ``ValueError`` as :func:`open_teacher`, and for a teacher of other classes.
     """
     file = open_teacher(path, strategy)
-    return Teacher(file, outputs_of(file, classes))
+    match = match_teacher(file, classes)
+    return Teacher(file, match.outputs, match.note)
 
 
-def outputs_of(teacher: TeacherFile, classes: tuple[str, ...]) -> tuple[int, ...]:
+def match_teacher(teacher: TeacherFile, classes: tuple[str, ...]) -> ClassMatch:
     """The teacher's output of every class of the labeled data; ``ValueError`` for other classes."""
     outputs, names = teacher.classifier.classes, teacher.classifier.class_names
     if len(classes) != outputs:
@@ -96,7 +104,7 @@ def outputs_of(teacher: TeacherFile, classes: tuple[str, ...]) -> tuple[int, ...
             f"{len(classes)}: a teacher must have been trained on the same classes"
         )
     try:
-        return match_classes(classes, outputs, names).outputs
+        return match_classes(classes, outputs, names)
     except ValueError as error:
         raise ValueError(f"the teacher {teacher.path} has other classes: {error}") from error
 

@@ -62,6 +62,13 @@ def test_a_finished_run_is_replaced_only_with_overwrite(where, tmp_path):
     files.close()
 
 
+def test_a_run_killed_before_its_first_checkpoint_is_resumed(tmp_path):
+    files = workdir.Workdir(str(tmp_path))
+    files.prepare(resume=False)
+    (tmp_path / "metrics.jsonl").write_text("")
+    workdir.check(str(tmp_path), overwrite=False)
+
+
 def test_an_unwritable_path_is_an_error_with_the_reason(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is not writable: Not a directory"):

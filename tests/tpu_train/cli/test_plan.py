@@ -45,6 +45,7 @@ def test_the_exit_status_says_whether_every_phase_fits(plans, capsys, fits, stat
         (["--phase=first"], "--phase=first is not a list of phase numbers"),
         (["v5e:2x2"], "'v5e:2x2'"),
         (["--recipe=photo"], "photo"),
+        (["--teacher=none.keras"], "--teacher=none.keras: there is no such file"),
         (["--topology=v9:2x2"], "Known: v3:2x2"),
     ],
 )

@@ -6,16 +6,17 @@ import pytest
 from PIL import Image
 
 from keras_effnet.label_file import write_labels
+from tests.tpu_train.noisy_student import killed_command
+from tpu_train.noisy_student import pseudo_labels, score_chunks
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.teacher import open_teacher
 
 LEVELS = np.array([40.0, 95.0, 150.0, 205.0])  # of red, of the classes of `source`
 
 
-def write_teacher(folder, classes="abcd", sharpness=0.001):
+def write_teacher(folder, classes="abcd", sharpness=0.001, levels=LEVELS):
     """Writes a .keras file of the nearest level, with `classes` in this order."""
-    levels = LEVELS[np.argsort(list(classes))]
-    levels = LEVELS[[sorted(classes).index(name) for name in classes]]
+    levels = levels[[sorted(classes).index(name) for name in classes]]
     inputs = keras.Input((32, 32, 3))
     means = keras.layers.GlobalAveragePooling2D()(inputs)
     outputs = keras.layers.Dense(len(classes), "softmax", name="head")(means)
@@ -41,6 +42,17 @@ def write_photos(folder, count=60, seed=1):
     return folder
 
 
+def write_labeled(path):
+    """Writes 32 labeled images of four classes as .npz."""
+    random = np.random.default_rng(0)
+    labels = np.arange(32) % 4
+    images = random.integers(0, 80, (32, 20, 30, 3))
+    images[..., 0] += (labels * 55)[:, None, None]
+    classes = np.array(list("abcd"))
+    np.savez(path, images=images.astype(np.uint8), labels=labels, classes=classes)
+    return path
+
+
 @pytest.fixture(scope="module")
 def teacher_path(tmp_path_factory):
     return write_teacher(tmp_path_factory.mktemp("teacher"))
@@ -54,3 +66,12 @@ def teacher(teacher_path):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def small_parts():
+    """Several chunks and shards of few images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score_chunks, "CHUNK", killed_command.CHUNK)
+        patch.setattr(pseudo_labels, "IMAGES_PER_SHARD", killed_command.IMAGES_PER_SHARD)
+        yield

@@ -21,11 +21,7 @@ from tpu_train.training.teacher import open_teacher
 QUIET = LabelingOptions(log=lambda line: None)
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    """Several chunks and shards of 60 images."""
-    monkeypatch.setattr(score_chunks, "CHUNK", 16)
-    monkeypatch.setattr(pseudo_labels, "IMAGES_PER_SHARD", 12)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def label(teacher, photos, folder, options=QUIET):
@@ -38,13 +34,9 @@ def content(folder):
 
 
 @pytest.fixture(scope="module")
-def shards(teacher, photos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("labels") / "shards"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_chunks, "CHUNK", 16)
-        patch.setattr(pseudo_labels, "IMAGES_PER_SHARD", 12)
-        lines = []
-        label(teacher, photos, folder, LabelingOptions(log=lines.append))
+def shards(teacher, photos, small_parts, tmp_path_factory):
+    folder, lines = tmp_path_factory.mktemp("labels") / "shards", []
+    label(teacher, photos, folder, LabelingOptions(log=lines.append))
     return folder, lines
 
 
@@ -153,6 +145,27 @@ def test_labels_follow_the_order_of_the_labeled_data(shards):
         open_pseudo_labels(shards[0], "abcx")
 
 
+def test_repaired_images_are_read_by_the_next_call(teacher, photos, shards, tmp_path):
+    def copy(name, damaged):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = (photos / name).read_bytes()
+        path.write_bytes(content[: len(content) // 2] if damaged else content)
+
+    names = [str(path.relative_to(photos)) for path in sorted(photos.rglob("*.png"))]
+    for i, name in enumerate(names):
+        copy(name, damaged=i in (3, 20))  # of two chunks
+    options = dataclasses.replace(QUIET, max_corrupt=1)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"2 images cannot be read: .*Repair or remove them"):
+            label(teacher, tmp_path / "photos", tmp_path / "out", options)
+    for i in (3, 20):
+        copy(names[i], damaged=False)
+    label(teacher, tmp_path / "photos", tmp_path / "out", options)
+    for name in (f"unlabeled-0000{n}-of-00004" for n in range(4)):
+        assert (tmp_path / "out" / name).read_bytes() == (shards[0] / name).read_bytes()
+
+
 def test_evaluation_images_are_left_out_and_named(shards, photos):
     images = open_unlabeled(photos)
     held_out = of_images(
@@ -174,7 +187,7 @@ def test_other_content_of_the_folder_is_an_error(teacher, photos, shards, tmp_pa
     )
     with pytest.raises(ValueError, match=r"with other flags \(another teacher\)"):
         label(other, photos, shards[0])
-    with pytest.raises(ValueError, match=r"with other flags \(another rule\)"):
+    with pytest.raises(ValueError, match=r"with other flags \(threshold 0.3, now 0.5\)"):
         label(teacher, photos, shards[0], dataclasses.replace(QUIET, rule=SelectionRule(0.5)))
     with pytest.raises(ValueError, match=r"has no pseudo-labels: label the images first"):
         open_pseudo_labels(photos, "abcd")

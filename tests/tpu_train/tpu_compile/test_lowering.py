@@ -4,6 +4,7 @@ import re
 import pytest
 import tensorflow as tf
 
+from tests.tpu_train.noisy_student.conftest import write_teacher
 from tpu_train.tpu_compile import lowering
 
 
@@ -24,6 +25,17 @@ def test_the_step_sums_over_all_cores_and_updates_variables_in_place(training):
     assert "loc(" not in step.stablehlo
     assert "mhlo.copy" not in step.stablehlo
     assert "channel_handle" not in step.stablehlo
+
+
+def test_the_step_has_the_forward_pass_of_the_teacher(newest_stack, tiny_recipe, tmp_path):
+    path = str(write_teacher(tmp_path))
+    recipe = dataclasses.replace(tiny_recipe, teacher=path)
+    training = lowering.build_training(recipe, 4, classes=4, examples=24)
+    step = lowering.lower_step(training, training.phases[0], 2)
+    assert "tensor<3x4xf32>" in step.stablehlo  # its weights
+    assert step.stablehlo.count("may_alias") == len(training.state.variables)
+    with pytest.raises(ValueError, match=r"has 4 classes, and the plan is of 10: give --classes=4"):
+        lowering.build_training(recipe, 4, classes=10, examples=24)
 
 
 def _lower(replica_step):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.tpu_train.noisy_student.conftest import write_teacher
 from tpu_train.training.distribution import make_strategy
-from tpu_train.training.teacher import make_teacher, open_teacher, outputs_of, with_distillation
+from tpu_train.training.teacher import make_teacher, match_teacher, open_teacher, with_distillation
 
 
 def test_logits_are_those_of_the_classes_of_the_data(tmp_path):
@@ -58,9 +58,9 @@ def test_the_loss_is_the_weighted_sum_of_labels_and_teacher(conv_recipe, loss):
 def test_a_teacher_of_other_classes_is_an_error(tmp_path):
     teacher = open_teacher(str(write_teacher(tmp_path / "a")), make_strategy("cpu"))
     with pytest.raises(ValueError, match="has 4 classes, and the labeled data have 3"):
-        outputs_of(teacher, ("a", "b", "c"))
+        match_teacher(teacher, ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"has other classes: .*'x'"):
-        outputs_of(teacher, ("a", "b", "c", "x"))
+        match_teacher(teacher, ("a", "b", "c", "x"))
     model = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     )
@@ -90,6 +90,13 @@ def test_training_with_teacher_and_pseudo_labels_on_one_and_two_devices(
     resumed = exported_weights(train_conv("stopped", **run))
     for a, b in zip(one, resumed):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_log_says_how_the_classes_of_a_teacher_were_matched(train_conv, log, tmp_path):
+    path = write_teacher(tmp_path / "teacher")
+    (tmp_path / "teacher" / "labels.txt").unlink()
+    train_conv(changes={"teacher": str(path), "epochs": 1})
+    assert f"the teacher is {path}: the model has no class names: its 4 outputs are" in log()
 
 
 @pytest.mark.parametrize(
