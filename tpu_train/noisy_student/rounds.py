@@ -7,7 +7,6 @@ same files.
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from tpu_train.noisy_student.pseudo_labels import (
 from tpu_train.noisy_student.round_evaluation import evaluate_model
 from tpu_train.noisy_student.round_report import Round, describe, write_rounds
 from tpu_train.recipes.schema import Recipe
+from tpu_train.training.graph_memory import released_graphs
 from tpu_train.training.run import train
 from tpu_train.training.run_checks import check_settings
 from tpu_train.training.run_record import read_record
@@ -160,15 +160,15 @@ def _run_rounds(request, strategy):
     return tuple(rounds)
 
 
+@released_graphs()
 def _label(request, strategy, teacher_path, folder):
-    _forget_models()
     teacher = open_teacher(teacher_path, strategy)
     return write_pseudo_labels(teacher, request.unlabeled, folder, strategy, request.labeling)
 
 
+@released_graphs()
 def _train(request, strategy, number, folder, labels):
     """Trains the student of a round, or resumes; the path of its model."""
-    _forget_models()
     held_out = [s for s in (request.evaluation, request.test) if s is not None]
     unlabeled = open_pseudo_labels(labels.folder, request.training.classes, held_out)
     for note in unlabeled.notes:
@@ -190,8 +190,8 @@ def _train(request, strategy, number, folder, labels):
     return model
 
 
+@released_graphs()
 def _evaluate(request, number, model, folder):
-    _forget_models()
     progress = stoppable(request.labeling, "evaluating", progress_lines())
     metrics = evaluate_model(model, request.evaluation_images, folder, progress)
     loaded = keras.saving.load_model(model, compile=False)
@@ -205,12 +205,3 @@ def _evaluate(request, number, model, folder):
         calibration_error=metrics["expected_calibration_error"],
         images=metrics["images"],
     )
-
-
-def _forget_models():
-    """Resets Keras's counters of layer names, which seeds of dropout depend on, and its memory.
-
-    A round of a resumed process then has the same names as one of a process that had others before.
-    """
-    keras.backend.clear_session()
-    gc.collect()
