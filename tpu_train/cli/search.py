@@ -69,6 +69,8 @@ GROUPS = {
     ),
 }
 
+_WORKERS_PER_PROCESSOR = 4
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Searches; returns the exit status."""
@@ -209,12 +211,12 @@ def _request(values) -> SearchRequest:
             f"{settings.parallel_trials}: give --parallel_trials={values.workers}, which changes "
             "what the sampler knows"
         )
-    processors = os.cpu_count() or 1
-    if values.workers > max(2, processors):
+    most = _WORKERS_PER_PROCESSOR * (os.cpu_count() or 1)
+    if values.workers > most:
         raise ValueError(
-            f"--workers={values.workers} is more than the {processors} processors of this machine: "
-            f"give at most {max(2, processors)}. Other machines that share the workdir may work on "
-            "the same study"
+            f"--workers={values.workers}: give at most {most}, {_WORKERS_PER_PROCESSOR} for each "
+            "processor of this machine; each needs about 1 GB of memory. Other machines that share "
+            "the workdir may work on the same study"
         )
     if importlib.util.find_spec("optuna") is None:
         raise ValueError("the search needs the package optuna: pip install 'keras_effnet[search]'")

@@ -52,7 +52,7 @@ def space(monkeypatch):
         (["--device=multi-worker"], "Unknown device 'multi-worker'"),
         (["--pruner=halving"], "give --phases=2 or more"),
         (["--sampler=tpe", "--workers=5"], "give --parallel_trials=5"),
-        (["--workers=5000"], "--workers=5000 is more than the "),
+        (["--workers=5000"], "--workers=5000: give at most "),
         (["--minival=nan"], "minival must be a number"),
         (["--workdir=gs://bucket/x"], "is not a local folder"),
         (["--storage=postgres://nowhere/x"], "cannot open the storage postgres://nowhere/x"),
