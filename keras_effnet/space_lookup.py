@@ -18,7 +18,7 @@ def find_space(name: str) -> SearchSpace | CompoundSpace:
     for an unknown one.
 
     >>> find_space("compound:mobilenetv2").size()
-    48
+    46
     """
     if name.startswith(COMPOUND):
         base = name[len(COMPOUND) :]

@@ -160,7 +160,7 @@ def _check_size(stages, stem_filters, depth):
 def _normalization(content):
     values = {}
     for name, least in (("mean", -1e9), ("std", _SMALLEST)):
-        if not isinstance(content[name], list) or len(content[name]) != 3:
+        if not isinstance(content[name], (list, tuple)) or len(content[name]) != 3:
             raise ValueError(f"normalization {name} is {content[name]!r}: give three numbers")
         values[name] = tuple(
             _number(f"normalization {name}", value, float, least, 1e9) for value in content[name]

@@ -117,7 +117,7 @@ def test_predict_prints_classes_and_preprocessing(trained, capsys):
         ({"--labels": "none.txt"}, "none.txt"),
         ({"--labels": "three.txt"}, "has 3 class names, but the model has 2 classes"),
         ({"--labels": "gap.txt"}, "line 2 is empty"),
-        ({"--labels": "utf16.txt"}, "is not UTF-8 text"),
+        ({"--labels": "latin1.txt"}, "is not UTF-8 text"),
         ({"--labels": "three.txt", "--label-format": "wnid"}, "drop it, or --labels"),
         ({"image": "none.png"}, "none.png does not exist"),
         ({"--model": "x.png"}, "is not a .keras file"),
@@ -128,7 +128,7 @@ def test_predict_checks_its_arguments_first(trained, change, message, capsys):
     image = change.pop("image", str(image))
     (path.parent / "three.txt").write_text("a\nb\nc\n")
     (path.parent / "gap.txt").write_text("a\n\nb\n")
-    (path.parent / "utf16.txt").write_bytes("a\nb\n".encode("utf-16"))
+    (path.parent / "latin1.txt").write_bytes("caf\xe9\nb\n".encode("latin-1"))
     flags = {"--model": str(path), **change}
     if flags.get("--labels", "none.txt") != "none.txt":
         flags["--labels"] = str(path.with_name(flags["--labels"]))
