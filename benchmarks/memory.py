@@ -1,10 +1,13 @@
 """Peak memory: training against Keras's ``fit``, and converting against TensorFlow's converter.
 
+With "search", the memory of one process after each of several trials of a search.
+
 Every contender is a separate process; its peak is ru_maxrss, the most memory that it ever had at
 once, with everything that it imports. Prints a table:
 
     python benchmarks/memory.py train --model=efficientnet-b0 --batch_size=32 --steps=3
     python benchmarks/memory.py convert --model=efficientnet-lite0 --images=16 --size=64
+    python benchmarks/memory.py search --trials=5
 
 Training is that of benchmarks/step_throughput.py at 224 px, each with oneDNN. Both converters get
 the same .keras file with random weights and the same random images, and write an int8 .tflite;
@@ -14,6 +17,7 @@ ours also searches, compares the two models and times them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import resource
 import subprocess
@@ -72,6 +76,31 @@ def convert(options):
     _finish()
 
 
+def search(options):
+    """Trains networks of the space "small" for two steps each, and prints the memory after each."""
+    import numpy as np
+
+    from keras_effnet.search_space import SPACES
+    from tpu_train.input_pipeline.data_loading import from_arrays
+    from tpu_train.recipes.table import find_recipe
+    from tpu_train.search.trial_training import TrialTrainer
+    from tpu_train.training.distribution import make_strategy
+
+    strategy = make_strategy("cpu")
+    images = inference_files.random_images(64, 32)
+    source = from_arrays("random", images, np.arange(64) % 10, "abcdefghij")
+    sizes = dict.fromkeys(("image_size_first", "image_size_last", "image_size_eval"), 32)
+    recipe = dataclasses.replace(find_recipe("search"), epochs=1, batch_size=32, **sizes)
+    base = SPACES["small"].base
+    trainer = TrialTrainer(recipe, base, source, source, strategy, None, 10.0, lambda: "")
+    for seed in range(options.trials):
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.train(folder, SPACES["small"].sample(seed), lambda phase, accuracy: True)
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[1])
+        print(f"trial {seed}: {pages * resource.getpagesize() / 1e6:,.0f} MB", flush=True)
+
+
 def _finish():
     """Ends the process, and prints its peak in MB and its processor seconds."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -119,12 +148,13 @@ def write_keras(options, folder):
 def parsed(argv=None):
     """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("work", choices=["train", "convert"])
+    parser.add_argument("work", choices=["train", "convert", "search"])
     parser.add_argument("--model", default="efficientnet-b0")
     parser.add_argument("--size", type=int, default=384, help="pixels, of a conversion")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--trials", type=int, default=5, help="of a search")
     parser.add_argument("--file", help=argparse.SUPPRESS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -133,6 +163,10 @@ def parsed(argv=None):
 def main(argv=None):
     """Prints a table; with --one, runs as a contender."""
     options = parsed(argv)
+    if options.work == "search":
+        os.environ.update(ENVIRONMENT)  # before TensorFlow is imported
+        search(options)
+        return
     if options.one:
         {"train": train, "convert": convert}[options.work](options)
         return

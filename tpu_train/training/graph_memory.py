@@ -18,7 +18,7 @@ def released_graphs() -> Iterator[None]:
     resumed process gives the same weights as one that had other models before.
 
     TensorFlow registers the gradient of every ``tf.custom_gradient`` in a graph (each swish is
-    one) under a new name and keeps it; it refers to the graph of the whole training step, 70 to 200
+    one) under a new name and keeps it; it refers to the graph of the whole training step, about 100
     MB for a network of the search space "small". No graph of the context is of use after it.
     """
     keras.backend.clear_session()
