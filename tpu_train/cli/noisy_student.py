@@ -133,8 +133,8 @@ def _check(values):
         raise ValueError(f"--workdir={values.workdir}: rounds need a folder of this machine")
     for flag in ("data", "unlabeled"):
         outputs.check_folder("workdir", values.workdir, values[flag].value, flag)
-    hosts = os.environ.get("TF_CONFIG") and hosts_of_environment(0).count
-    if hosts and hosts > 1:
+    hosts = hosts_of_environment(0).count
+    if hosts > 1:
         raise ValueError(
             f"TF_CONFIG has {hosts} hosts, and rounds run on one machine: unset TF_CONFIG, or give "
             "effnet-train pseudo-label and effnet-train, which share their work, in turn"

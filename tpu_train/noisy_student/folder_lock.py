@@ -1,4 +1,8 @@
-"""A lock of a folder, which keeps two processes of a machine from writing to it at once."""
+"""A lock of a folder, which keeps two processes of a machine from writing to it at once.
+
+It locks the folder itself: filelock, which the rest of the project uses, needs a file, which would
+stay beside the results.
+"""
 
 from __future__ import annotations
 
