@@ -154,6 +154,17 @@ def test_the_classifier_is_float32_under_mixed_precision(keras, tiny, images, ta
     assert np.ptp(_numbers(output)) > 0
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_pixels_are_not_rounded_under_mixed_precision(keras, tiny, policy):
+    keras.mixed_precision.set_global_policy(policy)
+    model = create_model(tiny, classes=3)
+    constants = plan(tiny).normalization
+    pixels = np.full((1, 32, 32, 3), 200.3, np.float32)  # as a resize or a mixup gives them
+    normalized = keras.Model(model.inputs[0], model.get_layer("normalization").output)
+    expected = (pixels[0, 0, 0] - constants.mean) / constants.std
+    np.testing.assert_allclose(_numbers(normalized(pixels))[0, 0, 0], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["backbone", "My-Net.v2", "b", "resnet50"])
 def test_a_model_may_have_any_name(keras, tiny, name):
     """keras.applications' V2 finds its blocks by the model's name, and raises KeyError."""
