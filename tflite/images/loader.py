@@ -27,7 +27,8 @@ from keras_effnet.datasets.labeled_images import ImageRecords, LabeledImages
 from keras_effnet.datasets.splits import ALL, TRAINING, evaluation_split
 from keras_effnet.evaluation.class_matching import match_classes
 from keras_effnet.image_decoding import IMAGE_ENDINGS
-from keras_effnet.image_preprocessing import preprocess, resize
+from keras_effnet.image_preprocessing import resize
+from keras_effnet.model_input import ImageInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,9 +285,11 @@ def _short_name(images, i):
 
 def _prepared(image, height, width, input_spec):
     """uint8 (height, width, 3), preprocessed as the weights need it, or else stretched."""
-    if input_spec is None or height != width:
+    if input_spec is None:
         return resize(image, height, width)
-    return preprocess(image, replace(input_spec, image_size=height))
+    return ImageInput(
+        replace(input_spec, image_size=height), height, width, channels=3, channels_first=False
+    ).prepare(image)
 
 
 def _grey(image):
