@@ -86,9 +86,9 @@ def test_a_model_without_preprocessing_takes_normalized_pixels(keras, small, ima
     tame(whole)
     bare.set_weights(whole.get_weights())
     x = images(64)
-    normalised = (x - np.array(small.normalization.mean)) / np.array(small.normalization.std)
+    normalized = (x - np.array(small.normalization.mean)) / np.array(small.normalization.std)
     np.testing.assert_allclose(
-        _numbers(bare(normalised.astype("float32"))), _numbers(whole(x)), atol=1e-5
+        _numbers(bare(normalized.astype("float32"))), _numbers(whole(x)), atol=1e-5
     )
 
 
