@@ -110,9 +110,9 @@ LAYERS = {
         ("report",),
         ("quantization",),
         ("evaluation",),
-        ("export", "images", "model_files"),
+        ("export", "images"),
         ("flatbuffer",),
-        ("ai_edge_quantizer", "float32_copy", "presets"),
+        ("ai_edge_quantizer", "keras_models", "presets"),
     ),
 }
 
@@ -278,7 +278,7 @@ def test_a_package_that_may_disappear_has_few_importers(module, importers):
 
 
 def test_tflite_imports_tensorflow_only_to_load_export_and_finetune():
-    importers = {"tflite/model_files.py", "tflite/export.py"}
+    importers = {"tflite/keras_models/files.py", "tflite/export.py"}
     importers |= {f"tflite/quantization/{name}.py" for name in ("finetuning", "tf_interpreter")}
     why = f"only {' and '.join(sorted(importers))} may"
     _assert_none(

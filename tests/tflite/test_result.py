@@ -49,7 +49,7 @@ def test_save_returns_the_files_that_it_wrote(float32, tmp_path):
     assert (tmp_path / "m.tflite.labels.txt").read_text().splitlines() == names
 
 
-def test_a_file_of_another_ending_is_refused_and_the_card_of_its_folder_kept(float32, tmp_path):
+def test_another_ending_is_refused_and_the_card_of_the_folder_kept(float32, tmp_path):
     card = tmp_path / "model_card.md"
     card.write_text(MARK)
     with pytest.raises(ValueError, match=r"m\.lite' must end in \.tflite"):

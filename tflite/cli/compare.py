@@ -210,7 +210,7 @@ def _converted(options, model, log):
     custom_objects = import_custom_objects(options.module)
     log(f"Converting {path} to a float32 .tflite")
     from tflite.export import export_float32
-    from tflite.model_files import load_keras
+    from tflite.keras_models.files import load_keras
 
     keras_model = load_keras(path, custom_objects)
     try:

@@ -1,4 +1,4 @@
-"""Opens models of TensorFlow for a conversion: ``.keras`` and ``.h5`` files, SavedModel folders."""
+"""Opens ``.keras`` and ``.h5`` files and SavedModel folders."""
 
 from __future__ import annotations
 
