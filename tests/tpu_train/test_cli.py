@@ -15,6 +15,7 @@ from PIL import Image
 
 from keras_effnet.pretrained.download import DownloadError
 from tpu_train import cli
+from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.cli import recipe_flags
 from tpu_train.cli.train import STOPPED, define, main
 from tpu_train.recipes.schema import Recipe
@@ -320,6 +321,15 @@ def test_a_workdir_of_another_recipe_is_found_before_the_data_is_read(tmp_path, 
     assert main([*line, "--batch_size=7"]) == 2
     err = capsys.readouterr().err
     assert "belongs to a different run (batch_size 64, now 7)" in err
+    assert err.count("\n") == 1
+
+
+def test_a_workdir_in_use_is_found_before_the_data_is_read(tmp_path, capsys):
+    line = [f"--workdir={tmp_path}", f"--data={ROOT}"]
+    with locked(str(tmp_path)):
+        assert main(line) == 2
+    err = capsys.readouterr().err
+    assert f"another process is writing to {tmp_path}" in err
     assert err.count("\n") == 1
 
 

@@ -18,6 +18,7 @@ from absl import flags
 
 from keras_effnet.datasets.dataset import check_path
 from keras_effnet.model_cost import cost
+from tpu_train.checkpointing.folder_lock import check_unlocked
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts, parse_duration
 from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.cli.pseudo_label import define_selection, rule_of
@@ -133,6 +134,7 @@ def _check(values):
         raise ValueError(f"--workdir={values.workdir}: rounds need a folder of this machine")
     for flag in ("data", "unlabeled"):
         outputs.check_folder("workdir", values.workdir, values[flag].value, flag)
+    check_unlocked(values.workdir)
     hosts = hosts_of_environment(0).count
     if hosts > 1:
         raise ValueError(

@@ -19,6 +19,7 @@ from absl import flags
 from keras_effnet.suggestions import unknown_name
 from tpu_train import callbacks
 from tpu_train.callbacks.records import Callback, CallbackError
+from tpu_train.checkpointing.folder_lock import check_unlocked
 from tpu_train.checkpointing.preemption import (
     STOPPED,
     CompleteError,
@@ -218,6 +219,8 @@ def _check(values):
         _check_callback(values.callback)
     data_flags.check(values, "effnet-train")
     outputs.check_folder("workdir", values.workdir, values.data)
+    if not (values.export or os.environ.get("TF_CONFIG")):  # whose workers share it
+        check_unlocked(values.workdir)
     if os.environ.get("TF_CONFIG"):
         check_tf_config(os.environ["TF_CONFIG"])
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.datasets.tfrecord import INDEX, read_index
 from keras_effnet.evaluation.scoring import progress_lines
+from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline import shard_folder
 from tpu_train.input_pipeline.pseudo_labeled import SPLIT
@@ -30,7 +31,6 @@ from tpu_train.input_pipeline.tfrecord_shard import (
     write_shard,
 )
 from tpu_train.input_pipeline.tfrecord_writer import IMAGES_PER_SHARD
-from tpu_train.noisy_student.folder_lock import locked
 from tpu_train.noisy_student.hosts import Hosts
 from tpu_train.noisy_student.label_report import LabelReport, statistics, write_report
 from tpu_train.noisy_student.score_chunks import (

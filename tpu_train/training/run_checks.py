@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from tpu_train.checkpointing import workdir as workdirs
+from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights
 from tpu_train.recipes.phases import batch_size_error, make_phases
@@ -26,7 +30,20 @@ def check_run(
         raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
     if not overwrite:
         run_record.check_not_complete(recipe, training, evaluation, workdir)
-    workdirs.check(workdir, overwrite=overwrite)
+    workdirs.create(workdir)
+
+
+@contextlib.contextmanager
+def claimed(workdir: str, *, writes: bool, overwrite: bool) -> Iterator[None]:
+    """Keeps other processes from writing a run to an existing `workdir` within the block.
+
+    Only the worker that `writes` locks it: the others of its run use the folder, too. Raises
+    ``ValueError`` if another run is written there, or a finished one would be replaced.
+    """
+    with locked(workdir) if writes else contextlib.nullcontext():
+        if not overwrite:
+            workdirs.check_not_finished(workdir)
+        yield
 
 
 def check_settings(recipe: Recipe, training: ImageSource, replicas: int) -> None:
