@@ -112,7 +112,7 @@ LAYERS = {
         ("evaluation",),
         ("export", "images"),
         ("flatbuffer",),
-        ("ai_edge_quantizer", "presets"),
+        ("ai_edge_quantizer", "compiled_loss", "presets"),
     ),
 }
 

@@ -20,20 +20,17 @@ import numpy as np
 
 from keras_effnet.litert import ops, runner, runtime
 from keras_effnet.weight_transfer import copy_weights
+from tflite.compiled_loss import read_loss
 from tflite.flatbuffer import rewrite
 
 _MAX_CONFIG = 64 << 20  # bytes of the layers' configuration in a .keras file
 _MAX_RATIO = 100  # of a .keras file's unpacked size to its own: weights hardly shrink
 _TOLERANCE = 1e-4  # relative to the largest |output|, or to 1 if that is larger
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
-
-
 _CUSTOM = re.compile(
     r"(?:Could not locate (?:class|function)|Unknown (?:layer|object|activation function)):? "
     r"'?([^\s'.]+)|object of type `([^`]+)`|'class_name': 'function', 'config': '([^']+)'"
 )
-
-
 # An operation of TensorFlow that has none in TFLite, in the converter's message
 _MISSING_OP = re.compile(r"""["']tf\.(\w+)["'](?:\(| op is neither)""")
 _TERMINAL_CODE = re.compile(r"\x1b\[\d*m")  # Keras prints bold text
@@ -63,7 +60,9 @@ def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | N
 
         try:
             with keras.utils.custom_object_scope(custom_objects or {}):
-                return keras.models.load_model(path, compile=False)
+                model = keras.models.load_model(path, compile=False)
+            model.loss = read_loss(path)  # alone: the rest may need the user's code
+            return model
         except Exception as error:  # a custom layer may raise anything
             problem = error  # raised below, outside of the block that would print TensorFlow's log
     version = _other_version(path, keras.__version__)

@@ -1,7 +1,9 @@
+import keras
 import pytest
 
 from keras_effnet.litert import metadata
 from tflite.quantization.mixed_precision import Budget
+from tflite.quantization.options import ConversionOptions
 from tflite.request import MIN_AGREEMENT, ConversionRequest
 
 
@@ -19,6 +21,17 @@ def test_bad_arguments_are_errors(model, float_content, options, message):
     for each in (model, float_content):
         with pytest.raises(ValueError, match=message):
             ConversionRequest.validated(each, **{"has_calibration": True, **options})
+
+
+def test_a_softmax_is_not_appended_to_probabilities(model, float_content):
+    options = {"has_calibration": True, "options": ConversionOptions(softmax=True)}
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten()]
+    several = [*layers, keras.layers.Dense(3, "sigmoid"), keras.layers.Dropout(0.1)]
+    for each in (model, float_content, keras.Sequential(several)):
+        with pytest.raises(ValueError, match=r"softmax: the network ends in (softmax|sigmoid)"):
+            ConversionRequest.validated(each, **options)
+    logits = keras.Sequential([*layers, keras.layers.Dense(3)])
+    assert ConversionRequest.validated(logits, **options).is_classifier
 
 
 def test_files_that_are_no_float_model_are_errors(float_content, int8_content):

@@ -37,7 +37,7 @@ from tpu_train.input_pipeline.targets import class_weights, oversample
 from tpu_train.recipes.phases import batch_norm_warning, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.remote_files import is_remote
-from tpu_train.training import distributed_layers, model_factory, run_record
+from tpu_train.training import distributed_layers, model_factory, recovery, run_record
 from tpu_train.training.distribution import describe, make_gather, runs_on_cpu
 from tpu_train.training.evaluation import make_evaluation
 from tpu_train.training.evaluation_history import find_best, metric_of
@@ -266,6 +266,7 @@ def train(
             exported = last
             if recipe.early_stopping_patience and os.path.exists(files.local(workdirs.BEST)):
                 exported = best
+            recovery.check_exported(recipe, exported, best)
             if exported is last:
                 export(files.local("model.keras"))
             else:
