@@ -18,7 +18,6 @@ from tpu_train.checkpointing.preemption import parse_duration
 from tpu_train.cli import command, outputs
 from tpu_train.noisy_student.hosts import hosts_of_environment
 from tpu_train.training.model_source import check_teacher
-from tpu_train.training.worker_wait import check_tf_config
 
 INTRODUCTION = """Labels images with a trained network, the teacher. Images that it is confident of
 become shards with its scores, for --unlabeled of effnet-train.
@@ -142,9 +141,7 @@ def _check(values):
     check_path(values.data)
     outputs.check_folder("out", values.out, values.data)
     parse_duration(values.wait_for_workers)
-    if os.environ.get("TF_CONFIG"):
-        check_tf_config(os.environ["TF_CONFIG"])
-        hosts_of_environment(0)
+    hosts_of_environment(0)
 
 
 def _label(values):

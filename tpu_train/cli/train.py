@@ -33,8 +33,8 @@ from tpu_train.device_names import DEVICES
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, check_unlabeled, show
+from tpu_train.tf_config import read_cluster
 from tpu_train.training.model_source import check_source
-from tpu_train.training.worker_wait import check_tf_config
 
 INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
@@ -221,8 +221,8 @@ def _check(values):
     outputs.check_folder("workdir", values.workdir, values.data)
     if not (values.export or os.environ.get("TF_CONFIG")):  # whose workers share it
         check_unlocked(values.workdir)
-    if os.environ.get("TF_CONFIG"):
-        check_tf_config(os.environ["TF_CONFIG"])
+    if kind in ("auto", "multi-worker"):
+        read_cluster(os.environ.get("TF_CONFIG", ""))
 
 
 def _profile(text):
