@@ -89,7 +89,7 @@ LAYERS = {
         ("arguments", "label_file", "native_logs", "onnx_export"),
         ("litert", "html_elements", "provenance"),
         ("model_graph",),
-        ("suggestions", "atomic_write", "finding"),
+        ("suggestions", "atomic_write", "finding", "compiled_loss"),
         ("interruption",),
         ("command_output", "package_conflicts"),
     ),
@@ -112,7 +112,7 @@ LAYERS = {
         ("evaluation",),
         ("export", "images"),
         ("flatbuffer",),
-        ("ai_edge_quantizer", "compiled_loss", "presets"),
+        ("ai_edge_quantizer", "presets"),
     ),
 }
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_effnet.compiled_loss import read_loss
 from keras_effnet.litert import ops, runner, runtime
 from keras_effnet.weight_transfer import copy_weights
-from tflite.compiled_loss import read_loss
 from tflite.flatbuffer import rewrite
 
 _MAX_CONFIG = 64 << 20  # bytes of the layers' configuration in a .keras file

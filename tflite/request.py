@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras_effnet.compiled_loss import is_regression
 from keras_effnet.image_preprocessing import Preprocessing, preprocessing
 from keras_effnet.litert import ops
 from keras_effnet.litert.classifier import open_classifier
 from keras_effnet.output_checks import output_activations
-from tflite.compiled_loss import is_regression
 from tflite.export import image_shape
 from tflite.presets import Preset, find_preset
 from tflite.quantization.mixed_precision import Budget

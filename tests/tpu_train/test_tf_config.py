@@ -55,7 +55,7 @@ def test_a_bad_cluster_is_one_line_before_anything_slow(
     assert message in str(error.value)
     monkeypatch.setenv("TF_CONFIG", text)
     data = tmp_path / "data"
-    data.mkdir()
+    (data / "cat").mkdir(parents=True)
     assert main([f"--data={data}", f"--workdir={tmp_path}/run"]) == 2
     err = capsys.readouterr().err
     assert message in err
@@ -65,6 +65,7 @@ def test_a_bad_cluster_is_one_line_before_anything_slow(
 
 def test_a_cluster_that_a_device_does_not_use_is_not_read(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("TF_CONFIG", "{")
+    (tmp_path / "cat").mkdir()
     line = [f"--data={tmp_path}", f"--workdir={tmp_path}-run", "--model=nowhere:net"]
     assert main([*line, "--device=cpu"]) == 2
     assert "there is no module 'nowhere'" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from absl import flags
 from keras_effnet.datasets.dataset import check_path
 from tpu_train.checkpointing.preemption import parse_duration
 from tpu_train.cli import command, outputs
+from tpu_train.device_names import LOCAL_DEVICES, check_device
 from tpu_train.noisy_student.hosts import hosts_of_environment
 from tpu_train.training.model_source import check_teacher
 
@@ -134,6 +135,7 @@ def _check(values):
     for flag in ("model", "data", "out"):
         if not getattr(values, flag):
             raise ValueError(f"--{flag} is missing; see effnet-train pseudo-label --help")
+    check_device(values.device, LOCAL_DEVICES)
     check_teacher("model", values.model)
     if values.labels and not os.path.isfile(values.labels):
         raise ValueError(f"--labels={values.labels}: there is no such file")

@@ -320,6 +320,22 @@ def check_unlabeled(recipe: Recipe, unlabeled: str) -> None:
         )
 
 
+def check_eval_epochs(recipe: Recipe, eval_epochs: float) -> None:
+    """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
+    if eval_epochs < 0:
+        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
+    setting = needs_evaluations(recipe)
+    if setting and not eval_epochs:
+        raise ValueError(f"{setting} needs evaluations during a phase: give --eval_epochs=1")
+
+
+def needs_evaluations(recipe: Recipe) -> str:
+    """The flag of a setting that needs evaluations during a phase; "" without one."""
+    if recipe.learning_rate_schedule == "plateau":
+        return "--learning_rate_schedule=plateau"
+    return "--early_stopping_patience" if recipe.early_stopping_patience else ""
+
+
 def _check_optimizer(recipe):
     """Raises ``ValueError`` for settings that the recipe's optimizer does not have."""
     accepted = OPTIMIZER_SETTINGS.get(recipe.optimizer, {})

@@ -10,7 +10,13 @@ from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights
 from tpu_train.recipes.phases import batch_size_error, make_phases
-from tpu_train.recipes.schema import Recipe, check, check_unlabeled
+from tpu_train.recipes.schema import (
+    Recipe,
+    check,
+    check_eval_epochs,
+    check_unlabeled,
+    needs_evaluations,
+)
 from tpu_train.training import model_factory, optimizers, run_record
 
 
@@ -70,13 +76,7 @@ def check_settings(recipe: Recipe, training: ImageSource, replicas: int) -> None
 
 def check_evaluations(recipe, evaluation, eval_epochs):
     """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
-    if eval_epochs < 0:
-        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
-    plateau = recipe.learning_rate_schedule == "plateau"
-    if not (recipe.early_stopping_patience or plateau):
-        return
-    setting = "--learning_rate_schedule=plateau" if plateau else "--early_stopping_patience"
-    if not evaluation.examples:
+    setting = needs_evaluations(recipe)
+    if setting and not evaluation.examples:
         raise ValueError(f"{setting} needs evaluation images: give --holdout=0.2")
-    if not eval_epochs:
-        raise ValueError(f"{setting} needs evaluations during a phase: give --eval_epochs=1")
+    check_eval_epochs(recipe, eval_epochs)

@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from tflite.compiled_loss import is_regression, read_loss
+from keras_effnet.compiled_loss import is_regression, read_loss
 from tflite.export import load_keras
 from tflite.request import ConversionRequest
 
