@@ -101,7 +101,7 @@ LAYERS = {
         ("callbacks",),
         ("checkpointing", "input_pipeline"),
         ("recipes",),
-        ("device_names", "remote_files", "imported_function", "tf_config"),
+        ("device_names", "folder_lock", "remote_files", "imported_function", "tf_config"),
     ),
     "tflite": (
         ("cli", "public_names"),

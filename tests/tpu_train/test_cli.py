@@ -15,9 +15,9 @@ from PIL import Image
 
 from keras_effnet.pretrained.download import DownloadError
 from tpu_train import cli
-from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.cli import recipe_flags
 from tpu_train.cli.train import STOPPED, define, main
+from tpu_train.folder_lock import locked
 from tpu_train.recipes.schema import Recipe
 from tpu_train.recipes.table import RECIPES
 from tpu_train.training.metrics_writer import MetricsWriter

@@ -18,11 +18,11 @@ from absl import flags
 
 from keras_effnet.datasets.dataset import check_path
 from keras_effnet.model_cost import cost
-from tpu_train.checkpointing.folder_lock import check_unlocked
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts, parse_duration
 from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.cli.pseudo_label import define_selection, rule_of
 from tpu_train.device_names import LOCAL_DEVICES, check_device
+from tpu_train.folder_lock import check_unlocked
 from tpu_train.noisy_student.hosts import hosts_of_environment
 from tpu_train.recipes.schema import check, model_kind
 from tpu_train.training.model_source import check_source, check_teacher, variant_of

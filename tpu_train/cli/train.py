@@ -18,7 +18,6 @@ from absl import flags
 
 from tpu_train import callbacks
 from tpu_train.callbacks.records import Callback, CallbackError
-from tpu_train.checkpointing.folder_lock import check_unlocked
 from tpu_train.checkpointing.preemption import (
     STOPPED,
     CompleteError,
@@ -29,6 +28,7 @@ from tpu_train.checkpointing.preemption import (
 from tpu_train.checkpointing.run_identity import check_recipe
 from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.device_names import check_device
+from tpu_train.folder_lock import check_unlocked
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
 from tpu_train.recipes.schema import Recipe, check_eval_epochs, check_unlabeled, show

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from keras_effnet.datasets.tfrecord import Index, read_index
 from keras_effnet.datasets.training_data import open_training_data
 from keras_effnet.label_file import format_labels, parse_labels
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline import shard_folder
 from tpu_train.input_pipeline.prepare_beam import check_beam
 from tpu_train.input_pipeline.prepare_workers import write_in_processes, write_on_runner
@@ -73,8 +74,8 @@ def write_shards(
     index restores the order of the input, so training on the shards is bit-identical to training on
     `data` (without a minival). `stream` shows the progress (default: standard error).
 
-    Raises ``ValueError`` for input that cannot be prepared or a `folder` with other content, and
-    :class:`PrepareError` if the disk is full or returns other bytes than were written.
+    Raises ``ValueError`` for input that cannot be prepared, a `folder` with other content, or one
+    that another process writes to, and :class:`PrepareError` if the disk is full or returns other bytes than were written.
     """
     folder = os.fspath(folder)
     began = time.monotonic()
@@ -101,9 +102,11 @@ def write_shards(
     if shard_folder.is_complete(folder, plan):
         index = read_index(folder, GFILE)
         return _summarize(folder, index, skipped, notes, 0, time.monotonic() - began)
-    shard_folder.begin(folder, plan)
-    entries, written = _write_all(layout, skipped, options, stream)
-    shard_folder.finish(folder, plan, entries)
+    tf.io.gfile.makedirs(folder)
+    with locked(folder):
+        shard_folder.begin(folder, plan)
+        entries, written = _write_all(layout, skipped, options, stream)
+        shard_folder.finish(folder, plan, entries)
     seconds = time.monotonic() - began
     return _summarize(folder, read_index(folder, GFILE), skipped, notes, written, seconds)
 

@@ -20,8 +20,8 @@ import tensorflow as tf
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.datasets.tfrecord import INDEX, read_index
 from keras_effnet.evaluation.scoring import progress_lines
-from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.checkpointing.preemption import StoppedError
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline import shard_folder
 from tpu_train.input_pipeline.pseudo_labeled import SPLIT
 from tpu_train.input_pipeline.tfrecord_shard import (

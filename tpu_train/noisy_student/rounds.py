@@ -17,9 +17,9 @@ import tensorflow as tf
 from keras_effnet.atomic_write import remove_leftovers
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.evaluation.scoring import progress_lines
-from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.checkpointing.preemption import CompleteError
 from tpu_train.checkpointing.run_identity import differences, identify_run
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
 from tpu_train.noisy_student.pseudo_labels import (

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from tpu_train.checkpointing import workdir as workdirs
-from tpu_train.checkpointing.folder_lock import locked
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights
 from tpu_train.recipes.phases import batch_size_error, make_phases

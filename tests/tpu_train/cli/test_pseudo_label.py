@@ -6,8 +6,8 @@ import keras
 import pytest
 
 from tests.tpu_train.noisy_student.conftest import write_photos, write_teacher
-from tpu_train.checkpointing.folder_lock import locked
 from tpu_train.cli import main
+from tpu_train.folder_lock import locked
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
-from tpu_train.checkpointing.folder_lock import check_unlocked, locked
+from tpu_train.folder_lock import check_unlocked, locked
 
 _HOLDER = """
 import sys
-from tpu_train.checkpointing.folder_lock import locked
+from tpu_train.folder_lock import locked
 with locked(sys.argv[1]):
     print("locked", flush=True)
     sys.stdin.read()
