@@ -19,7 +19,6 @@ from tqdm import tqdm
 from keras_effnet.datasets.tfrecord import Index, read_index
 from keras_effnet.datasets.training_data import open_training_data
 from keras_effnet.label_file import format_labels, parse_labels
-from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline import shard_folder
 from tpu_train.input_pipeline.prepare_beam import check_beam
 from tpu_train.input_pipeline.prepare_workers import write_in_processes, write_on_runner
@@ -75,7 +74,8 @@ def write_shards(
     `data` (without a minival). `stream` shows the progress (default: standard error).
 
     Raises ``ValueError`` for input that cannot be prepared, a `folder` with other content, or one
-    that another process writes to, and :class:`PrepareError` if the disk is full or returns other bytes than were written.
+    that another process writes to, and :class:`PrepareError` if the disk is full or returns other
+    bytes than were written.
     """
     folder = os.fspath(folder)
     began = time.monotonic()
@@ -102,8 +102,7 @@ def write_shards(
     if shard_folder.is_complete(folder, plan):
         index = read_index(folder, GFILE)
         return _summarize(folder, index, skipped, notes, 0, time.monotonic() - began)
-    tf.io.gfile.makedirs(folder)
-    with locked(folder):
+    with shard_folder.claimed(folder):
         shard_folder.begin(folder, plan)
         entries, written = _write_all(layout, skipped, options, stream)
         shard_folder.finish(folder, plan, entries)

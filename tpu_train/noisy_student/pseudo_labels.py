@@ -21,7 +21,6 @@ from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.datasets.tfrecord import INDEX, read_index
 from keras_effnet.evaluation.scoring import progress_lines
 from tpu_train.checkpointing.preemption import StoppedError
-from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline import shard_folder
 from tpu_train.input_pipeline.pseudo_labeled import SPLIT
 from tpu_train.input_pipeline.tfrecord_shard import (
@@ -96,10 +95,7 @@ def write_pseudo_labels(
     folder, hosts = os.fspath(folder), options.hosts
     if is_labeled(teacher, images, folder, options):
         return _summarize(folder, was_complete=True)
-    with contextlib.ExitStack() as stack:
-        tf.io.gfile.makedirs(folder)
-        if hosts.count == 1:
-            stack.enter_context(locked(folder))
+    with shard_folder.claimed(folder) if hosts.count == 1 else contextlib.nullcontext():
         return _write(teacher, images, folder, strategy, options)
 
 
