@@ -38,15 +38,15 @@ def check_unlocked(folder: str) -> None:
 def _lock(folder, stack, *, exclusive):
     if fcntl is None or "://" in folder:
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    stack.callback(os.close, descriptor)
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(
-            f"another process is writing to {folder}: wait until it has finished, or give "
-            "another folder"
+            f"another process is writing to {folder}: wait until it has finished, end it (fuser "
+            f"{folder} prints its number), or give another folder"
         ) from None
     except OSError:
-        pass  # a file system without locks
+        pass  # a file system without locks, or a folder that cannot be read
