@@ -63,6 +63,9 @@ _BAD_LINES = """--data=/nonexistent --workdir=w
 --data=. --workdir=w --model={folder}/other.keras
 --data=. --workdir=w --model={folder}/half.keras
 --data=. --workdir=w --model=keras.applications:VGG16 --weights={folder}/half.h5
+--data=. --workdir=w --class_weights=balance
+--data=. --workdir=w --class_weights=cat:-2
+--data=. --workdir=w --unlabeled={folder}/nothing --unlabeled_ratio=1
 prepare --data={folder}/no_rows.csv --out=w
 prepare --data=. --out=w --workers=0
 prepare --data=. --out=w --minival=-1

@@ -214,6 +214,11 @@ def _check(values):
     for name in ("eval_epochs", "save_minutes"):
         if not math.isfinite(values[name].value):
             raise ValueError(f"{name} must be a number, got {values[name].value}")
+    if values.unlabeled and "://" not in values.unlabeled and not os.path.isdir(values.unlabeled):
+        raise ValueError(
+            f"unlabeled {values.unlabeled!r} is not a folder: give the --out of effnet-train "
+            "pseudo-label"
+        )
     if values.callback:
         _check_callback(values.callback)
     data_flags.check(values, "effnet-train")
