@@ -279,9 +279,13 @@ def open_model(model, weights=None, labels=None):
 
 def check_zip(path: str) -> None:
     """Raises ``ValueError`` for a ``.keras`` file that is incomplete or of another kind."""
-    if not zipfile.is_zipfile(path):
+    missing = "is not a zip archive"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            missing = "" if "config.json" in archive.namelist() else "has no config.json"
+    if missing:
         raise ValueError(
-            f"{path} cannot be read as a .keras file: it is not a zip archive, so it is incomplete "
+            f"{path} cannot be read as a .keras file: it {missing}, so it is incomplete "
             "or of another kind. Copy it again, or give a file that model.save wrote"
         )
 

@@ -89,7 +89,7 @@ LAYERS = {
         ("arguments", "label_file", "native_logs", "onnx_export"),
         ("litert", "html_elements", "provenance"),
         ("model_graph",),
-        ("suggestions", "atomic_write", "finding"),
+        ("suggestions", "atomic_write", "finding", "compiled_loss"),
         ("interruption",),
         ("command_output", "package_conflicts"),
     ),
@@ -101,7 +101,7 @@ LAYERS = {
         ("callbacks",),
         ("checkpointing", "input_pipeline"),
         ("recipes",),
-        ("device_names", "remote_files", "imported_function"),
+        ("device_names", "folder_lock", "remote_files", "imported_function", "tf_config"),
     ),
     "tflite": (
         ("cli", "public_names"),

@@ -18,7 +18,7 @@ from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.options import ConversionOptions
-from tflite.request import ConversionRequest
+from tflite.request import ConversionRequest, check_logits
 from tflite.result import Conversion, shown_images
 
 _MANIFEST_FILES = 1000  # at most, in the manifest
@@ -224,11 +224,7 @@ def _checked_output(request, float32_model) -> tuple[bytes, tuple[str, ...]]:
     if not request.options.softmax:
         is_logits = activation == "logits" and request.is_classifier
         return float32_model, (plausibility.LOGITS,) if is_logits else ()
-    if activation != "logits":
-        raise ValueError(
-            f"softmax: the network ends in {activation}, and a softmax is appended to logits: "
-            "leave it out"
-        )
+    check_logits(activation)
     return rewrite.append_softmax(float32_model), ()
 
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras_effnet.compiled_loss import is_regression
 from keras_effnet.image_preprocessing import preprocessing
 from keras_effnet.litert import ops
 from keras_effnet.litert.classifier import open_classifier
 from keras_effnet.model_input import ImageInput
+from keras_effnet.output_checks import output_activations
 from tflite.export import image_shape
 from tflite.presets import Preset, find_preset
 from tflite.quantization.mixed_precision import Budget
@@ -77,16 +79,18 @@ class ConversionRequest:
             opened = _open_float(bytes(model), image_size)
             height, width, classes = opened.height, opened.width, opened.classes
             channels, is_classifier = opened.channels, opened.is_classifier
-            outputs = len(opened.outputs)
+            outputs, activation = len(opened.outputs), opened.output_activation
         else:
             height, width, channels = image_shape(model, image_size)
-            outputs = len(model.outputs)
+            outputs, activation = len(model.outputs), output_activations(model)[0]
             classes = model.outputs[0].shape[-1] if model.outputs[0].shape[1:] else 1
             is_classifier = (  # if the exported operations agree, see for_float_model
                 outputs == 1
                 and len(model.outputs[0].shape) == 2
                 and (classes or 0) > 1
                 and not _ends_in_pooling(model)
+                # with names of its classes, it is a classifier that was trained by another loss
+                and not (class_names is None and activation != "softmax" and is_regression(model))
             )
             with contextlib.suppress(ValueError):  # not built by keras_effnet
                 stated = replace(preprocessing(model), image_size=height)
@@ -98,6 +102,8 @@ class ConversionRequest:
                 f"{len(class_names)} class names for a model with {classes} outputs; the names run "
                 f"from {class_names[0]!r} to {class_names[-1]!r}"
             )
+        if options.softmax and activation in ("softmax", "sigmoid"):
+            check_logits(activation)
         is_tflite = isinstance(model, (bytes, bytearray))
         return cls(
             keras_model=None if is_tflite else model,
@@ -124,6 +130,15 @@ class ConversionRequest:
             _check_no_classifier(self.preset, self.options, self.class_names, 1)
             return replace(self, is_classifier=False)
         return self
+
+
+def check_logits(activation: str) -> None:
+    """Raises ``ValueError`` if a softmax cannot be appended to outputs with this activation."""
+    if activation != "logits":
+        raise ValueError(
+            f"softmax: the network ends in {activation}, and a softmax is appended to logits: "
+            "leave it out"
+        )
 
 
 def chosen_preset(

@@ -1,8 +1,11 @@
+import keras
 import pytest
 
 import tflite
 from keras_effnet.litert import metadata
+from tflite.export import load_keras
 from tflite.quantization.mixed_precision import Budget
+from tflite.quantization.options import ConversionOptions
 from tflite.request import MIN_AGREEMENT, ConversionRequest
 
 
@@ -20,6 +23,43 @@ def test_bad_arguments_are_errors(model, float_content, options, message):
     for each in (model, float_content):
         with pytest.raises(ValueError, match=message):
             ConversionRequest.validated(each, **{"has_calibration": True, **options})
+
+
+def test_a_softmax_is_not_appended_to_probabilities(model, float_content):
+    options = {"has_calibration": True, "options": ConversionOptions(softmax=True)}
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten()]
+    several = [*layers, keras.layers.Dense(3, "sigmoid"), keras.layers.Dropout(0.1)]
+    for each in (model, float_content, keras.Sequential(several)):
+        with pytest.raises(ValueError, match=r"softmax: the network ends in (softmax|sigmoid)"):
+            ConversionRequest.validated(each, **options)
+    logits = keras.Sequential([*layers, keras.layers.Dense(3)])
+    assert ConversionRequest.validated(logits, **options).is_classifier
+
+
+def test_outputs_are_no_classes_if_the_loss_in_the_file_is_of_regression(tmp_path):
+    @keras.saving.register_keras_serializable("test")
+    def own_loss(labels, outputs):
+        return keras.losses.mean_squared_error(labels, outputs)
+
+    path = str(tmp_path / "m.keras")
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten()]
+    for activation, loss, class_names, expected in (
+        (None, "mse", None, False),
+        ("sigmoid", keras.losses.Huber(), None, False),
+        ("softmax", "mse", None, True),  # probabilities, trained by their Brier score
+        (None, "mse", ["a", "b", "c"], True),  # the user says so
+        (None, keras.losses.SparseCategoricalCrossentropy(from_logits=True), None, True),
+        (None, own_loss, None, True),  # unknown
+    ):
+        model = keras.Sequential([*layers, keras.layers.Dense(3, activation)])
+        model.compile(loss=loss)
+        model.save(path)
+        if loss is own_loss:  # which is not needed to load the file
+            keras.saving.get_custom_objects().clear()
+        options = {"has_calibration": True, "class_names": class_names}
+        for each in (model, load_keras(path)):
+            request = ConversionRequest.validated(each, **options)
+            assert request.is_classifier == expected, (activation, loss)
 
 
 def test_files_that_are_no_float_model_are_errors(float_content, int8_content):

@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 
+from keras_effnet.compiled_loss import read_loss
 from keras_effnet.litert import runtime
 
 _MAX_CONFIG = 64 << 20  # bytes of the layers' configuration in a .keras file
@@ -42,7 +43,9 @@ def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | N
 
         try:
             with keras.utils.custom_object_scope(custom_objects or {}):
-                return keras.models.load_model(path, compile=False)
+                model = keras.models.load_model(path, compile=False)
+            model.loss = read_loss(path)  # alone: the rest may need the user's code
+            return model
         except Exception as error:  # a custom layer may raise anything
             problem = error  # raised below, outside of the block that would print TensorFlow's log
     version = _other_version(path, keras.__version__)

@@ -9,6 +9,7 @@ from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.training import loop
 from tpu_train.training import run as run_module
 from tpu_train.training.loop import segments
+from tpu_train.training.recovery import TrainingError
 from tpu_train.training.run_context import TrainingHistory
 
 # --- steps and phases ----------------------------------------------------------------------------
@@ -134,6 +135,30 @@ def test_there_is_no_best_model_if_the_last_is_as_good(train_conv, accuracies, t
     assert result.best["step"] == 12
 
 
+@pytest.mark.slow
+def test_an_evaluation_with_nan_is_never_the_best(
+    train_conv, losses, exported_weights, log, tmp_path
+):
+    nan = float("nan")
+    losses(2, nan, 3, 4)  # by step 3, 6, 9, 12
+    result = train_conv("run", eval_epochs=1)
+    assert result.best["step"] == 3
+    assert "the evaluation after step 6 gives NaN or Inf: these weights are not" in log()
+    best = keras.saving.load_model(result.best_path, compile=False).get_weights()
+    losses(nan, 2, 3, 4)
+    assert train_conv("first", eval_epochs=1).best["step"] == 6
+    losses(2, 3, 4, nan)
+    with pytest.raises(TrainingError, match=r"after step 12.*loss nan.*best.keras has .* step 3,"):
+        train_conv("last", eval_epochs=1)
+    files = sorted(path.name for path in (tmp_path / "last").glob("*.keras"))
+    assert files == ["best.keras"]
+    kept = keras.saving.load_model(tmp_path / "last" / "best.keras", compile=False).get_weights()
+    for a, b in zip(kept, best):
+        np.testing.assert_array_equal(a, b)
+    result = train_conv("early", eval_epochs=1, changes={**EARLY, "early_stopping_patience": 9})
+    assert result.exported["step"] == 3  # the best model is exported, not the last
+
+
 def test_the_accuracy_at_a_step_is_that_of_the_last_evaluation():
     history = TrainingHistory(evaluations=[{"step": 3, "ema": 0.5, "non_ema": 0.4}])
     assert history.accuracy_at(3) == 0.5
@@ -154,10 +179,9 @@ HEAD_FIRST = {"freeze": "conv+bn,none", "learning_rate": 0.03, "layer_decay": 0.
 @pytest.fixture
 def losses(monkeypatch):
     """losses(3, 2, ...): the losses of the evaluations at the host calls of a run, by step."""
+    run_evaluate = loop._evaluate
 
     def losses(*values):
-        run_evaluate = loop._evaluate
-
         def evaluate(run, phase, step, history):
             value = values[step // 3 - 1]
             fake = lambda: {"ema": 0.5 - value / 9, "non_ema": 0.25, "loss_ema": value}  # noqa: E731
