@@ -101,7 +101,7 @@ LAYERS = {
         ("callbacks",),
         ("checkpointing", "input_pipeline"),
         ("recipes",),
-        ("device_names", "remote_files", "imported_function"),
+        ("device_names", "remote_files", "imported_function", "recorded_settings"),
     ),
     "tflite": (
         ("cli", "public_names"),

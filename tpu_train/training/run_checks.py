@@ -6,7 +6,7 @@ from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights
 from tpu_train.recipes.phases import batch_size_error, make_phases
-from tpu_train.recipes.schema import Recipe, check, check_unlabeled
+from tpu_train.recipes.schema import Recipe, check, check_unlabeled, setting_by_evaluations
 from tpu_train.training import model_factory, optimizers, run_record
 
 
@@ -51,15 +51,12 @@ def check_settings(recipe: Recipe, training: ImageSource, replicas: int) -> None
         )
 
 
-def check_evaluations(recipe, evaluation, eval_epochs):
+def check_evaluations(recipe: Recipe, evaluation: ImageSource, eval_epochs: float) -> None:
     """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
     if eval_epochs < 0:
         raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
-    plateau = recipe.learning_rate_schedule == "plateau"
-    if not (recipe.early_stopping_patience or plateau):
-        return
-    setting = "--learning_rate_schedule=plateau" if plateau else "--early_stopping_patience"
-    if not evaluation.examples:
+    setting = setting_by_evaluations(recipe)
+    if setting and not evaluation.examples:
         raise ValueError(f"{setting} needs evaluation images: give --holdout=0.2")
-    if not eval_epochs:
+    if setting and not eval_epochs:
         raise ValueError(f"{setting} needs evaluations during a phase: give --eval_epochs=1")
