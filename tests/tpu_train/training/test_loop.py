@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import types
+import weakref
 
 import keras
 import numpy as np
@@ -39,6 +41,22 @@ def test_phases_of_different_batch_sizes_read_the_same_epochs(train_conv, record
     assert [r["step"] for r in records()] == [3, 6, 9, 12, 15, 18]
     assert [r["phase"] for r in records()] == [1, 1, 1, 1, 2, 2]
     assert all(0 <= r["accuracy"] <= 1 for r in records())
+
+
+@pytest.mark.every_stack
+def test_the_graph_of_a_phase_is_freed_at_its_end(train_conv, monkeypatch):
+    graphs, alive, trace_steps = [], [], loop.trace_steps
+
+    def trace(spec, batches):
+        gc.collect()
+        alive.append(sum(graph() is not None for graph in graphs))
+        run_steps = trace_steps(spec, batches)
+        graphs.append(weakref.ref(run_steps.graph))
+        return run_steps
+
+    monkeypatch.setattr(loop, "trace_steps", trace)
+    train_conv(changes={"phases": 3, "epochs": 3})
+    assert alive == [0, 0, 0]
 
 
 def test_min_steps_and_random_image_sizes(train_conv, records):
@@ -127,6 +145,19 @@ def test_the_best_model_is_exported_and_survives_a_resume(
         assert not np.array_equal(a, last)
 
 
+def test_an_extension_keeps_the_best_model_of_the_finished_run(
+    train_conv, accuracies, exported_weights, tmp_path
+):
+    accuracies(0.2, 0.9)
+    first = exported_weights(train_conv(keep_checkpoints=True))
+    accuracies(0.4)
+    result = train_conv(changes={"epochs": 6})
+    assert result.best["step"] == 12
+    best = keras.saving.load_model(tmp_path / "run" / "best.keras", compile=False)
+    for a, b in zip(best.get_weights(), first):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_there_is_no_best_model_if_the_last_is_as_good(train_conv, accuracies, tmp_path):
     accuracies(0.2, 0.9, 0.9, 0.9)
     result = train_conv(eval_epochs=1)
@@ -187,6 +218,16 @@ def test_early_stopping_ends_a_phase_and_exports_the_best_model(
         assert resumed.phases[0].steps == 9
         for a, b in zip(exported_weights(resumed), exported):
             np.testing.assert_array_equal(a, b)
+
+
+def test_an_extension_that_stops_early_exports_the_best_model(train_conv, losses, exported_weights):
+    losses(4, 3, 2, 1, 5, 6)
+    first = train_conv(changes=EARLY, eval_epochs=1, keep_checkpoints=True)
+    expected = exported_weights(first)
+    result = train_conv(changes={**EARLY, "epochs": 6}, eval_epochs=1)
+    assert (result.best["step"], result.exported["step"]) == (12, 12)
+    for a, b in zip(exported_weights(result), expected):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_early_stopping_continues_with_the_next_phase(train_conv, losses, records):
