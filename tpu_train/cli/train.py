@@ -114,7 +114,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string(
         "unlabeled",
         "",
-        "pseudo-labeled images that every batch has, too (unlabeled_ratio): the --out of "
+        "pseudo-labeled images to train on as well (unlabeled_ratio): the --out of "
         "effnet-train pseudo-label",
         **to_values,
     )
@@ -165,7 +165,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string(
         "wait_for_workers",
         "30m",
-        "give up after this time, if other workers of TF_CONFIG do not start, e.g. 2h or 90s",
+        "how long to wait for the other workers of TF_CONFIG to start, e.g. 2h or 90s",
         **to_values,
     )
     flags.DEFINE_boolean(
