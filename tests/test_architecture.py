@@ -102,6 +102,7 @@ LAYERS = {
         ("checkpointing", "input_pipeline"),
         ("recipes",),
         ("device_names", "folder_lock", "remote_files", "imported_function", "tf_config"),
+        ("recorded_settings",),
     ),
     "tflite": (
         ("cli", "public_names"),
