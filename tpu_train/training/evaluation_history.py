@@ -66,8 +66,8 @@ def ends_early(evaluations: Sequence[Mapping], recipe: Recipe, phase: Phase) -> 
 def count_plateaus(evaluations: Sequence[Mapping], metric: str, patience: int) -> int:
     """How often `patience` evaluations in a row have not improved on the best before them.
 
-    >>> losses = [{"step": n, "loss_ema": loss} for n, loss in enumerate((3, 2, 2, 2, 1, 1, 1, 1))]
-    >>> count_plateaus(losses, "loss", 2)
+    >>> evaluations = [{"ema": 0.5, "loss_ema": loss} for loss in (3, 2, 2, 2, 1, 1, 1, 1)]
+    >>> count_plateaus(evaluations, "loss", 2)
     2
     """
     plateaus = waited = 0
