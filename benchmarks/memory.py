@@ -1,6 +1,7 @@
 """Peak memory: training against Keras's ``fit``, and converting against TensorFlow's converter.
 
-With "search", the memory of one process after each of several trials of a search.
+With "search", the memory of one process after each of several trials of a search; with "phases",
+before each phase of a training.
 
 Every contender is a separate process; its peak is ru_maxrss, the most memory that it ever had at
 once, with everything that it imports. Prints a table:
@@ -8,6 +9,7 @@ once, with everything that it imports. Prints a table:
     python benchmarks/memory.py train --model=efficientnet-b0 --batch_size=32 --steps=3
     python benchmarks/memory.py convert --model=efficientnet-lite0 --images=16 --size=64
     python benchmarks/memory.py search --trials=5
+    python benchmarks/memory.py phases --phases=5
 
 Training is that of benchmarks/step_throughput.py at 224 px, each with oneDNN. Both converters get
 the same .keras file with random weights and the same random images, and write an int8 .tflite;
@@ -96,9 +98,39 @@ def search(options):
     for seed in range(options.trials):
         with tempfile.TemporaryDirectory() as folder:
             trainer.train(folder, SPACES["small"].sample(seed), lambda phase, accuracy: True)
-        with open("/proc/self/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[1])
-        print(f"trial {seed}: {pages * resource.getpagesize() / 1e6:,.0f} MB", flush=True)
+        _print_memory(f"trial {seed}")
+
+
+def phases(options):
+    """Trains with "cifar10-random", two steps in each phase, and prints the memory before each."""
+    import numpy as np
+
+    from tpu_train.callbacks.records import Callback
+    from tpu_train.input_pipeline.data_loading import from_arrays
+    from tpu_train.recipes.table import find_recipe
+    from tpu_train.training.distribution import make_strategy
+    from tpu_train.training.run import train as train_run
+
+    def observe(record):
+        if record["event"] == "phase_start":
+            _print_memory(f"before phase {record['phase']}")
+
+    images = inference_files.random_images(64, 32)
+    source = from_arrays("random", images, np.arange(64) % 10, "abcdefghij")
+    count = options.phases
+    recipe = find_recipe("cifar10-random")
+    recipe = dataclasses.replace(recipe, batch_size=32, phases=count, epochs=count, augment="none")
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="ascii") as log:
+        nothing = source.take([])  # no evaluation
+        strategy, callback = make_strategy("cpu"), Callback(observe, "of the benchmark")
+        train_run(recipe, source, nothing, folder, strategy, stream=log, callback=callback)
+        _print_memory("after the training")
+
+
+def _print_memory(when):
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[1])
+    print(f"{when}: {pages * resource.getpagesize() / 1e6:,.0f} MB", flush=True)
 
 
 def _finish():
@@ -148,13 +180,14 @@ def write_keras(options, folder):
 def parsed(argv=None):
     """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("work", choices=["train", "convert", "search"])
+    parser.add_argument("work", choices=["train", "convert", "search", "phases"])
     parser.add_argument("--model", default="efficientnet-b0")
     parser.add_argument("--size", type=int, default=384, help="pixels, of a conversion")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--trials", type=int, default=5, help="of a search")
+    parser.add_argument("--phases", type=int, default=5)
     parser.add_argument("--file", help=argparse.SUPPRESS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -163,9 +196,9 @@ def parsed(argv=None):
 def main(argv=None):
     """Prints a table; with --one, runs as a contender."""
     options = parsed(argv)
-    if options.work == "search":
+    if options.work in ("search", "phases"):
         os.environ.update(ENVIRONMENT)  # before TensorFlow is imported
-        search(options)
+        {"search": search, "phases": phases}[options.work](options)
         return
     if options.one:
         {"train": train, "convert": convert}[options.work](options)

@@ -255,6 +255,11 @@ def open_model(model, weights=None, labels=None):
         raise ValueError(
             f"--weights={weights} and --model={model}, a file that already has weights: drop one"
         )
+    if model.endswith(".tflite"):
+        raise ValueError(
+            f"--model={model} is a .tflite file, and this command takes .keras files: effnet "
+            "evaluate takes both, and effnet demo shows a .tflite by --tflite"
+        )
     if not model.endswith(".keras"):
         raise ValueError(
             f"--model={model} is not a .keras file: give one, or --model=NAME --weights={model}"

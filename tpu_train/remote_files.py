@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 
 import tensorflow as tf
 
@@ -42,12 +43,13 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 def write_file(path: str, content: bytes) -> None:
     """Writes a file atomically: readers see the old content or the new one.
 
-    Raises ``OSError``, or ``tf.errors.OpError`` for a remote path.
+    Several processes may write the same file. Raises ``OSError``, or ``tf.errors.OpError`` for a
+    remote path.
     """
     if not is_remote(path):
         write_files({path: content})
         return
-    temporary = f"{path}.new"
+    temporary = f"{path}.{uuid.uuid4().hex}.new"
     with tf.io.gfile.GFile(temporary, "wb") as file:
         file.write(content)
     tf.io.gfile.rename(temporary, path, overwrite=True)

@@ -15,36 +15,13 @@ from PIL import Image
 
 from keras_effnet.pretrained.download import DownloadError
 from tpu_train import cli
-from tpu_train.cli import recipe_flags
-from tpu_train.cli.train import STOPPED, define, main
+from tpu_train.cli.train import STOPPED, main
 from tpu_train.folder_lock import locked
 from tpu_train.recipes.schema import Recipe
 from tpu_train.recipes.table import RECIPES
 from tpu_train.training.metrics_writer import MetricsWriter
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def test_every_field_of_a_recipe_is_a_flag_with_its_type():
-    values = define()
-    for field in dataclasses.fields(Recipe):
-        if field.name not in ("name", "source"):
-            assert field.name in values
-            assert values[field.name].value is None
-
-
-def test_flags_override_settings_of_the_recipe():
-    values = define()
-    line = ["--recipe=digits", "--epochs=3.5", "--noflip", "--model=efficientnet-b0"]
-    assert recipe_flags.parse(values, "x", line, "")
-    recipe = recipe_flags.chosen(values)
-    changed = {
-        f.name
-        for f in dataclasses.fields(recipe)
-        if getattr(recipe, f.name) != getattr(RECIPES["digits"], f.name)
-    }
-    assert changed == {"epochs", "model"}
-    assert recipe.epochs == 3.5
 
 
 def test_show_prints_recipe_and_phases_without_training(capsys, tmp_path):
@@ -94,12 +71,6 @@ def test_help_has_each_recipe_flag_once(capsys):
     lines = [line.split()[0].strip(",") for line in capsys.readouterr().out.splitlines() if line]
     fields = {f.name for f in dataclasses.fields(Recipe)} - {"name", "source"}
     assert {name: lines.count(f"--{name}") for name in fields} == dict.fromkeys(fields, 1)
-
-
-def test_hyphens_and_underscores_are_the_same_flag():
-    values = define()
-    recipe_flags.parse(values, "x", ["--recipe=digits", "--batch-size=32"], "")
-    assert recipe_flags.chosen(values).batch_size == 32
 
 
 @pytest.fixture
@@ -306,38 +277,6 @@ def test_a_failure_of_the_machine_is_one_line_and_status_1(failing, line, monkey
     monkeypatch.setattr("tpu_train.cli.prepare.main", failing)
     assert cli.main(["prepare", "--data=x"]) == 1
     assert capsys.readouterr().err == f"effnet-train prepare: {line}\n"
-
-
-def chosen(*line):
-    values = define()
-    recipe_flags.parse(values, "x", list(line), "")
-    return recipe_flags.chosen(values)
-
-
-def test_a_recipe_starts_from_what_a_run_wrote(tmp_path):
-    recipe = dataclasses.replace(RECIPES["digits"], freeze="block2,none", epochs=3.5)
-    record = {"recipe": {**dataclasses.asdict(recipe), "removed": 1}}
-    path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(record))
-    assert chosen(f"--recipe={path}", "--seed=7") == dataclasses.replace(recipe, seed=7)
-    del record["recipe"]["momentum"]
-    path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"another version and lacks momentum: give --momentum="):
-        chosen(f"--recipe={path}")
-    assert chosen(f"--recipe={path}", "--momentum=-1") == recipe
-    record["recipe"]["epochs"] = "many"
-    path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match="epochs must be a float, got 'many'"):
-        chosen(f"--recipe={path}", "--momentum=-1")
-    path.write_text("[]")
-    with pytest.raises(ValueError, match="is not a JSON object"):
-        chosen(f"--recipe={path}")
-
-
-def test_the_content_of_a_file_of_class_weights_belongs_to_the_run(tmp_path):
-    path = tmp_path / "weights.json"
-    path.write_text('{"cat": 2.0, "dog": 1}')
-    assert chosen(f"--class_weights={path}").class_weights == '{"cat": 2.0, "dog": 1}'
 
 
 def test_a_model_of_everything_is_trained_extended_and_exported(arguments, tmp_path, capsys):

@@ -25,6 +25,20 @@ def test_files_are_replaced_and_read_back(folder):
     assert remote_files.GFILE.size(path) == 256 * 9000
 
 
+def test_two_hosts_may_write_the_same_file_at_once(folder, monkeypatch):
+    path, rename = f"{folder}/x.bin", remote_files.tf.io.gfile.rename
+
+    def rename_late(source, target, overwrite):
+        monkeypatch.setattr(remote_files.tf.io.gfile, "rename", rename)
+        remote_files.write_file(path, b"same")  # the other host
+        rename(source, target, overwrite)
+
+    monkeypatch.setattr(remote_files.tf.io.gfile, "rename", rename_late)
+    remote_files.write_file(path, b"same")
+    assert remote_files.read_file(path) == b"same"
+    assert remote_files.GFILE.listdir(folder) == ["x.bin"]
+
+
 @pytest.mark.parametrize(
     ("path", "is_remote"), [("gs://bucket/x", True), ("/data/x", False), ("x", False)]
 )

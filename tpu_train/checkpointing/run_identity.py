@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Mapping
 
 from keras_effnet.provenance import file_sha256
+from tpu_train.recorded_settings import differences
 
 
 def identify_run(recipe, training, evaluation) -> dict:
@@ -60,19 +61,6 @@ def check_same_run(saved: Mapping, current: Mapping, folder: str) -> None:
             f"{folder} belongs to a different run ({differing}): resume with the same flags and "
             "data, choose another workdir, or give --overwrite to start from scratch"
         )
-
-
-def differences(saved: Mapping, current: Mapping) -> str:
-    """The values of `current` that differ from those of a saved identity; "" if none do.
-
-    >>> differences({"epochs": 1, "seed": 0}, {"epochs": 2, "seed": 0})
-    'epochs 1, now 2'
-    """
-    return "; ".join(
-        f"{key} {saved.get(key)!r}, now {value!r}"
-        for key, value in json.loads(json.dumps(current)).items()
-        if saved.get(key) != value
-    )
 
 
 def software_versions() -> dict[str, str]:

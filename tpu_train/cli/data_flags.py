@@ -29,13 +29,13 @@ def define(values):
         **common,
     )
     flags.DEFINE_integer(
-        "max_corrupt", 10, "undecodable images that are skipped, at most", lower_bound=0, **common
+        "max_corrupt", 10, "maximum number of undecodable images to skip", lower_bound=0, **common
     )
     flags.DEFINE_enum(
         "on_duplicates",
         "warn",
         ON_DUPLICATES,
-        "what to do if files with the same bytes are in training and evaluation, or in two classes",
+        "what to do about identical files in training and evaluation, or in two classes",
         **common,
     )
 

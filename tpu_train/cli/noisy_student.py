@@ -80,7 +80,7 @@ def define():
     flags.DEFINE_string(
         "workdir", None, "folder for the rounds: new, or incomplete to resume", **to_values
     )
-    flags.DEFINE_integer("rounds", 3, "rounds at most", lower_bound=1, **to_values)
+    flags.DEFINE_integer("rounds", 3, "maximum number of rounds", lower_bound=1, **to_values)
     flags.DEFINE_list(
         "students",
         [],
@@ -89,7 +89,7 @@ def define():
         **to_values,
     )
     define_selection(values)
-    flags.DEFINE_string("device", "auto", "as of effnet-train", **to_values)
+    flags.DEFINE_string("device", "auto", "auto, tpu[:name], gpu[:count], cpu[:count]", **to_values)
     flags.DEFINE_string(
         "stop_after", "", "save a checkpoint and stop after this time, e.g. 11h", **to_values
     )

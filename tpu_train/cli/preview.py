@@ -60,7 +60,11 @@ def _draw(recipe, values):
     from tpu_train.input_pipeline.preview import draw_preview
 
     training, _ = open_data(
-        values.data, holdout=values.holdout, seed=recipe.seed, max_corrupt=values.max_corrupt
+        values.data,
+        holdout=values.holdout,
+        seed=recipe.seed,
+        max_corrupt=values.max_corrupt,
+        on_duplicates=values.on_duplicates,
     )
     data_flags.print_notes(training)
     draw_preview(recipe, training, values.out, images=values.images)

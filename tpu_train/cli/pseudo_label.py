@@ -60,7 +60,7 @@ def define_selection(values):
     flags.DEFINE_float(
         "threshold",
         0.3,
-        "least confidence of an image that is used",
+        "minimum confidence of an image to be used",
         lower_bound=0,
         upper_bound=1,
         **to_values,
@@ -68,14 +68,14 @@ def define_selection(values):
     flags.DEFINE_boolean(
         "balance",
         True,
-        "use the same number of images of every class: of large ones the most confident, while "
-        "those of rare ones are repeated",
+        "use the same number of images of every class: the most confident of a frequent class, "
+        "and repeats of those of a rare one",
         **to_values,
     )
     flags.DEFINE_integer(
         "images_per_class",
         0,
-        "this number; 0 for the mean over the classes (the paper: 130,000 for ImageNet)",
+        "that number with --balance; 0 for the mean over the classes (paper: 130,000 for ImageNet)",
         lower_bound=0,
         **to_values,
     )
@@ -109,12 +109,12 @@ def define():
     )
     define_selection(values)
     flags.DEFINE_integer(
-        "seed", 0, "seed of the images that are repeated more often", lower_bound=0, **to_values
+        "seed", 0, "seed of the images to repeat once more", lower_bound=0, **to_values
     )
     flags.DEFINE_integer(
         "max_corrupt",
         10,
-        "undecodable images that are left out, at most",
+        "maximum number of undecodable images to skip",
         lower_bound=0,
         **to_values,
     )
@@ -124,7 +124,7 @@ def define():
     flags.DEFINE_string(
         "wait_for_workers",
         "24h",
-        "give up after this time, if other hosts of TF_CONFIG do not finish their part",
+        "how long to wait for the other hosts of TF_CONFIG to finish their part, e.g. 24h",
         **to_values,
     )
     return values

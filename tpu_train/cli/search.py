@@ -130,10 +130,8 @@ def define() -> flags.FlagValues:
     flags.DEFINE_float(
         "parameters_exponent", defaults.parameters_exponent, "v of the reward A S^w P^v", **here
     )
-    flags.DEFINE_integer("max_parameters", 0, "most parameters of a network; 0: no limit", **here)
-    flags.DEFINE_integer(
-        "max_flops", 0, "most multiply-adds of a network for an image; 0: no limit", **here
-    )
+    flags.DEFINE_integer("max_parameters", 0, "maximum number of parameters; 0: no limit", **here)
+    flags.DEFINE_integer("max_flops", 0, "maximum multiply-adds for one image; 0: no limit", **here)
     flags.DEFINE_float(
         "minival",
         defaults.minival,

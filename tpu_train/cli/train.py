@@ -31,7 +31,8 @@ from tpu_train.device_names import check_device
 from tpu_train.folder_lock import check_unlocked
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
-from tpu_train.recipes.schema import Recipe, check_eval_epochs, check_unlabeled, show
+from tpu_train.recipes.evaluation_settings import check_eval_epochs
+from tpu_train.recipes.schema import Recipe, check_unlabeled, show
 from tpu_train.tf_config import read_cluster
 from tpu_train.training.model_source import check_source
 
@@ -116,7 +117,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string(
         "unlabeled",
         "",
-        "pseudo-labeled images that every batch has, too (unlabeled_ratio): the --out of "
+        "pseudo-labeled images to train on as well (unlabeled_ratio): the --out of "
         "effnet-train pseudo-label",
         **to_values,
     )
@@ -167,7 +168,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string(
         "wait_for_workers",
         "30m",
-        "give up after this time, if other workers of TF_CONFIG do not start, e.g. 2h or 90s",
+        "how long to wait for the other workers of TF_CONFIG to start, e.g. 2h or 90s",
         **to_values,
     )
     flags.DEFINE_boolean(

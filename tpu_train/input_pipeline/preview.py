@@ -14,7 +14,7 @@ from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.keras_cv_layers import plot_images
 from tpu_train.input_pipeline.mixup import apply_mixing
 from tpu_train.input_pipeline.picture_path import check_picture
-from tpu_train.input_pipeline.targets import soft_targets
+from tpu_train.input_pipeline.targets import images_of_epoch, soft_targets
 from tpu_train.recipes.phases import Phase, make_phases
 from tpu_train.recipes.schema import Recipe
 
@@ -34,6 +34,7 @@ def draw_preview(
     """
     path = os.fspath(path)
     check_picture(path, images)
+    source = images_of_epoch(source, recipe)
     phases = make_phases(recipe, source.examples)
     side = max(phase.image_size for phase in phases)
     rows, captions = [], []
@@ -60,7 +61,7 @@ def first_images(
 
     Of shapes (images, size, size, 3), uint8, and (images, classes), float32.
     """
-    phase = dataclasses.replace(phase, batch_size=images, unlabeled=0)
+    phase = dataclasses.replace(phase, batch_size=images, unlabeled=0, accumulation=1)
     recipe = dataclasses.replace(recipe, label_smoothing=0.0)  # for keras_cv's targets
     (batch,) = training_batches(
         source,

@@ -18,6 +18,7 @@ from keras_effnet.datasets.tfrecord import INDEX, LABELS, PARTIAL, read_index
 from keras_effnet.label_file import format_labels
 from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.tfrecord_shard import disk_errors
+from tpu_train.recorded_settings import differences
 from tpu_train.remote_files import GFILE, read_file, write_file
 
 _PLAN, _RULE = "plan.json", "rule"
@@ -41,7 +42,7 @@ def is_complete(folder: str, plan: Mapping) -> bool:
     names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
     partial = os.path.join(folder, PARTIAL)
     if INDEX in names:
-        differing = _differing(read_index(folder, GFILE).header, plan)
+        differing = _differences(read_index(folder, GFILE).header, plan)
         if differing:
             raise ValueError(
                 f"{folder} has other data, or the same data with other flags ({differing}): choose "
@@ -53,7 +54,7 @@ def is_complete(folder: str, plan: Mapping) -> bool:
     plan_path = os.path.join(partial, _PLAN)
     if tf.io.gfile.exists(plan_path):
         fixed = {name: value for name, value in plan.items() if name != _RULE}
-        differing = _differing(json.loads(read_file(plan_path)), fixed)
+        differing = _differences(json.loads(read_file(plan_path)), fixed)
         if differing:
             raise ValueError(
                 f"{folder} has incomplete shards of other data, or of the same data with other "
@@ -65,12 +66,21 @@ def is_complete(folder: str, plan: Mapping) -> bool:
     return False
 
 
+def has_another_rule(folder: str, plan: Mapping) -> bool:
+    """Whether the folder is an incomplete output that was begun with another rule."""
+    path = os.path.join(folder, PARTIAL, _PLAN)
+    return tf.io.gfile.exists(path) and bool(_differences(json.loads(read_file(path)), plan))
+
+
 def begin(folder: str, plan: Mapping) -> str:
-    """Marks the folder as an incomplete output; the path of its hidden folder."""
+    """Marks the folder as an incomplete output; the path of its hidden folder.
+
+    Of several hosts, only one may do so while it :func:`has_another_rule`.
+    """
     partial = os.path.join(folder, PARTIAL)
     tf.io.gfile.makedirs(partial)
     plan_path = os.path.join(partial, _PLAN)
-    if tf.io.gfile.exists(plan_path) and _differing(json.loads(read_file(plan_path)), plan):
+    if has_another_rule(folder, plan):
         for parent in (partial, folder):  # the shards that another rule has selected
             for name in tf.io.gfile.listdir(parent):
                 if "-of-" in name:
@@ -89,21 +99,8 @@ def finish(folder: str, header: Mapping, entries: Sequence[Mapping]) -> None:
     tf.io.gfile.rmtree(os.path.join(folder, PARTIAL))
 
 
-def _differing(saved, plan):
-    """How the entries of a plan differ from a saved one; "" if none do."""
-    plan = json.loads(json.dumps(plan))
-    return ", ".join(
-        _describe(name, saved.get(name), value)
-        for name, value in plan.items()
-        if saved.get(name) != value
-    )
-
-
-def _describe(name, saved, value):
-    if name in ("classes", "images"):
-        return f"other {name}"
-    if not (isinstance(saved, dict) and isinstance(value, dict)):
-        return f"another {name}"
-    return ", ".join(
-        f"{key} {saved.get(key)}, now {v}" for key, v in value.items() if saved.get(key) != v
+def _differences(recorded, plan):
+    """Those of two plans, and of the flags of their rules."""
+    return differences(
+        *({**entries, **entries.get(_RULE, {}), _RULE: None} for entries in (recorded, plan))
     )

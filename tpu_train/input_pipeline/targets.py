@@ -90,6 +90,11 @@ def class_weights(setting: str, source: ImageSource) -> np.ndarray | None:
     return weights
 
 
+def images_of_epoch(source: ImageSource, recipe: Recipe) -> ImageSource:
+    """The images of a training epoch: those of `source`, oversampled if the recipe says so."""
+    return oversample(source, recipe.seed) if recipe.oversample else source
+
+
 def oversample(source: ImageSource, seed: int) -> ImageSource:
     """The source with images of rarer classes repeated until each class has as many as the largest.
 

@@ -160,8 +160,9 @@ def _make_splits(training, evaluation, options):
             f"{training.name} has class names that a label file cannot hold: {error}"
         ) from error
     minival, examples = options.minival, len(training)
+    held_out = {"validation": evaluation} if len(evaluation) else {}
     if not minival:
-        return {"train": training, **({"validation": evaluation} if len(evaluation) else {})}
+        return {"train": training, **held_out}
     count = round(minival * examples) if minival < 1 else int(minival)
     if minival < 0 or (minival >= 1 and count != minival) or not 0 < count < examples:
         raise ValueError(
@@ -172,7 +173,7 @@ def _make_splits(training, evaluation, options):
     return {
         "train": training.take(np.sort(shuffled[count:])),
         "minival": training.take(np.sort(shuffled[:count])),
-        "validation": evaluation,
+        **held_out,
     }
 
 

@@ -36,6 +36,7 @@ from tpu_train.noisy_student.score_chunks import (
     distributed_classifier,
     score_all,
     wait_for,
+    wait_while,
 )
 from tpu_train.noisy_student.selection import SelectionRule, select
 from tpu_train.remote_files import GFILE
@@ -133,6 +134,8 @@ def stoppable(
 def _write(teacher, images, folder, strategy, options):
     hosts, classes = options.hosts, teacher.classifier.class_names
     plan = _make_plan(teacher, images, options)
+    if not hosts.is_chief:  # the chief removes the shards of another rule
+        wait_while(lambda: "this selection" * shard_folder.has_another_rule(folder, plan), hosts)
     partial = shard_folder.begin(folder, plan)
     scores = score_all(
         distributed_classifier(teacher, strategy),

@@ -18,10 +18,11 @@ from keras_effnet.atomic_write import remove_leftovers
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.evaluation.scoring import progress_lines
 from tpu_train.checkpointing.preemption import CompleteError
-from tpu_train.checkpointing.run_identity import differences, identify_run
+from tpu_train.checkpointing.run_identity import identify_run
 from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
+from tpu_train.input_pipeline.targets import images_of_epoch
 from tpu_train.noisy_student.pseudo_labels import (
     LabelingOptions,
     is_labeled,
@@ -30,7 +31,9 @@ from tpu_train.noisy_student.pseudo_labels import (
 )
 from tpu_train.noisy_student.round_evaluation import evaluate_model
 from tpu_train.noisy_student.round_report import FILES, Round, describe, write_rounds
+from tpu_train.recipes.evaluation_settings import check_phases_without_evaluations
 from tpu_train.recipes.schema import Recipe
+from tpu_train.recorded_settings import differences
 from tpu_train.training.graph_memory import released_graphs
 from tpu_train.training.run import train
 from tpu_train.training.run_checks import check_settings
@@ -72,6 +75,7 @@ def check_request(request: RoundsRequest, strategy: tf.distribute.Strategy) -> N
                 "more, or a recipe such as noisy-student-finetune"
             )
         check_settings(recipe, request.training, strategy.num_replicas_in_sync)
+        check_phases_without_evaluations(recipe)
     teacher = open_teacher(request.teacher, strategy)
     match_teacher(teacher, request.training.classes)
     if tf.io.gfile.exists(os.path.join(request.workdir, "recipe.json")):
@@ -97,7 +101,9 @@ def _check_student(request, number):
     record = read_record(_folder(request, number))
     if record is None:
         return
-    current = identify_run(_recipe(request, number), request.training, request.evaluation)
+    recipe = _recipe(request, number)
+    training = images_of_epoch(request.training, recipe)
+    current = identify_run(recipe, training, request.evaluation)
     differing = differences(record.get("run", {}), current)
     if differing:
         raise ValueError(

@@ -95,34 +95,48 @@ def score_all(
     chunks = -(-len(images) // CHUNK)
     own = [n for n in range(chunks) if hosts.owns(n)]
     total = sum(min(CHUNK, len(images) - n * CHUNK) for n in own)
-    done = 0
+    done, loaded = 0, {}
     for n in own:
         count = min(CHUNK, len(images) - n * CHUNK)
         path = _path(folder, n)
-        if not tf.io.gfile.exists(path) or len(_load(path)["unreadable"]):
+        loaded[n] = _load(path) if tf.io.gfile.exists(path) else None
+        if loaded[n] is None or len(loaded[n]["unreadable"]):
             part = images.take(np.arange(n * CHUNK, n * CHUNK + count))
 
             def show(i, _, done=done):
                 progress(done + i, total)
 
-            content = _score_chunk(classifier, activation, part, n * CHUNK, max_corrupt, show)
+            loaded[n] = _score_chunk(classifier, activation, part, n * CHUNK, max_corrupt, show)
             with disk_errors(folder):
-                write_file(path, content)
+                write_file(path, _npz(loaded[n]))
         done += count
         progress(done, total)
     wait_for([_path(folder, n) for n in range(chunks)], hosts)
-    return _read(folder, chunks, max_corrupt)
+    return _join([loaded.get(n) or _load(_path(folder, n)) for n in range(chunks)], max_corrupt)
 
 
 def wait_for(paths: list[str], hosts: Hosts) -> None:
     """Waits for files that other hosts write; :class:`PrepareError` if they take too long."""
+    missing = list(paths)
+
+    def find_missing():
+        missing[:] = [path for path in missing if not tf.io.gfile.exists(path)]
+        return f"{len(missing)} files, e.g. {missing[0]}" if missing else ""
+
+    wait_while(find_missing, hosts)
+
+
+def wait_while(missing: Callable[[], str], hosts: Hosts) -> None:
+    """Waits until `missing` returns "", no longer what other hosts have not written.
+
+    Raises :class:`PrepareError` if they take too long.
+    """
     start = time.monotonic()
-    missing = paths
-    while missing := [path for path in missing if not tf.io.gfile.exists(path)]:
+    while what := missing():
         if time.monotonic() - start > hosts.wait_seconds:
             raise PrepareError(
-                f"other hosts have not written {len(missing)} files, e.g. {missing[0]}, in "
-                f"{hosts.wait_seconds:.0f} s: rerun the same command on all hosts to resume"
+                f"other hosts have not written {what}, in {hosts.wait_seconds:.0f} s: rerun the "
+                "same command on all hosts to resume"
             )
         time.sleep(_POLL_SECONDS)
 
@@ -132,6 +146,7 @@ def _path(folder, number):
 
 
 def _score_chunk(classifier, activation, images, first, max_corrupt, progress):
+    """The fields of :class:`Scores` of a chunk, as arrays."""
     rows, values, unreadable = [], [], []
     for indices, scores in score_batches(
         classifier, images, unreadable, max_unreadable=max_corrupt, progress=progress
@@ -140,30 +155,30 @@ def _score_chunk(classifier, activation, images, first, max_corrupt, progress):
             raise ValueError("the teacher returns NaN or Inf: its weights are damaged")
         rows += [first + i for i in indices]
         values.append(np.exp(log_probabilities(scores, activation)).astype(np.float32))
+    return {
+        "rows": np.array(rows, np.int64),
+        "values": np.concatenate(values or [np.zeros((0, classifier.classes), np.float32)]),
+        "unreadable": np.array(unreadable, str),
+    }
+
+
+def _npz(chunk):
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        rows=np.array(rows, np.int64),
-        values=np.concatenate(values) if values else np.zeros((0, classifier.classes), np.float32),
-        unreadable=np.array(unreadable, str),
-    )
+    np.savez(buffer, **chunk)
     return buffer.getvalue()
 
 
 def _load(path):
-    return np.load(io.BytesIO(read_file(path)))  # reads an array when it is asked for
+    with np.load(io.BytesIO(read_file(path))) as arrays:
+        return dict(arrays)
 
 
-def _read(folder, chunks, max_corrupt):
-    columns = {"rows": [], "values": [], "unreadable": []}
-    for n in range(chunks):
-        chunk = _load(_path(folder, n))
-        for name, column in columns.items():
-            column.append(chunk[name])
-    unreadable = tuple(np.concatenate(columns["unreadable"]).tolist())
+def _join(chunks, max_corrupt):
+    columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    unreadable = tuple(columns["unreadable"].tolist())
     if len(unreadable) > max_corrupt:
         raise ValueError(
             f"{len(unreadable)} images cannot be read: {'; '.join(unreadable[:3])}. Repair or "
             "remove them, or raise the limit (--max_corrupt)"
         )
-    return Scores(np.concatenate(columns["rows"]), np.concatenate(columns["values"]), unreadable)
+    return Scores(columns["rows"], columns["values"], unreadable)

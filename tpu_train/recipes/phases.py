@@ -206,6 +206,19 @@ def batch_size_error(recipe: Recipe, phase: Phase, replicas: int) -> str:
     return ""
 
 
+def accumulations(recipe: Recipe, phase: Phase, replicas: int) -> list[int]:
+    """The numbers of gradient-accumulation steps in which the batch of a phase can be computed.
+
+    >>> from tpu_train.recipes.table import find_recipe
+    >>> phase = Phase(1, 0, 10, 0, 24, 1, 32, 0.0, 0.2, 0.0, 0.0, 0.0, "none")
+    >>> accumulations(find_recipe("digits"), phase, replicas=2)
+    [1, 2, 3, 6]
+    """
+    steps = (n for n in range(1, phase.images // replicas + 1) if not phase.images % (replicas * n))
+    phases = [dataclasses.replace(phase, accumulation=n) for n in steps]
+    return [p.accumulation for p in phases if not batch_size_error(recipe, p, replicas)]
+
+
 def rows_of(replica, accumulation_step, phase: Phase, replicas: int):
     """(first row, number of rows) of the global batch that a replica computes in one
     accumulation step.

@@ -124,7 +124,7 @@ class Recipe:
     vertical_flip: bool = _setting("flip half of the images upside down")
     quarter_turns: bool = _setting("turn every image by 0, 90, 180 or 270 degrees")
     color_jitter: float = _setting(
-        "most by which brightness, contrast and saturation each change, as a fraction; 0 for none"
+        "maximum change of brightness, contrast and saturation, as a fraction; 0 for none"
     )
     cutout: float = _setting(
         "half the side of a square of random pixels on every image, as a fraction of the image "
@@ -136,7 +136,7 @@ class Recipe:
         "center crop of evaluation, as a fraction of the shorter side; 0 for the full image"
     )
     ignore_exif: bool = _setting(
-        "leave photos as they are stored, whatever their EXIF rotation, as the papers' code does"
+        "do not turn photos upright by their EXIF rotation, as in the papers' code"
     )
 
     loss: str = _setting("cross-entropy: softmax or sigmoid", "loss")
@@ -171,11 +171,13 @@ class Recipe:
 
     optimizer: str = _setting(f"one of {', '.join(OPTIMIZERS)}", "optimization")
     learning_rate: float = _setting("peak learning rate per 256 images of the batch")
-    momentum: float = _setting("of rmsprop and sgd; -1 for the optimizer's own value")
-    rho: float = _setting("decay of rmsprop's mean square; -1 for the optimizer's own value")
-    beta1: float = _setting("of adam, adamw, lamb and lion; -1 for the optimizer's own value")
-    beta2: float = _setting("of adam, adamw, lamb and lion; -1 for the optimizer's own value")
-    epsilon: float = _setting("of rmsprop, adam, adamw, lamb; -1 for the optimizer's own value")
+    momentum: float = _setting("momentum of rmsprop and sgd; -1 for the optimizer's default")
+    rho: float = _setting("decay of rmsprop's mean square; -1 for the optimizer's default")
+    beta1: float = _setting("beta1 of adam, adamw, lamb and lion; -1 for the optimizer's default")
+    beta2: float = _setting("beta2 of adam, adamw, lamb and lion; -1 for the optimizer's default")
+    epsilon: float = _setting(
+        "epsilon of rmsprop, adam, adamw and lamb; -1 for the optimizer's default"
+    )
     learning_rate_schedule: str = _setting(
         "cosine, constant, exponential or step (two names for multiplying by decay_factor every "
         "decay_epochs), or plateau (multiplies by decay_factor when evaluations do not improve)"
@@ -281,7 +283,7 @@ def check(recipe: Recipe) -> None:
         (_BELOW_1, lambda value: 0 <= value < 1, "in [0, 1)"),
         (_UP_TO_1, lambda value: 0 <= value <= 1, "in [0, 1]"),
         (_POSITIVE_UP_TO_1, lambda value: 0 < value <= 1, "in (0, 1]"),
-        (("seed",), lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
+        (("seed",), lambda value: 0 <= value < 2**31, "in [0, 2**31)"),
     )
     for names, is_valid, accepted in ranges:
         for name in names:
@@ -341,22 +343,6 @@ def check_unlabeled(recipe: Recipe, unlabeled: str) -> None:
             "--unlabeled_ratio=1 or more, a recipe such as noisy-student-finetune, or leave "
             "--unlabeled out"
         )
-
-
-def check_eval_epochs(recipe: Recipe, eval_epochs: float) -> None:
-    """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
-    if eval_epochs < 0:
-        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
-    setting = needs_evaluations(recipe)
-    if setting and not eval_epochs:
-        raise ValueError(f"{setting} needs evaluations during a phase: give --eval_epochs=1")
-
-
-def needs_evaluations(recipe: Recipe) -> str:
-    """The flag of a setting that needs evaluations during a phase; "" without one."""
-    if recipe.learning_rate_schedule == "plateau":
-        return "--learning_rate_schedule=plateau"
-    return "--early_stopping_patience" if recipe.early_stopping_patience else ""
 
 
 def _check_optimizer(recipe):

@@ -17,7 +17,6 @@ from tpu_train.search.study_opening import open_study
 from tpu_train.search.trial_training import TrialTrainer
 from tpu_train.search.worker import Worker
 from tpu_train.training.distribution import make_strategy
-from tpu_train.training.run_checks import check_evaluations
 
 
 def run_search(
@@ -47,7 +46,6 @@ def run_search(
     )
     images, minival = training.take(used), training.take(held_out)
     checked_phases(settings.recipe, strategy.num_replicas_in_sync, images.examples)
-    check_evaluations(settings.recipe, minival, 0.0)
     if limited.count() is not None:
         request = dataclasses.replace(request, trials=min(request.trials, limited.count()))
     timer = make_timer(

@@ -14,7 +14,9 @@ from keras_effnet.space_lookup import find_space
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variant_file import to_json
 from keras_effnet.variants import Variant
+from tpu_train.recipes.evaluation_settings import check_phases_without_evaluations
 from tpu_train.recipes.schema import Recipe, check
+from tpu_train.recorded_settings import differences
 
 SAMPLERS = ("random", "nsga2", "tpe")
 PRUNERS = ("none", "halving")
@@ -99,6 +101,7 @@ def check_settings(settings: SearchSettings) -> None:
             f"--pruner={settings.pruner} ends trials at the ends of phases, and the recipe has "
             "one phase: give --phases=2 or more, or leave --pruner out"
         )
+    check_phases_without_evaluations(settings.recipe)
     check(settings.recipe)
 
 
@@ -127,25 +130,11 @@ def known_trials(settings: SearchSettings, number: int) -> int:
 
 def check_same_study(recorded: Mapping, current: Mapping, where: str) -> None:
     """Raises ``ValueError`` with every value in which the study at `where` differs."""
-    recorded, current = _flat(recorded), _flat(current)
-    other_space = recorded.get("space") != current.get("space")
-    differences = [
-        f"{key} {recorded.get(key)!r}, now {current.get(key)!r}"
-        for key in {**recorded, **current}
-        if recorded.get(key) != current.get(key) and not (other_space and key.startswith("base."))
-    ]
-    if differences:
+    if recorded.get("space") != current.get("space"):  # then its base is another one, too
+        current = {name: value for name, value in current.items() if name != "base"}
+    differing = differences(recorded, current)
+    if differing:
         raise ValueError(
-            f"{where} has another study ({'; '.join(differences)}): continue it with the same "
-            "flags and data, or choose another workdir"
+            f"{where} has another study ({differing}): continue it with the same flags and data, "
+            "or choose another workdir"
         )
-
-
-def _flat(identity):
-    flat = {}
-    for key, value in identity.items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{name}": v for name, v in value.items()})
-        else:
-            flat[key] = value
-    return flat

@@ -1,4 +1,4 @@
-"""Frees the memory of a training that has ended, in a process that starts others."""
+"""Frees the graphs of phases and trainings that have ended."""
 
 from __future__ import annotations
 
@@ -16,21 +16,38 @@ def released_graphs() -> Iterator[None]:
 
     At its start, Keras counts its layer names from 1 again, on which the seeds of dropout depend: a
     resumed process gives the same weights as one that had other models before.
-
-    TensorFlow registers the gradient of every ``tf.custom_gradient`` in a graph (each swish is
-    one) under a new name and keeps it; it refers to the graph of the whole training step, about 100
-    MB for a network of the search space "small". No graph of the context is of use after it.
     """
     keras.backend.clear_session()
-    earlier = set(_gradients())
     try:
-        yield
+        with released_gradients():
+            yield
     finally:
         keras.backend.clear_session()
-        for name in set(_gradients()) - earlier:
-            del _gradients()[name]
         gc.collect()
 
 
-def _gradients():
+@contextlib.contextmanager
+def released_gradients() -> Iterator[None]:
+    """A context, or a decorator, after which no gradient of its graphs can be computed.
+
+    TensorFlow registers the gradient of every ``tf.custom_gradient`` in a graph (each swish is
+    one) under a new name and keeps it; it refers to the graph of the whole training step, about 100
+    MB for a network of the search space "small". The graphs are freed at the end of the context,
+    unless something else refers to them.
+    """
+    earlier = _custom_gradients()
+    try:
+        yield
+    finally:
+        for name in _custom_gradients() - earlier:
+            del _registry()[name]
+        gc.collect()
+
+
+def _custom_gradients():
+    """The names of registered gradients, but those of TensorFlow's operations."""
+    return {name for name in _registry() if name.startswith("CustomGradient-")}
+
+
+def _registry():
     return ops.gradient_registry._registry  # there is no public access

@@ -5,7 +5,6 @@ What happens after a failure is in :mod:`tpu_train.training.recovery`.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.training import distributed_layers, evaluation_history, recovery
 from tpu_train.training.feature_cache import make_feature_cache
+from tpu_train.training.graph_memory import released_gradients
 from tpu_train.training.lr_schedule import learning_rate
 from tpu_train.training.metrics_writer import describe_evaluation
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
@@ -36,10 +36,11 @@ def train_phases(run: RunContext, restored: tuple[int, TrainingHistory] | None) 
     if restored is None:
         # A rollback in the first phase returns to it, and an unwritable disk is noticed now.
         _save_or_stop(run, 0, history, end_of_phase=True)
+    elif len(history.phases) < len(run.phases) and _is_at_best(run, step, history):
+        run.on_improvement()  # a finished run, which is extended, has it as model.keras only
     while len(history.phases) < len(run.phases):
         phase = run.phases[len(history.phases)]
-        accumulation = max(history.accumulation, phase.accumulation)
-        phase = dataclasses.replace(phase, accumulation=accumulation)
+        phase = recovery.in_accumulation_steps(run, phase, history)
         try:
             result = _train_phase(run, phase, max(step, phase.first_step), history)
             history.phases.append(result)
@@ -67,6 +68,7 @@ def segments(
     return [*remaining, (step, end_step)] if step < end_step else remaining
 
 
+@released_gradients()
 def _train_phase(run, phase, first_step, history):
     """Trains a phase from `first_step` and evaluates: its :class:`PhaseResult`."""
     start = time.monotonic()
@@ -225,7 +227,10 @@ def _evaluate(run, phase, step, history):
     """Evaluates and records, if there are evaluation images."""
     if run.evaluate is None:
         return
-    accuracies = run.evaluate()
+    try:
+        accuracies = run.evaluate()
+    except tf.errors.ResourceExhaustedError as error:
+        raise recovery.evaluation_out_of_memory(run) from error
     others = {f"evaluation_{k}": v for k, v in accuracies.items() if k not in ("ema", "non_ema")}
     metric = evaluation_history.metric_of(run.recipe)
     is_best = evaluation_history.improves(history.evaluations, accuracies, metric)
@@ -250,6 +255,14 @@ def _evaluate(run, phase, step, history):
             f"the evaluation after step {step} gives NaN or Inf: these weights are not kept as the "
             "best ones"
         )
+
+
+def _is_at_best(run, step, history):
+    """Whether the weights after `step` are those of the best evaluation so far."""
+    best = evaluation_history.find_best(
+        history.evaluations, evaluation_history.metric_of(run.recipe)
+    )
+    return best is not None and best["step"] == step
 
 
 def _checkpoint(run, phase, step, history, *, end_of_phase):

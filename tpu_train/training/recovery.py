@@ -21,7 +21,7 @@ import tensorflow as tf
 from tpu_train.checkpointing.workdir import BEST
 from tpu_train.input_pipeline.batches import images_of_steps, unlabeled_of_steps
 from tpu_train.input_pipeline.image_source import corrupt, error_line, substitutes
-from tpu_train.recipes.phases import Phase, batch_size_error
+from tpu_train.recipes.phases import Phase, accumulations
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.distribution import worker_count
 from tpu_train.training.evaluation_history import is_finite
@@ -56,9 +56,10 @@ class LossNotFiniteError(RuntimeError):
 class DamagedImagesError(RuntimeError):
     """Images at these indices of the training source cannot be decoded."""
 
-    def __init__(self, images: dict[int, str]):
-        super().__init__(f"{len(images)} training images cannot be decoded")
+    def __init__(self, images: dict[int, str], files: int):
+        super().__init__(f"{files} training images cannot be decoded")
         self.images = images  # {index: reason}
+        self.files = files  # fewer than `images` if oversampling repeats them
 
 
 RECOVERABLE = (LossNotFiniteError, DamagedImagesError, tf.errors.ResourceExhaustedError)
@@ -112,6 +113,17 @@ def check_exported(recipe: Recipe, exported: Mapping | None, best: Mapping | Non
     )
 
 
+def in_accumulation_steps(run: RunContext, phase: Phase, history: TrainingHistory) -> Phase:
+    """The phase, in at least as many gradient-accumulation steps as exhausted memory has required.
+
+    In fewer if its batch, which may be smaller than that of an earlier phase, has no such divisor.
+    """
+    possible = accumulations(run.recipe, phase, run.strategy.num_replicas_in_sync)
+    least = max(phase.accumulation, history.accumulation)
+    accumulation = next((n for n in possible if n >= least), possible[-1])
+    return dataclasses.replace(phase, accumulation=accumulation)
+
+
 def nan_advice(run: RunContext, phase: Phase, problem: str) -> str:
     """The problem, where it occurred, and which flags to change."""
     skip = ", or give --on_nan=skip" if run.on_nan == "stop" else ""
@@ -162,13 +174,16 @@ def failed_images(
     run: RunContext, images: Iterable[int], first_step: int, error: tf.errors.OpError
 ) -> RuntimeError:
     """:func:`failed_steps`, if the images that have been read are known."""
-    damaged = dict(corrupt(run.training, images))
+    training = run.training
+    damaged = {training.where(i): why for i, why in corrupt(training, images)}
     if not damaged:
         return TrainingError(f"A step at or after {first_step} failed: {error_line(error)}")
     # With several workers, the others would wait forever for the one that has rolled back.
-    if len(damaged) <= run.training.may_skip and worker_count(run.strategy) == 1:
-        return DamagedImagesError(damaged)
-    named = [f"{run.training.where(i)} ({why})" for i, why in damaged.items()]
+    if len(damaged) <= training.may_skip and worker_count(run.strategy) == 1:
+        names = map(training.where, range(training.examples))  # oversampling repeats images
+        every = {i: damaged[name] for i, name in enumerate(names) if name in damaged}
+        return DamagedImagesError(every, len(damaged))
+    named = [f"{name} ({why})" for name, why in damaged.items()]
     return TrainingError(
         f"{len(damaged)} images at or after step {first_step} cannot be decoded: "
         f"{', '.join(named[:5])}. The last checkpoint is kept. Repair or remove these files, or "
@@ -197,15 +212,15 @@ def _replace_images(run, history, error):
         raise TrainingError(str(problem)) from error
     indices = np.arange(training.examples)
     indices[list(others)] = list(others.values())
-    replaced = dataclasses.replace(
-        training.take(indices), may_skip=training.may_skip - len(error.images)
-    )
+    replaced = dataclasses.replace(training.take(indices), may_skip=training.may_skip - error.files)
     step, history = _roll_back(run, history.skipped_steps)
-    for i, other in others.items():
-        run.metrics.log(
-            f"{training.where(i)} cannot be decoded ({error.images[i]}): training on "
-            f"{training.where(other)} instead, resuming after step {step}"
-        )
+    lines = [
+        f"{training.where(i)} cannot be decoded ({error.images[i]}): training on "
+        f"{training.where(other)} instead, resuming after step {step}"
+        for i, other in others.items()
+    ]
+    for line in dict.fromkeys(lines):
+        run.metrics.log(line)
     return dataclasses.replace(run, training=replaced), step, history
 
 
@@ -235,12 +250,11 @@ def _skip_steps(run, history, error):
 
 
 def _accumulate_more(run, phase, history, error):
-    """Rolls back and doubles the gradient-accumulation steps, if the batch can be divided."""
-    accumulation = 2 * phase.accumulation
-    smaller = dataclasses.replace(phase, accumulation=accumulation)
-    indivisible = batch_size_error(run.recipe, smaller, run.strategy.num_replicas_in_sync)
+    """Rolls back, with twice as many gradient-accumulation steps if the batch can be divided."""
+    possible = accumulations(run.recipe, phase, run.strategy.num_replicas_in_sync)
+    accumulation = next((n for n in possible if n >= 2 * phase.accumulation), None)
     # With several workers, the others would wait forever for the one that has rolled back.
-    if indivisible or worker_count(run.strategy) > 1:
+    if accumulation is None or worker_count(run.strategy) > 1:
         raise TrainingError(
             f"Out of memory in phase {phase.number} at {phase.image_size} px with a batch of "
             f"{phase.images}: lower --batch_size, or set --gradient_accumulation_first and "
@@ -253,6 +267,17 @@ def _accumulate_more(run, phase, history, error):
         f"{accumulation} gradient-accumulation steps from now on, resuming after step {step}"
     )
     return step, history
+
+
+def evaluation_out_of_memory(run: RunContext) -> TrainingError:
+    """The error of an evaluation that exhausted the memory: accumulation would not help it."""
+    recipe = run.recipe
+    return TrainingError(
+        f"Out of memory in the evaluation of {recipe.batch_size} images of "
+        f"{recipe.image_size_eval} px at once: resume on a device with more memory, or train in "
+        "another --workdir with a lower --batch_size or --image_size_eval. The last checkpoint is "
+        "kept"
+    )
 
 
 def _roll_back(run, skipped_steps):

@@ -33,7 +33,7 @@ from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.run_identity import onednn_enabled
 from tpu_train.input_pipeline.image_source import ImageSource
-from tpu_train.input_pipeline.targets import class_weights, oversample
+from tpu_train.input_pipeline.targets import class_weights, images_of_epoch
 from tpu_train.recipes.phases import batch_norm_warning, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.remote_files import is_remote
@@ -134,9 +134,7 @@ def train(
         raise ValueError(f"Unknown on_nan {on_nan!r}: give {' or '.join(ON_NAN)}")
     check_evaluations(recipe, evaluation, eval_epochs)
     replicas = strategy.num_replicas_in_sync
-    images = training
-    if recipe.oversample:
-        training = oversample(images, recipe.seed)
+    images, training = training, images_of_epoch(training, recipe)
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
     is_chief = strategy.extended.should_checkpoint
     with claimed(workdir, writes=is_chief, overwrite=overwrite):
@@ -324,9 +322,7 @@ def export_stopped(
     The run can be resumed afterwards. Raises ``ValueError`` if `workdir` has no checkpoint of this
     run.
     """
-    workdir = os.fspath(workdir)
-    if recipe.oversample:
-        training = oversample(training, recipe.seed)
+    workdir, training = os.fspath(workdir), images_of_epoch(training, recipe)
     planned = run_record.plan_epochs(run_record.read_record(workdir), recipe.epochs)
     phases = run_record.plan_phases(recipe, training.examples, planned)
     classes = len(training.classes)

@@ -9,14 +9,9 @@ from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights
+from tpu_train.recipes.evaluation_settings import check_eval_epochs, setting_by_evaluations
 from tpu_train.recipes.phases import batch_size_error, make_phases
-from tpu_train.recipes.schema import (
-    Recipe,
-    check,
-    check_eval_epochs,
-    check_unlabeled,
-    needs_evaluations,
-)
+from tpu_train.recipes.schema import Recipe, check, check_unlabeled
 from tpu_train.training import model_factory, optimizers, run_record
 
 
@@ -74,9 +69,9 @@ def check_settings(recipe: Recipe, training: ImageSource, replicas: int) -> None
         )
 
 
-def check_evaluations(recipe, evaluation, eval_epochs):
+def check_evaluations(recipe: Recipe, evaluation: ImageSource, eval_epochs: float) -> None:
     """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
-    setting = needs_evaluations(recipe)
+    setting = setting_by_evaluations(recipe)
     if setting and not evaluation.examples:
         raise ValueError(f"{setting} needs evaluation images: give --holdout=0.2")
     check_eval_epochs(recipe, eval_epochs)

@@ -68,7 +68,7 @@ class TrainingHistory:
     phases: list[PhaseResult] = field(default_factory=list)  # finished ones
     evaluations: list[dict] = field(default_factory=list)  # {"step", "ema", "non_ema", ...}
     skipped_steps: list[list[int]] = field(default_factory=list)  # [first, end), by rollback
-    accumulation: int = 1  # least gradient-accumulation steps: raised when memory was exhausted
+    accumulation: int = 1  # minimum gradient-accumulation steps: raised when memory was exhausted
     training_seconds: float = 0.0  # without evaluations, saving and tracing of phases
 
     def accuracy_at(self, step: int) -> float | None:

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tpu_train.cli.preview import main
 from tpu_train.input_pipeline import preview
@@ -19,8 +20,31 @@ def test_a_row_shows_the_first_images_of_the_phase(source, tiny_recipe):
     pixels, weights = preview.first_images(recipe, source, phase, images=6)
     steps = {"first_step": phase.first_step, "end_step": phase.first_step + 1}
     (batch,) = training_batches(source, recipe, phase, replicas=1, **steps)
+    accumulated = dataclasses.replace(phase, accumulation=8)  # more than there are images
+    np.testing.assert_array_equal(
+        preview.first_images(recipe, source, accumulated, images=6)[0], pixels
+    )
     np.testing.assert_array_equal(pixels, batch["image"][:6])
     np.testing.assert_array_equal(weights, np.eye(4)[batch["label"][:6]])  # not smoothed
+
+
+def test_a_preview_has_the_images_of_an_oversampled_epoch(source, tiny_recipe, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(preview, "first_images", lambda _, source, *rest: drawn.append(source))
+    recipe = dataclasses.replace(tiny_recipe, oversample=True)
+    with pytest.raises(TypeError):  # no images are returned
+        preview.draw_preview(recipe, source.take([0, 1, 2, 3, 4]), "x.png")
+    assert drawn[0].examples == 8
+
+
+def test_duplicates_are_treated_as_the_flag_says(tmp_path, capsys):
+    for i, name in enumerate(("cat/0", "cat/1", "dog/0", "dog/1")):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (i // 2 * i, 0, 0)).save(path)
+    words = [f"--data={tmp_path}", "--on_duplicates=error", "--holdout=0.5"]
+    assert main([*words, f"--out={tmp_path / 'p.png'}"]) == 2
+    assert "on_duplicates" in capsys.readouterr().err
 
 
 def test_images_are_mixed_with_their_neighbors(source, tiny_recipe):

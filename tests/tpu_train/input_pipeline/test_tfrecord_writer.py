@@ -116,6 +116,13 @@ def test_arrays_are_written_without_loss(tmp_path):
             np.testing.assert_array_equal(*pixels)
 
 
+def test_a_minival_may_be_the_only_held_out_split(pictures, tmp_path):
+    prepared = prepare(pictures, tmp_path / "out", shard_count=1, minival=4, holdout=0)
+    assert prepared.images == {"train": 20, "minival": 4}
+    _, evaluation = open_data(tmp_path / "out", holdout=0.2, seed=0)
+    assert evaluation.examples == 4
+
+
 def test_a_manifest_with_several_labels_is_written(pictures, tmp_path):
     rows = [f"{p.parent.name}/{p.name},{p.parent.name}|animal" for p in pictures.glob("*/0*.jpg")]
     (pictures / "manifest.csv").write_text("image,label\n" + "\n".join(rows))

@@ -117,6 +117,43 @@ def test_hosts_share_the_chunks_and_shards(teacher, photos, shards, tmp_path, mo
     assert hosts_of_environment(5.0) == Hosts(1, 2, 5.0)
 
 
+def test_only_the_chief_removes_the_shards_of_another_threshold(
+    teacher, photos, shards, tmp_path, monkeypatch
+):
+    """Another host that is slower would remove those that the chief has written since."""
+    out = tmp_path / "out"
+    rule = SelectionRule(0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudo_labels, "write_report", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            label(teacher, photos, out, dataclasses.replace(QUIET, rule=rule))
+    written = sorted(p.name for p in out.glob("unlabeled-*"))
+    assert written
+    options = dataclasses.replace(QUIET, hosts=Hosts(1, 2, wait_seconds=0.0))
+    with pytest.raises(PrepareError, match="other hosts have not written this selection, in 0 s"):
+        label(teacher, photos, out, options)
+    assert sorted(p.name for p in out.glob("unlabeled-*")) == written
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_resumed_labeling_reads_every_chunk_of_scores_once(
+    teacher, photos, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudo_labels, "write_shard", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            label(teacher, photos, tmp_path / "out")
+    read, read_file = [], score_chunks.read_file
+    monkeypatch.setattr(
+        score_chunks, "read_file", lambda path: read.append(path) or read_file(path)
+    )
+    label(teacher, photos, tmp_path / "out")
+    assert len(read) == len(set(read)) == 4
+
+
 def test_statistics_come_before_the_shards_and_a_page_after_them(shards, photos):
     folder, lines = shards
     assert "60 images labeled" in lines[0]
@@ -185,7 +222,7 @@ def test_other_content_of_the_folder_is_an_error(teacher, photos, shards, tmp_pa
     other = open_teacher(
         str(write_teacher(tmp_path / "other", sharpness=0.002)), make_strategy("cpu")
     )
-    with pytest.raises(ValueError, match=r"with other flags \(another teacher\)"):
+    with pytest.raises(ValueError, match=r"with other flags \(different teacher\)"):
         label(other, photos, shards[0])
     with pytest.raises(ValueError, match=r"with other flags \(threshold 0.3, now 0.5\)"):
         label(teacher, photos, shards[0], dataclasses.replace(QUIET, rule=SelectionRule(0.5)))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 from tests.tpu_train.noisy_student import killed_command
@@ -156,6 +157,7 @@ def test_bad_input_is_one_error_before_anything_is_written(flags, tmp_path, caps
         ({"class_weights": "x:2"}, "class_weights"),
         ({"gradient_accumulation_last": 7}, "batch_size 8"),
         ({"holdout": 0}, "there are none: give --holdout=0.2"),
+        ({"early_stopping_patience": 2}, "this command evaluates only at the end of each phase"),
         ({"unlabeled": tmp_path / "none"}, "does not exist"),
         ({"students": "efficientnet-b9"}, "efficientnet-b9"),
     )
@@ -173,7 +175,7 @@ def test_a_folder_of_another_run_is_an_error(flags, whole, tmp_path, capsys, mon
     other = write_teacher(tmp_path / "other", sharpness=0.002)
     inside = flags["unlabeled"] / "rounds"
     cases = (
-        ({"teacher": other}, whole, "with other flags (another teacher)"),
+        ({"teacher": other}, whole, "with other flags (different teacher)"),
         ({"threshold": 0.3}, whole, "with other flags (threshold 0.25, now 0.3)"),
         ({"epochs": 4}, whole, "has a student of other settings (epochs 8.0, now 4.0): give"),
         ({"seed": 1}, whole, "(seed 0, now 1)"),
@@ -194,6 +196,23 @@ def test_a_folder_of_another_run_is_an_error(flags, whole, tmp_path, capsys, mon
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
     assert main(words(flags, tmp_path / "hosts")) == 2
     assert "TF_CONFIG has 2 hosts, and rounds run on one machine" in capsys.readouterr().err
+
+
+def test_finished_rounds_with_oversampling_are_found_again(flags, tmp_path, capsys):
+    flags = {**flags, "rounds": 1, "epochs": 1, "oversample": True}
+    flags["data"] = tmp_path / "data.npz"
+    with np.load(write_labeled(flags["data"])) as arrays:
+        content = dict(arrays)
+    kept = np.flatnonzero((content["labels"] > 0) | (np.arange(32) < 16))  # half of class a
+    np.savez(
+        flags["data"],
+        images=content["images"][kept],
+        labels=content["labels"][kept],
+        classes=content["classes"],
+    )
+    for _ in range(2):
+        assert main(words(flags, tmp_path / "run")) == 0, capsys.readouterr().err
+    assert "round 1 was trained before" in capsys.readouterr().err
 
 
 def test_rounds_stop_while_they_evaluate(flags, tmp_path, capsys):

@@ -23,6 +23,14 @@ SETTINGS = SearchSettings("small", find_recipe("search"))
         ({"recipe": dataclasses.replace(SETTINGS.recipe, weights="auto")}, "leave --weights out"),
         ({"recipe": dataclasses.replace(SETTINGS.recipe, depth=2)}, "leave --depth out"),
         ({"recipe": dataclasses.replace(SETTINGS.recipe, epochs=0)}, "epochs must be greater"),
+        (
+            {"recipe": dataclasses.replace(SETTINGS.recipe, early_stopping_patience=2)},
+            "--early_stopping_patience needs evaluations during a phase, and this command",
+        ),
+        (
+            {"recipe": dataclasses.replace(SETTINGS.recipe, learning_rate_schedule="plateau")},
+            "--learning_rate_schedule=plateau needs evaluations .*: leave it out",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

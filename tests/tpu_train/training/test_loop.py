@@ -1,5 +1,6 @@
 import dataclasses
-import types
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -40,6 +41,22 @@ def test_phases_of_different_batch_sizes_read_the_same_epochs(train_conv, record
     assert [r["step"] for r in records()] == [3, 6, 9, 12, 15, 18]
     assert [r["phase"] for r in records()] == [1, 1, 1, 1, 2, 2]
     assert all(0 <= r["accuracy"] <= 1 for r in records())
+
+
+@pytest.mark.every_stack
+def test_the_graph_of_a_phase_is_freed_at_its_end(train_conv, monkeypatch):
+    graphs, alive, trace_steps = [], [], loop.trace_steps
+
+    def trace(spec, batches):
+        gc.collect()
+        alive.append(sum(graph() is not None for graph in graphs))
+        run_steps = trace_steps(spec, batches)
+        graphs.append(weakref.ref(run_steps.graph))
+        return run_steps
+
+    monkeypatch.setattr(loop, "trace_steps", trace)
+    train_conv(changes={"phases": 3, "epochs": 3})
+    assert alive == [0, 0, 0]
 
 
 def test_min_steps_and_random_image_sizes(train_conv, records):
@@ -128,6 +145,19 @@ def test_the_best_model_is_exported_and_survives_a_resume(
         assert not np.array_equal(a, last)
 
 
+def test_an_extension_keeps_the_best_model_of_the_finished_run(
+    train_conv, accuracies, exported_weights, tmp_path
+):
+    accuracies(0.2, 0.9)
+    first = exported_weights(train_conv(keep_checkpoints=True))
+    accuracies(0.4)
+    result = train_conv(changes={"epochs": 6})
+    assert result.best["step"] == 12
+    best = keras.saving.load_model(tmp_path / "run" / "best.keras", compile=False)
+    for a, b in zip(best.get_weights(), first):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_there_is_no_best_model_if_the_last_is_as_good(train_conv, accuracies, tmp_path):
     accuracies(0.2, 0.9, 0.9, 0.9)
     result = train_conv(eval_epochs=1)
@@ -213,6 +243,16 @@ def test_early_stopping_ends_a_phase_and_exports_the_best_model(
             np.testing.assert_array_equal(a, b)
 
 
+def test_an_extension_that_stops_early_exports_the_best_model(train_conv, losses, exported_weights):
+    losses(4, 3, 2, 1, 5, 6)
+    first = train_conv(changes=EARLY, eval_epochs=1, keep_checkpoints=True)
+    expected = exported_weights(first)
+    result = train_conv(changes={**EARLY, "epochs": 6}, eval_epochs=1)
+    assert (result.best["step"], result.exported["step"]) == (12, 12)
+    for a, b in zip(exported_weights(result), expected):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_early_stopping_continues_with_the_next_phase(train_conv, losses, records):
     early = {**EARLY, "phases": 2, "epochs": 8}
     losses(2, 3, 3, 3, 9, 8, 9, 9)
@@ -265,91 +305,6 @@ def test_without_evaluation_images_a_run_trains_on_everything(train_conv, source
     assert "no evaluation images" in log()
     with pytest.raises(ValueError, match=r"needs evaluation images: give --holdout=0\.2"):
         train_conv("early", changes=EARLY, evaluation=nothing, eval_epochs=1)
-
-
-# --- saving and stopping -------------------------------------------------------------------------
-
-
-class FakeManager:
-    """Records the steps that are saved."""
-
-    folder = "checkpoints"
-
-    def __init__(self, due=False, error=None, gather=None):
-        self.due, self.error, self.steps = due, error, []
-        self.gather = gather or (lambda votes: np.asarray([votes]))
-
-    def should_save(self, accuracy):
-        return self.due
-
-    def save(self, step, variables, extra_state, accuracy):
-        if self.error:
-            raise self.error
-        self.steps.append(step)
-
-    def describe_latest(self):
-        return "The checkpoint of step 1 is kept"
-
-
-def save_or_stop(manager, reason="", end_of_phase=False):
-    """The log lines of a call at step 2."""
-    lines = []
-    run = types.SimpleNamespace(
-        checkpoints=manager,
-        stop=lambda: reason,
-        state=types.SimpleNamespace(variables=[]),
-        metrics=types.SimpleNamespace(log=lines.append),
-    )
-    loop._save_or_stop(run, 2, TrainingHistory(), end_of_phase=end_of_phase)
-    return lines
-
-
-@pytest.mark.parametrize(
-    ("due", "end_of_phase", "steps"),
-    [(False, False, []), (True, False, [2]), (False, True, [2])],
-)
-def test_saves_when_due_and_at_the_end_of_a_phase(due, end_of_phase, steps):
-    manager = FakeManager(due)
-    assert save_or_stop(manager, end_of_phase=end_of_phase) == []
-    assert manager.steps == steps
-
-
-def test_saves_before_it_stops():
-    manager = FakeManager()
-    with pytest.raises(StoppedError, match=r"after step 2 \(SIGTERM\)\. The same command resumes"):
-        save_or_stop(manager, "SIGTERM")
-    assert manager.steps == [2]
-
-
-def test_a_full_disk_is_logged_and_training_continues():
-    manager = FakeManager(due=True, error=OSError("No space left"))
-    (line,) = save_or_stop(manager)
-    assert line == (
-        "cannot save a checkpoint at step 2: No space left. The checkpoint of step 1 is kept"
-    )
-
-
-def test_a_stop_that_cannot_save_says_where_the_run_will_resume():
-    manager = FakeManager(error=OSError("No space left"))
-    message = r"could not be saved: No space left\. The checkpoint of step 1 is kept"
-    with pytest.raises(StoppedError, match=message):
-        save_or_stop(manager, "SIGINT")
-
-
-def test_all_workers_stop_when_one_is_asked_to():
-    manager = FakeManager(gather=lambda votes: np.asarray([votes, [1, 0]]))
-    with pytest.raises(StoppedError, match=r"after step 2 \(requested on another worker\)"):
-        save_or_stop(manager)
-    assert manager.steps == [2]
-
-
-def test_the_chief_decides_when_a_checkpoint_is_due():
-    chief = FakeManager(due=False, gather=lambda votes: np.asarray([votes, [0, 1]]))
-    save_or_stop(chief)
-    assert not chief.steps
-    second = FakeManager(due=False, gather=lambda votes: np.asarray([[0, 1], votes]))
-    save_or_stop(second)
-    assert second.steps == [2]
 
 
 # --- labels --------------------------------------------------------------------------------------

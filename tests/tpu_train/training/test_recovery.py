@@ -9,6 +9,7 @@ from PIL import Image
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.data_loading import open_data
 from tpu_train.training import loop, recovery
+from tpu_train.training import run as run_module
 from tpu_train.training.recovery import (
     LossNotFiniteError,
     TrainingError,
@@ -51,6 +52,19 @@ def test_an_image_damaged_inside_is_replaced_by_the_next_of_its_class(
     expected = train_conv("expected", data=training, evaluation=evaluation)
     for a, b in zip(exported_weights(result), exported_weights(expected)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_damaged_image_that_is_oversampled_counts_once(folder, train_conv, log):
+    """Its copies follow each other: none of them replaces another one."""
+    for i in range(4, 12):
+        (folder / "train" / "cat" / f"{i:02}.png").unlink()
+    path, following = (folder / "train" / "cat" / f"{i:02}.png" for i in (1, 2))
+    content = path.read_bytes()
+    path.write_bytes(content[:500] + bytes(200) + content[700:])
+    training, evaluation = open_data(folder, holdout=0.5, seed=0, max_corrupt=1)
+    train_conv(data=training, evaluation=evaluation, changes={"oversample": True})
+    (line,) = [line for line in log().splitlines() if "cannot be decoded" in line]
+    assert f"training on {following} instead, resuming after step 0" in line
 
 
 def test_more_damaged_images_than_allowed_end_the_run(folder, train_conv):
@@ -292,12 +306,37 @@ def test_a_resumed_run_keeps_the_accumulation_steps(
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_smaller_batch_of_a_later_phase_is_divided_as_far_as_it_can_be(
+    train_conv, out_of_memory, records
+):
+    traces = out_of_memory(0, up_to=2)
+    train_conv(changes={"batch_size_first": 8, "batch_size": 6, "mixup_last": 0.2})
+    assert traces == [(1, 1), (1, 2), (1, 4), (2, 3)]
+    assert all(np.isfinite(r["loss"]) for r in records())
+
+
 def test_a_batch_that_cannot_be_divided_further_is_an_error(train_conv, out_of_memory, tmp_path):
     traces = out_of_memory(6, up_to=99)
     with pytest.raises(TrainingError, match=r"phase 2 at 36 px.*lower --batch_size.*is kept"):
         train_conv(changes={"mixup_last": 0.0})
     assert traces == [(1, 1), (2, 1), (2, 2), (2, 4), (2, 8)]
     assert os.listdir(tmp_path / "run" / "checkpoints")
+
+
+def test_an_evaluation_that_exhausts_the_memory_is_not_taken_for_a_step(
+    train_conv, out_of_memory, monkeypatch
+):
+    def make_evaluation(*_):
+        def evaluate():
+            raise tf.errors.ResourceExhaustedError(None, None, "no memory, injected")
+
+        return evaluate
+
+    monkeypatch.setattr(run_module, "make_evaluation", make_evaluation)
+    traces = out_of_memory()
+    with pytest.raises(TrainingError, match="in the evaluation of 8 images of 32 px at once"):
+        train_conv()
+    assert traces == [(1, 1)]
 
 
 # --- workers -------------------------------------------------------------------------------------
