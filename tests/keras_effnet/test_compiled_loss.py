@@ -5,6 +5,7 @@ from keras_effnet.compiled_loss import is_regression, read_loss
 
 
 @pytest.mark.every_stack
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_the_loss_in_a_file_tells_regression_from_classification(ending, tmp_path):
     path = str(tmp_path / f"m.{ending}")

@@ -47,7 +47,9 @@ def check(values, command):
     check_holdout(values.holdout)
     check_path(values.data)
     if os.path.isdir(values.data) and not os.listdir(values.data):
-        raise ValueError(f"data {values.data!r} is an empty folder: give {ACCEPTED}")
+        raise ValueError(
+            f"data {values.data!r} has no images, it is an empty folder: give {ACCEPTED}"
+        )
     if values.data.lower().endswith(MANIFEST_ENDINGS) and os.path.isfile(values.data):
         read_manifest(values.data)
 
