@@ -16,12 +16,14 @@ train.py, with its RMSpropTF and EMA; its images are already normalized.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 CLASSES, SEED = 1000, 0
@@ -233,29 +235,36 @@ def compare(model, options):
         "CUDA_VISIBLE_DEVICES": "-1",
         "OMP_NUM_THREADS": str(len(options.cores)),
     }
-    running = {}
-    try:
+    running, logs = {}, {}
+    with contextlib.ExitStack() as stack:
         for name in options.contenders:
+            logs[name] = stack.enter_context(tempfile.TemporaryFile("w+"))
             running[name] = subprocess.Popen(
                 [sys.executable, __file__, f"--one={name}", *flags],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=logs[name],
                 text=True,
                 env=environment
                 | ({"TF_ENABLE_ONEDNN_OPTS": ONEDNN[name]} if name in ONEDNN else {}),
             )
+            stack.callback(running[name].kill)
         times = {name: [] for name in running}
         for _ in range(UNCOUNTED + options.rounds):
             for name, process in running.items():
                 process.stdin.write("turn\n")
                 process.stdin.flush()
-                seconds = json.loads(process.stdout.readline())
-                times[name].append([s / options.steps for s in seconds])
+                line = process.stdout.readline()
+                if not line:
+                    raise RuntimeError(f"{name} ended: {_last_line(logs[name])}")
+                times[name].append([s / options.steps for s in json.loads(line)])
             print(".", end="", file=sys.stderr, flush=True)
-    finally:
-        for process in running.values():
-            process.kill()
     return {name: t[UNCOUNTED:] for name, t in times.items()}
+
+
+def _last_line(log):
+    log.seek(0)
+    return (log.read().strip().splitlines() or ["no message"])[-1]
 
 
 def table(model, times, batch_size):

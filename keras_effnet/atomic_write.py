@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from keras_effnet.interruption import interrupts_deferred
 
@@ -48,6 +50,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
         raise
+
+
+def remove_leftovers(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Removes the temporary files of `names` that a killed process has left in a local folder.
+
+    The caller must be the only one that writes files of these names there. Links, folders and the
+    temporary files of other names stay.
+    """
+    patterns = [
+        re.escape(_prefix(name)) + "[a-z0-9_]{8}" + re.escape(os.path.splitext(name)[1])
+        for name in names
+    ]
+    leftover = re.compile("|".join(patterns))
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if leftover.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry)
 
 
 def check_writable(path: str | os.PathLike[str]) -> str:
@@ -106,10 +125,15 @@ def _temporary_beside(path):
     """An empty file beside `path`, with its suffix and the permissions of a new file."""
     folder, name = os.path.split(os.path.abspath(os.fspath(path)))
     suffix = os.path.splitext(name)[1]
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-", suffix=suffix)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=_prefix(name), suffix=suffix)
     os.close(handle)
     os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's file is readable by its owner only
     return temporary
+
+
+def _prefix(name):
+    """Of the temporary files of a name; without the name, which other programs may look for."""
+    return f".partial-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}-"
 
 
 def _umask():

@@ -144,7 +144,7 @@ def _range(model, entries, low, high):
             )
         elif 20 < high <= 255 and 255 * pixels.scale > WIDEST:
             yield Finding(
-                "not-normalised",
+                "not-normalized",
                 f"{values}, as raw pixels do, but {model.name} does not normalize them: build "
                 "with include_preprocessing=True, or subtract the mean and divide by the standard "
                 "deviation that its weights expect",

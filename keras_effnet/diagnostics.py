@@ -79,7 +79,7 @@ def _scaled_twice(model, flow):
         unknown = pixels.scale is None or len(pixels.scalings) < 2
         if not unknown and 255 * pixels.scale < NARROWEST:
             yield Finding(
-                "normalised-twice",
+                "normalized-twice",
                 f"{model.name} has {len(pixels.scalings)} layers that scale pixels in sequence: "
                 f"{', '.join(pixels.scalings)}. keras_effnet's models normalize pixels "
                 "themselves: remove yours, or build with include_preprocessing=False",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,7 @@ def features(model, levels: int | Sequence[int] = (3, 4, 5), *, input_shape=None
     """
     from_name = isinstance(model, (str, Variant))
     table = feature_table(model)
-    wanted = (levels,) if isinstance(levels, int) else tuple(levels)
+    wanted = (levels,) if isinstance(levels, numbers.Integral) else tuple(levels)
     if not wanted:
         raise ValueError("levels is empty: give at least one, e.g. (3, 4, 5)")
     rows = [table[level] for level in wanted]

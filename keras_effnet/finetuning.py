@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keras_effnet.model_structure import find_backbone, last_feature_map, layers_by_group
+from keras_effnet.network_plan import checked_rate
 from keras_effnet.onnx_export import exportable
 from keras_effnet.suggestions import unknown_name
 
@@ -47,10 +48,8 @@ def with_new_head(
     if isinstance(classes, bool) or not isinstance(classes, numbers.Integral) or classes < 1:
         raise ValueError(f"classes {classes!r} is not a number of classes: give at least 1")
     by_name = backbone.layers
-    if dropout_rate is None:
-        dropout_rate = by_name["top_dropout"].rate if "top_dropout" in by_name else 0.2
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate {dropout_rate!r} is out of range: give one in [0, 1)")
+    usual = by_name["top_dropout"].rate if "top_dropout" in by_name else 0.2
+    dropout_rate = checked_rate("dropout_rate", dropout_rate, usual)
 
     import keras
     from keras import layers
@@ -243,9 +242,9 @@ def layer_rates(model, rate: float, decay: float = 0.8) -> dict[str, float]:
     >>> rates["predictions"], rates["top_conv"], rates["block6h_bn"]
     (0.001, 0.0005, 0.00025)
     """
-    if not (rate > 0 and math.isfinite(rate)):
+    if not (isinstance(rate, numbers.Real) and rate > 0 and math.isfinite(rate)):
         raise ValueError(f"rate {rate!r} is not a learning rate: give a positive number, e.g. 1e-3")
-    if not 0 < decay <= 1:
+    if not (isinstance(decay, numbers.Real) and 0 < decay <= 1):
         raise ValueError(f"decay {decay!r} is out of range: give one in (0, 1]")
     groups = layers_by_group(model)
     if "head" not in groups:
@@ -296,7 +295,7 @@ def unfreeze_schedule(
     if not names:
         raise ValueError("there are no groups: give layer_groups(model)")
     for what, value in (("epochs", epochs), ("epochs_each", epochs_each)):
-        if value < 1 or value != int(value):
+        if not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"{what} {value!r} is invalid: give a whole number of at least 1")
     phases = []
     for i, first in enumerate(range(0, epochs, epochs_each)[: len(names)]):

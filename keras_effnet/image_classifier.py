@@ -255,6 +255,11 @@ def open_model(model, weights=None, labels=None):
         raise ValueError(
             f"--weights={weights} and --model={model}, a file that already has weights: drop one"
         )
+    if model.endswith(".tflite"):
+        raise ValueError(
+            f"--model={model} is a .tflite file, and this command takes .keras files: effnet "
+            "evaluate takes both, and effnet demo shows a .tflite by --tflite"
+        )
     if not model.endswith(".keras"):
         raise ValueError(
             f"--model={model} is not a .keras file: give one, or --model=NAME --weights={model}"
@@ -274,9 +279,13 @@ def open_model(model, weights=None, labels=None):
 
 def check_zip(path: str) -> None:
     """Raises ``ValueError`` for a ``.keras`` file that is incomplete or of another kind."""
-    if not zipfile.is_zipfile(path):
+    missing = "is not a zip archive"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            missing = "" if "config.json" in archive.namelist() else "has no config.json"
+    if missing:
         raise ValueError(
-            f"{path} cannot be read as a .keras file: it is not a zip archive, so it is incomplete "
+            f"{path} cannot be read as a .keras file: it {missing}, so it is incomplete "
             "or of another kind. Copy it again, or give a file that model.save wrote"
         )
 

@@ -5,7 +5,8 @@ differences: one ``normalization`` layer with its constants in the configuration
 weights); ``padding="same"`` instead of a padding computed from the static size, which is wrong for
 odd sizes (a plan with symmetric padding has ``_pad`` layers of fixed width); a ``drop`` layer in
 every residual block and a ``top_dropout`` even at rate 0, so that the graph does not depend on the
-rates; and a classifier that computes in float32 under every mixed-precision policy.
+rates; and float32 under every mixed-precision policy for the pixels, up to the first convolution,
+and for the classifier.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def build(
     axis = -1 if keras.backend.image_data_format() == "channels_last" else 1
     net = _Layers(plan, axis)
 
-    x = layers.Activation("linear", name=preprocessing.layer_name)(inputs)
+    # float32: bfloat16 would round resized pixels to whole grey levels
+    x = layers.Activation("linear", dtype="float32", name=preprocessing.layer_name)(inputs)
     if include_preprocessing:
         x = _normalization(plan.normalization, channels=inputs.shape[axis], axis=axis)(x)
     x = net.conv_bn(x, "stem_conv", "stem_bn", plan.stem_filters, plan.stem_kernel_size, stride=2)

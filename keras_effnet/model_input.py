@@ -29,8 +29,9 @@ class ImageInput:
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """uint8 (height, width, channels) of an RGB image."""
-        if self.channels == 1:  # luma of ITU-R 601, as Pillow and TensorFlow
-            image = np.rint(image @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+        if self.channels == 1:  # luma of ITU-R 601, rounded as by Pillow
+            luma = image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+            image = ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
         if self.height == self.width:
             return preprocess(image, self.preprocessing)
         crop = self.preprocessing.crop

@@ -113,7 +113,7 @@ def plan(
     'block7b'
     """
     v = find_variant(variant)
-    drop_path_rate = _rate("drop_path_rate", drop_path_rate, v.drop_path_rate)
+    drop_path_rate = checked_rate("drop_path_rate", drop_path_rate, v.drop_path_rate)
     scaled_stem = v.stem_filters if v.family.fixed_ends else scale_filters(v.stem_filters, v)
     repeats = [_scale_repeats(i, v) for i in range(len(v.stages))]
     total = sum(repeats)  # after scaling: the drop rate ramps over the blocks that exist
@@ -150,7 +150,7 @@ def plan(
         stem_filters=scaled_stem,
         blocks=tuple(blocks),
         head_filters=_scale_head(v),
-        dropout_rate=_rate("dropout_rate", dropout_rate, v.dropout_rate),
+        dropout_rate=checked_rate("dropout_rate", dropout_rate, v.dropout_rate),
         activation=v.family.activation,
         depthwise_name=v.family.depthwise_name,
         bn_momentum=v.family.bn_momentum,
@@ -197,7 +197,8 @@ def _padding(padding):
     return padding
 
 
-def _rate(what, given, default):
+def checked_rate(what: str, given: float | None, default: float) -> float:
+    """A dropout rate, or the default for None; ``ValueError`` unless it is in [0, 1)."""
     rate = default if given is None else given
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate < 1:
         raise ValueError(

@@ -48,12 +48,25 @@ def _heads(model):
     if graph is None:
         return []
 
-    def visit(layer, given, node):
-        return given[0] if _keeps_scores(layer) and given[0] is not None else layer
-
-    layers = interpret(graph, [None] * len(graph.inputs), visit)
+    layers = interpret(graph, [None] * len(graph.inputs), _visit_head)
     pairs = zip(layers, graph.outputs)
     return [(layer, tuple(tensor.shape)) for layer, tensor in pairs if layer is not None]
+
+
+def _visit_head(layer, given, node):
+    return given[0] if _keeps_scores(layer) and given[0] is not None else layer
+
+
+def output_activations(model) -> list[str]:
+    """The activation of each output, e.g. "softmax" or "linear"; "" where it is unknown.
+
+    Layers that leave class scores as they are, e.g. Dropout, are passed over.
+    """
+    graph = graph_of(model)
+    if graph is None:
+        return [""] * len(getattr(model, "outputs", None) or ())
+    heads = interpret(graph, [None] * len(graph.inputs), _visit_head)
+    return ["" if layer is None else _activation(layer) for layer in heads]
 
 
 def _keeps_scores(layer):

@@ -9,6 +9,8 @@ from keras_effnet.suggestions import unknown_name
 from keras_effnet.variant_file import read_variant
 from keras_effnet.variants import NETWORKS, VARIANTS, Variant
 
+_FILES = (".keras", ".h5", ".tflite")  # of models that some commands take beside names
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the EfficientNets that match a shell pattern, in the table's order.
@@ -37,4 +39,8 @@ def find_variant(model: str | os.PathLike[str] | Variant) -> Variant:
         return NETWORKS[model]
     if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".json"):
         return read_variant(model)
+    if isinstance(model, (str, os.PathLike)):
+        ending = os.path.splitext(model)[1]
+        if ending in _FILES and not os.path.exists(model):
+            raise ValueError(f"model {os.fspath(model)!r} is not there: no such {ending} file")
     raise ValueError(unknown_name("model", model, NETWORKS))

@@ -215,7 +215,7 @@ _USES = [  # what is run, exit status, what the only line of errors has (or the 
     (_convert(model="pipe"), 2, "is not a file"),
     (_convert(model="flat/0.png"), 2, "is not a .keras, .h5 or .tflite file by its name"),
     (_predict(model="empty.keras"), 2, "cannot be read as a .keras file"),
-    (_predict(model="f.tflite"), 2, "is not a .keras file"),
+    (_predict(model="f.tflite"), 2, "is a .tflite file, and this command takes .keras files"),
     # Labels
     (_convert("--labels=pipe"), 2, "label file 'pipe' is not a file"),
     (_convert("--labels=/dev/zero"), 2, "label file '/dev/zero' is not a file"),

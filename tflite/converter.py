@@ -18,7 +18,7 @@ from tflite.quantization import pipeline
 from tflite.quantization.calibration import CalibrationImages
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.options import ConversionOptions
-from tflite.request import ConversionRequest
+from tflite.request import ConversionRequest, check_logits
 from tflite.result import Conversion, shown_images
 
 _MANIFEST_FILES = 1000  # at most, in the manifest
@@ -131,8 +131,8 @@ class ConversionImages:
         """
         calibration_images = evaluation_images = manifest = None
         skipped = ()
-        if request.input_spec is not None:
-            log(f"Images: {request.input_spec}")
+        if request.image_input is not None:
+            log(f"Images: {request.image_input}")
         most = request.options.max_calibration_images(request.preset)
         most_evaluated, is_held_out = None, evaluation is not None
         if calibration is not None and not request.preset.takes_images:
@@ -154,7 +154,7 @@ class ConversionImages:
                     "manifest, or an .npz with labels): give those, or use min_agreement, which "
                     "needs no labels"
                 )
-            manifest = _manifest(image_set, calibration_images, request.input_spec)
+            manifest = _manifest(image_set, calibration_images, request.image_input)
             source = f"{image_set.source}, the calibration images (give others for a fair result)"
             evaluation_images = EvaluationImages(
                 image_set.images, labels, source, class_names=image_set.class_names
@@ -179,7 +179,7 @@ def _load(request, source, limit, log, evaluation=False) -> ImageSet:
         source,
         request.image_shape,
         evaluation=evaluation,
-        preprocessing=request.input_spec,
+        preprocessing=request.image_input and request.image_input.preprocessing,
         class_names=request.class_names,
         limit=limit,
         max_corrupt=request.options.max_corrupt,
@@ -194,13 +194,13 @@ def _load(request, source, limit, log, evaluation=False) -> ImageSet:
     return image_set
 
 
-def _manifest(image_set, calibration, input_spec):
+def _manifest(image_set, calibration, image_input):
     return {
         "source": image_set.source,
         "images": len(calibration),
         "sha256": calibration.sha256,
         "files": list(image_set.files[:_MANIFEST_FILES]),
-        "preprocessing": "stretched" if input_spec is None else str(input_spec),
+        "preprocessing": "stretched" if image_input is None else str(image_input),
     }
 
 
@@ -224,11 +224,7 @@ def _checked_output(request, float32_model) -> tuple[bytes, tuple[str, ...]]:
     if not request.options.softmax:
         is_logits = activation == "logits" and request.is_classifier
         return float32_model, (plausibility.LOGITS,) if is_logits else ()
-    if activation != "logits":
-        raise ValueError(
-            f"softmax: the network ends in {activation}, and a softmax is appended to logits: "
-            "leave it out"
-        )
+    check_logits(activation)
     return rewrite.append_softmax(float32_model), ()
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras_effnet.image_preprocessing import Preprocessing, preprocessing
+from keras_effnet.compiled_loss import is_regression
+from keras_effnet.image_preprocessing import preprocessing
 from keras_effnet.litert import ops
 from keras_effnet.litert.classifier import open_classifier
+from keras_effnet.model_input import ImageInput
+from keras_effnet.output_checks import output_activations
 from tflite.export import image_shape
 from tflite.presets import Preset, find_preset
 from tflite.quantization.mixed_precision import Budget
@@ -16,6 +20,8 @@ from tflite.quantization.options import ConversionOptions
 
 # Default budget of int8_mixed: 99 %, plus the standard error on 1,536 held-out images.
 MIN_AGREEMENT = 0.9925
+
+_COMPRESSED = {"int8", "uint8", "int16", "float16", "hybrid"}  # parts of ``Op.types``
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +37,7 @@ class ConversionRequest:
     height: int
     width: int
     classes: int
-    input_spec: Preprocessing | None  # how images are resized and cropped; None: stretched
+    image_input: ImageInput | None  # how photos become the model's images; None: stretched
     channels: int = 3  # 3: RGB, 1: grey
     is_classifier: bool = True  # else: outputs of any shape and number
 
@@ -68,26 +74,27 @@ class ConversionRequest:
         )
         if preset.name == "int8_mixed" and not budget and options.recipe is None:
             budget = Budget(min_agreement=MIN_AGREEMENT)
-        input_spec = None
+        image_input = None
         if isinstance(model, (bytes, bytearray)):
             opened = _open_float(bytes(model), image_size)
             height, width, classes = opened.height, opened.width, opened.classes
             channels, is_classifier = opened.channels, opened.is_classifier
-            outputs = len(opened.outputs)
+            outputs, activation = len(opened.outputs), opened.output_activation
         else:
             height, width, channels = image_shape(model, image_size)
-            outputs = len(model.outputs)
+            outputs, activation = len(model.outputs), output_activations(model)[0]
             classes = model.outputs[0].shape[-1] if model.outputs[0].shape[1:] else 1
             is_classifier = (  # if the exported operations agree, see for_float_model
                 outputs == 1
                 and len(model.outputs[0].shape) == 2
                 and (classes or 0) > 1
                 and not _ends_in_pooling(model)
+                # with names of its classes, it is a classifier that was trained by another loss
+                and not (class_names is None and activation != "softmax" and is_regression(model))
             )
-            try:
-                input_spec = preprocessing(model)
-            except ValueError:  # not built by keras_effnet
-                input_spec = None
+            with contextlib.suppress(ValueError):  # not built by keras_effnet
+                stated = replace(preprocessing(model), image_size=height)
+                image_input = ImageInput(stated, height, width, channels, channels_first=False)
         if not is_classifier:
             _check_no_classifier(preset, options, class_names, outputs)
         elif class_names is not None and len(class_names) != classes:
@@ -95,6 +102,8 @@ class ConversionRequest:
                 f"{len(class_names)} class names for a model with {classes} outputs; the names run "
                 f"from {class_names[0]!r} to {class_names[-1]!r}"
             )
+        if options.softmax and activation in ("softmax", "sigmoid"):
+            check_logits(activation)
         is_tflite = isinstance(model, (bytes, bytearray))
         return cls(
             keras_model=None if is_tflite else model,
@@ -106,7 +115,7 @@ class ConversionRequest:
             height=height,
             width=width,
             classes=classes,
-            input_spec=input_spec,
+            image_input=image_input,
             channels=channels,
             is_classifier=is_classifier,
         )
@@ -121,6 +130,15 @@ class ConversionRequest:
             _check_no_classifier(self.preset, self.options, self.class_names, 1)
             return replace(self, is_classifier=False)
         return self
+
+
+def check_logits(activation: str) -> None:
+    """Raises ``ValueError`` if a softmax cannot be appended to outputs with this activation."""
+    if activation != "logits":
+        raise ValueError(
+            f"softmax: the network ends in {activation}, and a softmax is appended to logits: "
+            "leave it out"
+        )
 
 
 def chosen_preset(
@@ -205,11 +223,11 @@ def _open_float(model, image_size):
     """The ``Classifier`` of a float32 .tflite with a batch of 1 that takes pixels."""
     opened = open_classifier(model, "the float .tflite")
     source, _ = ops.quantization(model)
-    types = {op.dtype for op in ops.read_ops(model)}
-    if source[0] != "FLOAT32" or types & {"INT8", "UINT8", "INT16", "FLOAT16"}:
+    types = {part for op in ops.read_ops(model) for part in op.types.split("->")}
+    if source[0] != "FLOAT32" or types & _COMPRESSED:
         raise ValueError(
-            f"the .tflite takes {source[0]} and has values of {', '.join(sorted(types))}: give the "
-            "float32 .tflite that it was converted from, or the Keras model"
+            f"the .tflite takes {source[0].lower()} and has ops of {', '.join(sorted(types))}: "
+            "give the float32 .tflite that it was converted from, or the Keras model"
         )
     if opened.resized:
         raise ValueError("the .tflite has a batch larger than 1: export it with a batch of 1")

@@ -120,10 +120,13 @@ def save(
     of a training, the card has its data and recipe.
 
     Raises:
-        ValueError: the path cannot be written, or a file that is no .tflite or report is there.
+        ValueError: the path does not end in .tflite or cannot be written, or a file that is no
+            .tflite or report is there.
         OSError: writing failed.
     """
     path = atomic_write.check_writable(path)
+    if not path.endswith(".tflite"):  # the names of the other files depend on it
+        raise ValueError(f"{path!r} must end in .tflite, e.g. {path}.tflite")
     origin = provenance.origin_of(path, model=model, command=command)
     record = {**conversion.as_dict(), "origin": origin}
     card = make_conversion_card(conversion.tflite_model, path, record, model, class_names)
@@ -142,7 +145,7 @@ def save(
         files.update(render_files(card, default_path(path)))
     files[path] = conversion.tflite_model
     for each in files:
-        if not each.endswith(".tflite"):  # such a name is explicit enough
+        if each != path:  # whose name is explicit enough
             own_files.check_replaceable(each)
     atomic_write.write_files(files)
     return list(files)

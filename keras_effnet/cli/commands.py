@@ -96,6 +96,6 @@ def run(argv: Sequence[str]) -> int:
         return COMMANDS[options.command][2](options) or 0
     except BrokenPipeError:
         raise  # nobody reads the output
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"effnet: {error}", file=sys.stderr)
         return 2

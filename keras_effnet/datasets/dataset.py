@@ -91,7 +91,12 @@ def check_path(data: str) -> None:
 
     >>> check_path("gs://bucket/photos")
     """
-    if data.startswith(tfds.PREFIX) or "://" in data:
+    if data.startswith(tfds.PREFIX):
+        tfds.check_name(data)
+        return
+    if data.lower().startswith(("http://", "https://")):
+        raise ValueError(f"data {data!r} is a URL, which is not downloaded: give {ACCEPTED}")
+    if "://" in data:
         return
     if not os.path.exists(data):
         raise ValueError(f"data {data!r} does not exist: give {ACCEPTED}")

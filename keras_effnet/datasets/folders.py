@@ -19,7 +19,7 @@ from keras_effnet.image_decoding import IMAGE_ENDINGS, readable_formats, unreada
 # Left behind by archives and operating systems, beside all names that start with a dot.
 _LEFTOVERS = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"),
-    *("system volume information", "lost+found", "__pycache__"),
+    *("system volume information", "lost+found", "__pycache__", "#recycle", "@recycle"),
 }
 _DOCUMENTS = (
     *(".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".html", ".yaml", ".yml", ".pdf", ".log"),

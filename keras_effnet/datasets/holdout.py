@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_effnet.datasets.splits import some
+
 FEW = 10  # training images of a class
+_NAMED = 4  # classes in a message
 
 
 def check_holdout(holdout: float) -> None:
@@ -74,7 +77,7 @@ def check_every_class(name: str, labels: np.ndarray, classes: Sequence[str]) -> 
     if not empty:
         return
     present = [classes[label] for label in sorted(present)]
-    problem = f"{name}: no image has the class {_some(empty)}, only {_some(present)}"
+    problem = f"{name}: no image has the class {some(empty, _NAMED)}, only {some(present, _NAMED)}"
     if not all(c.isdecimal() for c in classes):
         raise ValueError(f"{problem}. Remove the class, or add images of it")
     advice = "subtract 1" if empty == ["0"] else "number them without gaps"
@@ -83,7 +86,3 @@ def check_every_class(name: str, labels: np.ndarray, classes: Sequence[str]) -> 
         f"{problem}. Labels that are numbers are class numbers, from 0 without gaps; these look "
         f"like {origin}: {advice}, or give names instead"
     )
-
-
-def _some(names):
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")

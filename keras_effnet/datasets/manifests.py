@@ -26,11 +26,13 @@ from keras_effnet.datasets.labeled_images import (
     numbered_classes,
     pad_labels,
 )
-from keras_effnet.datasets.splits import ALL, TEST, VALIDATION, split_of
+from keras_effnet.datasets.splits import ALL, TEST, TRAINING, VALIDATION, some, split_of
 from keras_effnet.image_decoding import IMAGE_ENDINGS
 
 CSV_ENDINGS, JSON_ENDINGS, LINES_ENDINGS = (".csv", ".tsv"), (".json",), (".jsonl", ".ndjson")
 ENDINGS = CSV_ENDINGS + JSON_ENDINGS + LINES_ENDINGS
+# As fastai names it: true for validation images, false for training images.
+_IS_VALIDATION = ("is_valid", "is_val", "is_validation")
 # Names of the columns or keys; the first of a line is used if there are several of it.
 COLUMNS = {
     "image": (
@@ -44,9 +46,11 @@ COLUMNS = {
         "filepath",
     ),
     "label": ("label", "labels", "class", "class_name", "category", "target"),
-    "split": ("split", "set", "subset", "partition"),
+    "split": ("split", "set", "subset", "partition", *_IS_VALIDATION),
 }
 _COLUMNS = "`image` (a path), `label` and optionally `split`"
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_UNNAMED = re.compile(r"(?:unnamed: \d+)?")  # columns of row numbers, as pandas writes them
 _NUMBER = re.compile(r"(\d+)(?:\.0+)?")  # pandas and Excel write class numbers as 3.0, too
 
 
@@ -73,6 +77,7 @@ class ManifestDataset:
     classes: tuple[str, ...]
     splits: tuple[str, ...]  # those of its rows; only ALL without a split column
     files: FileSystem = LOCAL
+    notes: tuple[str, ...] = ()  # what of the manifest is not used
 
     def open(self, *splits: str) -> list[LabeledImages]:
         """The images of splits; ``ValueError`` for files that do not exist."""
@@ -95,6 +100,7 @@ class ManifestDataset:
                     tuple(probe_files(some, self.files)),
                 ),
                 pad_labels([row.labels for row in rows], most),
+                self.notes,
             )
             for split, rows, some in zip(splits, chosen, paths)
         ]
@@ -128,16 +134,21 @@ class ManifestDataset:
 
 def open_manifest(path: str, files: FileSystem = LOCAL) -> ManifestDataset:
     """The :class:`ManifestDataset` of a file; ``ValueError`` as :func:`read_manifest` raises."""
-    rows, classes, has_split = read_manifest(path, files)
+    rows, classes, has_split, unused = read_manifest(path, files)
     splits = tuple(dict.fromkeys(row.split for row in rows)) if has_split else (ALL,)
-    return ManifestDataset(path, tuple(rows), tuple(classes), splits, files)
+    notes = (f"columns that are not used: {some(unused)}",) if unused else ()
+    return ManifestDataset(path, tuple(rows), tuple(classes), splits, files, notes)
 
 
-def read_manifest(path: str, files: FileSystem = LOCAL) -> tuple[list[Row], list[str], bool]:
-    """(rows, classes, whether it has splits) of a manifest, in which every image is unique.
+def read_manifest(
+    path: str, files: FileSystem = LOCAL
+) -> tuple[list[Row], list[str], bool, list[str]]:
+    """(rows, classes, whether it has splits, names of the columns that are not used) of a manifest,
+    in which every image is unique.
 
     A row has an ``image`` (its path, relative to the manifest), a ``label`` and optionally a
-    ``split`` (any usual name of train, validation and test); ``COLUMNS`` has other names for them.
+    ``split`` (any usual name of train, validation and test), or ``is_valid`` (true or false);
+    ``COLUMNS`` has other names for them.
     The columns of CSV files are separated by commas, semicolons or tabs, several labels of an image
     by ``|``; in JSON they are a list. Labels are names, or class numbers from 0. The encoding is
     UTF-8 or UTF-16. Raises ``ValueError`` that names the bad row.
@@ -145,7 +156,7 @@ def read_manifest(path: str, files: FileSystem = LOCAL) -> tuple[list[Row], list
     text = _decode_text(path, files.read(path))
     is_csv = path.lower().endswith(CSV_ENDINGS)
     try:
-        table = _read_csv(path, text) if is_csv else _read_json(path, text)
+        table, unused = _read_csv(path, text) if is_csv else _read_json(path, text)
     except csv.Error as error:
         raise ValueError(
             f"{path} is not valid CSV ({error}): is a double quote missing, or one too many?"
@@ -163,7 +174,8 @@ def read_manifest(path: str, files: FileSystem = LOCAL) -> tuple[list[Row], list
         for image, labels, split, where in table
     ]
     _check_splits(path, rows, has_split)
-    return rows, classes, has_split
+    unused = [name for name in unused if not _UNNAMED.fullmatch(name)]
+    return rows, classes, has_split, unused
 
 
 def _decode_text(path, content):
@@ -210,8 +222,10 @@ def _read_csv(path, text):
             continue
         cells = {column: row[name] for column, name in columns.items()}
         labels = (cells["label"] or "").split("|")
-        rows.append(_checked_row(where, cells["image"], labels, cells.get("split")))
-    return _with_numbers(path, rows)
+        split = _split_text(columns.get("split"), cells.get("split"), where)
+        rows.append(_checked_row(where, cells["image"], labels, split))
+    unused = [name for name in table.fieldnames if name not in columns.values()]
+    return _with_numbers(path, rows), unused
 
 
 def _with_numbers(path, rows):
@@ -256,7 +270,7 @@ def _read_json(path, text):
         raise ValueError(f"{path} is not valid JSON: {error}{more}") from error
     if not isinstance(table, list):
         raise ValueError(f"{path} must be a JSON list of objects with {_COLUMNS}")
-    rows = []
+    rows, names, used = [], {}, set()
     for number, row in enumerate(table):
         where = f"{path} {'line' if is_lines else 'object'} {number + is_lines}"
         row = {key.strip().lower(): v for key, v in row.items()} if isinstance(row, dict) else {}
@@ -264,10 +278,23 @@ def _read_json(path, text):
         missing = [c for c in ("image", "label") if c not in columns]
         if missing:
             raise ValueError(f"{where} lacks {' and '.join(missing)}: it needs {_COLUMNS}")
+        names.update(row)
+        used.update(columns.values())
         image, label, split = (row.get(columns.get(c)) for c in ("image", "label", "split"))
         labels = label if isinstance(label, list) else [label]
+        split = _split_text(columns.get("split"), split, where)
         rows.append(_checked_row(where, image, labels, split))
-    return rows
+    return rows, [name for name in names if name not in used]
+
+
+def _split_text(column, value, where):
+    """The name of a split, of the value of its column."""
+    if column not in _IS_VALIDATION or value is None or value == "":
+        return value
+    is_validation = _TRUTH.get(str(value).strip().lower())
+    if is_validation is None:
+        raise ValueError(f"{where} has {column} {value!r}; accepted: true, false")
+    return VALIDATION if is_validation else TRAINING
 
 
 def _checked_row(where, image, labels, split):

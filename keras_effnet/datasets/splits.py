@@ -141,6 +141,12 @@ def find_splits(
     return splits, tuple(notes)
 
 
-def some(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more it has."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
+def some(names: Sequence, most: int = 3) -> str:
+    """The first names of a list, and how many more it has.
+
+    >>> some(["cat", "dog", "owl"], 2)
+    'cat, dog and 1 other'
+    """
+    more = len(names) - most
+    others = f" and {more:,} other{'s' if more > 1 else ''}" if more > 0 else ""
+    return ", ".join(map(str, names[:most])) + others

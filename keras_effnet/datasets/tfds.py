@@ -4,6 +4,7 @@ tensorflow_datasets.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,14 @@ class TfdsDataset:
         return LabeledImages(name, self.class_names, storage, labels)
 
 
+def check_name(name: str) -> None:
+    """Raises ``ValueError`` for ``tfds:`` without a name, and without tensorflow_datasets."""
+    if not name[len(PREFIX) :].strip("/"):
+        raise ValueError(f"data {name!r} names no data set: give e.g. tfds:cifar10")
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise ValueError(f"{name!r} needs tensorflow_datasets: pip install tensorflow-datasets")
+
+
 def open_tfds(name: str, scan: Callable | None = None) -> TfdsDataset:
     """The :class:`TfdsDataset` of ``tfds:NAME[/CONFIG][/SPLIT]``.
 
@@ -65,12 +74,11 @@ def open_tfds(name: str, scan: Callable | None = None) -> TfdsDataset:
     every image before the last one that is needed. Raises ``ValueError`` for an unknown name, a
     data set that is not of 8-bit images with one class each, or a format other than TFRecord.
     """
+    check_name(name)
     try:
         import tensorflow_datasets as datasets  # here: it is large and rarely needed
     except ImportError as error:
-        raise ValueError(
-            f"{name!r} needs tensorflow_datasets: pip install tensorflow-datasets"
-        ) from error
+        raise ValueError(f"{name!r} needs tensorflow_datasets, and: {error}") from error
     builder, split = _find_builder(datasets, name[len(PREFIX) :])
     keys, features = builder.info.supervised_keys, builder.info.features
     if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -64,7 +65,7 @@ def open_training_data(
     notes = []
     if TEST in dataset.splits and TEST not in names:
         notes.append(f"kept for the end of the run: the test images of {data}")
-    notes.append(_same_but_case(training.classes))
+    notes.append(_almost_same(training.classes))
     notes.append(small_classes(training.labels, evaluation.labels, training.classes))
     if on_duplicates != "ignore":
         notes += _describe_duplicates(training, evaluation, on_duplicates)
@@ -72,15 +73,15 @@ def open_training_data(
     return replace(training, notes=(*notes, *training.notes)), evaluation
 
 
-def _same_but_case(classes):
-    """A note about class names that are equal but for upper and lower case; "" without."""
+def _almost_same(classes):
+    """A note about class names that differ in upper and lower case, spaces, _ or - only."""
     spellings = collections.defaultdict(list)
     for name in classes:
-        spellings[name.casefold()].append(name)
-    same = [" = ".join(names) for names in spellings.values() if len(names) > 1]
+        spellings[re.sub(r"[\s_-]", "", name.casefold()) or name].append(name)
+    same = [" = ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
     if not same:
         return ""
-    return f"several classes have the same name but for upper and lower case: {some(same)}"
+    return f"classes whose names differ in case, spaces, _ or - only: {some(same)}"
 
 
 def _used_splits(data, dataset):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keras_effnet.datasets.splits import some
 from keras_effnet.labels import imagenet_classes, label_map
 from keras_effnet.suggestions import did_you_mean
 
-_NAMED = 5  # names in a message
+_some = functools.partial(some, most=5)  # names in a message
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
@@ -171,8 +173,3 @@ def _check(data_classes, candidates, known):
                 f"the data's classes {' and '.join(map(repr, same))} are both the model's class "
                 f"{known[output]!r}: merge them"
             )
-
-
-def _some(names):
-    more = len(names) - _NAMED
-    return ", ".join(map(str, names[:_NAMED])) + (f" and {more:,} others" if more > 0 else "")

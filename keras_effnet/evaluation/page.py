@@ -285,7 +285,7 @@ def _unreadable(messages):
 
 def _facts(facts):
     rows = [[html.text(k), f"<code>{html.text(v)}</code>"] for k, v in facts.items() if v]
-    return html.section("Origin", "How this page came about.", html.table(["", ""], rows))
+    return html.section("Origin", "Where this report comes from.", html.table(["", ""], rows))
 
 
 def _percent(value):

@@ -74,7 +74,7 @@ def attach(
 
     Raises:
         ValueError: not a complete .tflite, not an image classifier, an input type that mobile
-            libraries reject, or labels that are not one distinct name for each score.
+            libraries reject, or labels that are not one name for each score.
 
     >>> read(attach(content, labels=["cat", "dog"])).labels  # doctest: +SKIP
     ('cat', 'dog')

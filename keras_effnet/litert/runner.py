@@ -174,7 +174,7 @@ def tensor_shapes(tflite_model: bytes) -> dict[int, tuple[int, ...]]:
 def scores(tflite_model: bytes, images: np.ndarray, *, interpreter=None) -> np.ndarray:
     """The first output, (images, classes) float32, dequantized if it is quantized.
 
-    The images are cast to the data type of the input. Use ``evaluation.classifier.scores`` for a
+    The images are cast to the data type of the input. Use ``classifier.scores`` for a
     model that expects normalized or quantized inputs.
 
     Args:

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 
 MISSING = (
-    "tflite needs ai-edge-litert and ai-edge-quantizer, but this Python cannot import them ({}). "
+    ".tflite files need ai-edge-litert and ai-edge-quantizer, which cannot be imported ({}). "
     'Install them: pip install "keras_effnet[tflite]"'
 )
 

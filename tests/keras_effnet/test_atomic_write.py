@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +51,33 @@ def test_replacing_leaves_the_old_file_after_an_error(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["plot.png"]
+
+
+_KILLED = """
+import os, sys
+from keras_effnet import atomic_write
+writing = [atomic_write.replacing(path) for path in sys.argv[1:]]
+for file in writing:
+    file.__enter__()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_only_leftovers_of_the_named_files_are_removed(tmp_path):
+    (tmp_path / "a.keras").write_text("kept")
+    (tmp_path / ".partial-00000001").mkdir()
+    paths = [str(tmp_path / name) for name in ("a.keras", "b.keras", "run[1]")]
+    subprocess.run([sys.executable, "-c", _KILLED, *paths], check=False)
+    before = set(os.listdir(tmp_path))
+    assert len(before) == 5
+    atomic_write.remove_leftovers(tmp_path, ["c.keras", "a", "a.json"])
+    assert set(os.listdir(tmp_path)) == before
+    atomic_write.remove_leftovers(tmp_path, ["a.keras", "run[1]"])
+    (leftover,) = set(os.listdir(tmp_path)) - {"a.keras", ".partial-00000001"}
+    assert leftover.endswith(".keras")
+    atomic_write.remove_leftovers(tmp_path / "none", ["b.keras"])
+    atomic_write.remove_leftovers(tmp_path, ["b.keras"])
+    assert set(os.listdir(tmp_path)) == {"a.keras", ".partial-00000001"}
 
 
 def test_an_output_that_is_an_input_is_an_error(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def test_wrong_batches_are_found(mine, pixels, change, check, message):
 
 def test_raw_pixels_for_a_model_without_normalization(tiny, keras, pixels):
     bare = create_model(tiny, classes=5, include_preprocessing=False)
-    assert _checks(check_model(bare, pixels)) == ["not-normalised"]
+    assert _checks(check_model(bare, pixels)) == ["not-normalized"]
     assert check_model(bare, pixels / 127.5 - 1) == []
 
 
@@ -59,9 +59,9 @@ def test_a_second_normalization_is_found(tiny, keras):
     scaled = keras.layers.Rescaling(1 / 255)(inputs)
     twice = create_model(tiny, classes=5, input_tensor=scaled)
     (finding,) = check_model(twice)
-    assert finding.check == "normalised-twice"
+    assert finding.check == "normalized-twice"
     nested = keras.Model(inputs, create_model(tiny, classes=5)(scaled))
-    assert _checks(check_model(nested)) == ["normalised-twice"]
+    assert _checks(check_model(nested)) == ["normalized-twice"]
 
 
 def test_training_batch_norms_after_frozen_convolutions(mine):
@@ -86,14 +86,14 @@ def test_a_second_normalization_deep_in_a_model_is_found(tiny, keras):
     outer = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 127.5, -1)])
     outer.add(middle)
     (finding,) = check_model(outer)
-    assert finding.check == "normalised-twice"
+    assert finding.check == "normalized-twice"
     unbuilt = keras.Sequential([keras.layers.Rescaling(1 / 255), create_model(tiny, classes=5)])
-    assert _checks(check_model(unbuilt)) == ["normalised-twice"]
+    assert _checks(check_model(unbuilt)) == ["normalized-twice"]
     one, other = keras.Input((32, 32, 3)), keras.Input((32, 32, 3))
     bodies = [create_model(tiny, include_top=False, pooling="avg", name=n) for n in "ab"]
     wrong = keras.layers.Rescaling(1 / 255)(other)
     joined = keras.layers.concatenate([bodies[0](one), bodies[1](wrong)])
-    assert _checks(check_model(keras.Model([one, other], joined))) == ["normalised-twice"]
+    assert _checks(check_model(keras.Model([one, other], joined))) == ["normalized-twice"]
 
 
 def test_the_batches_of_all_inputs_are_checked(tiny, keras, pixels):
@@ -239,7 +239,7 @@ def test_a_batch_size_that_differs_from_the_evaluation_size(keras, pixels):
 def test_every_usual_form_of_a_second_normalization_is_found(keras, tiny, pixels, scale):
     inputs = keras.Input((32, 32, 3))
     twice = keras.Model(inputs, create_model(tiny, classes=5)(scale(keras, inputs)))
-    assert _checks(check_model(twice, pixels)) == ["normalised-twice"]
+    assert _checks(check_model(twice, pixels)) == ["normalized-twice"]
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,10 @@ def test_unknown_levels_are_errors(keras, small, arguments, message):
         features(dataclasses.replace(small, name=small.name[:8]), **arguments)
 
 
+def test_a_level_may_be_an_integer_of_numpy(keras, small):
+    assert features(small, np.int64(3)).output_shape == features(small, 3).output_shape
+
+
 def test_models_without_one_efficientnet_are_errors(keras, tiny):
     with pytest.raises(ValueError, match=r"Unknown model 'efficientnet-b9'. Did you mean"):
         features("efficientnet-b9")

@@ -208,13 +208,17 @@ def test_the_unfreeze_schedule_ends_with_epochs_or_groups():
         (lambda m: freeze(m, batch_norm="freeze"), "Unknown batch_norm 'freeze'. Did you mean"),
         (lambda m: unfreeze(m, batch_norm=None), "Unknown batch_norm None"),
         (lambda m: layer_rates(m, 0), "rate 0 is not a learning rate"),
+        (lambda m: layer_rates(m, "1e-3"), "rate '1e-3' is not a learning rate"),
         (lambda m: layer_rates(m, 1e-3, decay=0), "decay 0 is out of range"),
+        (lambda m: layer_rates(m, 1e-3, decay=None), "decay None is out of range"),
         (lambda m: unfreeze_schedule(layer_groups(m), 0), "epochs 0 is invalid"),
+        (lambda m: unfreeze_schedule(layer_groups(m), 10.0), "epochs 10.0 is invalid"),
         (lambda m: unfreeze_schedule(layer_groups(m), 5, epochs_each=1.5), "epochs_each 1.5"),
         (lambda m: unfreeze_schedule([], 5), "no groups"),
         (lambda m: with_new_head(m, 0), "classes 0 is not a number of classes"),
         (lambda m: with_new_head(m, True), "classes True"),
-        (lambda m: with_new_head(m, 3, dropout_rate=1), "dropout_rate 1 is out of range"),
+        (lambda m: with_new_head(m, 3, dropout_rate=1), "dropout_rate 1 is not a probability"),
+        (lambda m: with_new_head(m, 3, dropout_rate="0"), "dropout_rate '0' is not a probability"),
     ],
 )
 def test_invalid_arguments_raise_and_change_nothing(keras, tiny, change, message):

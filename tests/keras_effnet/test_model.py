@@ -86,9 +86,9 @@ def test_a_model_without_preprocessing_takes_normalized_pixels(keras, small, ima
     tame(whole)
     bare.set_weights(whole.get_weights())
     x = images(64)
-    normalised = (x - np.array(small.normalization.mean)) / np.array(small.normalization.std)
+    normalized = (x - np.array(small.normalization.mean)) / np.array(small.normalization.std)
     np.testing.assert_allclose(
-        _numbers(bare(normalised.astype("float32"))), _numbers(whole(x)), atol=1e-5
+        _numbers(bare(normalized.astype("float32"))), _numbers(whole(x)), atol=1e-5
     )
 
 
@@ -152,6 +152,17 @@ def test_the_classifier_is_float32_under_mixed_precision(keras, tiny, images, ta
     assert mixed.get_layer("normalization").compute_dtype == "float32"
     np.testing.assert_allclose(_numbers(output), _numbers(full(x)), atol=0.05)
     assert np.ptp(_numbers(output)) > 0
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_pixels_are_not_rounded_under_mixed_precision(keras, tiny, policy):
+    keras.mixed_precision.set_global_policy(policy)
+    model = create_model(tiny, classes=3)
+    constants = plan(tiny).normalization
+    pixels = np.full((1, 32, 32, 3), 200.3, np.float32)  # as a resize or a mixup gives them
+    normalized = keras.Model(model.inputs[0], model.get_layer("normalization").output)
+    expected = (pixels[0, 0, 0] - constants.mean) / constants.std
+    np.testing.assert_allclose(_numbers(normalized(pixels))[0, 0, 0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["backbone", "My-Net.v2", "b", "resnet50"])

@@ -32,6 +32,16 @@ def test_an_unknown_model_names_the_nearest(typo, nearest):
     assert "efficientnetv2-xl" in str(error.value)  # the message names all variants
 
 
+def test_the_path_of_a_missing_file_is_no_unknown_name(tmp_path):
+    for ending in (".keras", ".h5", ".tflite"):
+        path = tmp_path / f"model{ending}"
+        with pytest.raises(ValueError, match=f"is not there: no such {ending} file$"):
+            find_variant(path)
+        path.touch()  # this function does not read it
+        with pytest.raises(ValueError, match="Unknown model"):
+            find_variant(str(path))
+
+
 def test_a_dissimilar_name_gets_no_suggestion():
     assert "Did you mean" not in unknown_name("model", "resnet50", VARIANTS)
 

@@ -68,7 +68,7 @@ def test_copies_of_every_kind_give_the_models_outputs(keras, wrapped, images, ne
 
 @pytest.mark.tensorflow_only("tpu_train and tflite run on TensorFlow")
 def test_training_and_ema_clones_and_exports_give_the_models_outputs(keras, wrapped, images):
-    from tflite.export import _in_float32
+    from tflite.keras_models.float32_copy import in_float32
     from tpu_train.training.distributed_layers import training_clone
 
     model = wrapped(nested=False)
@@ -82,7 +82,7 @@ def test_training_and_ema_clones_and_exports_give_the_models_outputs(keras, wrap
     half = keras.layers.Dense(2, dtype="mixed_bfloat16")
     mixed = keras.Sequential([keras.Input((32, 32, 3)), model.layers[0], pool, half])
     want = _outputs(mixed, 2 * images(32)).astype("float32")
-    have = _outputs(_in_float32(mixed, keras), 2 * images(32))
+    have = _outputs(in_float32(mixed), 2 * images(32))
     np.testing.assert_allclose(have, want, atol=0.05)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tflite
+from keras_effnet.model_card.markdown import MARK
 from tflite.quantization.mixed_precision import Budget, Float32Region
 from tflite.quantization.step_selection import QuantizationStep
 from tflite.result import shown_images
@@ -46,6 +47,15 @@ def test_save_returns_the_files_that_it_wrote(float32, tmp_path):
     assert (tmp_path / "m.tflite").read_bytes() == float32.tflite_model
     assert json.loads((tmp_path / "m.tflite.json").read_text())["preset"] == "float32"
     assert (tmp_path / "m.tflite.labels.txt").read_text().splitlines() == names
+
+
+def test_another_ending_is_refused_and_the_card_of_the_folder_kept(float32, tmp_path):
+    card = tmp_path / "model_card.md"
+    card.write_text(MARK)
+    with pytest.raises(ValueError, match=r"m\.lite' must end in \.tflite"):
+        tflite.save(float32, tmp_path / "m.lite")
+    assert os.listdir(tmp_path) == ["model_card.md"]
+    assert card.read_text() == MARK
 
 
 def test_comparison_is_saved_as_html_and_json(float_content, images, compare_once, tmp_path):

@@ -209,7 +209,8 @@ def _converted(options, model, log):
     path = options.float
     custom_objects = import_custom_objects(options.module)
     log(f"Converting {path} to a float32 .tflite")
-    from tflite.export import export_float32, load_keras  # import TensorFlow
+    from tflite.export import export_float32
+    from tflite.keras_models.files import load_keras
 
     keras_model = load_keras(path, custom_objects)
     try:

@@ -280,7 +280,9 @@ def _load_model(path, custom_objects):
     """The bytes of a .tflite, a Keras model or a SavedModel."""
     if path.endswith(".tflite"):
         return read_tflite("model", path, ".keras, .h5 or .tflite")
-    from tflite.export import load_keras  # imports TensorFlow: only after all other checks
+    from tflite.keras_models.files import (
+        load_keras,
+    )  # imports TensorFlow: only after all other checks
 
     return load_keras(path, custom_objects)
 

@@ -11,6 +11,7 @@ from keras_effnet.litert import classifier, ops
 from tflite.evaluation import delegates, sqnr
 from tflite.evaluation.accuracy import NAMES, RUNS, EvaluationImages, EvaluationReport, evaluate
 from tflite.evaluation.user_metric import UserMetric
+from tflite.images.loader import spread
 
 SQNR_IMAGES = 32
 
@@ -77,7 +78,7 @@ def compare(
     report = evaluate(reference, candidate, images, names=names, runs=runs, metric=metric)
     models = [classifier.open_classifier(content) for content in (reference, candidate)]
     signal = models[0] if sqnr_reference is None else classifier.open_classifier(sqnr_reference)
-    few = np.asarray(images.images)[_spread(report.images, SQNR_IMAGES)]
+    few = np.asarray(images.images)[spread(report.images, SQNR_IMAGES)]
     return Comparison(
         report=report,
         blocks=sqnr.sqnr_by_block(signal, models[1], few),
@@ -89,8 +90,3 @@ def compare(
         ),
         image_sizes=tuple((model.height, model.width) for model in models),
     )
-
-
-def _spread(count, limit):
-    """At most `limit` of `count` indices, evenly spread."""
-    return np.arange(min(limit, count)) * count // min(limit, count)

@@ -7,7 +7,7 @@ import numpy as np
 from keras_effnet.diagnostics import check_model
 from keras_effnet.evaluation.intervals import wilson
 
-_PIXEL_CHECKS = ("normalised-twice", "scaled-twice", "not-normalised", "range")
+_PIXEL_CHECKS = ("normalized-twice", "scaled-twice", "not-normalized", "range")
 
 LOGITS = (
     "the network ends in logits, not in probabilities: apps show them as they are, e.g. 4.12. "

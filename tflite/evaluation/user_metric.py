@@ -13,14 +13,14 @@ It must work on any 16 images or more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from keras_effnet.evaluation.intervals import mean_interval
+
 CHECK_IMAGES = 16  # that a metric is tried on before anything slow
-_Z = 1.959964  # of a 95 % confidence interval
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,11 @@ def metric_loss(
     if candidate is None:
         return MetricLoss(metric.name, metric.lower_is_better, mean, None, None, None)
     losses = metric.losses(reference, candidate)
-    interval = None
-    if len(losses) > 1:
-        half = _Z * float(losses.std(ddof=1)) / math.sqrt(len(losses))
-        interval = (float(losses.mean()) - half, float(losses.mean()) + half)
     return MetricLoss(
         name=metric.name,
         lower_is_better=metric.lower_is_better,
         reference=mean,
         candidate=float(candidate.mean()),
         loss=float(losses.mean()),
-        confidence_interval=interval,
+        confidence_interval=mean_interval(losses) if len(losses) > 1 else None,
     )

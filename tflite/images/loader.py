@@ -27,7 +27,8 @@ from keras_effnet.datasets.labeled_images import ImageRecords, LabeledImages
 from keras_effnet.datasets.splits import ALL, TRAINING, evaluation_split
 from keras_effnet.evaluation.class_matching import match_classes
 from keras_effnet.image_decoding import IMAGE_ENDINGS
-from keras_effnet.image_preprocessing import preprocess, resize
+from keras_effnet.image_preprocessing import Preprocessing
+from keras_effnet.model_input import ImageInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +158,10 @@ def load_images(
             that do not fit; shards that are missing, truncated or have other keys; too many corrupt
             images.
     """
-    height, width = image_size[:2]
-    is_grey = tuple(image_size[2:]) == (1,)
-
-    def prepare(image):
-        image = _prepared(image, height, width, preprocessing)
-        return _grey(image) if is_grey else image
-
+    height, width, channels = (*image_size, 3)[:3]
+    stated = preprocessing or Preprocessing(height, None, "bilinear")
+    stated = replace(stated, image_size=height)
+    prepare = ImageInput(stated, height, width, channels, channels_first=False).prepare
     if limit is not None and limit < 1:
         raise ValueError(f"the limit must be at least 1 image, got {limit}")
     if isinstance(source, (str, os.PathLike)):
@@ -238,7 +236,7 @@ def _from_labeled(images, prepare, class_names, limit, max_corrupt):
     names, outputs = images.classes, None
     if names is not None and class_names is not None:
         outputs = match_names(images, class_names)  # errors before all images are decoded
-    chosen = images.take(_spread(len(images), limit))
+    chosen = images.take(spread(len(images), limit))
     pixels, kept, skipped, reasons = [], [], [], []
     for i in range(len(chosen)):
         labels = chosen.labels_of(i)  # not skipped: a record without a label is no damaged image
@@ -282,20 +280,7 @@ def _short_name(images, i):
     return name[len(folder) :] if name.startswith(folder) else name
 
 
-def _prepared(image, height, width, input_spec):
-    """uint8 (height, width, 3), preprocessed as the weights need it, or else stretched."""
-    if input_spec is None or height != width:
-        return resize(image, height, width)
-    return preprocess(image, replace(input_spec, image_size=height))
-
-
-def _grey(image):
-    """uint8 (height, width, 1) by ITU-R 601, as Pillow's and TensorFlow's; grey stays as it is."""
-    weighted = image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-    return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
-
-
-def _spread(count, limit):
+def spread(count, limit):
     """At most `limit` of `count` indices, evenly spread."""
     if limit is None or count <= limit:
         return np.arange(count)
@@ -334,7 +319,7 @@ def _from_arrays(arrays, prepare, limit, any_labels):
             f"{name}: values are between {low:g} and {high:g}, so they seem to be scaled to "
             "[0, 1]; give pixels in [0, 255], the model scales them itself"
         )
-    chosen = _spread(len(images), limit)
+    chosen = spread(len(images), limit)
     pixels = np.rint(images[chosen]).astype(np.uint8)
     if pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)

@@ -121,9 +121,8 @@ def _head(comparison, record, origin):
     if "preset" in record:
         preset = f"Preset <code>{html.text(record['preset'])}</code>. "
     sizes = " and ".join(f"{h} x {w}" for h, w in dict.fromkeys(comparison.image_sizes))
-    speedup, ratio = 1 / r.latency_ratio, r.size_ratio
-    pace = f"{speedup:.1f} times as fast" if speedup >= 1 else f"{1 / speedup:.1f} times slower"
-    size = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+    pace = _times(1 / r.latency_ratio, "as fast", "slower")
+    size = _times(r.size_ratio, "smaller", "larger")
     if r.agreement is None:
         correlations = [o.correlation for o in r.outputs if o.correlation is not None]
         lowest = f"{min(correlations):.4f}" if correlations else "unknown (constant outputs)"
@@ -176,7 +175,10 @@ def _headlines(r):
         html.card(
             "Size",
             f"{r.candidate.size / 1e6:.2f} MB",
-            (f"{r.size_ratio:.2f} times smaller", f"than {r.reference.size / 1e6:.2f} MB"),
+            (
+                _times(r.size_ratio, "smaller", "larger", digits=2),
+                f"than {r.reference.size / 1e6:.2f} MB",
+            ),
             "Added to the download size of an app.",
         ),
         html.card(
@@ -290,6 +292,12 @@ def _heading(origin, candidate, reference):
         date and html.text(f"{date} UTC"),
     ]
     return f"<h1>{html.text(name)}</h1>\n<p>{', '.join(filter(None, cells))}</p>\n"
+
+
+def _times(ratio, above, below, digits=1):
+    """A ratio in words: 2 is "2.0 times" `above`, 0.5 is "2.0 times" `below`."""
+    factor, word = (ratio, above) if ratio >= 1 else (1 / ratio, below)
+    return f"{factor:.{digits}f} times {word}"
 
 
 def _interval(ends):

@@ -54,4 +54,4 @@ def section(origin) -> str:
     rows = [[name, f"<code>{html.text(value)}</code>"] for name, value in cells if value]
     if not rows:
         return ""
-    return html.section("Origin", "How this page came about.", html.table(["", ""], rows))
+    return html.section("Origin", "Where this report comes from.", html.table(["", ""], rows))

@@ -9,6 +9,7 @@ import uuid
 
 import tensorflow as tf
 
+from keras_effnet.atomic_write import remove_leftovers
 from keras_effnet.evaluation.output_files import ENDINGS
 from keras_effnet.model_card.output_files import RUN_CARD, card_paths
 from tpu_train.remote_files import is_remote
@@ -22,8 +23,8 @@ FILES = (
 CHECKPOINTS = "checkpoints"
 
 
-def check(path: str, *, overwrite: bool) -> None:
-    """Creates `path`; ``ValueError`` if it is not writable or contains a finished run."""
+def create(path: str) -> None:
+    """Creates `path`; ``ValueError`` if it is not writable."""
     files = tf.io.gfile
     probe = os.path.join(path, f".writable-{uuid.uuid4()}")  # several workers check concurrently
     try:
@@ -36,9 +37,14 @@ def check(path: str, *, overwrite: bool) -> None:
     except (OSError, tf.errors.OpError) as error:
         why = getattr(error, "strerror", None) or getattr(error, "message", error)
         raise ValueError(f"workdir {path!r} is not writable: {why}") from error
+
+
+def check_not_finished(path: str) -> None:
+    """Raises ``ValueError`` for a folder with the files of a run that cannot be resumed."""
+    files = tf.io.gfile
     existing = [name for name in FILES if files.exists(os.path.join(path, name))]
     resumable = files.isdir(os.path.join(path, CHECKPOINTS))
-    if existing and not overwrite and not resumable:
+    if existing and not resumable:
         raise ValueError(
             f"workdir {path!r} already contains a run ({', '.join(existing)}): choose another one, "
             "or give --overwrite to replace it"
@@ -69,6 +75,8 @@ class Workdir:
         Then makes the folder of checkpoints, which marks a run that can be resumed, before any
         other file of it.
         """
+        if not is_remote(self.path):
+            remove_leftovers(self.path, FILES)
         if not resume:
             for name in FILES:
                 _remove(os.path.join(self.path, name))

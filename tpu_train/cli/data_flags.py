@@ -1,11 +1,14 @@
 """Flags that select the images of a command."""
 
+import os
 import sys
 
 from absl import flags
 
-from keras_effnet.datasets.dataset import check_path
+from keras_effnet.datasets.dataset import ACCEPTED, check_path
 from keras_effnet.datasets.holdout import check_holdout
+from keras_effnet.datasets.manifests import ENDINGS as MANIFEST_ENDINGS
+from keras_effnet.datasets.manifests import read_manifest
 from keras_effnet.datasets.training_data import ON_DUPLICATES
 
 
@@ -43,6 +46,10 @@ def check(values, command):
         raise ValueError(f"--data is missing; see {command} --help")
     check_holdout(values.holdout)
     check_path(values.data)
+    if os.path.isdir(values.data) and not os.listdir(values.data):
+        raise ValueError(f"data {values.data!r} is an empty folder: give {ACCEPTED}")
+    if values.data.lower().endswith(MANIFEST_ENDINGS) and os.path.isfile(values.data):
+        read_manifest(values.data)
 
 
 def print_notes(*sources):

@@ -12,6 +12,13 @@ from tpu_train.recipes.schema import Recipe
 from tpu_train.recipes.table import RECIPES
 
 NOT_FLAGS = ("name", "source")  # fields of a recipe
+_FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+# --dropout=0.1 sets dropout_first and dropout_last; --image_size also the size of the evaluation.
+SHORTHANDS = {
+    stem: [name for name in _FIELDS if name in (f"{stem}_first", f"{stem}_last", f"{stem}_eval")]
+    for stem in (name.removesuffix("_first") for name in _FIELDS if name.endswith("_first"))
+    if f"{stem}_last" in _FIELDS
+}
 # title of a group -> (example, names of its flags)
 Groups = Mapping[str, tuple[str, Sequence[str]]]
 
@@ -36,7 +43,7 @@ def make_parser(
     Flags of a recipe have the value of the recipe that ``values.recipe`` names in their help.
     """
     parser = ArgumentParser(prog=command, description=introduction.rstrip())
-    fields = [f.name for f in dataclasses.fields(Recipe)] if "recipe" in values else []
+    fields = [*_FIELDS, *SHORTHANDS] if "recipe" in values else []
     grouped = {name for _, names in groups.values() for name in names}
     others = [n for n in values if n not in {*grouped, *fields, "h", "help"}]
     if others:
@@ -52,11 +59,15 @@ def make_parser(
 
 def _add_recipe(parser, values, command):
     recipe = RECIPES.get(values["recipe"].value, RECIPES["photos"])
-    for field in dataclasses.fields(Recipe):
+    stems = {names[0]: stem for stem, names in SHORTHANDS.items()}
+    for field in _FIELDS.values():
         if field.metadata["group"]:
             title = field.metadata["group"]
             example = f"{command} {_RECIPE_EXAMPLES[title]}"
             group = parser.add_group(f"recipe: {title}", example)
+        if field.name in stems:
+            flag = values[stems[field.name]]
+            _add(group, flag, flag.help)
         if field.name not in NOT_FLAGS:
             value = getattr(recipe, field.name)
             text = f"{value:g}" if isinstance(value, float) else str(value) or "empty"

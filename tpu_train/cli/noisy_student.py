@@ -21,6 +21,8 @@ from keras_effnet.model_cost import cost
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts, parse_duration
 from tpu_train.cli import command, data_flags, outputs, recipe_flags
 from tpu_train.cli.pseudo_label import define_selection, rule_of
+from tpu_train.device_names import LOCAL_DEVICES, check_device
+from tpu_train.folder_lock import check_unlocked
 from tpu_train.noisy_student.hosts import hosts_of_environment
 from tpu_train.recipes.schema import check, model_kind
 from tpu_train.training.model_source import check_source, check_teacher, variant_of
@@ -120,6 +122,7 @@ def _check(values):
     for flag in ("teacher", "data", "unlabeled", "workdir"):
         if not getattr(values, flag):
             raise ValueError(f"--{flag} is missing; see effnet-train noisy-student --help")
+    check_device(values.device, LOCAL_DEVICES)
     check_teacher("teacher", values.teacher)
     if values.teacher_weight is not None:
         raise ValueError(
@@ -133,6 +136,7 @@ def _check(values):
         raise ValueError(f"--workdir={values.workdir}: rounds need a folder of this machine")
     for flag in ("data", "unlabeled"):
         outputs.check_folder("workdir", values.workdir, values[flag].value, flag)
+    check_unlocked(values.workdir)
     hosts = hosts_of_environment(0).count
     if hosts > 1:
         raise ValueError(

@@ -13,6 +13,8 @@ def check_folder(flag: str, path: str, data: str, data_flag: str = "data") -> No
     """Raises ``ValueError`` for a local output folder that cannot be written, or that lies in the
     folder of images `data`, which `data_flag` names. Leaves nothing behind.
     """
+    if path.lower().startswith(("http://", "https://")):
+        raise ValueError(f"--{flag} {path!r} is a URL of a web server: give a folder, or gs://...")
     if "://" in path:
         return
     if os.path.lexists(path) and not os.path.isdir(path):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from tpu_train.cli import command, recipe_flags
+from tpu_train.tpu_compile.topology import check_topology
 from tpu_train.training.model_source import check_teacher
 
 INTRODUCTION = """Compiles the train step of every phase for a TPU, on a machine without one.
@@ -70,6 +71,7 @@ def _plan(recipe, values):
         numbers.append(int(number))
     if recipe.teacher:
         check_teacher("teacher", recipe.teacher)
+    check_topology(values.topology)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # nothing runs: TensorFlow only traces
     # Imported here: --help and bad flags must not wait for TensorFlow.
     from tpu_train.tpu_compile import plan

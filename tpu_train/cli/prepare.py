@@ -39,6 +39,8 @@ def _run(values):
         raise ValueError("give either --out (to write shards) or --check (to verify them)")
     if not math.isfinite(values.minival):
         raise ValueError(f"minival must be a number, got {values.minival}")
+    if values.runner and values.workers > 1:
+        raise ValueError("give --workers or --runner: a runner has its own workers")
     data_flags.check(values, "effnet-train prepare")
     if values.check:
         return _check(values)
@@ -53,18 +55,23 @@ def define():
     data_flags.define(values)
     flags.DEFINE_string("out", None, "output folder: new, or incomplete to resume", **common)
     flags.DEFINE_integer(
-        "shards", 0, "number of train shards; 0 for one every 1,250 images", **common
+        "shards",
+        0,
+        "number of train shards; 0 for one every 1,250 images",
+        lower_bound=0,
+        **common,
     )
     flags.DEFINE_float(
         "minival",
         0,
         "training images for a minival split: a fraction below 1, or a number",
+        lower_bound=0,
         **common,
     )
     flags.DEFINE_integer(
         "seed", 0, "seed of the held-out images and of the record order", lower_bound=0, **common
     )
-    flags.DEFINE_integer("workers", 1, "processes that write shards", **common)
+    flags.DEFINE_integer("workers", 1, "processes that write shards", lower_bound=1, **common)
     flags.DEFINE_string(
         "runner", "", "Apache Beam runner that writes the shards: DirectRunner, ...", **common
     )

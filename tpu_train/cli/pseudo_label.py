@@ -16,9 +16,9 @@ from absl import flags
 from keras_effnet.datasets.dataset import check_path
 from tpu_train.checkpointing.preemption import parse_duration
 from tpu_train.cli import command, outputs
+from tpu_train.device_names import LOCAL_DEVICES, check_device
 from tpu_train.noisy_student.hosts import hosts_of_environment
 from tpu_train.training.model_source import check_teacher
-from tpu_train.training.worker_wait import check_tf_config
 
 INTRODUCTION = """Labels images with a trained network, the teacher. Images that it is confident of
 become shards with its scores, for --unlabeled of effnet-train.
@@ -135,6 +135,7 @@ def _check(values):
     for flag in ("model", "data", "out"):
         if not getattr(values, flag):
             raise ValueError(f"--{flag} is missing; see effnet-train pseudo-label --help")
+    check_device(values.device, LOCAL_DEVICES)
     check_teacher("model", values.model)
     if values.labels and not os.path.isfile(values.labels):
         raise ValueError(f"--labels={values.labels}: there is no such file")
@@ -142,9 +143,7 @@ def _check(values):
     check_path(values.data)
     outputs.check_folder("out", values.out, values.data)
     parse_duration(values.wait_for_workers)
-    if os.environ.get("TF_CONFIG"):
-        check_tf_config(os.environ["TF_CONFIG"])
-        hosts_of_environment(0)
+    hosts_of_environment(0)
 
 
 def _label(values):

@@ -9,13 +9,13 @@ import pathlib
 from absl import flags
 
 from keras_effnet.arguments import normalize_flags
-from tpu_train.cli.flag_parser import NOT_FLAGS, Groups, make_parser
+from tpu_train.cli.flag_parser import NOT_FLAGS, SHORTHANDS, Groups, make_parser
 from tpu_train.recipes.schema import Recipe, check
 from tpu_train.recipes.table import RECIPES, find_recipe
 
 
 def define(values: flags.FlagValues, default: str = "photos") -> None:
-    """Adds the flags to absl's `values`; those of the fields are None unless given."""
+    """Adds the flags to absl's `values`; all but --recipe are None unless given."""
     flags.DEFINE_string(
         "recipe",
         default,
@@ -29,8 +29,12 @@ def define(values: flags.FlagValues, default: str = "photos") -> None:
         "float": flags.DEFINE_float,
         "bool": flags.DEFINE_boolean,
     }
+    types = {field.name: field.type for field in _fields()}
     for field in _fields():
         define_flag[field.type](field.name, None, field.metadata["help"], flag_values=values)
+    for stem, names in SHORTHANDS.items():
+        text = f"sets {', '.join(names[:-1])} and {names[-1]} where they are not given"
+        define_flag[types[names[0]]](stem, None, text, flag_values=values)
 
 
 def _fields():
@@ -42,10 +46,13 @@ def chosen(values: flags.FlagValues) -> Recipe:
 
     A file of class weights is replaced by its content, which so belongs to the run.
     """
+    # The flags of single fields come last: they override the shorthands.
+    names_of = {**SHORTHANDS, **{field.name: [field.name] for field in _fields()}}
     changes = {
-        field.name: values[field.name].value
-        for field in _fields()
-        if values[field.name].value is not None
+        name: values[flag].value
+        for flag, names in names_of.items()
+        if values[flag].value is not None
+        for name in names
     }
     if changes.get("class_weights", "").endswith(".json"):
         changes["class_weights"] = json.dumps(_read_json(changes["class_weights"], "class_weights"))

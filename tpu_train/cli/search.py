@@ -18,10 +18,9 @@ from absl import flags
 from keras_effnet.interruption import run_command
 from keras_effnet.search_space import SPACES
 from keras_effnet.space_lookup import COMPOUND, find_space
-from keras_effnet.suggestions import unknown_name
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts
 from tpu_train.cli import command, data_flags, failure_message, outputs, recipe_flags
-from tpu_train.device_names import DEVICES
+from tpu_train.device_names import LOCAL_DEVICES, check_device
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.settings import (
@@ -188,11 +187,7 @@ def _request(values) -> SearchRequest:
         )
     if not values.study:
         raise ValueError("--study is empty: give the study a name, or leave --study out")
-    kind = values.device.partition(":")[0]
-    if kind not in DEVICES or kind == "multi-worker":
-        raise ValueError(
-            unknown_name("device", values.device, [d for d in DEVICES if d != "multi-worker"])
-        )
+    check_device(values.device, LOCAL_DEVICES)
     for name in ("minival", "step_time_exponent", "parameters_exponent", "save_minutes"):
         if not math.isfinite(values[name].value):
             raise ValueError(f"{name} must be a number, got {values[name].value}")

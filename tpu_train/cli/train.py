@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from keras_effnet.suggestions import unknown_name
 from tpu_train import callbacks
 from tpu_train.callbacks.records import Callback, CallbackError
 from tpu_train.checkpointing.preemption import (
@@ -28,12 +27,14 @@ from tpu_train.checkpointing.preemption import (
 )
 from tpu_train.checkpointing.run_identity import check_recipe
 from tpu_train.cli import command, data_flags, outputs, recipe_flags
-from tpu_train.device_names import DEVICES
+from tpu_train.device_names import check_device
+from tpu_train.folder_lock import check_unlocked
 from tpu_train.imported_function import check_name, import_function
 from tpu_train.recipes import phases
+from tpu_train.recipes.evaluation_settings import check_eval_epochs
 from tpu_train.recipes.schema import Recipe, check_unlabeled, show
+from tpu_train.tf_config import read_cluster
 from tpu_train.training.model_source import check_source
-from tpu_train.training.worker_wait import check_tf_config
 
 INTRODUCTION = """Trains an EfficientNet with progressive learning.
 
@@ -87,6 +88,8 @@ def _run(values):
         raise ValueError("--teacher_weight is that of a teacher, and there is none: give --teacher")
     _check(values)
     check_unlabeled(recipe, values.unlabeled)
+    if not values.export:
+        check_eval_epochs(recipe, values.eval_epochs)
     check_source(recipe)
     try:
         if not values.overwrite:
@@ -204,9 +207,7 @@ def _check(values):
         existing = os.path.dirname(existing)
     if "://" not in values.workdir and not os.path.isdir(existing):
         raise ValueError(f"workdir {values.workdir!r} is not writable: {existing} is a file")
-    kind = values.device.partition(":")[0]
-    if kind not in DEVICES:
-        raise ValueError(unknown_name("device", values.device, DEVICES))
+    check_device(values.device)
     if values.stop_after:
         parse_duration(values.stop_after)
     parse_duration(values.wait_for_workers)
@@ -214,12 +215,24 @@ def _check(values):
     for name in ("eval_epochs", "save_minutes"):
         if not math.isfinite(values[name].value):
             raise ValueError(f"{name} must be a number, got {values[name].value}")
+    if values.unlabeled and "://" not in values.unlabeled and not os.path.isdir(values.unlabeled):
+        raise ValueError(
+            f"unlabeled {values.unlabeled!r} is not a folder: give the --out of effnet-train "
+            "pseudo-label"
+        )
     if values.callback:
         _check_callback(values.callback)
     data_flags.check(values, "effnet-train")
     outputs.check_folder("workdir", values.workdir, values.data)
-    if os.environ.get("TF_CONFIG"):
-        check_tf_config(os.environ["TF_CONFIG"])
+    if values.export and "://" not in values.workdir:
+        if not os.path.isdir(os.path.join(values.workdir, "checkpoints")):
+            raise ValueError(
+                f"{values.workdir} has no checkpoint to export: train first, without --export"
+            )
+    elif not os.environ.get("TF_CONFIG"):  # whose workers share it
+        check_unlocked(values.workdir)
+    if values.device in ("auto", "multi-worker"):
+        read_cluster(os.environ.get("TF_CONFIG", ""))
 
 
 def _profile(text):

@@ -13,7 +13,6 @@ from tpu_train.diagnostics.environment import (
     REMOTE_TPU,
     TPU_DEVICES,
     Environment,
-    cluster,
 )
 from tpu_train.diagnostics.finding import NOTE, OK, PROBLEM, Finding, counted
 from tpu_train.diagnostics.packages import (
@@ -23,6 +22,7 @@ from tpu_train.diagnostics.packages import (
     tpu_is_local,
     unmet_requirement,
 )
+from tpu_train.tf_config import read_cluster
 
 
 def check_tpu(env: Environment) -> Iterator[Finding]:
@@ -111,7 +111,9 @@ def check_workers(env: Environment) -> Iterator[Finding]:
         "task": {"type": "worker", "index": 0},
     }
     try:
-        workers, address = cluster(text)
+        cluster = read_cluster(text)
+        if cluster is None:
+            raise ValueError("TF_CONFIG has no cluster: no chief and no worker is in it")
     except ValueError as error:
         yield Finding(
             PROBLEM,
@@ -125,12 +127,13 @@ def check_workers(env: Environment) -> Iterator[Finding]:
         yield Finding(
             PROBLEM,
             "workers",
-            f"cannot listen at this worker's address {address}: {env.port_error}",
+            f"cannot listen at this worker's address {cluster.address}: {env.port_error}",
             why="another process uses the port; possibly an earlier worker is still running",
-            fix=f"fuser -v {address.rpartition(':')[2]}/tcp",
+            fix=f"fuser -v {cluster.address.rpartition(':')[2]}/tcp",
         )
     else:
-        yield Finding(OK, "workers", f"{counted(len(workers), 'worker')}, this one at {address}")
+        workers = counted(len(cluster.addresses), "worker")
+        yield Finding(OK, "workers", f"{workers}, this one at {cluster.address}")
 
 
 def _no_tpu(env, kind):

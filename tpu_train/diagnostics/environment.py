@@ -116,47 +116,6 @@ def probe_environment(workdir: str = "", device: str = "auto") -> Environment:
     )
 
 
-def cluster(tf_config: str) -> tuple[list[str], str]:
-    """(addresses of all workers, this worker's address) of a ``TF_CONFIG``.
-
-    Raises ``ValueError`` if it does not describe a cluster that contains this worker.
-
-    >>> cluster('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}')
-    (['a:1', 'b:1'], 'b:1')
-    """
-    if not tf_config:
-        raise ValueError("TF_CONFIG is not set, but --device=multi-worker needs it")
-    try:
-        config = json.loads(tf_config)
-    except ValueError as error:
-        raise ValueError(f"TF_CONFIG is not JSON: {error} (quote it with '...')") from None
-    if not isinstance(config, dict) or not isinstance(config.get("cluster"), dict):
-        raise ValueError("TF_CONFIG has no cluster")
-    chief, workers = (config["cluster"].get(kind) or [] for kind in ("chief", "worker"))
-    addresses = [*chief, *workers]
-    if not addresses:
-        raise ValueError("TF_CONFIG's cluster has no worker")
-    for address in addresses:
-        host, _, port = str(address).rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"TF_CONFIG: {address!r} is not an address like 10.0.0.1:2222")
-        if addresses.count(address) > 1:
-            raise ValueError(f"TF_CONFIG contains {address} twice; addresses must be unique")
-    task = config.get("task")
-    if not isinstance(task, dict):
-        raise ValueError("TF_CONFIG has no task, which says which worker this is")
-    kind, index = task.get("type"), task.get("index")
-    of_kind = {"chief": chief, "worker": workers}.get(str(kind))
-    if not of_kind:
-        raise ValueError(f"TF_CONFIG: task type {kind!r} has no address in the cluster")
-    if not str(index).isdigit() or int(index) >= len(of_kind):
-        raise ValueError(
-            f"TF_CONFIG: task index {index!r} is out of range for {len(of_kind)} tasks of type "
-            f"{kind}; use 0 to {len(of_kind) - 1}"
-        )
-    return addresses, of_kind[int(index)]
-
-
 def _packages():
     packages = {}
     for distribution in importlib.metadata.distributions():
@@ -219,14 +178,18 @@ def _read(path):
 
 
 def _port_error(tf_config):
+    from tpu_train.tf_config import read_cluster  # here: the child process needs no other file
+
     try:
-        _, address = cluster(tf_config)
+        cluster = read_cluster(tf_config)
     except ValueError:
-        return ""  # reported by the check of the workers
+        cluster = None  # reported by the check of the workers
+    if cluster is None:
+        return ""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            server.bind(("", int(address.rpartition(":")[2])))
+            server.bind(("", int(cluster.address.rpartition(":")[2])))
             server.listen()
         except OSError as error:
             return error.strerror or str(error)

@@ -7,19 +7,32 @@ output may be resumed with another "rule", of which only the shards depend: they
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
 from keras_effnet.datasets.tfrecord import INDEX, LABELS, PARTIAL, read_index
 from keras_effnet.label_file import format_labels
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.tfrecord_shard import disk_errors
 from tpu_train.recorded_settings import differences
 from tpu_train.remote_files import GFILE, read_file, write_file
 
 _PLAN, _RULE = "plan.json", "rule"
+
+
+@contextlib.contextmanager
+def claimed(folder: str) -> Iterator[None]:
+    """Creates a folder, and keeps others of this machine from writing to it within the block.
+
+    Raises ``ValueError`` if another process has claimed it.
+    """
+    tf.io.gfile.makedirs(folder)
+    with locked(folder):
+        yield
 
 
 def is_complete(folder: str, plan: Mapping) -> bool:

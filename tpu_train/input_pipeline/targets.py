@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +9,7 @@ import tensorflow as tf
 
 from keras_effnet.suggestions import did_you_mean
 from tpu_train.input_pipeline.image_source import ImageSource
-from tpu_train.recipes.schema import Recipe
+from tpu_train.recipes.schema import Recipe, parse_class_weights
 
 
 def soft_targets(labels: tf.Tensor, classes: int, *, smoothing: float, loss: str) -> tf.Tensor:
@@ -81,7 +79,7 @@ def class_weights(setting: str, source: ImageSource) -> np.ndarray | None:
         labels = counts.sum()
         return (labels / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
     weights = np.ones(len(source.classes), np.float32)
-    for name, weight in _parse_weights(setting).items():
+    for name, weight in parse_class_weights(setting).items():
         if name not in source.classes:
             raise ValueError(
                 f"class_weights: {source.name} has no class {name!r}."
@@ -127,23 +125,3 @@ def _label_counts(source):
 
 def _has_label(labels, label):
     return labels == label if labels.ndim == 1 else (labels == label).any(1)
-
-
-def _parse_weights(setting):
-    """{class name: weight} of the text of a setting."""
-    how = 'give none, balanced, weights such as cat:2,dog:1, or a .json file such as {"cat": 2}'
-    try:
-        if setting.lstrip().startswith("{"):
-            weights = json.loads(setting)
-        else:
-            pairs = [pair.rpartition(":") for pair in setting.split(",")]
-            weights = {name.strip(): float(weight) for name, _, weight in pairs}
-    except ValueError as error:
-        raise ValueError(f"class_weights {setting!r} cannot be read ({error}): {how}") from error
-    for name, weight in weights.items():
-        is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not is_number or not 0 < weight < math.inf:
-            raise ValueError(
-                f"class_weights: the weight of {name!r} must be a positive number, got {weight!r}"
-            )
-    return weights

@@ -73,8 +73,9 @@ def write_shards(
     index restores the order of the input, so training on the shards is bit-identical to training on
     `data` (without a minival). `stream` shows the progress (default: standard error).
 
-    Raises ``ValueError`` for input that cannot be prepared or a `folder` with other content, and
-    :class:`PrepareError` if the disk is full or returns other bytes than were written.
+    Raises ``ValueError`` for input that cannot be prepared, a `folder` with other content, or one
+    that another process writes to, and :class:`PrepareError` if the disk is full or returns other
+    bytes than were written.
     """
     folder = os.fspath(folder)
     began = time.monotonic()
@@ -101,9 +102,10 @@ def write_shards(
     if shard_folder.is_complete(folder, plan):
         index = read_index(folder, GFILE)
         return _summarize(folder, index, skipped, notes, 0, time.monotonic() - began)
-    shard_folder.begin(folder, plan)
-    entries, written = _write_all(layout, skipped, options, stream)
-    shard_folder.finish(folder, plan, entries)
+    with shard_folder.claimed(folder):
+        shard_folder.begin(folder, plan)
+        entries, written = _write_all(layout, skipped, options, stream)
+        shard_folder.finish(folder, plan, entries)
     seconds = time.monotonic() - began
     return _summarize(folder, read_index(folder, GFILE), skipped, notes, written, seconds)
 

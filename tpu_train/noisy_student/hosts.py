@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
+
+from tpu_train.tf_config import read_cluster
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,10 @@ class Hosts:
 def hosts_of_environment(wait_seconds: float) -> Hosts:
     """The :class:`Hosts` of ``TF_CONFIG``: its chief and workers; one host without it.
 
-    Raises ``ValueError`` for a task that is not in the cluster.
+    Raises ``ValueError`` as :func:`~tpu_train.tf_config.read_cluster` does.
     """
-    text = os.environ.get("TF_CONFIG")
-    if not text:
+    cluster = read_cluster(os.environ.get("TF_CONFIG", ""))
+    if cluster is None:
         return Hosts(wait_seconds=wait_seconds)
-    config = json.loads(text)
-    cluster, task = config.get("cluster", {}), config.get("task", {})
-    jobs = [(job, i) for job in ("chief", "worker") for i in range(len(cluster.get(job, ())))]
-    if not jobs:
-        return Hosts(wait_seconds=wait_seconds)
-    own = task.get("type", "worker"), int(task.get("index", 0))
-    if own not in jobs:
-        raise ValueError(
-            f"the task of TF_CONFIG is {task}, no chief or worker of its cluster: set task to one "
-            "of them, or unset TF_CONFIG to label on this machine alone"
-        )
-    return Hosts(jobs.index(own), len(jobs), wait_seconds)
+    tasks = list(cluster.addresses)
+    return Hosts(tasks.index(cluster.task), len(tasks), wait_seconds)

@@ -30,7 +30,6 @@ from tpu_train.input_pipeline.tfrecord_shard import (
     write_shard,
 )
 from tpu_train.input_pipeline.tfrecord_writer import IMAGES_PER_SHARD
-from tpu_train.noisy_student.folder_lock import locked
 from tpu_train.noisy_student.hosts import Hosts
 from tpu_train.noisy_student.label_report import LabelReport, statistics, write_report
 from tpu_train.noisy_student.score_chunks import (
@@ -97,10 +96,7 @@ def write_pseudo_labels(
     folder, hosts = os.fspath(folder), options.hosts
     if is_labeled(teacher, images, folder, options):
         return _summarize(folder, was_complete=True)
-    with contextlib.ExitStack() as stack:
-        tf.io.gfile.makedirs(folder)
-        if hosts.count == 1:
-            stack.enter_context(locked(folder))
+    with shard_folder.claimed(folder) if hosts.count == 1 else contextlib.nullcontext():
         return _write(teacher, images, folder, strategy, options)
 
 

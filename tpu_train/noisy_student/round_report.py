@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from keras_effnet import html_elements
 from keras_effnet.atomic_write import write_files
 
-RECORD, PAGE, PICTURE = "rounds.json", "rounds.html", "rounds.png"
+FILES = RECORD, PAGE, PICTURE = "rounds.json", "rounds.html", "rounds.png"
 
 
 @dataclass(frozen=True)

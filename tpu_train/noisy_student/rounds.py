@@ -14,14 +14,15 @@ from dataclasses import dataclass, field, replace
 import keras
 import tensorflow as tf
 
+from keras_effnet.atomic_write import remove_leftovers
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.evaluation.scoring import progress_lines
 from tpu_train.checkpointing.preemption import CompleteError
 from tpu_train.checkpointing.run_identity import identify_run
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
 from tpu_train.input_pipeline.targets import images_of_epoch
-from tpu_train.noisy_student.folder_lock import locked
 from tpu_train.noisy_student.pseudo_labels import (
     LabelingOptions,
     is_labeled,
@@ -29,8 +30,9 @@ from tpu_train.noisy_student.pseudo_labels import (
     write_pseudo_labels,
 )
 from tpu_train.noisy_student.round_evaluation import evaluate_model
-from tpu_train.noisy_student.round_report import Round, describe, write_rounds
-from tpu_train.recipes.schema import Recipe, check_phases_without_evaluations
+from tpu_train.noisy_student.round_report import FILES, Round, describe, write_rounds
+from tpu_train.recipes.evaluation_settings import check_phases_without_evaluations
+from tpu_train.recipes.schema import Recipe
 from tpu_train.recorded_settings import differences
 from tpu_train.training.graph_memory import released_graphs
 from tpu_train.training.run import train
@@ -138,6 +140,7 @@ def run_rounds(request: RoundsRequest, strategy: tf.distribute.Strategy) -> tupl
     check_request(request, strategy)
     os.makedirs(request.workdir, exist_ok=True)
     with locked(request.workdir):
+        remove_leftovers(request.workdir, FILES)
         return _run_rounds(request, strategy)
 
 

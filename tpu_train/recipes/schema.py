@@ -6,6 +6,7 @@ every field is read during training: a test observes it.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field, fields
 
@@ -301,23 +302,28 @@ def check(recipe: Recipe) -> None:
             "--augment=randaugment, or --unlabeled_ratio=0"
         )
     _check_optimizer(recipe)
+    if recipe.class_weights not in ("none", "balanced"):
+        parse_class_weights(recipe.class_weights)
 
 
-def setting_by_evaluations(recipe: Recipe) -> str:
-    """The flag of a recipe that needs evaluations during a phase; "" if there is none."""
-    if recipe.learning_rate_schedule == "plateau":
-        return "--learning_rate_schedule=plateau"
-    return "--early_stopping_patience" if recipe.early_stopping_patience else ""
-
-
-def check_phases_without_evaluations(recipe: Recipe) -> None:
-    """Raises ``ValueError`` for a recipe that needs evaluations during a phase."""
-    setting = setting_by_evaluations(recipe)
-    if setting:
-        raise ValueError(
-            f"{setting} needs evaluations during a phase, and this command evaluates only at the "
-            "end of each phase: leave it out"
-        )
+def parse_class_weights(setting: str) -> dict[str, float]:
+    """{class name: weight} of the text of a setting that is neither "none" nor "balanced"."""
+    how = 'give none, balanced, weights such as cat:2,dog:1, or a .json file such as {"cat": 2}'
+    try:
+        if setting.lstrip().startswith("{"):
+            weights = json.loads(setting)
+        else:
+            pairs = [pair.rpartition(":") for pair in setting.split(",")]
+            weights = {name.strip(): float(weight) for name, _, weight in pairs}
+    except ValueError as error:
+        raise ValueError(f"class_weights {setting!r} cannot be read ({error}): {how}") from error
+    for name, weight in weights.items():
+        is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not is_number or not 0 < weight < math.inf:
+            raise ValueError(
+                f"class_weights: the weight of {name!r} must be a positive number, got {weight!r}"
+            )
+    return weights
 
 
 def check_unlabeled(recipe: Recipe, unlabeled: str) -> None:

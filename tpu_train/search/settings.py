@@ -14,7 +14,8 @@ from keras_effnet.space_lookup import find_space
 from keras_effnet.suggestions import unknown_name
 from keras_effnet.variant_file import to_json
 from keras_effnet.variants import Variant
-from tpu_train.recipes.schema import Recipe, check, check_phases_without_evaluations
+from tpu_train.recipes.evaluation_settings import check_phases_without_evaluations
+from tpu_train.recipes.schema import Recipe, check
 from tpu_train.recorded_settings import differences
 
 SAMPLERS = ("random", "nsga2", "tpe")

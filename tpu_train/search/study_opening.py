@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from filelock import FileLock
 
-from keras_effnet.atomic_write import write_files
+from keras_effnet.atomic_write import remove_leftovers, write_files
 from keras_effnet.space_lookup import find_space
 from tpu_train.search.optuna_study import StoredStudy, without_password
 from tpu_train.search.output_files import FILES
@@ -33,6 +33,7 @@ def open_storage(request: SearchRequest) -> StoredStudy:
     """
     with workdir_lock(request):
         _check_workdir(request)
+        remove_leftovers(request.workdir, (*FILES, _FILE))
         study = StoredStudy(
             request.storage_location, request.study, find_space(request.settings.space)
         )

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 
+from keras_effnet.atomic_write import remove_leftovers
 from keras_effnet.variant_file import read_variant, write_variant
 from keras_effnet.variants import Variant
 from tpu_train.recipes.schema import Recipe
@@ -25,6 +26,7 @@ def write_network(folder: str, variant: Variant) -> str:
     replaced, as is a damaged file, and checkpoints are removed.
     """
     os.makedirs(folder, exist_ok=True)
+    remove_leftovers(folder, [NETWORK])
     path = os.path.join(os.path.abspath(folder), NETWORK)
     if _read(path) != variant:
         shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)

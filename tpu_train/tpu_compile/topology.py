@@ -43,16 +43,22 @@ class Topology:
     compiler: str  # version of libtpu
 
 
-def open_topology(name: str) -> Topology:
-    """The :class:`Topology` of a name like "v5e:2x4"; takes a second, needs no TPU and no network.
-
-    Raises ``ValueError`` for unknown names, and where libtpu is not installed or does not run.
-    """
+def check_topology(name: str) -> None:
+    """Raises ``ValueError`` for an unknown name, and where libtpu is missing or cannot run."""
     kind, _, layout = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", layout):
         known = "; ".join(f"{kind}:{chip.layouts}" for kind, chip in CHIPS.items())
         raise ValueError(f"Unknown topology {name!r}. Known: {known}, and larger ones")
     compiler.check_machine()
+
+
+def open_topology(name: str) -> Topology:
+    """The :class:`Topology` of a name like "v5e:2x4"; takes a second, needs no TPU and no network.
+
+    Raises ``ValueError`` for unknown names, and where libtpu is not installed or does not run.
+    """
+    check_topology(name)
+    kind, _, layout = name.partition(":")
     chips = math.prod(int(side) for side in layout.split("x"))
     try:
         devices = compiler.describe_devices(name, chips)

@@ -14,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_effnet.interruption import interrupts_end_the_process
-from keras_effnet.suggestions import unknown_name
-from tpu_train.device_names import DEVICES
+from tpu_train.device_names import LOCAL_DEVICES, check_device
 from tpu_train.training.worker_wait import GIVE_UP_SECONDS, wait_for_workers
 
 
@@ -30,16 +29,10 @@ def make_strategy(
     device that is unknown or not present, with those that are.
     """
     kind, _, detail = device.partition(":")
-    if kind not in DEVICES:
-        raise ValueError(unknown_name("device", device, DEVICES))
+    check_device(device)
     if kind == "auto":
         kind = _detected_kind()
     if kind == "multi-worker":
-        if not os.environ.get("TF_CONFIG"):
-            raise ValueError(
-                "device 'multi-worker' needs the environment variable TF_CONFIG with the cluster's "
-                "addresses and this worker's index: see tensorflow.org/guide/distributed_training"
-            )
         wait_for_workers(os.environ["TF_CONFIG"], wait_seconds)
         # If a worker has ended since, TensorFlow waits for it. Ctrl-C then ends this process;
         # TensorFlow itself catches SIGTERM, until it notices that a worker does not answer.
@@ -54,8 +47,7 @@ def make_local_strategy(device: str = "auto") -> tf.distribute.Strategy:
     """As :func:`make_strategy`, of this process alone, whatever ``TF_CONFIG`` states."""
     if device == "auto" and os.environ.get("TF_CONFIG"):
         device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-    if device == "multi-worker":
-        raise ValueError("device 'multi-worker': leave --device out, hosts work on their own")
+    check_device(device, LOCAL_DEVICES)  # hosts work on their own
     return make_strategy(device)
 
 
@@ -144,11 +136,6 @@ def _tpu(name):
 
 def _local(kind, count_text):
     name = kind.upper()
-    if count_text and not (count_text.isdigit() and int(count_text)):
-        raise ValueError(
-            f"device {kind}:{count_text}: the number of devices must be a positive integer, e.g. "
-            f"{kind}:2"
-        )
     physical = tf.config.list_physical_devices(name)
     if not physical:
         raise ValueError(f"No {name} was found; this machine has: {_device_types()}")

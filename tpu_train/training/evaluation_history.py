@@ -8,6 +8,7 @@ count. `metric` is "accuracy" or "loss".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from tpu_train.recipes.phases import Phase
@@ -17,6 +18,15 @@ from tpu_train.recipes.schema import Recipe
 def metric_of(recipe: Recipe) -> str:
     """What the best model of a run is best in: early stopping's metric, if there is any."""
     return recipe.early_stopping_metric if recipe.early_stopping_patience else "accuracy"
+
+
+def is_finite(evaluation: Mapping) -> bool:
+    """Whether the EMA weights give no NaN or Inf; otherwise their accuracy has no meaning.
+
+    >>> is_finite({"step": 1, "ema": 0.5, "loss_ema": float("nan")})
+    False
+    """
+    return math.isfinite(evaluation["ema"]) and math.isfinite(evaluation.get("loss_ema", 0.0))
 
 
 def find_best(evaluations: Sequence[Mapping], metric: str) -> Mapping | None:
@@ -33,7 +43,9 @@ def find_best(evaluations: Sequence[Mapping], metric: str) -> Mapping | None:
 
 
 def improves(evaluations: Sequence[Mapping], new: Mapping, metric: str) -> bool:
-    """Whether a new evaluation is better than all others."""
+    """Whether a new evaluation is better than all others; never one with NaN or Inf."""
+    if not is_finite(new):
+        return False
     best = find_best(evaluations, metric)
     return best is None or _score(new, metric) > _score(best, metric)
 
@@ -67,4 +79,6 @@ def count_plateaus(evaluations: Sequence[Mapping], metric: str, patience: int) -
 
 
 def _score(evaluation, metric):
+    if not is_finite(evaluation):
+        return -math.inf
     return evaluation["ema"] if metric == "accuracy" else -evaluation["loss_ema"]

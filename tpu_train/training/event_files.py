@@ -6,7 +6,7 @@ import os
 
 import tensorflow as tf
 
-from keras_effnet.atomic_write import replacing
+from keras_effnet.atomic_write import remove_leftovers, replacing
 
 
 def truncate_events(folder: str, last_step: int) -> None:
@@ -15,7 +15,9 @@ def truncate_events(folder: str, last_step: int) -> None:
     An incomplete last event, left by a kill, is dropped. Files stay, even if nothing is left.
     """
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    for path in [os.path.join(folder, name) for name in names if ".tfevents." in name]:
+    names = [name for name in names if ".tfevents." in name]
+    remove_leftovers(folder, names)
+    for path in [os.path.join(folder, name) for name in names]:
         events, complete = _read(path)
         kept = [text for text, step in events if step <= last_step]
         if complete and len(kept) == len(events):

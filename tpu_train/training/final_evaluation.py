@@ -21,6 +21,7 @@ from tpu_train.training.evaluation import (
     evaluation_batch_size,
     gathered_outputs,
 )
+from tpu_train.training.recovery import TrainingError
 
 _VERSIONS = ("tensorflow", "keras", "numpy")
 
@@ -40,11 +41,19 @@ def write_pages(
 
     All workers of `strategy` must call it. Those that `writes` write the files of
     :func:`keras_effnet.evaluation.output_files.write_evaluation` beside `model_file`, named after
-    the sources.
+    the sources. Raises :class:`~tpu_train.training.recovery.TrainingError` for scores with NaN or
+    Inf.
     """
     evaluations = {}
     for name, source in sources.items():
-        outcomes, kind = score_source(strategy, model, source, recipe)
+        try:
+            outcomes, kind = score_source(strategy, model, source, recipe)
+        except ValueError as error:
+            raise TrainingError(
+                f"The {name} images cannot be evaluated: {error}. {model_file} has these weights. "
+                f"Train again with a lower --learning_rate (now {recipe.learning_rate}) or "
+                "--clip_norm=1"
+            ) from error
         identifiers = [str(source.where(i)) for i in range(source.examples)]
         evaluations[name] = evaluate_outcomes(outcomes, kind, source.classes, identifiers)
         if writes:

@@ -124,8 +124,7 @@ def _connected(what, network, classes, sizes, any_size, scaling):
     why = f"takes images of {fixed[0]} px" if fixed else describe(errors[-1])[:200]
     raise ValueError(
         f"{what} does not accept images of {' and '.join(map(str, sizes))} px ({why}): set "
-        f"--image_size_first, --image_size_last and --image_size_eval to its size, or change the "
-        f"network; {CONTRACT}"
+        f"--image_size to its size, or change the network; {CONTRACT}"
     ) from errors[-1]
 
 

@@ -250,6 +250,11 @@ def _evaluate(run, phase, step, history):
     )
     if is_best:
         run.on_improvement()
+    if not evaluation_history.is_finite(accuracies):
+        run.metrics.log(
+            f"the evaluation after step {step} gives NaN or Inf: these weights are not kept as the "
+            "best ones"
+        )
 
 
 def _is_at_best(run, step, history):

@@ -25,6 +25,8 @@ def check_source(recipe: Recipe) -> None:
     kind = model_kind(recipe.model)
     if kind == "variant":
         resolve_weights(variant_of(recipe).name, recipe.weights or None)
+        if os.path.isfile(recipe.weights):
+            _check_file("weights", recipe.weights)
         return
     if (recipe.width, recipe.depth) != (1, 1):
         raise ValueError(
@@ -34,14 +36,14 @@ def check_source(recipe: Recipe) -> None:
     if kind == "function":
         check_name("model", recipe.model)
         if recipe.weights.endswith(WEIGHT_FILES):
-            _require_file("weights", recipe.weights)
+            _check_file("weights", recipe.weights)
         elif recipe.weights == "auto":
             raise ValueError(
                 f"weights 'auto' belong to networks of this package, not to {recipe.model}: give "
                 "a file, a name that the function knows, e.g. imagenet, or --weights= for none"
             )
         return
-    _require_file("model", recipe.model)
+    _check_file("model", recipe.model)
     if recipe.weights not in ("", "auto"):
         raise ValueError(
             f"the weights are those in {recipe.model}: leave --weights={recipe.weights} out"
@@ -68,6 +70,15 @@ def variant_of(recipe: Recipe) -> Variant:
     return scale(recipe.model, width=recipe.width, depth=recipe.depth)
 
 
-def _require_file(flag, path):
+def _check_file(flag, path):
     if not os.path.isfile(path):
         raise ValueError(f"--{flag}={path}: there is no such file")
+    if path.endswith(".keras"):
+        check_zip(path)
+    elif path.endswith(".h5"):
+        with open(path, "rb") as file:
+            if file.read(8) != b"\x89HDF\r\n\x1a\n":
+                raise ValueError(
+                    f"--{flag}={path} is not an .h5 file ({os.path.getsize(path):,} bytes: empty, "
+                    "truncated, or of another format): save or download it again"
+                )

@@ -13,15 +13,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from tpu_train.checkpointing.workdir import BEST
 from tpu_train.input_pipeline.batches import images_of_steps, unlabeled_of_steps
 from tpu_train.input_pipeline.image_source import corrupt, error_line, substitutes
 from tpu_train.recipes.phases import Phase, accumulations
+from tpu_train.recipes.schema import Recipe
 from tpu_train.training.distribution import worker_count
+from tpu_train.training.evaluation_history import is_finite
 from tpu_train.training.run_context import RunContext, TrainingHistory
 
 ON_NAN = ("stop", "skip")
@@ -90,6 +93,24 @@ def check_finite(run: RunContext, phase: Phase, first_step: int, end_step: int, 
         return
     problem = f"The loss is {loss} and the gradient norm {norm} at step {end_step - 1}"
     raise LossNotFiniteError(first_step, end_step, nan_advice(run, phase, problem))
+
+
+def check_exported(recipe: Recipe, exported: Mapping | None, best: Mapping | None) -> None:
+    """Raises :class:`TrainingError` if the evaluation of the final weights gave NaN or Inf.
+
+    `best` is the best evaluation of the run; None, as `exported`, without evaluation images.
+    """
+    if exported is None or is_finite(exported):
+        return
+    kept = ""
+    if best is not None and is_finite(best):
+        kept = f". {BEST} has the weights of step {best['step']}, the best evaluation"
+    raise TrainingError(
+        f"The evaluation after step {exported['step']}, the last one, gives NaN or Inf "
+        f"(loss {exported['loss_ema']}), and training steps did not: no model.keras is written. "
+        f"Train again with a lower --learning_rate (now {recipe.learning_rate}) or --clip_norm=1"
+        f"{kept}"
+    )
 
 
 def in_accumulation_steps(run: RunContext, phase: Phase, history: TrainingHistory) -> Phase:

@@ -37,7 +37,7 @@ from tpu_train.input_pipeline.targets import class_weights, images_of_epoch
 from tpu_train.recipes.phases import batch_norm_warning, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.remote_files import is_remote
-from tpu_train.training import distributed_layers, model_factory, run_record
+from tpu_train.training import distributed_layers, model_factory, recovery, run_record
 from tpu_train.training.distribution import describe, make_gather, runs_on_cpu
 from tpu_train.training.evaluation import make_evaluation
 from tpu_train.training.evaluation_history import find_best, metric_of
@@ -48,7 +48,7 @@ from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
 from tpu_train.training.profiler import Profiler, check_profile
 from tpu_train.training.recovery import ON_NAN, TrainingError, reporting_lost_workers
-from tpu_train.training.run_checks import check_evaluations, check_run
+from tpu_train.training.run_checks import check_evaluations, check_run, claimed
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.step import TrainState, graph_rewriting
 from tpu_train.training.teacher import make_teacher
@@ -124,8 +124,9 @@ def train(
         pages: write evaluation.html, and test.html for `test`, at the end of the run.
 
     Raises ``ValueError`` for invalid input, before anything slow (its subclass ``CompleteError`` if
-    `workdir` has this run, finished), :class:`TrainingError` if the run
-    cannot continue, and :class:`tpu_train.checkpointing.preemption.StoppedError` after a stop.
+    `workdir` has this run, finished), and while another process writes to `workdir`;
+    :class:`TrainingError` if the run cannot continue, and
+    :class:`tpu_train.checkpointing.preemption.StoppedError` after a stop.
     """
     start = time.monotonic()
     workdir = os.fspath(workdir)
@@ -135,173 +136,178 @@ def train(
     replicas = strategy.num_replicas_in_sync
     images, training = training, images_of_epoch(training, recipe)
     check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
-
-    # Build: the trained model, a clone that holds its EMA weights, and the optimizer's slots.
-    record = None if overwrite else run_record.read_record(workdir)
-    planned = run_record.plan_epochs(record, recipe.epochs)
-    phases = run_record.plan_phases(recipe, training.examples, planned)
-    check_profile(profile, phases[-1].end_step)
-    classes = len(training.classes)
-    teacher = make_teacher(recipe.teacher, training.classes, strategy) if recipe.teacher else None
-    model, ema_model, state = build_training(recipe, phases, classes, strategy)
-    rate_factor = None
-    if recipe.learning_rate_schedule == "plateau":
-        with strategy.scope():
-            rate_factor = tf.Variable(1.0, trainable=False)
-
     is_chief = strategy.extended.should_checkpoint
-    callback = callback if callback and is_chief else Callback()
-    files = workdirs.Workdir(workdir, "" if is_chief else _worker_name(strategy))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.closing(files))
-
-        # Restore the latest checkpoint, if there is one.
-        identity = run_record.identify(recipe, training, evaluation, planned)
-        checkpoints = CheckpointManager(
-            files.checkpoints,
-            identity,
-            save_minutes,
-            writes=is_chief,
-            gather=make_gather(strategy),
-            after_save=lambda: _after_save(files, checkpoints, callback),
+    with claimed(workdir, writes=is_chief, overwrite=overwrite):
+        # Build: the trained model, a clone that holds its EMA weights, and the optimizer's slots.
+        record = None if overwrite else run_record.read_record(workdir)
+        planned = run_record.plan_epochs(record, recipe.epochs)
+        phases = run_record.plan_phases(recipe, training.examples, planned)
+        check_profile(profile, phases[-1].end_step)
+        classes = len(training.classes)
+        teacher = (
+            make_teacher(recipe.teacher, training.classes, strategy) if recipe.teacher else None
         )
-        messages = []
-        restored = None
-        if not overwrite:
-            restored = checkpoints.restore_latest(state.variables, messages.append)
-        elif is_chief:
-            files.remove(workdirs.CHECKPOINTS)
-        history = TrainingHistory.from_json(restored.extra_state) if restored else None
-        run_record.check_extension(planned, phases, history)
-        files.prepare(resume=restored is not None)
+        model, ema_model, state = build_training(recipe, phases, classes, strategy)
+        rate_factor = None
+        if recipe.learning_rate_schedule == "plateau":
+            with strategy.scope():
+                rate_factor = tf.Variable(1.0, trainable=False)
 
-        first_step = restored.step if restored else 0
-        # Before the first file: a callback that cannot start leaves nothing to clean up.
-        callback(
-            "run_start",
-            first_step,
-            {
-                "workdir": workdir if is_remote(workdir) else os.path.abspath(workdir),
-                "recipe": dataclasses.asdict(recipe),
-                "phases": [dataclasses.asdict(phase) for phase in phases],
-                "classes": list(training.classes),
-                "training_images": images.examples,
-                "evaluation_images": evaluation.examples,
-                "devices": describe(strategy),
-                "resumed": restored is not None,
-            },
-        )
+        callback = callback if callback and is_chief else Callback()
+        files = workdirs.Workdir(workdir, "" if is_chief else _worker_name(strategy))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(files))
 
-        # Report what is trained.
-        metrics = MetricsWriter(files.local(""), stream, first_step=first_step, callback=callback)
-        stack.enter_context(contextlib.closing(metrics))
-        profiler = Profiler(metrics.events, profile)
-        stack.enter_context(contextlib.closing(profiler))
-        messages += _describe_run(recipe, images, evaluation, strategy)
-        if recipe.oversample:
-            messages.append(
-                f"with the repeats of oversample, an epoch has {training.examples} images"
-            )
-        if teacher:
-            messages.append(f"the teacher is {recipe.teacher}: {teacher.note}")
-        if recipe.layer_decay != 1 and not has_layer_groups(model):
-            messages.append(
-                f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups of "
-                "layers, as only EfficientNets have"
-            )
-        if restored:
-            messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
-        for message in messages:
-            metrics.log(message)
-        path = files.local("recipe.json")
-        run_record.write_record(path, recipe, phases, images, evaluation, planned, identity)
-        stack.enter_context(end_reported(callback, lambda: metrics.step))
-        stack.enter_context(reporting_lost_workers(strategy, checkpoints.folder))
-
-        # Train.
-        stack.enter_context(graph_rewriting(strategy))
-        export = make_export(recipe, classes, ema_model)
-        evaluate = None
-        if evaluation.examples:
-            models = {"ema": ema_model, "non_ema": model}
-            evaluate = make_evaluation(strategy, models, evaluation, recipe)
-
-        def keep_best():
-            export(files.local(workdirs.BEST))
-            files.publish()
-
-        run = RunContext(
-            recipe=recipe,
-            phases=phases,
-            training=training,
-            strategy=strategy,
-            model=model,
-            state=state,
-            class_weights=class_weights(recipe.class_weights, training),
-            teacher=teacher,
-            evaluate=evaluate,
-            eval_epochs=eval_epochs,
-            rate_factor=rate_factor,
-            metrics=metrics,
-            profiler=profiler,
-            checkpoints=checkpoints,
-            on_nan=on_nan,
-            stop=stop,
-            on_improvement=keep_best,
-        )
-        history = train_phases(run, (restored.step, history) if restored else None)
-
-        # Export.
-        write_labels(files.local("labels.txt"), training.classes)
-        plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
-        last = history.evaluations[-1] if history.evaluations else None
-        best = find_best(history.evaluations, metric_of(recipe))
-        exported = last
-        if recipe.early_stopping_patience and os.path.exists(files.local(workdirs.BEST)):
-            exported = best
-        if exported is last:
-            export(files.local("model.keras"))
-        else:
-            with replacing(files.local("model.keras")) as temporary:
-                shutil.copyfile(files.local(workdirs.BEST), temporary)
-            best_model = keras.saving.load_model(files.local(workdirs.BEST), compile=False)
-            set_weights(ema_model, best_model.get_weights())  # for the pages
-        evaluations = {}
-        sources = {"evaluation": evaluation, "test": test}
-        sources = {name: s for name, s in sources.items() if s is not None and s.examples}
-        if pages and sources:
-            evaluations = write_pages(
-                strategy,
-                ema_model,
-                recipe,
-                sources,
-                files.local("model.keras"),
+            # Restore the latest checkpoint, if there is one.
+            identity = run_record.identify(recipe, training, evaluation, planned)
+            checkpoints = CheckpointManager(
+                files.checkpoints,
+                identity,
+                save_minutes,
                 writes=is_chief,
+                gather=make_gather(strategy),
+                after_save=lambda: _after_save(files, checkpoints, callback),
             )
-        if is_chief:
-            evaluated = [files.local(f"{name}.json") for name in evaluations]
-            card = make_keras_card(files.local("model.keras"), evaluated)
-            write_card(card, files.local(RUN_CARD))
-        result = Result(
-            model_path=os.path.join(files.path, "model.keras"),
-            best_path=os.path.join(files.path, workdirs.BEST),
-            curves_path=os.path.join(files.path, "curves.png"),
-            labels_path=os.path.join(files.path, "labels.txt"),
-            card_path=os.path.join(files.path, RUN_CARD),
-            classes=training.classes,
-            phases=tuple(history.phases),
-            evaluations=tuple(history.evaluations),
-            pages={name: os.path.join(files.path, f"{name}.html") for name in evaluations},
-            test_accuracy=evaluations["test"].top1.value if "test" in evaluations else None,
-            best=best,
-            exported=exported,
-            seconds=time.monotonic() - start,
-        )
-        if last is best:  # else it is needed to finish the run again, if it is killed here
-            files.remove(workdirs.BEST)
-    if is_chief and not keep_checkpoints:
-        files.remove(workdirs.CHECKPOINTS)  # last: until here the run could be resumed
-    return result
+            messages = []
+            restored = None
+            if not overwrite:
+                restored = checkpoints.restore_latest(state.variables, messages.append)
+            elif is_chief:
+                files.remove(workdirs.CHECKPOINTS)
+            history = TrainingHistory.from_json(restored.extra_state) if restored else None
+            run_record.check_extension(planned, phases, history)
+            files.prepare(resume=restored is not None)
+
+            first_step = restored.step if restored else 0
+            # Before the first file: a callback that cannot start leaves nothing to clean up.
+            callback(
+                "run_start",
+                first_step,
+                {
+                    "workdir": workdir if is_remote(workdir) else os.path.abspath(workdir),
+                    "recipe": dataclasses.asdict(recipe),
+                    "phases": [dataclasses.asdict(phase) for phase in phases],
+                    "classes": list(training.classes),
+                    "training_images": images.examples,
+                    "evaluation_images": evaluation.examples,
+                    "devices": describe(strategy),
+                    "resumed": restored is not None,
+                },
+            )
+
+            # Report what is trained.
+            metrics = MetricsWriter(
+                files.local(""), stream, first_step=first_step, callback=callback
+            )
+            stack.enter_context(contextlib.closing(metrics))
+            profiler = Profiler(metrics.events, profile)
+            stack.enter_context(contextlib.closing(profiler))
+            messages += _describe_run(recipe, images, evaluation, strategy)
+            if recipe.oversample:
+                messages.append(
+                    f"with the repeats of oversample, an epoch has {training.examples} images"
+                )
+            if teacher:
+                messages.append(f"the teacher is {recipe.teacher}: {teacher.note}")
+            if recipe.layer_decay != 1 and not has_layer_groups(model):
+                messages.append(
+                    f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups "
+                    "of layers, as only EfficientNets have"
+                )
+            if restored:
+                messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
+            for message in messages:
+                metrics.log(message)
+            path = files.local("recipe.json")
+            run_record.write_record(path, recipe, phases, images, evaluation, planned, identity)
+            stack.enter_context(end_reported(callback, lambda: metrics.step))
+            stack.enter_context(reporting_lost_workers(strategy, checkpoints.folder))
+
+            # Train.
+            stack.enter_context(graph_rewriting(strategy))
+            export = make_export(recipe, classes, ema_model)
+            evaluate = None
+            if evaluation.examples:
+                models = {"ema": ema_model, "non_ema": model}
+                evaluate = make_evaluation(strategy, models, evaluation, recipe)
+
+            def keep_best():
+                export(files.local(workdirs.BEST))
+                files.publish()
+
+            run = RunContext(
+                recipe=recipe,
+                phases=phases,
+                training=training,
+                strategy=strategy,
+                model=model,
+                state=state,
+                class_weights=class_weights(recipe.class_weights, training),
+                teacher=teacher,
+                evaluate=evaluate,
+                eval_epochs=eval_epochs,
+                rate_factor=rate_factor,
+                metrics=metrics,
+                profiler=profiler,
+                checkpoints=checkpoints,
+                on_nan=on_nan,
+                stop=stop,
+                on_improvement=keep_best,
+            )
+            history = train_phases(run, (restored.step, history) if restored else None)
+
+            # Export.
+            write_labels(files.local("labels.txt"), training.classes)
+            plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
+            last = history.evaluations[-1] if history.evaluations else None
+            best = find_best(history.evaluations, metric_of(recipe))
+            exported = last
+            if recipe.early_stopping_patience and os.path.exists(files.local(workdirs.BEST)):
+                exported = best
+            recovery.check_exported(recipe, exported, best)
+            if exported is last:
+                export(files.local("model.keras"))
+            else:
+                with replacing(files.local("model.keras")) as temporary:
+                    shutil.copyfile(files.local(workdirs.BEST), temporary)
+                best_model = keras.saving.load_model(files.local(workdirs.BEST), compile=False)
+                set_weights(ema_model, best_model.get_weights())  # for the pages
+            evaluations = {}
+            sources = {"evaluation": evaluation, "test": test}
+            sources = {name: s for name, s in sources.items() if s is not None and s.examples}
+            if pages and sources:
+                evaluations = write_pages(
+                    strategy,
+                    ema_model,
+                    recipe,
+                    sources,
+                    files.local("model.keras"),
+                    writes=is_chief,
+                )
+            if is_chief:
+                evaluated = [files.local(f"{name}.json") for name in evaluations]
+                card = make_keras_card(files.local("model.keras"), evaluated)
+                write_card(card, files.local(RUN_CARD))
+            result = Result(
+                model_path=os.path.join(files.path, "model.keras"),
+                best_path=os.path.join(files.path, workdirs.BEST),
+                curves_path=os.path.join(files.path, "curves.png"),
+                labels_path=os.path.join(files.path, "labels.txt"),
+                card_path=os.path.join(files.path, RUN_CARD),
+                classes=training.classes,
+                phases=tuple(history.phases),
+                evaluations=tuple(history.evaluations),
+                pages={name: os.path.join(files.path, f"{name}.html") for name in evaluations},
+                test_accuracy=evaluations["test"].top1.value if "test" in evaluations else None,
+                best=best,
+                exported=exported,
+                seconds=time.monotonic() - start,
+            )
+            if last is best:  # else it is needed to finish the run again, if it is killed here
+                files.remove(workdirs.BEST)
+        if is_chief and not keep_checkpoints:
+            files.remove(workdirs.CHECKPOINTS)  # last: until here the run could be resumed
+        return result
 
 
 def export_stopped(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from tpu_train.checkpointing import workdir as workdirs
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights
+from tpu_train.recipes.evaluation_settings import check_eval_epochs, setting_by_evaluations
 from tpu_train.recipes.phases import batch_size_error, make_phases
-from tpu_train.recipes.schema import Recipe, check, check_unlabeled, setting_by_evaluations
+from tpu_train.recipes.schema import Recipe, check, check_unlabeled
 from tpu_train.training import model_factory, optimizers, run_record
 
 
@@ -26,7 +31,20 @@ def check_run(
         raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
     if not overwrite:
         run_record.check_not_complete(recipe, training, evaluation, workdir)
-    workdirs.check(workdir, overwrite=overwrite)
+    workdirs.create(workdir)
+
+
+@contextlib.contextmanager
+def claimed(workdir: str, *, writes: bool, overwrite: bool) -> Iterator[None]:
+    """Keeps other processes from writing a run to an existing `workdir` within the block.
+
+    Only the worker that `writes` locks it: the others of its run use the folder, too. Raises
+    ``ValueError`` if another run is written there, or a finished one would be replaced.
+    """
+    with locked(workdir) if writes else contextlib.nullcontext():
+        if not overwrite:
+            workdirs.check_not_finished(workdir)
+        yield
 
 
 def check_settings(recipe: Recipe, training: ImageSource, replicas: int) -> None:
@@ -53,10 +71,7 @@ def check_settings(recipe: Recipe, training: ImageSource, replicas: int) -> None
 
 def check_evaluations(recipe: Recipe, evaluation: ImageSource, eval_epochs: float) -> None:
     """Raises ``ValueError`` for evaluations that a setting needs and the run would not have."""
-    if eval_epochs < 0:
-        raise ValueError(f"eval_epochs must be 0 or more, got {eval_epochs}")
     setting = setting_by_evaluations(recipe)
     if setting and not evaluation.examples:
         raise ValueError(f"{setting} needs evaluation images: give --holdout=0.2")
-    if setting and not eval_epochs:
-        raise ValueError(f"{setting} needs evaluations during a phase: give --eval_epochs=1")
+    check_eval_epochs(recipe, eval_epochs)

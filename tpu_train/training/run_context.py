@@ -14,6 +14,7 @@ from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
+from tpu_train.training.evaluation_history import is_finite
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.profiler import Profiler
 from tpu_train.training.step import TrainState
@@ -71,10 +72,14 @@ class TrainingHistory:
     training_seconds: float = 0.0  # without evaluations, saving and tracing of phases
 
     def accuracy_at(self, step: int) -> float | None:
-        """The EMA accuracy in [0, 1] if the last evaluation was at `step`, else None."""
-        if not self.evaluations or self.evaluations[-1]["step"] != step:
+        """The EMA accuracy in [0, 1] if the last evaluation was at `step`, else None.
+
+        None, too, if that evaluation gave NaN or Inf.
+        """
+        last = self.evaluations[-1] if self.evaluations else None
+        if last is None or last["step"] != step or not is_finite(last):
             return None
-        return self.evaluations[-1]["ema"]
+        return last["ema"]
 
     def to_json(self) -> dict:
         """The history as values that JSON represents exactly."""

@@ -7,10 +7,11 @@ other worker answers, this worker therefore listens on its port itself, so that 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import sys
 import time
+
+from tpu_train.tf_config import read_cluster
 
 REPORT_SECONDS = 10.0
 GIVE_UP_SECONDS = 30 * 60.0
@@ -18,64 +19,19 @@ _POLL_SECONDS = 0.5
 _CONNECT_SECONDS = 1.0
 
 
-def other_workers(tf_config: str) -> tuple[str, dict[str, str]]:
-    """(this worker's address, {"worker 1": "10.0.0.2:2222", ...}) of a ``TF_CONFIG``.
-
-    ("", {}) if it is unclear: TensorFlow then reports what is wrong.
-
-    >>> task = '"task": {"type": "worker", "index": 0}'
-    >>> other_workers('{"cluster": {"worker": ["a:1", "b:1"]}, ' + task + "}")
-    ('a:1', {'worker 1': 'b:1'})
-    """
-    try:
-        config = json.loads(tf_config)
-        task = config["task"]["type"], int(config["task"]["index"])
-        others = {
-            f"{job} {index}": address
-            for job in ("chief", "worker")
-            for index, address in enumerate(config["cluster"].get(job, ()))
-            if (job, index) != task
-        }
-        return config["cluster"][task[0]][task[1]], others
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return "", {}
-
-
-def check_tf_config(tf_config: str) -> None:
-    """Raises ``ValueError`` for a ``TF_CONFIG`` that TensorFlow cannot read.
-
-    >>> check_tf_config('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker"}}')
-    """
-    form = (
-        '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}; or '
-        "unset it to train on this machine alone"
-    )
-    try:
-        config = json.loads(tf_config)
-    except ValueError as error:
-        raise ValueError(f"TF_CONFIG is not JSON ({error}): give {form}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"TF_CONFIG is a {type(config).__name__}: give {form}")
-    cluster = config.get("cluster", {})
-    if not isinstance(cluster, dict) or not all(
-        isinstance(addresses, (list, dict)) for addresses in cluster.values()
-    ):
-        raise ValueError(f"TF_CONFIG has the cluster {cluster!r}: give {form}")
-    if not isinstance(config.get("task", {}), dict):
-        raise ValueError(f"TF_CONFIG has the task {config['task']!r}: give {form}")
-
-
 def wait_for_workers(tf_config: str, wait_seconds: float = GIVE_UP_SECONDS) -> None:
     """Returns when all other workers of a ``TF_CONFIG`` answer; reports those that do not.
 
-    Raises ``ValueError`` after `wait_seconds`.
+    Raises ``ValueError`` after `wait_seconds`, and as
+    :func:`~tpu_train.tf_config.read_cluster` does.
     """
-    address, missing = other_workers(tf_config)
+    cluster = read_cluster(tf_config)
+    missing = cluster.others if cluster else {}
     start = time.monotonic()
     report_at = start + REPORT_SECONDS
     with contextlib.ExitStack() as stack:
         if missing:
-            _listen(address, stack)
+            _listen(cluster.address, stack)
         while missing := {n: a for n, a in missing.items() if not _answers(a)}:
             whom = ", ".join(f"{name} ({where})" for name, where in missing.items())
             now = time.monotonic()

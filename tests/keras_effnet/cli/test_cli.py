@@ -121,6 +121,7 @@ def test_predict_prints_classes_and_preprocessing(trained, capsys):
         ({"--labels": "three.txt", "--label-format": "wnid"}, "drop it, or --labels"),
         ({"image": "none.png"}, "none.png does not exist"),
         ({"--model": "x.png"}, "is not a .keras file"),
+        ({"--model": "x.tflite"}, "effnet evaluate takes both"),
     ],
 )
 def test_predict_checks_its_arguments_first(trained, change, message, capsys):
@@ -132,8 +133,9 @@ def test_predict_checks_its_arguments_first(trained, change, message, capsys):
     flags = {"--model": str(path), **change}
     if flags.get("--labels", "none.txt") != "none.txt":
         flags["--labels"] = str(path.with_name(flags["--labels"]))
-    if flags["--model"] == "x.png":
-        flags["--model"] = str(path.with_name("x.png"))
+    (path.parent / "x.tflite").write_bytes(b"")
+    if flags["--model"].startswith("x."):
+        flags["--model"] = str(path.with_name(flags["--model"]))
     assert main(["predict", image, *(f"{k}={v}" for k, v in flags.items())]) == 2
     out, err = capsys.readouterr()
     assert message in err

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -42,6 +43,16 @@ def folder(tmp_path_factory):
 
 def evaluate(folder, *flags, data="photos", model="net.keras"):
     return main(["evaluate", f"--model={folder / model}", f"--data={folder / data}", *flags])
+
+
+def test_a_tflite_without_litert_is_an_error_of_one_line(folder, monkeypatch, capsys):
+    for name in ["ai_edge_litert", *(n for n in sys.modules if n.startswith("ai_edge_litert."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    (folder / "net.tflite").write_bytes(b"\0\0\0\0TFL3")
+    assert evaluate(folder, model="net.tflite") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("effnet: .tflite files need ai-edge-litert")
+    assert line.endswith('pip install "keras_effnet[tflite]"')
 
 
 def test_a_keras_file_is_evaluated_and_its_files_are_written(folder, tmp_path, capsys):

@@ -88,13 +88,14 @@ def test_leftovers_of_operating_systems_are_left_out_and_noted_once():
         *(f"cat/._{n}.jpg" for n in range(11)),
         *("cat/.DS_Store", "dog/Thumbs.db", "dog/desktop.ini", "__MACOSX/cat/._0.jpg"),
         *("dog/.ipynb_checkpoints/0.jpg", "dog/@eaDir/0.jpg"),
+        *("#recycle/cat/9.jpg", "dog/@Recycle/0.jpg"),
     ]
     assert all(map(is_leftover, leftovers))
     found = find_images("d", _files("cat", "dog") + leftovers + [".DS_Store"], _probe)
     assert found.classes == ["cat", "dog"]
     assert len(found.images) == 4
     (note,) = found.notes
-    assert note.startswith("left out hidden files, or files of archives and operating systems (17)")
+    assert note.startswith("left out hidden files, or files of archives and operating systems (19)")
 
 
 def test_a_class_that_loses_all_images_is_an_error_that_names_it():

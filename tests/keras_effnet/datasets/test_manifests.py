@@ -31,6 +31,31 @@ def test_a_csv_manifest_with_splits(photos):
     assert training.where(1) == "dog/0.JPEG"
 
 
+@pytest.mark.parametrize("ending", ["csv", "json"])
+@pytest.mark.parametrize(("true", "false"), [(True, False), (1, 0), ("TRUE", "false"), (1.0, 0.0)])
+def test_fastais_is_valid_is_a_split(photos, ending, true, false):
+    rows = [("cat/0.JPEG", "cat", false), ("dog/0.JPEG", "dog", false), ("cat/1.png", "cat", true)]
+    names = ["fname", "path", "label", "is_valid"]
+    text = json.dumps([dict(zip(names, ("x", *row))) for row in rows])
+    if ending == "csv":
+        text = "\n".join([f",{','.join(names)}", *(f"0,x,{a},{b},{c}" for a, b, c in rows)])
+    path = write_manifest(photos / f"manifest.{ending}", text)
+    assert open_dataset(path).splits == ("train", "validation")
+    training, evaluation = opened(path)
+    assert training.labels.tolist() == [0, 1]
+    assert evaluation.where(0) == "cat/1.png"
+    assert training.notes == evaluation.notes == ("columns that are not used: fname",)
+
+
+def test_columns_of_a_json_file_that_no_row_uses_are_named(photos):
+    rows = [
+        {"image": "cat/0.JPEG", "file": "x", "label": "cat", "Width": 9},
+        {"file": "dog/0.JPEG", "label": "dog", "Source": "web", "unnamed: 0": 1},
+    ]
+    (images,) = opened(write_manifest(photos / "l.json", json.dumps(rows)))
+    assert images.notes == ("columns that are not used: width, source",)
+
+
 def test_home_folders_and_file_urls_are_paths(photos, monkeypatch):
     monkeypatch.setenv("HOME", str(photos))
     (photos / "cat" / "2.JPEG").rename(photos / "cat" / "a 2.JPEG")
@@ -78,6 +103,9 @@ def test_a_manifest_with_several_labels_per_image(photos, ending):
     [
         ("l.csv", "photo,label\na.jpg,1\n", "has the columns photo, label and lacks image"),
         ("l.csv", "image,label\n", "has no rows"),
+        ("l.csv", "image,label,is_valid\na,x,maybe\n", "line 2 has is_valid 'maybe'; accepted"),
+        ("l.csv", "image,label,is_valid\na,x,true\nb,x,\n", "line 3 has the split ''; accepted"),
+        ("l.csv", "image,label,is_valid\na,x,False\nb,x,0\n", "but only training rows"),
         ("l.csv", "image,label\na.jpg,\n", r"line 2 \(a.jpg\) needs a label"),
         ("l.csv", "image,label\n,1\n", "line 2 has no image"),
         ("l.csv", "image,label\na.jpg,1\nb.jpg,0\n", "2 files that do not exist: .*a.jpg"),
@@ -155,7 +183,7 @@ def test_bad_manifests_are_errors_that_name_the_row(tmp_path, name, text, messag
 def test_files_of_excel_are_read(tmp_path, content):
     path = tmp_path / "l.csv"
     path.write_bytes(content)
-    rows, classes, has_split = read_manifest(str(path))
+    rows, classes, has_split, _ = read_manifest(str(path))
     assert [(row.path, row.is_evaluation) for row in rows] == [
         ("cat/0.JPEG", False),
         ("dog/0.JPEG", True),
@@ -186,7 +214,7 @@ def test_a_json_file_with_a_byte_order_mark_is_read(tmp_path):
     ],
 )
 def test_labels_that_are_numbers_are_class_numbers(tmp_path, name, text):
-    rows, classes, has_split = read_manifest(str(write_manifest(tmp_path / name, text)))
+    rows, classes, has_split, _ = read_manifest(str(write_manifest(tmp_path / name, text)))
     assert [row.labels for row in rows] == [(2,), (0,)]
     assert (classes, has_split) == (["0", "1", "2"], False)
 
@@ -194,6 +222,6 @@ def test_labels_that_are_numbers_are_class_numbers(tmp_path, name, text):
 def test_json_names_may_have_line_separators_and_spaces_around_them(tmp_path):
     text = '{"image": "a.jpg", "label": " x\u2028"}\r\n{"image": "b\u2028.jpg", "label": "x"}\n'
     (tmp_path / "l.jsonl").write_bytes(text.encode())
-    rows, classes, _ = read_manifest(str(tmp_path / "l.jsonl"))
+    rows, classes, *_ = read_manifest(str(tmp_path / "l.jsonl"))
     assert classes == ["x"]
     assert [row.path for row in rows] == ["a.jpg", "b\u2028.jpg"]

@@ -90,10 +90,12 @@ def test_equal_pixels_of_arrays_are_duplicates(tmp_path):
     assert "6 images are in several classes with the same bytes" in training.notes[-1]
 
 
-def test_classes_that_differ_only_in_case_are_named(photos):
-    shutil.copytree(photos / "cat", photos / "Cat")
+def test_classes_that_have_almost_the_same_name_are_named(photos):
+    for name in ("Cat", "cat ", "hot dog", "hot_dog", "-", "_"):
+        shutil.copytree(photos / "cat", photos / name)
     training, _ = _opened(photos, on_duplicates="ignore")
-    assert any(note.endswith("upper and lower case: Cat = cat") for note in training.notes)
+    expected = "_ or - only: 'Cat' = 'cat' = 'cat ', 'hot dog' = 'hot_dog'"
+    assert any(note.endswith(expected) for note in training.notes)
 
 
 def test_a_split_folder_without_images_is_named(photos):

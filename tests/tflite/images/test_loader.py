@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 import tflite
-from keras_effnet.image_preprocessing import resize
+from keras_effnet.image_preprocessing import Preprocessing, resize
+from keras_effnet.model_input import image_input
 from tflite.images.loader import ImageSet, fit_labels
 
 _PHOTO = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -25,6 +26,16 @@ def _folder(root, **classes):
 
 def _png(path):
     Image.fromarray(_PHOTO).save(path)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (48, 32)])
+def test_images_are_cropped_as_in_an_evaluation_of_the_model(tiny, build, size):
+    crop = Preprocessing(32, 0.8, "bicubic")
+    stated = image_input(build(tiny, input_shape=(*size, 3), preprocessing=crop))
+    assert stated.preprocessing.crop == 0.8
+    photo = np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    (loaded,) = tflite.load_images(photo[None], size, preprocessing=stated.preprocessing).images
+    np.testing.assert_array_equal(loaded, stated.prepare(photo))
 
 
 @pytest.mark.parametrize("size", [(20, 30), (32, 32), (7, 11), (224, 224)])

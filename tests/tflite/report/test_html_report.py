@@ -197,6 +197,15 @@ def test_a_page_states_its_origin(tmp_path, comparison):
         _write(tmp_path, comparison, origin=damaged)
 
 
+def test_a_larger_file_is_called_larger(comparison):
+    report = comparison.report
+    candidate = dataclasses.replace(report.candidate, size=2 * report.reference.size)
+    report = dataclasses.replace(report, candidate=candidate)
+    text = _Page(render(dataclasses.replace(comparison, report=report))).words
+    assert "times smaller" not in text
+    assert "2.00 times larger" in text
+
+
 def test_losses_have_one_sign_and_an_interval(tmp_path, comparison):
     r = dataclasses.replace(comparison.report, drop=Drop(-0.5, (-1.25, 0.25), 1, 2, 0.7))
     page, _, _ = _write(tmp_path, dataclasses.replace(comparison, report=r))

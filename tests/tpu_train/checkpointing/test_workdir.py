@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_effnet.atomic_write import replacing
 from tpu_train.checkpointing import workdir
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.training.distribution import make_strategy
@@ -50,12 +51,12 @@ def test_a_resumed_remote_run_appends_to_its_metrics():
 @pytest.mark.parametrize("where", ["ram://done/run", "local"])
 def test_a_finished_run_is_replaced_only_with_overwrite(where, tmp_path):
     path = where if "://" in where else str(tmp_path / "run")
-    workdir.check(path, overwrite=False)
+    workdir.create(path)
+    workdir.check_not_finished(path)
     with tf.io.gfile.GFile(f"{path}/model.keras", "w") as file:
         file.write("mine")
     with pytest.raises(ValueError, match=r"already contains a run \(model\.keras\)"):
-        workdir.check(path, overwrite=False)
-    workdir.check(path, overwrite=True)
+        workdir.check_not_finished(path)
     files = workdir.Workdir(path)
     files.prepare(resume=False)
     assert not tf.io.gfile.exists(f"{path}/model.keras")
@@ -66,15 +67,23 @@ def test_a_run_killed_before_its_first_checkpoint_is_resumed(tmp_path):
     files = workdir.Workdir(str(tmp_path))
     files.prepare(resume=False)
     (tmp_path / "metrics.jsonl").write_text("")
-    workdir.check(str(tmp_path), overwrite=False)
+    workdir.check_not_finished(str(tmp_path))
+
+
+def test_a_run_removes_what_a_kill_has_left_of_its_files(tmp_path):
+    names = ("model.keras", "best.keras", "recipe.json", "evaluation.html", "mine.keras")
+    writing = [replacing(tmp_path / name) for name in names]  # none of them ends
+    *_, mine = [file.__enter__() for file in writing]
+    workdir.Workdir(str(tmp_path)).prepare(resume=True)
+    assert {str(path) for path in tmp_path.iterdir()} == {mine, str(tmp_path / "checkpoints")}
 
 
 def test_an_unwritable_path_is_an_error_with_the_reason(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is not writable: Not a directory"):
-        workdir.check(str(tmp_path / "file" / "run"), overwrite=False)
+        workdir.create(str(tmp_path / "file" / "run"))
     with pytest.raises(ValueError, match="'nowhere://run' is not writable"):
-        workdir.check("nowhere://run", overwrite=False)
+        workdir.create("nowhere://run")
 
 
 def test_a_run_in_a_remote_folder_resumes_and_exports_there(conv_recipe, source, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tpu_train.noisy_student.conftest import write_photos, write_teacher
 from tpu_train.cli import main
-from tpu_train.noisy_student.folder_lock import locked
+from tpu_train.folder_lock import locked
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_host_outside_the_cluster_is_an_error(folder, capsys, monkeypatch):
     cluster = {"worker": ["a:1", "b:1"]}
     task = {"type": "worker", "index": 5}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
-    assert "no chief or worker of its cluster" in fails(folder, capsys)
+    assert "task index 5 is out of range for 2 tasks of type worker" in fails(folder, capsys)
 
 
 def test_two_commands_at_once_on_a_folder_are_an_error(folder, capsys, tmp_path):

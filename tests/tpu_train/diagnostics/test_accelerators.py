@@ -12,8 +12,9 @@ from tests.tpu_train.diagnostics.environments import (
     tf_config,
     without,
 )
-from tpu_train.diagnostics.environment import Folder, Imported, Package, cluster
+from tpu_train.diagnostics.environment import Folder, Imported, Package
 from tpu_train.diagnostics.finding import NOTE, OK, PROBLEM
+from tpu_train.tf_config import read_cluster
 
 
 @pytest.mark.parametrize(
@@ -108,9 +109,9 @@ def test_a_gpu_invisible_to_tensorflow_is_a_problem():
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "no cluster"),
+        ("[]", "TF_CONFIG is JSON of type list"),
         ('{"task": {"type": "worker", "index": 0}}', "no cluster"),
-        ('{"cluster": {"worker": []}}', "no worker"),
+        ('{"cluster": {"worker": []}}', "no worker is in it"),
         ('{"cluster": {"worker": ["a:1"]}}', "no task"),
         (tf_config(["a", "b:2"]), "'a' is not an address"),
         (tf_config(["a:x", "b:2"]), "'a:x' is not an address"),
@@ -125,7 +126,7 @@ def test_an_invalid_tf_config_is_a_problem_with_an_example(text, message):
     assert finding.level == PROBLEM
     assert message in finding.message
     example = finding.fix.removeprefix("export TF_CONFIG='").rstrip("'")
-    assert cluster(example)[1] == "10.0.0.1:2222"
+    assert read_cluster(example).address == "10.0.0.1:2222"
 
 
 def test_a_valid_tf_config_gives_this_workers_address():
@@ -135,6 +136,8 @@ def test_a_valid_tf_config_gives_this_workers_address():
     chief = (
         '{"cluster": {"chief": ["c:1"], "worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}'
     )
-    assert cluster(chief) == (["c:1", "a:1"], "c:1")
+    assert finding_of("workers", variables={"TF_CONFIG": chief}).message == (
+        "2 workers, this one at c:1"
+    )
     assert finding_of("workers", device="multi-worker").level == PROBLEM
     assert not findings_of("workers", variables={"TF_CONFIG": "{"}, device="cpu")

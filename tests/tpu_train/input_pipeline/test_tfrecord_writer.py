@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_effnet.datasets.tfrecord import read_index
 from tpu_train.cli.prepare import main
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline import prepare_workers
 from tpu_train.input_pipeline.batches import evaluation_batches, training_batches
 from tpu_train.input_pipeline.data_loading import open_data
@@ -214,6 +215,18 @@ def test_a_killed_run_resumes_to_the_same_bytes(pictures, tmp_path):
     assert not (out / "index.jsonl").exists()
     prepare(pictures, out, shard_count=6)
     assert files(out) == files(expected)
+
+
+def test_two_commands_at_once_on_a_folder_are_an_error(pictures, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with locked(str(out)):
+        with pytest.raises(ValueError, match=f"another process is writing to {out}"):
+            prepare(pictures, out)
+        assert not list(out.iterdir())
+    prepare(pictures, out)
+    with locked(str(out)):
+        prepare(pictures, out)  # complete: nothing is written
 
 
 def test_a_full_disk_is_an_error_without_partial_files(pictures, tmp_path, monkeypatch):

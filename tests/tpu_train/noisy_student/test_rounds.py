@@ -17,8 +17,8 @@ from tests.tpu_train.noisy_student.conftest import (
     write_teacher,
 )
 from tpu_train.cli import main
+from tpu_train.folder_lock import locked
 from tpu_train.noisy_student import rounds
-from tpu_train.noisy_student.folder_lock import locked
 from tpu_train.noisy_student.round_report import Round, describe, write_rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_parts")]

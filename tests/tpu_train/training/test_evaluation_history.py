@@ -34,6 +34,9 @@ def evaluations(*losses, first=1):
         ((5, 6, 6, 4), 4, 1, False),
         ((5, 6, 6, 6, 6), 1, 2, True),
         ((5, float("nan")), 1, 0, False),
+        ((float("nan"), 5), 2, 0, False),
+        ((float("nan"), 5, float("inf")), 2, 0, False),
+        ((float("nan"),), 1, 0, False),
     ],
 )
 def test_the_evaluations_decide(losses, best, plateaus, early):

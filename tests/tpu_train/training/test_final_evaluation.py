@@ -11,6 +11,7 @@ from tpu_train.input_pipeline.data_loading import from_arrays
 from tpu_train.recipes.table import RECIPES
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.final_evaluation import score_source, write_pages
+from tpu_train.training.recovery import TrainingError
 
 CLASSES, IMAGES = 7, 23  # divisible by no batch size here
 LABELS = np.arange(IMAGES) % CLASSES
@@ -54,6 +55,14 @@ def test_a_sigmoid_loss_and_several_labels_give_probabilities():
     outcomes, kind = score_source(make_strategy("cpu"), Pixel(), data, recipe)
     assert kind.activation == "sigmoid"
     np.testing.assert_allclose(outcomes.probabilities, 1 / (1 + np.exp(-logits())), atol=1e-6)
+
+
+def test_scores_that_are_nan_end_the_run_with_advice(tmp_path):
+    model = keras.Sequential([Pixel(), keras.layers.Lambda(tf.math.log)])  # NaN below 0
+    path = str(tmp_path / "model.keras")
+    with pytest.raises(TrainingError, match=r"test images.*NaN or Inf.*lower --learning_rate"):
+        write_pages(make_strategy("cpu"), model, RECIPE, {"test": source()}, path, writes=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_pages_of_both_splits_are_written(tmp_path):

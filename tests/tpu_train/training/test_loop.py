@@ -1,6 +1,5 @@
 import dataclasses
 import gc
-import types
 import weakref
 
 import keras
@@ -11,6 +10,7 @@ from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.training import loop
 from tpu_train.training import run as run_module
 from tpu_train.training.loop import segments
+from tpu_train.training.recovery import TrainingError
 from tpu_train.training.run_context import TrainingHistory
 
 # --- steps and phases ----------------------------------------------------------------------------
@@ -165,6 +165,30 @@ def test_there_is_no_best_model_if_the_last_is_as_good(train_conv, accuracies, t
     assert result.best["step"] == 12
 
 
+@pytest.mark.slow
+def test_an_evaluation_with_nan_is_never_the_best(
+    train_conv, losses, exported_weights, log, tmp_path
+):
+    nan = float("nan")
+    losses(2, nan, 3, 4)  # by step 3, 6, 9, 12
+    result = train_conv("run", eval_epochs=1)
+    assert result.best["step"] == 3
+    assert "the evaluation after step 6 gives NaN or Inf: these weights are not" in log()
+    best = keras.saving.load_model(result.best_path, compile=False).get_weights()
+    losses(nan, 2, 3, 4)
+    assert train_conv("first", eval_epochs=1).best["step"] == 6
+    losses(2, 3, 4, nan)
+    with pytest.raises(TrainingError, match=r"after step 12.*loss nan.*best.keras has .* step 3,"):
+        train_conv("last", eval_epochs=1)
+    files = sorted(path.name for path in (tmp_path / "last").glob("*.keras"))
+    assert files == ["best.keras"]
+    kept = keras.saving.load_model(tmp_path / "last" / "best.keras", compile=False).get_weights()
+    for a, b in zip(kept, best):
+        np.testing.assert_array_equal(a, b)
+    result = train_conv("early", eval_epochs=1, changes={**EARLY, "early_stopping_patience": 9})
+    assert result.exported["step"] == 3  # the best model is exported, not the last
+
+
 def test_the_accuracy_at_a_step_is_that_of_the_last_evaluation():
     history = TrainingHistory(evaluations=[{"step": 3, "ema": 0.5, "non_ema": 0.4}])
     assert history.accuracy_at(3) == 0.5
@@ -185,10 +209,9 @@ HEAD_FIRST = {"freeze": "conv+bn,none", "learning_rate": 0.03, "layer_decay": 0.
 @pytest.fixture
 def losses(monkeypatch):
     """losses(3, 2, ...): the losses of the evaluations at the host calls of a run, by step."""
+    run_evaluate = loop._evaluate
 
     def losses(*values):
-        run_evaluate = loop._evaluate
-
         def evaluate(run, phase, step, history):
             value = values[step // 3 - 1]
             fake = lambda: {"ema": 0.5 - value / 9, "non_ema": 0.25, "loss_ema": value}  # noqa: E731
@@ -282,91 +305,6 @@ def test_without_evaluation_images_a_run_trains_on_everything(train_conv, source
     assert "no evaluation images" in log()
     with pytest.raises(ValueError, match=r"needs evaluation images: give --holdout=0\.2"):
         train_conv("early", changes=EARLY, evaluation=nothing, eval_epochs=1)
-
-
-# --- saving and stopping -------------------------------------------------------------------------
-
-
-class FakeManager:
-    """Records the steps that are saved."""
-
-    folder = "checkpoints"
-
-    def __init__(self, due=False, error=None, gather=None):
-        self.due, self.error, self.steps = due, error, []
-        self.gather = gather or (lambda votes: np.asarray([votes]))
-
-    def should_save(self, accuracy):
-        return self.due
-
-    def save(self, step, variables, extra_state, accuracy):
-        if self.error:
-            raise self.error
-        self.steps.append(step)
-
-    def describe_latest(self):
-        return "The checkpoint of step 1 is kept"
-
-
-def save_or_stop(manager, reason="", end_of_phase=False):
-    """The log lines of a call at step 2."""
-    lines = []
-    run = types.SimpleNamespace(
-        checkpoints=manager,
-        stop=lambda: reason,
-        state=types.SimpleNamespace(variables=[]),
-        metrics=types.SimpleNamespace(log=lines.append),
-    )
-    loop._save_or_stop(run, 2, TrainingHistory(), end_of_phase=end_of_phase)
-    return lines
-
-
-@pytest.mark.parametrize(
-    ("due", "end_of_phase", "steps"),
-    [(False, False, []), (True, False, [2]), (False, True, [2])],
-)
-def test_saves_when_due_and_at_the_end_of_a_phase(due, end_of_phase, steps):
-    manager = FakeManager(due)
-    assert save_or_stop(manager, end_of_phase=end_of_phase) == []
-    assert manager.steps == steps
-
-
-def test_saves_before_it_stops():
-    manager = FakeManager()
-    with pytest.raises(StoppedError, match=r"after step 2 \(SIGTERM\)\. The same command resumes"):
-        save_or_stop(manager, "SIGTERM")
-    assert manager.steps == [2]
-
-
-def test_a_full_disk_is_logged_and_training_continues():
-    manager = FakeManager(due=True, error=OSError("No space left"))
-    (line,) = save_or_stop(manager)
-    assert line == (
-        "cannot save a checkpoint at step 2: No space left. The checkpoint of step 1 is kept"
-    )
-
-
-def test_a_stop_that_cannot_save_says_where_the_run_will_resume():
-    manager = FakeManager(error=OSError("No space left"))
-    message = r"could not be saved: No space left\. The checkpoint of step 1 is kept"
-    with pytest.raises(StoppedError, match=message):
-        save_or_stop(manager, "SIGINT")
-
-
-def test_all_workers_stop_when_one_is_asked_to():
-    manager = FakeManager(gather=lambda votes: np.asarray([votes, [1, 0]]))
-    with pytest.raises(StoppedError, match=r"after step 2 \(requested on another worker\)"):
-        save_or_stop(manager)
-    assert manager.steps == [2]
-
-
-def test_the_chief_decides_when_a_checkpoint_is_due():
-    chief = FakeManager(due=False, gather=lambda votes: np.asarray([votes, [0, 1]]))
-    save_or_stop(chief)
-    assert not chief.steps
-    second = FakeManager(due=False, gather=lambda votes: np.asarray([[0, 1], votes]))
-    save_or_stop(second)
-    assert second.steps == [2]
 
 
 # --- labels --------------------------------------------------------------------------------------

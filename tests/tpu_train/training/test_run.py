@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_effnet.constructors import create_model
 from keras_effnet.variants import Normalization
+from tpu_train.callbacks.records import Callback
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.training import run as run_module
 from tpu_train.training.distribution import make_strategy
@@ -287,6 +288,23 @@ def test_an_existing_run_is_not_overwritten_by_default(run, tmp_path):
     with pytest.raises(ValueError, match="already contains a run"):
         run()
     assert (tmp_path / "run" / "model.keras").read_text() == "mine"
+
+
+def test_two_runs_at_once_in_a_workdir_are_an_error(train_conv, tmp_path):
+    refused = []
+
+    def start_another(record):
+        if record["event"] == "phase_end":
+            for overwrite in (False, True):
+                with pytest.raises(ValueError, match="another process is writing to") as error:
+                    train_conv(overwrite=overwrite)
+                refused.append(str(error.value))
+
+    result = train_conv(callback=Callback(start_another, "test"))
+    assert len(refused) == 4
+    assert str(tmp_path / "run") in refused[0]
+    assert result.model_path
+    train_conv(overwrite=True)  # the lock is free again
 
 
 def test_an_unwritable_workdir_is_an_error_before_anything_slow(run, tmp_path):

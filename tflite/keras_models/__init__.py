@@ -1,0 +1,1 @@
+"""The Keras models that are converted: opening their files, and computing in float32."""
