@@ -283,7 +283,7 @@ def check(recipe: Recipe) -> None:
         (_BELOW_1, lambda value: 0 <= value < 1, "in [0, 1)"),
         (_UP_TO_1, lambda value: 0 <= value <= 1, "in [0, 1]"),
         (_POSITIVE_UP_TO_1, lambda value: 0 < value <= 1, "in (0, 1]"),
-        (("seed",), lambda value: 0 <= value < 2**31, "in [0, 2**31)"),
+        (("seed",), lambda value: 0 <= value < 2**32, "in [0, 2**32)"),
     )
     for names, is_valid, accepted in ranges:
         for name in names:

@@ -262,7 +262,7 @@ def _is_at_best(run, step, history):
     best = evaluation_history.find_best(
         history.evaluations, evaluation_history.metric_of(run.recipe)
     )
-    return best is not None and best["step"] == step
+    return best is not None and best["step"] == step and evaluation_history.is_finite(best)
 
 
 def _checkpoint(run, phase, step, history, *, end_of_phase):

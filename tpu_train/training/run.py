@@ -204,15 +204,13 @@ def train(
             stack.enter_context(contextlib.closing(profiler))
             messages += _describe_run(recipe, images, evaluation, strategy)
             if recipe.oversample:
-                messages.append(
-                    f"with the repeats of oversample, an epoch has {training.examples} images"
-                )
+                messages.append(f"with oversampling, an epoch has {training.examples} images")
             if teacher:
                 messages.append(f"the teacher is {recipe.teacher}: {teacher.note}")
             if recipe.layer_decay != 1 and not has_layer_groups(model):
                 messages.append(
                     f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups "
-                    "of layers, as only EfficientNets have"
+                    "of layers; EfficientNets have"
                 )
             if restored:
                 messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")

@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import types
 import weakref
 
 import keras
@@ -156,6 +157,17 @@ def test_an_extension_keeps_the_best_model_of_the_finished_run(
     best = keras.saving.load_model(tmp_path / "run" / "best.keras", compile=False)
     for a, b in zip(best.get_weights(), first):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_resumed_run_knows_whether_its_weights_are_the_best(conv_recipe):
+    run = types.SimpleNamespace(recipe=conv_recipe)
+    history = TrainingHistory(evaluations=[{"step": 3, "ema": 0.4}, {"step": 6, "ema": 0.5}])
+    assert loop._is_at_best(run, 6, history)
+    assert not loop._is_at_best(run, 9, history)  # trained on since
+    history.evaluations.append({"step": 9, "ema": 0.1})
+    assert not loop._is_at_best(run, 9, history)
+    damaged = TrainingHistory(evaluations=[{"step": 3, "ema": 0.4, "loss_ema": float("nan")}])
+    assert not loop._is_at_best(run, 3, damaged)
 
 
 def test_there_is_no_best_model_if_the_last_is_as_good(train_conv, accuracies, tmp_path):
