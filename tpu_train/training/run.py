@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,12 +21,9 @@ from typing import TextIO
 import keras
 import tensorflow as tf
 
-from keras_effnet.atomic_write import replacing
 from keras_effnet.finetuning import has_layer_groups
 from keras_effnet.label_file import write_labels
-from keras_effnet.model_card.card import make_keras_card
-from keras_effnet.model_card.output_files import RUN_CARD, write_card
-from keras_effnet.weight_transfer import set_weights
+from keras_effnet.model_card.output_files import RUN_CARD
 from tpu_train.callbacks.records import Callback, end_reported
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
@@ -42,7 +38,6 @@ from tpu_train.training.distribution import describe, make_gather, runs_on_cpu
 from tpu_train.training.evaluation import make_evaluation
 from tpu_train.training.evaluation_history import find_best, metric_of
 from tpu_train.training.export import make_export
-from tpu_train.training.final_evaluation import write_pages
 from tpu_train.training.loop import train_phases
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.plots import plot_curves
@@ -50,6 +45,7 @@ from tpu_train.training.profiler import Profiler, check_profile
 from tpu_train.training.recovery import ON_NAN, TrainingError, reporting_lost_workers
 from tpu_train.training.run_checks import check_evaluations, check_run, claimed
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
+from tpu_train.training.run_outputs import take_best_model, write_reports
 from tpu_train.training.step import TrainState, graph_rewriting
 from tpu_train.training.teacher import make_teacher
 
@@ -259,33 +255,15 @@ def train(
             plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
             last = history.evaluations[-1] if history.evaluations else None
             best = find_best(history.evaluations, metric_of(recipe))
-            exported = last
-            if recipe.early_stopping_patience and os.path.exists(files.local(workdirs.BEST)):
-                exported = best
+            has_best = os.path.exists(files.local(workdirs.BEST))
+            exported = best if recipe.early_stopping_patience and has_best else last
             recovery.check_exported(recipe, exported, best)
             if exported is last:
                 export(files.local("model.keras"))
             else:
-                with replacing(files.local("model.keras")) as temporary:
-                    shutil.copyfile(files.local(workdirs.BEST), temporary)
-                best_model = keras.saving.load_model(files.local(workdirs.BEST), compile=False)
-                set_weights(ema_model, best_model.get_weights())  # for the pages
-            evaluations = {}
-            sources = {"evaluation": evaluation, "test": test}
-            sources = {name: s for name, s in sources.items() if s is not None and s.examples}
-            if pages and sources:
-                evaluations = write_pages(
-                    strategy,
-                    ema_model,
-                    recipe,
-                    sources,
-                    files.local("model.keras"),
-                    writes=is_chief,
-                )
-            if is_chief:
-                evaluated = [files.local(f"{name}.json") for name in evaluations]
-                card = make_keras_card(files.local("model.keras"), evaluated)
-                write_card(card, files.local(RUN_CARD))
+                take_best_model(files, ema_model)
+            sources = {"evaluation": evaluation, "test": test} if pages else {}
+            evaluations = write_reports(recipe, sources, files, strategy, ema_model)
             result = Result(
                 model_path=os.path.join(files.path, "model.keras"),
                 best_path=os.path.join(files.path, workdirs.BEST),
