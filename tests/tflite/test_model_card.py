@@ -8,6 +8,7 @@ import pytest
 import tflite
 from keras_effnet.cli import main
 from keras_effnet.label_file import write_labels
+from tflite.keras_models.files import load_keras
 
 NAMES = [f"class {i}" for i in range(10)]
 
@@ -103,7 +104,8 @@ def test_files_of_another_model_are_refused(folder, tmp_path, capsys):
 
 
 def test_a_conversion_is_saved_whatever_lies_beside_its_model(folder, tmp_path):
-    conversion = tflite.convert((folder / "m.tflite").read_bytes(), preset="float32")
+    model = load_keras(folder / "run1" / "model.keras")
+    conversion = tflite.convert(model, preset="float32")
     (tmp_path / "run1").mkdir()
     (tmp_path / "run1" / "recipe.json").write_text("[]")
     (tmp_path / "run1" / "model.keras").write_bytes(b"PK")

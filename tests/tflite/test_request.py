@@ -3,7 +3,7 @@ import pytest
 
 import tflite
 from keras_effnet.litert import metadata
-from tflite.export import load_keras
+from tflite.keras_models.files import load_keras
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.options import ConversionOptions
 from tflite.request import MIN_AGREEMENT, ConversionRequest
