@@ -30,6 +30,7 @@ from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.run_identity import onednn_enabled
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import class_weights, images_of_epoch
+from tpu_train.recipes.evaluation_settings import setting_by_evaluations
 from tpu_train.recipes.phases import batch_norm_warning, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.remote_files import is_remote
@@ -156,6 +157,8 @@ def train(
 
             # Restore the latest checkpoint, if there is one.
             identity = run_record.identify(recipe, training, evaluation, planned)
+            if setting_by_evaluations(recipe):
+                identity["eval_epochs"] = eval_epochs
             checkpoints = CheckpointManager(
                 files.checkpoints,
                 identity,

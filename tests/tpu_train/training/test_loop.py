@@ -248,6 +248,8 @@ def test_early_stopping_ends_a_phase_and_exports_the_best_model(
     assert not np.array_equal(exported[0], best[0])  # that of step 12
     with pytest.raises(StoppedError, match="after step 6"):
         train_conv("stopped", changes=EARLY, eval_epochs=1, stop=stop_at(2))
+    with pytest.raises(ValueError, match=r"a different run \(eval_epochs 1, now 2\)"):
+        train_conv("stopped", changes=EARLY, eval_epochs=2)
     for _ in range(2):
         resumed = train_conv("stopped", changes=EARLY, eval_epochs=1, keep_checkpoints=True)
         assert resumed.phases[0].steps == 9
