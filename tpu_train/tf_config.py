@@ -56,7 +56,7 @@ def read_cluster(tf_config: str) -> Cluster | None:
         return None
     _check_addresses([address for job in jobs.values() for address in job])
     if len(jobs.get("chief", ())) > 1:
-        raise _error(f"TF_CONFIG has {len(jobs['chief'])} chiefs, and one is the most")
+        raise _error(f"TF_CONFIG has {len(jobs['chief'])} chiefs, and a cluster has one at most")
     return Cluster(
         {f"{name} {i}": address for name, job in jobs.items() for i, address in enumerate(job)},
         _task(jobs, task),
@@ -70,7 +70,9 @@ def _check_addresses(addresses):
         if not (is_address and port.isdecimal() and 0 < int(port) < 65536):
             raise _error(f"TF_CONFIG: {address!r} is not an address like 10.0.0.1:2222")
         if addresses.count(address) > 1:
-            raise _error(f"TF_CONFIG contains {address} twice, and every worker has its own")
+            raise _error(
+                f"TF_CONFIG contains {address} twice, and the addresses of tasks must be unique"
+            )
 
 
 def _task(jobs, task):

@@ -56,8 +56,9 @@ def _check_format(path):
     """``ValueError`` for a file that is not of the format that its name says, or not complete."""
     ending = os.path.splitext(path)[1]
     if ending in (".h5", ".hdf5"):
-        with open(path, "rb") as file:
-            is_readable = file.read(8) == b"\x89HDF\r\n\x1a\n"
+        import h5py  # only for such a file: the import takes a moment
+
+        is_readable = h5py.is_hdf5(path)
     elif ending == ".keras":
         is_readable = zipfile.is_zipfile(path)
     elif ending == ".json":

@@ -76,9 +76,10 @@ def _check_file(flag, path):
     if path.endswith(".keras"):
         check_zip(path)
     elif path.endswith(".h5"):
-        with open(path, "rb") as file:
-            if file.read(8) != b"\x89HDF\r\n\x1a\n":
-                raise ValueError(
-                    f"--{flag}={path} is not an .h5 file ({os.path.getsize(path):,} bytes: empty, "
-                    "truncated, or of another format): save or download it again"
-                )
+        import h5py  # only for such a file: the import takes a moment
+
+        if not h5py.is_hdf5(path):
+            raise ValueError(
+                f"--{flag}={path} is not an .h5 file ({os.path.getsize(path):,} bytes: empty, "
+                "truncated, or of another format): save or download it again"
+            )
