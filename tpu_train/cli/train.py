@@ -8,6 +8,7 @@ checkpoint: the same command resumes it.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.util
 import math
 import os
@@ -264,6 +265,8 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.run import TrainingError, export_stopped, train
+
+    gc.freeze()  # garbage collections skip the imported modules, which took 0.2 s each
 
     stop_after = parse_duration(values.stop_after) if values.stop_after else 0.0
     wait_seconds = parse_duration(values.wait_for_workers)
