@@ -41,22 +41,24 @@ def read_input_spec(path: str | os.PathLike[str]) -> InputSpec:
     An unreadable file states nothing: ``files.read_weights`` reports what is wrong with it.
     """
     path = os.fspath(path)
-    if path.endswith(".keras"):
-        try:
-            with zipfile.ZipFile(path) as file:
-                config = json.loads(file.read("config.json"))
-                constants = _stored_constants(file.read("model.weights.h5"))
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError):
-            return InputSpec()
-        return _of_config(config, constants)
     try:
-        with h5py.File(path, "r") as file:
-            if ATTRIBUTE in file.attrs:
-                return parse_attribute(file.attrs[ATTRIBUTE])
-            spec = _of_config(json.loads(file.attrs.get("model_config", "{}")))
-            return replace(spec, classes=spec.classes or _count_classes(file))
-    except (OSError, ValueError):
+        return _of_keras_file(path) if path.endswith(".keras") else _of_h5_file(path)
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError):
         return InputSpec()
+
+
+def _of_keras_file(path):
+    with zipfile.ZipFile(path) as file:
+        config = json.loads(file.read("config.json"))
+        return _of_config(config, _stored_constants(file.read("model.weights.h5")))
+
+
+def _of_h5_file(path):
+    with h5py.File(path, "r") as file:
+        if ATTRIBUTE in file.attrs:
+            return parse_attribute(file.attrs[ATTRIBUTE])
+        spec = _of_config(json.loads(file.attrs.get("model_config", "{}")))
+        return replace(spec, classes=spec.classes or _count_classes(file))
 
 
 def format_attribute(input_spec: InputSpec) -> str:

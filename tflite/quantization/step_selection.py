@@ -15,7 +15,7 @@ from tflite.evaluation import paired_statistics
 from tflite.quantization.calibration import merged_histograms
 from tflite.quantization.objective import MEASURES, OUTPUT_MEASURES, ImageErrors
 from tflite.quantization.state import State
-from tflite.quantization.steps import Context, Step, Variant
+from tflite.quantization.steps import Choice, Context, Step
 
 _NOISE_FLOOR = 0.99  # expected agreement: int8 kernels of two devices agree no better
 
@@ -74,27 +74,27 @@ class Fit:
 
     states: tuple[State, ...]  # one per fold
     errors: tuple[ImageErrors, ...] = ()  # each on the images that its fold did not learn from
-    applied: tuple[tuple[Step, Variant], ...] = ()
+    applied: tuple[tuple[Step, Choice], ...] = ()
 
     @property
     def pooled(self) -> ImageErrors:
         """The errors on the images of all folds."""
         return ImageErrors.joined(self.errors)
 
-    def after(self, step: Step, variant: Variant, contexts: Sequence[Context]) -> Fit:
+    def after(self, step: Step, choice: Choice, contexts: Sequence[Context]) -> Fit:
         """The fit with one more step."""
         states = tuple(
-            step.propose(state, context, variant.argument)
+            step.propose(state, context, choice.argument)
             for state, context in zip(self.states, contexts)
         )
         errors = tuple(context.errors(state) for state, context in zip(states, contexts))
-        return Fit(states, errors, (*self.applied, (step, variant)))
+        return Fit(states, errors, (*self.applied, (step, choice)))
 
     def refitted(self, state: State, context: Context) -> State:
         """`state` after the applied steps, learned from the images of `context`."""
-        for step, variant in self.applied:
+        for step, choice in self.applied:
             context.log(f"Learning from {len(context.images):,} images: {step.name}")
-            state = step.propose(state, context, variant.argument)
+            state = step.propose(state, context, choice.argument)
         return state
 
 
@@ -118,7 +118,7 @@ def run_steps(
         was_kept = any(row.name == step.after and row.kept for row in rows)
         if not step.enabled(contexts[0]) or (step.after and not was_kept):
             continue
-        if not step.variants(fit.states[0]):  # the network has nothing that the step changes
+        if not step.choices(fit.states[0]):  # the network has nothing that the step changes
             continue
         log(f"Quantization step: {step.name}")
         if fit.errors and step.least_gain is not None:
@@ -139,15 +139,15 @@ def run_steps(
 def _run_step(step, fit, contexts):
     """(the fit, with the step if it is kept; its rows)."""
     start, best, rows, tried, rejected = fit, fit, [], [], 0
-    variants = list(step.variants(fit.states[0]))
-    for variant in variants:
+    choices = list(step.choices(fit.states[0]))
+    for choice in choices:
         used = len(contexts) * len(tried)
         if step.cumulative and (
             used >= contexts[0].options.search_evaluations or _reason_to_stop(best, contexts)
         ):
             break
-        candidate = (best if step.cumulative else start).after(step, variant, contexts)
-        row = _compared(step, variant, best, candidate, contexts, len(variants))
+        candidate = (best if step.cumulative else start).after(step, choice, contexts)
+        row = _compared(step, choice, best, candidate, contexts, len(choices))
         tried.append((row, candidate))
         best, rejected = (candidate, 0) if row.kept else (best, rejected + 1)
         if step.cumulative and row.kept:
@@ -161,16 +161,16 @@ def _run_step(step, fit, contexts):
     return best, [dataclasses.replace(row, evaluations=len(contexts) * len(tried))]
 
 
-def _compared(step, variant, best, candidate, contexts, trials):
+def _compared(step, choice, best, candidate, contexts, trials):
     """The row of a candidate, compared with the best so far."""
     errors, kept, gain = candidate.pooled, True, None
     if step.least_gain is not None and best.errors:
         gain = best.pooled.improvement_to(errors)
         trials = 1 if step.cumulative else trials
         kept = gain.is_significant(least=step.least_gain, trials=trials)
-    detail = f" ({variant.detail})" if variant.detail else ""
+    detail = f" ({choice.detail})" if choice.detail else ""
     row = QuantizationStep(
-        name=f"{step.name}{variant.suffix}",
+        name=f"{step.name}{choice.suffix}",
         description=f"{step.description}{detail}",
         kl_divergence=errors.mean,
         agreement=errors.agreement,
@@ -183,7 +183,7 @@ def _compared(step, variant, best, candidate, contexts, trials):
     first, second = row.measures
     text = f"{first} {row.kl_divergence:.5f}, {second} {row.second_text}"
     text = ", ".join(filter(None, (text, row.evidence)))
-    label = variant.suffix.strip(":, ") or variant.detail or step.name
+    label = choice.suffix.strip(":, ") or choice.detail or step.name
     contexts[0].log(f"  {label}: {text}: {'kept' if kept else 'not kept'}")
     return row
 

@@ -119,7 +119,7 @@ def refit_context(contexts: Sequence[Context], calibration: CalibrationImages) -
 
 
 @dataclass(frozen=True)
-class Variant:
+class Choice:
     """One way to run a step."""
 
     argument: object = None  # of ``Step.propose``
@@ -135,12 +135,12 @@ class Step:
     description: str
     propose: Callable[[State, Context, object], State]  # learns from the context's images
     # In the order in which they are tried; a later one replaces an earlier one on evidence only.
-    variants: Callable[[State], Sequence[Variant]] = lambda state: (Variant(),)
+    choices: Callable[[State], Sequence[Choice]] = lambda state: (Choice(),)
     least_gain: float | None = 0.0  # of the root error, beside its uncertainty; None: always kept
     after: str = ""  # only if the step of that name was kept
     enabled: Callable[[Context], bool] = lambda context: True
-    patience: int | None = None  # ends after this number of rejected variants in a row
-    # Every variant that is kept is a step by itself, and the next starts from it. Rejected ones are
+    patience: int | None = None  # ends after this number of rejected choices in a row
+    # Every choice that is kept is a step by itself, and the next starts from it. Rejected ones are
     # not reported; the number of models evaluated is limited by the options.
     cumulative: bool = False
     below: float = math.inf  # only if the agreement is below this
@@ -168,10 +168,10 @@ def estimated_ranges(state: State, context: Context, estimator: str) -> State:
     return dataclasses.replace(state, ranges=ranges, estimator=estimator)
 
 
-def other_estimators(state: State) -> tuple[Variant, ...]:
+def other_estimators(state: State) -> tuple[Choice, ...]:
     """The estimators of least error but the state's, "swish" first."""
     return tuple(
-        Variant(name, f": {name}", ESTIMATORS[name].description)
+        Choice(name, f": {name}", ESTIMATORS[name].description)
         for name in ("swish", "mse")
         if name != state.estimator
     )
@@ -211,7 +211,7 @@ def _equalized(state, context, strength, through_swish):
     )
 
 
-def swish_stages(state: State) -> tuple[Variant, ...]:
+def swish_stages(state: State) -> tuple[Choice, ...]:
     """The tensors before swishes without a factor, of the stem, of block 1, ..., front to back."""
     graph = Graph(state.float32_model)
     stages = {}
@@ -221,7 +221,7 @@ def swish_stages(state: State) -> tuple[Variant, ...]:
             stage = _STAGE.match(sqnr.group_of(name) or "the rest")[0]
             stages.setdefault(stage, []).append(name)
     return tuple(
-        Variant(tuple(names), f", {stage}", f"{len(names)} tensor(s)")
+        Choice(tuple(names), f", {stage}", f"{len(names)} tensor(s)")
         for stage, names in stages.items()
     )
 
@@ -290,14 +290,14 @@ _ROUNDING = Step(
 STEPS = (  # for int8 activations
     Step("min-max ranges", "smallest and largest value of each tensor, the default of most "
          "converters", minmax_ranges, least_gain=None),
-    Step("ranges", "best other range estimator", estimated_ranges, variants=other_estimators),
+    Step("ranges", "best other range estimator", estimated_ranges, choices=other_estimators),
     Step("equalization", "equal absolute maxima of the channels of residual streams and products",
          equalize, patience=1,
-         variants=lambda state: [Variant(s, detail=f"strength {s:g}") for s in STRENGTHS]),
+         choices=lambda state: [Choice(s, detail=f"strength {s:g}") for s in STRENGTHS]),
     Step("ranges, equalized", "best other range estimator", estimated_ranges,
-         variants=other_estimators, after="equalization"),
+         choices=other_estimators, after="equalization"),
     Step("equalization", "the same for channels before a swish, at one multiplication each",
-         equalize_swishes, variants=swish_stages, cumulative=True, patience=2, least_gain=0.05,
+         equalize_swishes, choices=swish_stages, cumulative=True, patience=2, least_gain=0.05,
          enabled=_searches),
     _ROUNDING,
     Step("bias correction", "biases restore the float model's channel means", correct_biases),

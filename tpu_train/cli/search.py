@@ -21,10 +21,9 @@ from keras_effnet.space_lookup import COMPOUND, find_space
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts
 from tpu_train.cli import command, data_flags, failure_message, outputs, recipe_flags
 from tpu_train.device_names import LOCAL_DEVICES, check_device
-from tpu_train.recipes.schema import Recipe
+from tpu_train.recipes.schema import IMAGE_SIZES, Recipe
 from tpu_train.search.request import SearchRequest
 from tpu_train.search.settings import (
-    IMAGE_SIZES,
     PRUNERS,
     SAMPLERS,
     STEP_TIMES,

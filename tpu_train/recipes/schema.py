@@ -249,7 +249,7 @@ _NOT_NEGATIVE = (
     *("randaugment_layers", "warmup_epochs", "weight_decay", "clip_norm", "batch_norm_group_size"),
     *("early_stopping_patience", "unlabeled_ratio"),
 )
-_IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
+IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 _BELOW_1 = (
     *("dropout_first", "dropout_last", "drop_path_first", "drop_path_last", "cutout"),
     *("label_smoothing", "ema_decay", "batch_norm_momentum"),
@@ -279,7 +279,7 @@ def check(recipe: Recipe) -> None:
     ranges = (
         (_POSITIVE, lambda value: value > 0, "greater than 0"),
         (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
-        (_IMAGE_SIZES, lambda value: value >= 32, "at least 32"),
+        (IMAGE_SIZES, lambda value: value >= 32, "at least 32"),
         (_BELOW_1, lambda value: 0 <= value < 1, "in [0, 1)"),
         (_UP_TO_1, lambda value: 0 <= value <= 1, "in [0, 1]"),
         (_POSITIVE_UP_TO_1, lambda value: 0 < value <= 1, "in (0, 1]"),

@@ -15,13 +15,12 @@ from keras_effnet.suggestions import unknown_name
 from keras_effnet.variant_file import to_json
 from keras_effnet.variants import Variant
 from tpu_train.recipes.evaluation_settings import check_phases_without_evaluations
-from tpu_train.recipes.schema import Recipe, check
+from tpu_train.recipes.schema import IMAGE_SIZES, Recipe, check
 from tpu_train.recorded_settings import differences
 
 SAMPLERS = ("random", "nsga2", "tpe")
 PRUNERS = ("none", "halving")
 STEP_TIMES = ("flops", "measured", "tpu:v5e")
-IMAGE_SIZES = ("image_size_first", "image_size_last", "image_size_eval")
 # fields of a recipe that a search sets itself, and the values that they must have
 _FIXED = {"weights": "", "width": 1, "depth": 1, "freeze": "none"}
 

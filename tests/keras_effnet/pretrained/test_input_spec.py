@@ -2,13 +2,14 @@
 
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 
 from keras_effnet.constructors import create_model
 from keras_effnet.image_preprocessing import Preprocessing
 from keras_effnet.pretrained.files import write_weights
-from keras_effnet.pretrained.input_spec import InputSpec, read_input_spec
+from keras_effnet.pretrained.input_spec import ATTRIBUTE, InputSpec, read_input_spec
 from keras_effnet.variants import Normalization
 
 pytestmark = pytest.mark.every_stack
@@ -26,6 +27,22 @@ def test_written_files_state_their_input_spec(tmp_path):
 def test_an_unreadable_file_states_nothing(name, tmp_path):
     (tmp_path / name).write_text("<html>404</html>")
     assert read_input_spec(tmp_path / name) == InputSpec(None, None)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "text"),
+    [
+        (ATTRIBUTE, "{}"),
+        (ATTRIBUTE, "[]"),
+        (ATTRIBUTE, '{"preprocessing": "normalization", "mean": 1, "std": 2}'),
+        ("model_config", "5"),
+        ("model_config", '{"name": "rescaling", "scale": "x"}'),
+    ],
+)
+def test_attributes_of_other_programs_state_nothing(attribute, text, tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.attrs[attribute] = text
+    assert read_input_spec(tmp_path / "x.h5") == InputSpec()
 
 
 @pytest.mark.parametrize("suffix", ["b", "s"])

@@ -10,7 +10,7 @@ from tflite.quantization import step_selection
 from tflite.quantization.objective import ImageErrors
 from tflite.quantization.options import ConversionOptions
 from tflite.quantization.state import State
-from tflite.quantization.steps import Context, Step, Variant
+from tflite.quantization.steps import Choice, Context, Step
 
 _INT8 = find_preset("int8")
 
@@ -57,8 +57,8 @@ def _step(name, root, **fields):
 _FIRST = _step("first", 1.0, least_gain=None)
 
 
-def _variants(roots):
-    return lambda state: [Variant(root, f": {root}") for root in roots]
+def _choices(roots):
+    return lambda state: [Choice(root, f": {root}") for root in roots]
 
 
 def test_rejected_steps_leave_the_state_unchanged():
@@ -93,7 +93,7 @@ def test_steps_run_only_where_they_are_enabled_or_follow():
 
 def test_step_with_nothing_to_change_is_not_reported():
     lines = []
-    steps = [_FIRST, _step("idle", 0.1, variants=lambda state: [], cumulative=True)]
+    steps = [_FIRST, _step("idle", 0.1, choices=lambda state: [], cumulative=True)]
     _, rows = step_selection.run_steps(steps, State(b""), _contexts(lines=lines))
     assert [row.name for row in rows] == ["first"]
     assert lines[0] == "Quantization step: first"
@@ -101,21 +101,21 @@ def test_step_with_nothing_to_change_is_not_reported():
 
 
 def test_later_variant_must_beat_the_best_one_before():
-    steps = [_FIRST, _step("ranges", None, variants=_variants([0.5, 0.6, 0.4, 0.41]))]
+    steps = [_FIRST, _step("ranges", None, choices=_choices([0.5, 0.6, 0.4, 0.41]))]
     state, (_, row) = step_selection.run_steps(steps, State(b""), _contexts())
     assert (row.name, row.kept, row.evaluations) == ("ranges: 0.4", True, 4)
     assert state.float32_model == b"first 1 1.0 ranges 1 0.4"
 
 
 def test_step_ends_when_its_patience_does():
-    steps = [_FIRST, _step("strength", None, variants=_variants([1.5, 0.1]), patience=1)]
+    steps = [_FIRST, _step("strength", None, choices=_choices([1.5, 0.1]), patience=1)]
     _, (_, row) = step_selection.run_steps(steps, State(b""), _contexts())
     assert (row.name, row.kept, row.evaluations) == ("strength: 1.5", False, 1)
 
 
 def test_cumulative_variants_are_steps_and_rejected_ones_not_reported():
-    variants = _variants([0.5, 0.7, 0.2, 0.3, 0.3, 0.1])
-    steps = [_FIRST, _step("stage", None, variants=variants, cumulative=True, patience=2)]
+    choices = _choices([0.5, 0.7, 0.2, 0.3, 0.3, 0.1])
+    steps = [_FIRST, _step("stage", None, choices=choices, cumulative=True, patience=2)]
     state, rows = step_selection.run_steps(steps, State(b""), _contexts(search_evaluations=60))
     assert [row.name for row in rows] == ["first", "stage: 0.5", "stage: 0.2"]
     assert state.float32_model.endswith(b"stage 1 0.5 stage 1 0.2")
@@ -123,8 +123,8 @@ def test_cumulative_variants_are_steps_and_rejected_ones_not_reported():
 
 @pytest.mark.parametrize(("evaluations", "kept"), [(0, 0), (1, 1), (2, 1), (3, 2)])
 def test_search_ends_after_its_number_of_evaluations(evaluations, kept):
-    variants = _variants([0.8, 0.6, 0.4])
-    steps = [_FIRST, _step("stage", None, variants=variants, cumulative=True)]
+    choices = _choices([0.8, 0.6, 0.4])
+    steps = [_FIRST, _step("stage", None, choices=choices, cumulative=True)]
     _, rows = step_selection.run_steps(
         steps, State(b""), _contexts(2, search_evaluations=evaluations)
     )
@@ -132,7 +132,7 @@ def test_search_ends_after_its_number_of_evaluations(evaluations, kept):
 
 
 def test_kept_steps_learn_from_all_images_in_the_end():
-    steps = [_FIRST, _step("better", None, variants=_variants([0.5])), _step("worse", 2.0)]
+    steps = [_FIRST, _step("better", None, choices=_choices([0.5])), _step("worse", 2.0)]
     contexts = _contexts(2)
     whole = dataclasses.replace(contexts[0], images=np.zeros(3))
     state, rows = step_selection.run_steps(steps, State(b""), contexts, whole)

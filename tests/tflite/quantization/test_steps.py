@@ -16,9 +16,9 @@ def test_first_steps_are_what_other_converters_do():
 
 
 def test_swish_estimator_is_tried_first_and_the_present_one_not_at_all():
-    names = [variant.argument for variant in other_estimators(State(b"", estimator="minmax"))]
+    names = [choice.argument for choice in other_estimators(State(b"", estimator="minmax"))]
     assert names == ["swish", "mse"]
-    names = [variant.argument for variant in other_estimators(State(b"", estimator="swish"))]
+    names = [choice.argument for choice in other_estimators(State(b"", estimator="swish"))]
     assert names == ["mse"]
 
 
