@@ -17,6 +17,7 @@ from keras_effnet.variants import Variant
 from tpu_train.recipes.evaluation_settings import check_phases_without_evaluations
 from tpu_train.recipes.schema import IMAGE_SIZES, Recipe, check
 from tpu_train.recorded_settings import differences
+from tpu_train.search.trial_images import LEAST
 
 SAMPLERS = ("random", "nsga2", "tpe")
 PRUNERS = ("none", "halving")
@@ -84,6 +85,12 @@ def check_settings(settings: SearchSettings) -> None:
     ):
         if getattr(settings, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+    minival = settings.minival
+    if not 0 < minival <= 0.5 and not (minival >= LEAST and minival == int(minival)):
+        raise ValueError(
+            f"minival must be a fraction of the training images, at most 0.5, or a number of "
+            f"images, at least {LEAST}, got {minival:g}"
+        )
     for name, value in _FIXED.items():
         if getattr(settings.recipe, name) != value:
             raise ValueError(

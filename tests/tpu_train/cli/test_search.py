@@ -21,6 +21,7 @@ from tpu_train.cli.train import main as train
 from tpu_train.search import workers
 
 SHORT = ["--trials=2", "--epochs=2", "--phases=2", "--batch_size=8", "--steps_per_loop=2"]
+SHORT += ["--augment=none"]  # test_resume.py resumes with augmentation
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,8 @@ def space(monkeypatch):
         (["--sampler=tpe", "--workers=5"], "give --parallel_trials=5"),
         (["--workers=5000"], "--workers=5000: give at most "),
         (["--minival=nan"], "minival must be a number"),
+        (["--minival=2"], "or a number of images, at least 10, got 2"),
+        (["--minival=0.6"], "a fraction of the training images, at most 0.5,"),
         (["--workdir=gs://bucket/x"], "is not a local folder"),
         (["--storage=postgres://nowhere/x"], "cannot open the storage postgres://nowhere/x"),
         (["--storage=trials.log"], "--storage=trials.log is not the URL of a database"),
