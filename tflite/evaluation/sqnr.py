@@ -93,8 +93,8 @@ def sqnr_by_block(
     moments = [0.0] * len(pairs)
     for row, x, y in values(everything):
         decibels[row].append(_decibels(x, y))
-        power = (x * x).sum() or 1.0  # every image has the same weight
-        moments[row] += np.stack([(x * x).sum(0), (x * y).sum(0), (y * y).sum(0)]) / power
+        sums = np.stack([np.einsum("ij,ij->j", a, b) for a, b in ((x, x), (x, y), (y, y))])
+        moments[row] += sums / (sums[0].sum() or 1.0)  # every image has the same weight
     free = [row for row in everything[:-1] if pairs[row][3] not in _BOUNDED]  # not the scores
     factors = {row: _factors(*moments[row]) for row in free}
     factors = {row: f for row, f in factors.items() if f is not None}
@@ -128,17 +128,17 @@ def _pairs(reference, candidate):
 
 
 def _real(tensors, index):
-    """(values, channels) float64."""
+    """(values, channels) float32."""
     scale, zero = tensors.quantization(index)
-    value = tensors[index].astype(np.float64)
+    value = tensors[index].astype(np.float32)
     if scale:
-        value = (value - zero) * scale
+        value = (value - np.float32(zero)) * np.float32(scale)
     return value.reshape(-1, value.shape[-1])
 
 
 def _decibels(x, y):
     """Power of x over power of x - y."""
-    signal, noise = float((x * x).sum()), float(((x - y) ** 2).sum())
+    signal, noise = (float(np.dot(v, v)) for v in (x.ravel(), (x - y).ravel()))
     if signal <= 0:
         return _MAX_DB if noise <= 0 else 0.0
     return min(_MAX_DB, 10 * math.log10(signal / max(noise, 1e-30 * signal)))
