@@ -6,7 +6,7 @@
 # are skipped. A successful installation creates a stamp file, so that make does not repeat it.
 set -uo pipefail
 
-PIP_INSTALL=(-m pip install --quiet --disable-pip-version-check)
+PIP_INSTALL=(-m pip install --quiet --disable-pip-version-check --no-compile)
 # Graphics for MediaPipe; a browser, its font and, for its driver, libatomic; shells with tab completion; a database
 # server for the test of a search.
 DEBIAN=(libegl1 libgles2 libgl1 libatomic1 chromium fonts-liberation fish zsh postgresql)
