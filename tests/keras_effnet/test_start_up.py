@@ -20,7 +20,7 @@ def test_importing_the_package_takes_little_longer_than_keras(run_python):
     assert float(run_python(script, with_package=True).split()[-1]) < 0.1 / 4.6
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.tensorflow_only("JAX compiles every initialiser of every shape")
 @pytest.mark.parametrize("name", ["efficientnet-b0"])
 def test_building_is_as_fast_as_keras_applications(name, keras):

@@ -10,8 +10,6 @@ from tpu_train.input_pipeline.data_loading import from_arrays
 from tpu_train.input_pipeline.targets import oversample
 from tpu_train.recipes.phases import make_phases
 
-pytestmark = pytest.mark.every_stack
-
 
 def batches(source, recipe, first, end, **kwargs):
     phase = make_phases(recipe, source.examples)[0]
@@ -63,6 +61,7 @@ def test_every_epoch_is_another_permutation(source, tiny_recipe):
     assert orders[0] != orders[1]
 
 
+@pytest.mark.every_stack
 @pytest.mark.parametrize(
     "augment",
     ["randaugment", "trivialaugment", pytest.param("autoaugment", marks=pytest.mark.slow)],
@@ -76,6 +75,7 @@ def test_starting_at_a_step_equals_running_to_it(source, tiny_recipe, augment):
     assert_same(batches(source, recipe, 0, 5)[3:], batches(source, recipe, 3, 5))
 
 
+@pytest.mark.every_stack
 def test_hosts_and_replicas_share_one_global_order(source, tiny_recipe):
     recipe = augmented(tiny_recipe)
     expected = batches(source, recipe, 0, 3)
@@ -221,6 +221,7 @@ def test_evaluation_counts_every_image_once(source, batch_size, hosts):
     assert sorted(labels) == sorted(source.labels)
 
 
+@pytest.mark.every_stack
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("crop", [0.0, 0.7, 0.875, 1.0])
 @pytest.mark.parametrize(("height", "width"), [(41, 67), (120, 80), (31, 31)])

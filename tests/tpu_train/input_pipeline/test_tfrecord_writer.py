@@ -65,7 +65,6 @@ def test_every_image_is_in_one_record_with_imagenet_keys(pictures, tmp_path):
     assert "14 images      3 shards" in summary(prepared)
 
 
-@pytest.mark.every_stack
 def test_batches_of_the_shards_equal_those_of_the_input(pictures, tmp_path, tiny_recipe):
     prepare(pictures, tmp_path / "out", shard_count=3, holdout=0.25)
     original, prepared = (

@@ -6,19 +6,20 @@ import json
 import keras
 import pytest
 
+from tpu_train.training import run
 from tpu_train.training.distribution import make_strategy
-from tpu_train.training.run import train
 
 
 @pytest.fixture
-def train_conv(source, conv_recipe, tmp_path):
-    """train_conv(workdir, ...) trains and returns the result; its output is in `log()`."""
+def train_conv(source, conv_recipe, tmp_path, monkeypatch):
+    """train_conv(workdir, ...) trains without plots; its output is in `log()`."""
+    monkeypatch.setattr(run, "plot_curves", lambda metrics, png: None)
 
     def train_conv(
         workdir="run", *, data=None, evaluation=None, device="cpu", changes=None, **options
     ):
         with open(tmp_path / "log", "w") as stream:
-            return train(
+            return run.train(
                 dataclasses.replace(conv_recipe, **(changes or {})),
                 data or source,
                 evaluation or data or source,

@@ -44,7 +44,6 @@ def test_phases_of_different_batch_sizes_read_the_same_epochs(train_conv, record
     assert all(0 <= r["accuracy"] <= 1 for r in records())
 
 
-@pytest.mark.every_stack
 def test_the_graph_of_a_phase_is_freed_at_its_end(train_conv, monkeypatch):
     graphs, alive, trace_steps = [], [], loop.trace_steps
 

@@ -95,7 +95,6 @@ def nan_at(monkeypatch):
     return nan_at
 
 
-@pytest.mark.every_stack
 def test_nan_steps_are_skipped_and_stay_skipped_after_a_resume(
     train_conv, nan_at, records, log, exported_weights, stop_at
 ):

@@ -73,7 +73,6 @@ def test_another_seed_gives_other_weights(train_conv, exported_weights):
 
 
 @pytest.mark.slow
-@pytest.mark.every_stack
 def test_a_stopped_run_resumes_to_the_same_weights(run, finished, tmp_path, stop_at):
     """Everything on. Smaller networks: test_loop.py (first phase), test_resume.py (two devices)."""
     expected, folder, _ = finished
