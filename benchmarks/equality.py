@@ -151,7 +151,8 @@ def _finish(*processes):
             raise RuntimeError(f"{log} ended with {process.returncode}:\n{text[-3000:]}")
 
 
-def _addresses(count):
+def free_addresses(count):
+    """Addresses of `count` free ports of this machine."""
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))
@@ -164,7 +165,7 @@ def _addresses(count):
 def _run_way(options, optimizer, way, folder):
     workdir = os.path.join(folder, way)
     if way == "processes":
-        workers = _addresses(2)
+        workers = free_addresses(2)
         _finish(
             *(
                 _start(
