@@ -116,7 +116,7 @@ def test_rescaled_channels_are_recovered(trained_v1, photos):
 def test_multiplication_is_inserted_only_if_kept(trained_v1, photos, least):
     through_swish = next(step for step in STEPS if step.cumulative)
     stem = dataclasses.replace(
-        through_swish, least_gain=least, variants=lambda state: swish_stages(state)[:1]
+        through_swish, least_gain=least, choices=lambda state: swish_stages(state)[:1]
     )
     state, rows, _ = _run_steps(
         trained_v1, photos, (STEPS[0], STEPS[1], stem), _options(search_evaluations=60)
