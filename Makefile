@@ -12,7 +12,7 @@ LEGACY_PYTHON ?=
 JOBS ?= 2
 DATA ?= digits
 OUT ?= demo-out
-# Modules are compiled when they are first imported: compiling all of them takes 110 s.
+# Modules are compiled when they are first imported: compiling all of them takes about 110 s.
 PIP = pip install --quiet --disable-pip-version-check --no-compile
 PYTEST = -m pytest -n $(JOBS) --dist worksteal --durations=25
 # What the JAX and the TensorFlow 2.15 stack repeat: tests that depend on Keras' version or backend.

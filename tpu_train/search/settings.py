@@ -88,7 +88,7 @@ def check_settings(settings: SearchSettings) -> None:
     minival = settings.minival
     if not 0 < minival <= 0.5 and not (minival >= LEAST and minival == int(minival)):
         raise ValueError(
-            f"minival must be a fraction of the training images, at most 0.5, or a number of "
+            "minival must be a fraction of the training images, at most 0.5, or a number of "
             f"images, at least {LEAST}, got {minival:g}"
         )
     for name, value in _FIXED.items():
