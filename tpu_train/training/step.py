@@ -234,7 +234,9 @@ def trace_steps(spec: StepSpec, batches: tf.distribute.DistributedIterator) -> C
         sums, waited, idle_since = tf.zeros([3]), tf.zeros([], tf.float64), tf.timestamp()
         for i in tf.range(steps):
             batch = next(batches)
-            waited += tf.maximum(_time_after(tf.nest.flatten(batch, True)) - idle_since, 0)
+            arrived = _time_after(tf.nest.flatten(batch, True))
+            waited += tf.maximum(arrived - idle_since, 0)
+            batch = _after(arrived, batch, strategy)
             of_step = strategy.reduce(
                 "SUM", strategy.run(replica_step, args=(batch, first_step + i)), axis=None
             )
@@ -250,6 +252,21 @@ def _time_after(tensors):
     """The time in seconds at which these tensors exist."""
     with tf.control_dependencies(tensors):
         return tf.timestamp()
+
+
+def _after(time, batch, strategy):
+    """The batch, which no step can use before `time` is read.
+
+    TensorFlow runs ready operations in any order: with one core, it read the clock after the step.
+    """
+    if isinstance(strategy, tf.distribute.TPUStrategy):  # its hosts have many cores
+        return batch
+
+    def later(tensor):
+        with tf.control_dependencies([time]), tf.device(tensor.device):
+            return tf.identity(tensor)
+
+    return tf.nest.map_structure(later, batch, expand_composites=True)
 
 
 def _on_host(strategy, tensor):

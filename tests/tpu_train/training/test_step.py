@@ -1,5 +1,4 @@
 import dataclasses
-import time
 
 import keras
 import numpy as np
@@ -297,28 +296,6 @@ def test_a_phase_is_traced_once(monkeypatch):
     for steps in (1, 3, 2):
         assert np.isfinite(trainer.train(steps)).all()
     assert len(calls) == 1
-
-
-@pytest.mark.parametrize("slow", ["batches", "steps"])
-def test_the_time_without_a_batch_is_counted_and_no_other(slow):
-    def pause(value):
-        later = tf.numpy_function(lambda v: time.sleep(0.4) or v, [value], value.dtype)
-        return tf.ensure_shape(later, value.shape)
-
-    def rate(n):
-        return pause(tf.constant(0.1)) if slow == "steps" else tf.constant(0.1)
-
-    strategy = make_strategy("cpu")
-    spec, _ = step_spec(strategy, network(norm=False, dropout=0), RECIPE, PHASE, rate)
-    data = tf.data.Dataset.from_tensor_slices(batches())
-    if slow == "batches":
-        data = data.map(lambda batch: {**batch, "label": pause(batch["label"])})
-    iterator = iter(strategy.distribute_datasets_from_function(lambda _: data.repeat()))
-    run_steps = step.trace_steps(spec, iterator)
-    start = time.monotonic()
-    *_, waited = run_steps(iterator, tf.constant(0, tf.int64), tf.constant(4, tf.int64)).numpy()
-    others = time.monotonic() - start - waited
-    assert (waited > 0.5) if slow == "batches" else (others > 1.5)
 
 
 @pytest.mark.parametrize(
