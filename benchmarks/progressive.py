@@ -10,6 +10,11 @@ one core:
     python benchmarks/progressive.py --data=cifar10 --out=progressive-out
     python benchmarks/progressive.py --out=progressive-out --report
 
+With a network, the same for its fine-tuning from ImageNet weights: 96 to 160 px in four epochs,
+against 160 px in all of them, with the recipe `finetune`.
+
+    python benchmarks/progressive.py --data=cifar10 --out=lite0-out --network=efficientnet-lite0
+
 `--data` is a folder of TFRecord shards (train-*, validation-*, labels.txt).
 """
 
@@ -34,6 +39,8 @@ TITLES = {
 }
 IMAGES_A_CLASS = 200
 EVAL_EPOCHS = 4
+FINETUNING_SIZES = 96, 160
+FINETUNING_EPOCHS = FINETUNING_PHASES = 4
 
 
 def main():
@@ -41,13 +48,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="folder of CIFAR-10's TFRecord shards")
     parser.add_argument("--out", required=True, help="folder for the runs")
-    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument(
+        "--network", help="fine-tune its weights of a package (arms fixed, progressive)"
+    )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="all by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--test_images", type=int, default=2_000, help="test images for the curves")
     parser.add_argument("--picture", default="docs/images/progressive.png")
     parser.add_argument("--curves", default="docs/results/progressive.csv")
     parser.add_argument("--report", action="store_true", help="only report the finished runs")
     options = parser.parse_args()
+    options.arms = options.arms or (("fixed", "progressive") if options.network else ARMS)
     out = pathlib.Path(options.out)
     if not options.report:
         if not options.data:
@@ -64,20 +75,41 @@ def train_all(options, out):
     training, test = _images(options.data)
     import numpy as np
 
-    from tpu_train.recipes.table import find_recipe
     from tpu_train.training.run import train
 
+    eval_epochs = 0.5 if options.network else EVAL_EPOCHS
     for seed in options.seeds:
         for arm in options.arms:
             workdir = out / f"{arm}-{seed}"
             if (workdir / "test.json").exists():
                 continue
-            recipe = dataclasses.replace(find_recipe(f"cifar10-{arm}"), seed=seed)
+            recipe = dataclasses.replace(recipe_of(arm, options.network), seed=seed)
             print(f"--- {workdir.name}", file=sys.stderr)
             some = test.take(np.arange(options.test_images))
-            result = train(recipe, training, some, workdir, strategy, eval_epochs=EVAL_EPOCHS)
+            result = train(recipe, training, some, workdir, strategy, eval_epochs=eval_epochs)
             accuracy = _accuracy(result.model_path, test)
             (workdir / "test.json").write_text(json.dumps({"accuracy": accuracy}))
+
+
+def recipe_of(arm, network=None):
+    """The recipe of an arm, from scratch or, with a network, from its ImageNet weights."""
+    from tpu_train.recipes.table import find_recipe
+
+    if network is None:
+        return find_recipe(f"cifar10-{arm}")
+    first, last = FINETUNING_SIZES
+    return dataclasses.replace(
+        find_recipe("finetune"),
+        name=f"finetune-{arm}",
+        model=network,
+        weights="imagenet-pypi",
+        epochs=FINETUNING_EPOCHS,
+        warmup_epochs=0.2,
+        phases={"fixed": 1, "progressive": FINETUNING_PHASES}[arm],
+        image_size_first={"fixed": last, "progressive": first}[arm],
+        image_size_last=last,
+        image_size_eval=last,
+    )
 
 
 def _accuracy(path, source):
