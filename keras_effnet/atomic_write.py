@@ -12,24 +12,33 @@ from collections.abc import Iterable, Iterator, Mapping
 from keras_effnet.interruption import interrupts_deferred
 
 
-def write_files(files: Mapping[str, bytes]) -> None:
-    """Writes {path: bytes}: first all temporary files, then one rename each, in the given order.
+def write_files(files: Mapping[str, bytes | str]) -> None:
+    """Writes {path: content}: first all temporary files, then one rename each, in the given order.
 
-    Raises ``OSError`` as the file system does; no temporary file is left behind. Ctrl-C takes
-    effect afterwards, so that the files fit together.
+    Text is written as UTF-8, see :func:`encoded`. Raises ``OSError`` as the file system does; no
+    temporary file is left behind. Ctrl-C takes effect afterwards, so that the files fit together.
     """
     temporary = []
     with interrupts_deferred():
         try:
             for path, content in files.items():
                 temporary.append(_temporary_beside(path))
-                _write(temporary[-1], content, path)
+                _write(temporary[-1], encoded(content), path)
             for path in files:
                 os.replace(temporary[0], path)
                 del temporary[0]
         finally:
             for leftover in temporary:
                 os.unlink(leftover)
+
+
+def encoded(content: bytes | str) -> bytes:
+    r"""The bytes of a file: text as UTF-8, with escapes for file names that are not UTF-8.
+
+    >>> encoded(os.fsdecode(b"caf\xe9"))
+    b'caf\\udce9'
+    """
+    return content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from keras_effnet.labels import label_map
 from keras_effnet.model_input import ImageInput, image_input
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.suggestions import unknown_name
+from keras_effnet.variant_lookup import unknown_model
 from keras_effnet.variants import NETWORKS
 
 _TFLITE_BATCH, _KERAS_BATCH = 64, 32
@@ -250,7 +251,7 @@ def open_model(model, weights=None, labels=None):
         _check_names(labels, names, classes)
         return create_model(model, weights=weights or "auto", classes=classes), names
     if not os.path.isfile(model):
-        raise ValueError(f"{unknown_name('model', model, NETWORKS)}; and no file has that name")
+        raise ValueError(unknown_model(model))
     if weights is not None:
         raise ValueError(
             f"--weights={weights} and --model={model}, a file that already has weights: drop one"

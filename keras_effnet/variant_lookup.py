@@ -10,6 +10,7 @@ from keras_effnet.variant_file import read_variant
 from keras_effnet.variants import NETWORKS, VARIANTS, Variant
 
 _FILES = (".keras", ".h5", ".tflite")  # of models that some commands take beside names
+_EXAMPLE = "give the path of a model file, or a name of `effnet models`"
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -39,8 +40,22 @@ def find_variant(model: str | os.PathLike[str] | Variant) -> Variant:
         return NETWORKS[model]
     if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".json"):
         return read_variant(model)
+    raise ValueError(unknown_model(model))
+
+
+def unknown_model(model: object) -> str:
+    """The message for a model that is neither a name nor a file that can be used.
+
+    >>> unknown_model("a/model")
+    "model 'a/model' does not exist: give the path of a model file, or a name of `effnet models`"
+    """
     if isinstance(model, (str, os.PathLike)):
-        ending = os.path.splitext(model)[1]
-        if ending in _FILES and not os.path.exists(model):
-            raise ValueError(f"model {os.fspath(model)!r} is not there: no such {ending} file")
-    raise ValueError(unknown_name("model", model, NETWORKS))
+        path = os.fspath(model)
+        if os.path.isdir(path):
+            inside = [name for name in sorted(os.listdir(path)) if name.endswith(_FILES)]
+            better = f"give {os.path.join(path, inside[0])}" if inside else _EXAMPLE
+            return f"model {path!r} is a folder: {better}"
+        is_path = path.endswith(_FILES) or os.path.basename(path) != path
+        if is_path and not os.path.exists(path):
+            return f"model {path!r} does not exist: {_EXAMPLE}"
+    return unknown_name("model", model, NETWORKS)

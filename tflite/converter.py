@@ -148,6 +148,9 @@ class ConversionImages:
             image_set = _load(request, calibration, most, log)
             labels = image_set.labels
             calibration_images = CalibrationImages.ordered(image_set.images, labels)
+            copies = len(image_set.images) - len(calibration_images)
+            if copies:
+                log(f"  {copies:,} are copies of other images: each image is used once")
             if labels is None and request.budget and request.budget.max_drop is not None:
                 raise ValueError(
                     "max_drop needs labelled calibration images (class folders, shards, a "

@@ -130,7 +130,7 @@ def save(
     origin = provenance.origin_of(path, model=model, command=command)
     record = {**conversion.as_dict(), "origin": origin}
     card = make_conversion_card(conversion.tflite_model, path, record, model, class_names)
-    files = {f"{path}.json": json.dumps(record, indent=2).encode() + b"\n"}
+    files = {f"{path}.json": json.dumps(record, indent=2) + "\n"}
     if conversion.comparison is not None:
         files[f"{path}.html"] = html_report.render(
             conversion.comparison,
@@ -138,7 +138,7 @@ def save(
             images=conversion.shown_images,
             class_names=conversion.class_names,
             origin=origin,
-        ).encode()
+        )
     if class_names is not None:
         files[f"{path}.labels.txt"] = format_labels(class_names)
     if card is not None:

@@ -8,7 +8,7 @@ import uuid
 
 import tensorflow as tf
 
-from keras_effnet.atomic_write import write_files
+from keras_effnet.atomic_write import encoded, write_files
 from keras_effnet.datasets.file_system import FileSystem, traverse
 
 
@@ -40,7 +40,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
-def write_file(path: str, content: bytes) -> None:
+def write_file(path: str, content: bytes | str) -> None:
     """Writes a file atomically: readers see the old content or the new one.
 
     Several processes may write the same file. Raises ``OSError``, or ``tf.errors.OpError`` for a
@@ -51,7 +51,7 @@ def write_file(path: str, content: bytes) -> None:
         return
     temporary = f"{path}.{uuid.uuid4().hex}.new"
     with tf.io.gfile.GFile(temporary, "wb") as file:
-        file.write(content)
+        file.write(encoded(content))
     tf.io.gfile.rename(temporary, path, overwrite=True)
 
 

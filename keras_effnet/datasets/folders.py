@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_effnet.atomic_write import encoded
 from keras_effnet.datasets.file_probe import FileProbe, probe_files
 from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.labeled_images import ImageFiles, LabeledImages
@@ -307,6 +308,11 @@ def _check_classes(folder, images, classes):
             raise ValueError(
                 f"{folder} has the class folder {name!r}, with a line break in its name, which "
                 "label files cannot have: rename it"
+            )
+        if encoded(name) != os.fsencode(name):
+            raise ValueError(
+                f"{folder} has the class folder {encoded(name).decode()!r}, whose name is not "
+                "UTF-8, as label files must be: rename it"
             )
     inside = image_folders([path for _, path in images])
     shared = set.intersection(*inside.values()) if len(classes) > 1 else set()

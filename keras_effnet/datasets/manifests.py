@@ -210,6 +210,9 @@ def _read_csv(path, text):
             f"{path} has the columns {', '.join(filter(None, table.fieldnames)) or 'none'} and "
             f"lacks {' and '.join(missing)}: its first line must name {_COLUMNS}"
         )
+    for name in columns.values():
+        if table.fieldnames.count(name) > 1:
+            raise ValueError(f"{path} has several columns {name!r}: rename those that are not used")
     rows = []
     for row in table:
         where = f"{path} line {table.line_num}"
@@ -259,20 +262,17 @@ def _find_columns(names):
 
 
 def _read_json(path, text):
-    is_lines = path.lower().endswith(LINES_ENDINGS)
-    try:
-        if is_lines:
-            table = [json.loads(line) for line in text.split("\n") if line.strip()]
-        else:
-            table = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        more = "; one object on each line is a .jsonl file" if "Extra data" in str(error) else ""
-        raise ValueError(f"{path} is not valid JSON: {error}{more}") from error
-    if not isinstance(table, list):
-        raise ValueError(f"{path} must be a JSON list of objects with {_COLUMNS}")
+    if path.lower().endswith(LINES_ENDINGS):
+        lines = [(f"{path} line {n}", line) for n, line in enumerate(text.split("\n"), start=1)]
+        more = "; a line is one object, without a comma behind it"
+        table = [(where, _parse_json(where, line, more)) for where, line in lines if line.strip()]
+    else:
+        parsed = _parse_json(path, text, "; one object on each line is a .jsonl file")
+        if not isinstance(parsed, list):
+            raise ValueError(f"{path} must be a JSON list of objects with {_COLUMNS}")
+        table = [(f"{path} object {n}", row) for n, row in enumerate(parsed)]
     rows, names, used = [], {}, set()
-    for number, row in enumerate(table):
-        where = f"{path} {'line' if is_lines else 'object'} {number + is_lines}"
+    for where, row in table:
         row = {key.strip().lower(): v for key, v in row.items()} if isinstance(row, dict) else {}
         columns = _find_columns(row)
         missing = [c for c in ("image", "label") if c not in columns]
@@ -285,6 +285,15 @@ def _read_json(path, text):
         split = _split_text(columns.get("split"), split, where)
         rows.append(_checked_row(where, image, labels, split))
     return rows, [name for name in names if name not in used]
+
+
+def _parse_json(where, text, more):
+    """The value of a JSON text; `more` is the advice if something follows it."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        more = more if "Extra data" in str(error) else ""
+        raise ValueError(f"{where} is not valid JSON: {error}{more}") from error
 
 
 def _split_text(column, value, where):

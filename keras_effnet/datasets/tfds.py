@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from keras_effnet.datasets.labeled_images import ImageRecords, LabeledImages, pad_flat_labels
 from keras_effnet.datasets.tfrecord import Records, scan_framing
+from keras_effnet.suggestions import did_you_mean
 
 PREFIX = "tfds:"
 
@@ -80,6 +82,9 @@ def open_tfds(name: str, scan: Callable | None = None) -> TfdsDataset:
     except ImportError as error:
         raise ValueError(f"{name!r} needs tensorflow_datasets, and: {error}") from error
     builder, split = _find_builder(datasets, name[len(PREFIX) :])
+    known = builder.info.splits  # of some data sets before the download
+    if split is not None and known and split not in known:
+        raise ValueError(f"{name} has no split {split!r}, but {', '.join(known)}")
     keys, features = builder.info.supervised_keys, builder.info.features
     if (
         not keys
@@ -118,9 +123,19 @@ def open_tfds(name: str, scan: Callable | None = None) -> TfdsDataset:
 def _find_builder(datasets, name):
     """(builder, split or None): the last part of a name may be a configuration or a split."""
     head, slash, tail = name.rpartition("/")
+    if re.search(r"[\[\]%+]", tail):
+        raise ValueError(
+            f"{PREFIX}{name}: {tail!r} is a part of a split: give a whole one, or none"
+        )
     for candidate, split in ((name, None), *(((head, tail),) if slash else ())):
         try:
             return datasets.builder(candidate), split
         except ValueError as error:  # unknown data set or configuration
             reason = error
-    raise ValueError(f"tensorflow_datasets has no data set {candidate!r}") from reason
+        except Exception as error:  # an unknown version, or a host of data sets without network
+            text = str(error).partition("\n")[0]
+            raise ValueError(f"tensorflow_datasets cannot open {candidate!r}: {text}") from error
+    near = did_you_mean(candidate, datasets.list_builders(with_community_datasets=False))
+    raise ValueError(
+        f"tensorflow_datasets has no data set {candidate!r}.{near} Its list_builders() lists all"
+    ) from reason

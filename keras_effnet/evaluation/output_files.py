@@ -58,7 +58,7 @@ def write_evaluation(
     files[".json"] = json.dumps(record, indent=1) + "\n"
     os.makedirs(folder, exist_ok=True)
     paths = {os.path.join(folder, stem + ending): content for ending, content in files.items()}
-    write_files({path: content.encode() for path, content in paths.items()})
+    write_files(paths)
     return list(paths)
 
 

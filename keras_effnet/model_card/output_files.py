@@ -34,12 +34,12 @@ def card_paths(path: str) -> tuple[str, str]:
     return path, os.path.splitext(path)[0] + ".json"
 
 
-def render_files(card: Mapping, path: str) -> dict[str, bytes]:
+def render_files(card: Mapping, path: str) -> dict[str, str]:
     """{path: content} of a card whose Markdown is at `path`."""
     markdown, record = card_paths(path)
     return {
-        record: (json.dumps(card, indent=1) + "\n").encode(),
-        markdown: render_markdown(card).encode(),
+        record: json.dumps(card, indent=1) + "\n",
+        markdown: render_markdown(card),
     }
 
 

@@ -35,11 +35,23 @@ def test_an_unknown_model_names_the_nearest(typo, nearest):
 def test_the_path_of_a_missing_file_is_no_unknown_name(tmp_path):
     for ending in (".keras", ".h5", ".tflite"):
         path = tmp_path / f"model{ending}"
-        with pytest.raises(ValueError, match=f"is not there: no such {ending} file$"):
+        with pytest.raises(
+            ValueError, match="does not exist: give the path of a model file, or a name"
+        ):
             find_variant(path)
         path.touch()  # this function does not read it
         with pytest.raises(ValueError, match="Unknown model"):
             find_variant(str(path))
+
+
+def test_a_folder_is_no_unknown_name(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: give the path of a model file, or a name"):
+        find_variant(tmp_path)
+    (tmp_path / "best.keras").touch()
+    with pytest.raises(ValueError, match=r"is a folder: give .*best\.keras$"):
+        find_variant(str(tmp_path))
+    with pytest.raises(ValueError, match="'runs/1' does not exist: give the path"):
+        find_variant("runs/1")
 
 
 def test_a_dissimilar_name_gets_no_suggestion():

@@ -299,7 +299,11 @@ def _table(report):
     def row(name, cells, note=""):
         return f"{name:<14}{''.join(f'{cell:>12}' for cell in cells)}  {note}".rstrip()
 
-    lines = [row("", [name[-12:] for name in report.names[: len(columns)]])]
+    names = report.names[: len(columns)]
+    lines = [row("", names)]
+    if max(map(len, names)) >= 12:  # the end of a file name does not tell files apart
+        roles = ("reference", "candidate")[: len(columns)]
+        lines = [f"{role:<14}{name}" for role, name in zip(roles, names)] + [row("", roles)]
     for name, values in (
         ("top-1", [c.top1 for c in columns]),
         ("top-5", [c.top5 for c in columns]),
@@ -316,6 +320,7 @@ def _table(report):
     if report.candidate is not None:
         ratio = report.size_ratio
         size = f"{ratio:.1f}x smaller" if ratio >= 1 else f"{1 / ratio:.1f}x larger"
+        size = "the same size" if ratio == 1 else size
     lines.append(row("size", [f"{c.size / 1e6:.2f} MB" for c in columns], size))
     for name, values, note in (
         ("latency", [c.latency_ms for c in columns], f"one image, 1 thread, {report.machine}"),

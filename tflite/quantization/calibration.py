@@ -32,14 +32,23 @@ class CalibrationImages:
 
     @classmethod
     def ordered(cls, images: np.ndarray, labels: np.ndarray | None = None) -> CalibrationImages:
-        """The images sorted by the hash of their pixels.
+        """The images sorted by the hash of their pixels, without copies.
+
+        Copies would be learned from and held out, and each would count as evidence.
 
         Raises:
-            ValueError: fewer than 16 images, or images that are all alike.
+            ValueError: fewer than 16 different images, or images that are all alike.
         """
         require_images(len(images))
         require_variety(images)
         order = hash_order(images)
+        copied = [np.array_equal(images[i], images[j]) for i, j in zip(order, order[1:])]
+        order = order[~np.array([False, *copied])]
+        if len(order) < MIN_IMAGES:
+            raise ValueError(
+                f"calibration has {len(images)} images, and only {len(order)} of them differ: give "
+                f"100 to 500 different images, at least {MIN_IMAGES}"
+            )
         images = images[order]
         digest = hashlib.sha256()
         for image in images:
@@ -74,7 +83,8 @@ def hash_order(images: np.ndarray) -> np.ndarray:
     The result of a computation then does not depend on the order of the input, and each part of
     the sorted images is a fair sample.
     """
-    return np.argsort([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    return np.argsort(digests, kind="stable")
 
 
 def calibrate(

@@ -18,6 +18,7 @@ from tflite.quantization.calibration_cache import NO_CACHE, CalibrationCache
 
 MEASURES = ("KL divergence", "agreement")
 OUTPUT_MEASURES = ("relative error", "correlation")  # of models that are no classifiers
+FEWEST_HELD_OUT = 64  # images; fewer are both learned from and evaluated on
 _MAX_LEARNING = 512  # images that ranges, weights and biases are computed from
 _CROSS_FITTED = 512  # with fewer images, every image is learned from and evaluated on
 _TRIMMED = 0.03  # fraction of the images, those with the largest divergence
@@ -225,11 +226,11 @@ def trimmed_mean(divergences: np.ndarray) -> float:
 def held_out(count: int) -> tuple[np.ndarray, np.ndarray]:
     """(indices to learn from, held-out indices) of `count` images in hash order.
 
-    Half of the images, 512 at most, are learned from. With fewer than 64 images, both are all of
-    them.
+    Half of the images, 512 at most, are learned from. With fewer than 64 (``FEWEST_HELD_OUT``),
+    both are all of them.
     """
     indices = np.arange(count)
-    if count < 64:
+    if count < FEWEST_HELD_OUT:
         return indices, indices
     learning = min(count - count // 2, _MAX_LEARNING)
     return indices[:learning], indices[learning:]
@@ -246,6 +247,6 @@ def folds(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     [(128, 128), (128, 128)]
     """
     learning, held = held_out(count)
-    if 64 <= count < _CROSS_FITTED:
+    if FEWEST_HELD_OUT <= count < _CROSS_FITTED:
         return [(learning, held), (held, learning)]
     return [(learning, held)]

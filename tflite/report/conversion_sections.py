@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from keras_effnet import html_elements as html
+from tflite.quantization.objective import FEWEST_HELD_OUT
 
 _FILES = 20  # calibration files that are named
 
@@ -24,10 +25,11 @@ def warnings(lines) -> str:
     )
 
 
-def quantization_steps(rows) -> str:
+def quantization_steps(rows, manifest=None) -> str:
     """The quantization steps as HTML; "" without any.
 
     Args:
+        manifest: as for :func:`calibration`.
         rows: list of dicts with "name", "description", "kl_divergence", "agreement", "gain",
             "standard_error", "kept", "runs".
     """
@@ -60,10 +62,20 @@ def quantization_steps(rows) -> str:
                 _gain(row),
             ]
         )
+    count = manifest.get("images") if isinstance(manifest, dict) else None
+    evaluated = "calibration images that the step did not learn from"
+    if _is_number(count) and count < FEWEST_HELD_OUT:
+        evaluated = (
+            f"the {count} calibration images, which the step also learned from: give "
+            f"{FEWEST_HELD_OUT} or more for evidence on other images"
+        )
+    agreement = ""
+    if second == "Agreement":
+        agreement = ", and the agreement falls by no more than its own standard error"
     meaning = (
-        "Each row is the model after one more step, evaluated on calibration images that the step "
-        f"did not learn from. A step is kept only if it lowers {lowered} the float32 model, image "
-        "by image, by more than twice the standard error, and does not lower the agreement."
+        f"Each row is the model after one more step, evaluated on {evaluated}. A step is kept only "
+        f"if it lowers {lowered} the float32 model, image by image, by more than twice the "
+        f"standard error{agreement}."
     )
     header = ["Step", first, second, "Gain"]
     return html.section("Quantization steps", meaning, html.table(header, cells, (1, 2, 3)))

@@ -58,10 +58,8 @@ def write_report(
     names = None if class_names is None else [str(name) for name in class_names]
     content = {**comparison.as_dict(), "record": record, "class_names": names, "origin": origin}
     files = {
-        f"{stem}.json": json.dumps(content, indent=2, default=str).encode() + b"\n",
-        path: render(
-            comparison, record=record, images=images, class_names=names, origin=origin
-        ).encode(),
+        f"{stem}.json": json.dumps(content, indent=2, default=str) + "\n",
+        path: render(comparison, record=record, images=images, class_names=names, origin=origin),
     }
     atomic_write.write_files(files)
     return f"{stem}.json"
@@ -92,7 +90,9 @@ def render(
         conversion_sections.warnings(record.get("warnings")),
         _headlines(report),
         _metrics(report),
-        conversion_sections.quantization_steps(record.get("quantization_steps")),
+        conversion_sections.quantization_steps(
+            record.get("quantization_steps"), record.get("calibration")
+        ),
         conversion_sections.float32_regions(record.get("float32_regions")),
         comparison_sections.sqnr(comparison),
         ""
@@ -122,7 +122,7 @@ def _head(comparison, record, origin):
         preset = f"Preset <code>{html.text(record['preset'])}</code>. "
     sizes = " and ".join(f"{h} x {w}" for h, w in dict.fromkeys(comparison.image_sizes))
     pace = _times(1 / r.latency_ratio, "as fast", "slower")
-    size = _times(r.size_ratio, "smaller", "larger")
+    size = "as large" if r.size_ratio == 1 else _times(r.size_ratio, "smaller", "larger")
     if r.agreement is None:
         correlations = [o.correlation for o in r.outputs if o.correlation is not None]
         lowest = f"{min(correlations):.4f}" if correlations else "unknown (constant outputs)"
@@ -176,9 +176,11 @@ def _headlines(r):
             "Size",
             f"{r.candidate.size / 1e6:.2f} MB",
             (
-                _times(r.size_ratio, "smaller", "larger", digits=2),
-                f"than {r.reference.size / 1e6:.2f} MB",
-            ),
+                f"{_times(r.size_ratio, 'smaller', 'larger', digits=2)},",
+                f"from {r.reference.size / 1e6:.2f} MB",
+            )
+            if r.size_ratio != 1
+            else ("the same size",),
             "Added to the download size of an app.",
         ),
         html.card(

@@ -132,7 +132,7 @@ def _make_example(encoded, size, labels, classes, file_name):
     features = {
         IMAGE_KEY: of_bytes([encoded]),
         "image/format": of_bytes([(image_format(encoded[:HEAD_BYTES]) or "").encode()]),
-        "image/filename": of_bytes([file_name.encode()]),
+        "image/filename": of_bytes([os.fsencode(file_name)]),
         "image/height": of_ints([size[0]]),
         "image/width": of_ints([size[1]]),
         LABEL_KEY: of_ints(labels),

@@ -202,7 +202,7 @@ def _make_plan(splits, layout, seed):
     for source in splits.values():
         images.update(source.labels.tobytes())
         for i in range(len(source)):
-            images.update(file_name(source, i).encode() + b"\n")
+            images.update(os.fsencode(file_name(source, i)) + b"\n")
     return {
         "splits": {split: len(source) for split, source in splits.items()},
         "shards": {split: sum(shard.split == split for shard in layout) for split in splits},

@@ -92,8 +92,8 @@ def write_report(folder: str, report: LabelReport) -> None:
     """Writes ``pseudo_labels.json`` and ``pseudo_labels.html`` into the folder."""
     record = json.dumps(report.as_dict(), indent=1) + "\n"
     with disk_errors(folder):
-        write_file(os.path.join(folder, RECORD), record.encode())
-        write_file(os.path.join(folder, PAGE), _render(report).encode())
+        write_file(os.path.join(folder, RECORD), record)
+        write_file(os.path.join(folder, PAGE), _render(report))
 
 
 def _render(report):

@@ -184,7 +184,7 @@ def _make_plan(teacher, images, options):
     """Everything that the bytes of the shards depend on."""
     names = hashlib.sha256()
     for i in range(len(images)):
-        names.update(file_name(images, i).encode() + b"\n")
+        names.update(os.fsencode(file_name(images, i)) + b"\n")
     return {
         "classes": list(teacher.classifier.class_names),
         "teacher": teacher.sha256,

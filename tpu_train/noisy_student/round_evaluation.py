@@ -32,7 +32,7 @@ def evaluate_model(
     ``labels.txt`` beside it. `progress` is called with the number of images done and of all.
     """
     path, digest = os.path.join(folder, f"{_STEM}.json"), file_sha256(model)
-    names = "\n".join(images.where(i) for i in range(len(images))).encode()
+    names = os.fsencode("\n".join(images.where(i) for i in range(len(images))))
     data = hashlib.sha256(names + images.labels.tobytes()).hexdigest()
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:

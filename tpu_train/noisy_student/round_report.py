@@ -47,8 +47,8 @@ def write_rounds(folder: str, rounds: Sequence[Round]) -> None:
     write_files(
         {
             os.path.join(folder, PICTURE): _plot(rounds),
-            os.path.join(folder, PAGE): _render(rounds).encode(),
-            os.path.join(folder, RECORD): (json.dumps(record, indent=1) + "\n").encode(),
+            os.path.join(folder, PAGE): _render(rounds),
+            os.path.join(folder, RECORD): json.dumps(record, indent=1) + "\n",
         }
     )
 

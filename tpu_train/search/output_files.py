@@ -30,11 +30,7 @@ def write_outputs(
         PAGE: render_page(request.settings, records, reference, request.data),
     }
     write_files(
-        {
-            os.path.join(request.workdir, name): content.encode()
-            for name, content in files.items()
-            if content
-        }
+        {os.path.join(request.workdir, name): content for name, content in files.items() if content}
     )
     best = ranked(records)
     if best:

@@ -189,7 +189,7 @@ weights'
 def _open_truncated(path, last_step):
     """Opens a metrics file for appending, after removing the records of later steps."""
     records = _records(path, last_step) if last_step else []
-    write_files({path: "".join(records).encode()})
+    write_files({path: "".join(records)})
     return open(path, "a", buffering=1)  # closed by close()
 
 

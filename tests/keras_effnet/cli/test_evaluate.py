@@ -107,7 +107,7 @@ def test_all_images_of_a_training_are_noted(folder, tmp_path, capsys):
         (["--holdout=2"], "holdout must be at least 0"),
         (["--check"], "--check compares released weights"),
         (["--weights=imagenet"], "a file that already has weights: drop one"),
-        (["--model=nowhere.keras"], "no file has that name"),
+        (["--model=nowhere.keras"], "'nowhere.keras' does not exist: give the path"),
         (["--crop=1.5"], "1.5 is out of range"),
         (["--interpolation=cubic"], "Did you mean 'bicubic'"),
         (["--image_size=9"], "takes images of 8 x 8 pixels"),

@@ -61,6 +61,12 @@ def test_one_folder_around_the_classes_is_named():
         check_several_classes(images)
 
 
+def test_a_class_name_that_is_not_utf8_is_an_error():
+    listed = [f"{name}/0.jpg" for name in (os.fsdecode(b"caf\xe9"), "dog")]
+    with pytest.raises(ValueError, match=r"caf.*udce9', whose name is not UTF-8.* rename it"):
+        find_images("d", listed, _probe)
+
+
 def test_a_class_name_with_a_line_break_is_an_error():
     with pytest.raises(ValueError, match=r"class folder 'a\\nb', with a line break.* rename it"):
         find_images("d", _files("a\nb", "cat"), _probe)

@@ -69,8 +69,11 @@ def test_tensorflow_datasets_are_read_by_split(tmp_path):
             open_dataset(f"tfds:{name}")
 
     fails("has no split 'val', but t.*, t", "phone_tints/val")
-    fails("has no data set 'colour_of_money'$", "colour_of_money")
-    fails("has no data set 'colour_of_money'$", "colour_of_money/test")
+    fails("has no data set 'colour_of_money'", "colour_of_money")
+    fails("has no data set 'colour_of_money'", "colour_of_money/test")
+    fails("has no data set 'mnst'. Did you mean 'mnist'", "mnst")
+    fails("cannot open 'phone_tints:9.9.9': .*9.9.9", "phone_tints:9.9.9")
+    fails(r"'train\[:10%\]' is a part of a split: give a whole one", "phone_tints/train[:10%]")
     deep = datasets.features.Image(shape=(None, None, 3), dtype=np.uint16)
     plain = datasets.features.Tensor(shape=(9, 12, 3), dtype=np.uint8)
     keep += [make("phone_depths", deep), make("phone_tensors", plain)]

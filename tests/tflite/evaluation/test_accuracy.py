@@ -111,6 +111,15 @@ def test_softmax_against_sigmoid_has_no_kl_divergence(tiny, build, float_content
     assert _evaluate(sigmoid, sigmoid, images, runs=1).kl_divergence == pytest.approx(0)
 
 
+def test_long_file_names_are_told_apart_in_the_table(float_content, images):
+    names = ("efficientnet-b0-int8.tflite", "efficientnet-b1-int8.tflite")
+    lines = str(_evaluate(float_content, float_content, images, runs=1, names=names)).splitlines()
+    assert lines[0].split() == ["reference", names[0]]
+    assert lines[1].split() == ["candidate", names[1]]
+    assert lines[2].split() == ["reference", "candidate"]
+    assert next(line for line in lines if line.startswith("size")).endswith("the same size")
+
+
 def test_changed_predictions_are_listed_by_margin(float_content, colours):
     other = _disturbed(float_content)
     p, q = _scores(float_content, colours), _scores(other, colours)

@@ -269,6 +269,16 @@ def test_calibration_images_are_checked(photos):
         CalibrationImages.ordered(np.repeat(photos[:1], 16, axis=0))
 
 
+def test_copies_of_a_calibration_image_are_no_evidence(photos):
+    labels = np.arange(40) % 20
+    copied = np.concatenate([photos[:20], photos[:20]])
+    a, b = CalibrationImages.ordered(photos[:20]), CalibrationImages.ordered(copied, labels)
+    np.testing.assert_array_equal(a.images, b.images)
+    np.testing.assert_array_equal(b.images, photos[b.labels])
+    with pytest.raises(ValueError, match=r"30 images, and only 15 of them differ.*at least 16"):
+        CalibrationImages.ordered(copied[labels < 15])
+
+
 def test_merged_histograms_are_those_of_all_images(trained_v1, photos):
     whole = accumulate_histograms(trained_v1, photos[:20])
     parts = [accumulate_histograms(trained_v1, part) for part in (photos[:9], photos[9:20])]

@@ -206,6 +206,30 @@ def test_a_larger_file_is_called_larger(comparison):
     assert "2.00 times larger" in text
 
 
+def test_a_file_of_the_same_size_is_no_smaller(comparison):
+    page = _Page(render(comparison)).words
+    assert "It is as large and" in page
+    assert "times smaller" not in page
+
+
+def test_bytes_of_a_file_name_that_are_no_text_are_escaped(tmp_path, comparison):
+    name = os.fsdecode(b"caf\xe9.tflite")
+    report = dataclasses.replace(comparison.report, source=name)
+    origin = {"file": name, "model": name, "command": f"effnet-tflite --out={name}"}
+    changed = dataclasses.replace(comparison, report=report)
+    page, _, _ = _write(tmp_path, changed, origin=origin)
+    assert r"caf\udce9.tflite" in page.words
+
+
+def test_few_calibration_images_are_not_called_held_out(tmp_path, comparison):
+    learned = "which the step also learned from"
+    assert learned not in _write(tmp_path, comparison, record=_RECORD)[0].words
+    record = {**_RECORD, "calibration": {**_RECORD["calibration"], "images": 63}}
+    words = _write(tmp_path, comparison, record=record)[0].words
+    assert f"evaluated on the 63 calibration images, {learned}" in words
+    assert "did not learn from" not in words
+
+
 def test_losses_have_one_sign_and_an_interval(tmp_path, comparison):
     r = dataclasses.replace(comparison.report, drop=Drop(-0.5, (-1.25, 0.25), 1, 2, 0.7))
     page, _, _ = _write(tmp_path, dataclasses.replace(comparison, report=r))
