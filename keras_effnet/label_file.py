@@ -47,6 +47,8 @@ def parse_labels(content: bytes, where: str) -> tuple[str, ...]:
         text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"label file {where!r} is not UTF-8 text; save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"label file {where!r} has bytes that are no text; save it as UTF-8")
     if text.lstrip()[:1] in ("[", "{") and _is_json(text):
         raise ValueError(f"label file {where!r} is JSON; write one class name per line instead")
     names = [line.strip() for line in _LINE_END.split(text)]

@@ -15,6 +15,7 @@ from keras_effnet.model_input import ImageInput
 from keras_effnet.output_checks import output_activations
 from tflite.export import image_shape
 from tflite.presets import Preset, find_preset
+from tflite.quantization.calibration import MIN_IMAGES
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.options import ConversionOptions
 
@@ -179,6 +180,11 @@ def chosen_preset(
         raise ValueError(
             f"preset {preset.name} cannot be fine-tuned: leave finetune out, or use int8 or "
             "int8_strict"
+        )
+    if preset.calibrated and (options.calibration_images or MIN_IMAGES) < MIN_IMAGES:
+        raise ValueError(
+            f"calibration_images {options.calibration_images} is fewer than the {MIN_IMAGES} that "
+            f"preset {preset.name} needs: give 100 to 500, or leave it out"
         )
     if options.calibration_images is not None and not has_calibration:
         raise ValueError(

@@ -119,6 +119,9 @@ def save(
     model, and `command`, the command line, if they are given. If that path is in the work directory
     of a training, the card has its data and recipe.
 
+    The report and the model card of an earlier conversion to `path` are removed if this one has
+    none, as they describe another model. Labels stay: they may be the user's.
+
     Raises:
         ValueError: the path does not end in .tflite or cannot be written, or a file that is no
             .tflite or report is there.
@@ -148,4 +151,7 @@ def save(
         if each != path:  # whose name is explicit enough
             own_files.check_replaceable(each)
     atomic_write.write_files(files)
+    for each in own_files.conversion_files(path, compared=True, labels=False):
+        if each not in files and own_files.is_own(each):
+            os.unlink(each)
     return list(files)

@@ -61,11 +61,23 @@ class TfdsDataset:
 
 
 def check_name(name: str) -> None:
-    """Raises ``ValueError`` for ``tfds:`` without a name, and without tensorflow_datasets."""
+    """Raises ``ValueError`` for ``tfds:`` without a name or with an unknown one, and without
+    tensorflow_datasets. Nothing is downloaded.
+    """
+    _builder(name)
+
+
+def _builder(name):
+    """(tensorflow_datasets, builder, split or None) of ``tfds:NAME[/CONFIG][/SPLIT]``."""
     if not name[len(PREFIX) :].strip("/"):
         raise ValueError(f"data {name!r} names no data set: give e.g. tfds:cifar10")
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise ValueError(f"{name!r} needs tensorflow_datasets: pip install tensorflow-datasets")
+    try:
+        import tensorflow_datasets as datasets  # here: it is large and rarely needed
+    except ImportError as error:
+        raise ValueError(f"{name!r} needs tensorflow_datasets, and: {error}") from error
+    return datasets, *_find_builder(datasets, name[len(PREFIX) :])
 
 
 def open_tfds(name: str, scan: Callable | None = None) -> TfdsDataset:
@@ -76,12 +88,7 @@ def open_tfds(name: str, scan: Callable | None = None) -> TfdsDataset:
     every image before the last one that is needed. Raises ``ValueError`` for an unknown name, a
     data set that is not of 8-bit images with one class each, or a format other than TFRecord.
     """
-    check_name(name)
-    try:
-        import tensorflow_datasets as datasets  # here: it is large and rarely needed
-    except ImportError as error:
-        raise ValueError(f"{name!r} needs tensorflow_datasets, and: {error}") from error
-    builder, split = _find_builder(datasets, name[len(PREFIX) :])
+    datasets, builder, split = _builder(name)
     known = builder.info.splits  # of some data sets before the download
     if split is not None and known and split not in known:
         raise ValueError(f"{name} has no split {split!r}, but {', '.join(known)}")

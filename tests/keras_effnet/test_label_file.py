@@ -37,6 +37,8 @@ def test_editors_variants_are_read_alike(content):
         (b"", "line 1 is empty"),
         (b"cat\n\ndog\n", "line 2 is empty"),
         ("cätzchen\n".encode("latin-1"), "not UTF-8"),
+        ("cat\ndog\n".encode("utf-32"), "bytes that are no text; save it as UTF-8"),
+        (b"cat\ndog\n\0\0", "bytes that are no text; save it as UTF-8"),
         (b'["cat", "dog"]', "is JSON; write one class name per line"),
         (b'{\n "0": "cat",\n "1": "dog"\n}\n', "is JSON; write one class name per line"),
     ],

@@ -69,6 +69,20 @@ def test_comparison_is_saved_as_html_and_json(float_content, images, compare_onc
     assert record["size"] == len(conversion.tflite_model)
 
 
+def test_files_of_an_earlier_conversion_do_not_stay(
+    float_content, images, compare_once, float32, tmp_path
+):
+    path = tmp_path / "m.tflite"
+    earlier = tflite.save(compare_once(float_content, images), path, class_names=list("abcdefghij"))
+    written = tflite.save(dataclasses.replace(float32, comparison=None), path)
+    assert set(earlier) - set(written) == {f"{path}.html", f"{path}.labels.txt"}
+    assert not os.path.exists(f"{path}.html")
+    assert os.path.exists(f"{path}.labels.txt")  # it may be the user's
+    (tmp_path / "m.tflite.html").write_text("my page")
+    tflite.save(dataclasses.replace(float32, comparison=None), path)
+    assert (tmp_path / "m.tflite.html").read_text() == "my page"
+
+
 def test_failed_write_keeps_the_old_file(float32, tmp_path, monkeypatch):
     (tmp_path / "m.tflite").write_bytes(b"old")
 

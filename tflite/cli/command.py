@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 
 from keras_effnet.datasets.labeled_images import LabeledImages
-from keras_effnet.datasets.tfds import PREFIX
+from keras_effnet.datasets.tfds import PREFIX, check_name
 from keras_effnet.interruption import run_command
 from keras_effnet.litert.ops import ConversionError
 from keras_effnet.suggestions import unknown_name
+from keras_effnet.variants import NETWORKS
 from tflite.evaluation.user_metric import UserMetric
 from tflite.images.loader import Arrays, open_source
 
@@ -34,6 +35,7 @@ METRIC = (
     "labels) -> a number, or one for each image; it drives the quantization steps. Higher is "
     "better, unless function.lower_is_better is True"
 )
+MODELS = ".keras, .h5 or float32 .tflite file, or SavedModel folder"
 LABELS = "text file with one class name per line, in the order of the scores"
 
 
@@ -65,9 +67,12 @@ def open_images(
     A TensorFlow Dataset is not opened yet, since that may download it. Raises ``ValueError`` if the
     images do not exist, or are none.
     """
-    if source is None or source.startswith(PREFIX):
-        return source
+    if source is None:
+        return None
     try:
+        if source.startswith(PREFIX):
+            check_name(source)
+            return source
         return open_source(source, evaluation=evaluation)
     except ValueError as error:
         raise ValueError(f"--{flag}: {error}") from error
@@ -77,6 +82,39 @@ def require_file(argument: str, path: str, endings: str) -> None:
     """Raises ``ValueError`` unless the path in an argument is a file; suggests the endings."""
     if not os.path.isfile(path):
         raise ValueError(f"{argument} {path!r} is not a file; give a {endings} file")
+
+
+def check_model_path(argument: str, path: str) -> None:
+    """Raises ``ValueError`` for a path that is not that of a model, with the way to one."""
+    if os.path.isfile(os.path.join(path, "saved_model.pb")):
+        return
+    if os.path.isdir(path):
+        inside = [name for name in sorted(os.listdir(path)) if name.endswith(".keras")]
+        raise ValueError(
+            f"{argument} {path!r} is not a file but a folder without a saved_model.pb; give "
+            + (os.path.join(path, inside[0]) if inside else "a .keras, .h5 or .tflite file")
+        )
+    if path in NETWORKS and not os.path.exists(path):
+        raise ValueError(
+            f"{argument} {path!r} is the name of a network, not a file: give the file that "
+            f"keras_effnet.create_model({path!r}, weights='auto').save('{path}.keras') writes"
+        )
+    require_file(argument, path, ".keras, .h5 or .tflite")
+    hint = {
+        ".pb": "the folder of the SavedModel",
+        ".pth": "a .keras file, which effnet port writes from it",
+        ".pt": "a .keras file, which effnet port writes from it",
+        ".safetensors": "a .keras file, which effnet port writes from it",
+    }.get(os.path.splitext(path)[1].lower())
+    if path.lower().endswith(".weights.h5"):
+        hint = "the .keras file of the whole model: this file has weights only"
+    if hint is not None:
+        raise ValueError(f"{argument} {path!r} cannot be converted: give {hint}")
+    if os.path.splitext(path)[1] not in (".keras", ".h5", ".hdf5", ".tflite", ".json"):
+        raise ValueError(
+            f"{argument} {path!r} is not a .keras, .h5 or .tflite file by its name, nor the folder "
+            "of a SavedModel"
+        )
 
 
 def read_tflite(argument: str, path: str, endings: str = ".tflite") -> bytes:

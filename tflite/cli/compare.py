@@ -17,12 +17,13 @@ from keras_effnet.litert.classifier import Classifier, open_classifier
 from tflite.cli.command import (
     EVALUATION_IMAGES,
     LABELS,
+    MODELS,
     MODULE,
+    check_model_path,
     exit_status,
     import_custom_objects,
     open_images,
     read_tflite,
-    require_file,
 )
 from tflite.cli.progress import progress_lines
 from tflite.evaluation.accuracy import EvaluationImages
@@ -84,10 +85,9 @@ def _report(argv, log):
     inputs = {"MODEL": options.model, "--float": options.float}
     out = _writable(options, _beside(options.model, "report"), record_path, inputs)
     record = _read_record(record_path)
-    is_keras = os.path.splitext(options.float)[1] in (".keras", ".h5")
+    check_model_path("--float", options.float)
     input_spec = None
-    if is_keras:
-        require_file("--float", options.float, ".keras, .h5 or .tflite")
+    if not options.float.endswith(".tflite"):
         class_names = _class_names(options, model)
         _load(options, model, class_names, None, limit=_PROBE)  # errors before the slow conversion
         reference, input_spec = _converted(options, model, log)
@@ -157,9 +157,7 @@ def make_report_parser() -> ArgumentParser:
     example = "effnet-tflite report my.tflite --float=my.keras --data=photos"
     group = parser.add_group("models", example)
     group.add_argument("model", help="converted .tflite")
-    group.add_argument(
-        "--float", required=True, help="float model to compare with: .keras, .h5 or .tflite"
-    )
+    group.add_argument("--float", required=True, help=f"float model to compare with: {MODELS}")
     group.add_argument("--module", help=MODULE)
     _add_images_and_page(parser, example)
     return parser
@@ -204,7 +202,9 @@ def _open(argument, path, endings=".tflite"):
 
 
 def _converted(options, model, log):
-    """(Classifier, its Preprocessing or None) of a Keras file, in the image size of a model."""
+    """(Classifier, its Preprocessing or None) of a Keras file or a SavedModel folder, in the image
+    size of a model.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     path = options.float
     custom_objects = import_custom_objects(options.module)

@@ -11,24 +11,26 @@ import sys
 
 from keras_effnet.arguments import ArgumentParser
 from keras_effnet.label_file import read_labels
-from keras_effnet.variants import NETWORKS
 from tflite.cli import compare
 from tflite.cli.command import (
     EVALUATION_IMAGES,
     LABELS,
     METRIC,
+    MODELS,
     MODULE,
     TRAINING_IMAGES,
+    check_model_path,
     exit_status,
     import_custom_objects,
     import_metric,
     open_images,
     read_tflite,
-    require_file,
 )
 from tflite.cli.progress import SECONDS, progress_lines
 from tflite.converter import convert
+from tflite.images.loader import Arrays
 from tflite.presets import PRESETS, find_preset
+from tflite.quantization.calibration import require_images
 from tflite.quantization.mixed_precision import Budget
 from tflite.quantization.options import BUDGET_IMAGES, CALIBRATION_IMAGES, ConversionOptions
 from tflite.quantization.plan_file import read_plan
@@ -68,9 +70,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="effnet-tflite", description=_DESCRIPTION)
     example = "effnet-tflite --model=my.keras --calibration=photos --out=my.tflite"
     group = parser.add_group("model", f"{example} --labels=labels.txt")
-    group.add_argument(
-        "--model", required=True, help=".keras, .h5 or float32 .tflite file, or SavedModel folder"
-    )
+    group.add_argument("--model", required=True, help=MODELS)
     group.add_argument("--out", required=True, help=".tflite to write")
     group.add_argument("--labels", help=LABELS)
     group.add_argument("--module", help=MODULE)
@@ -164,7 +164,7 @@ def _run(options, argv):
             "100 to 500 images like those that the model will see (or use --preset=float32, "
             "float16 or weight_only)"
         )
-    chosen_preset(
+    preset = chosen_preset(
         options.preset,
         Budget(options.max_drop, options.min_agreement),
         ConversionOptions(
@@ -177,9 +177,11 @@ def _run(options, argv):
     )
     if options.image_size is not None and options.image_size < 1:
         raise ValueError(f"image_size must be a number of pixels, got {options.image_size}")
-    if not os.path.isfile(os.path.join(options.model, "saved_model.pb")):
-        _check_model_path(options.model)
+    check_model_path("model", options.model)
     calibration = open_images("calibration", options.calibration)
+    if preset.calibrated and not isinstance(calibration, str):
+        images = calibration.images if isinstance(calibration, Arrays) else calibration
+        require_images(len(images))
     evaluation = open_images("evaluation", options.evaluation, evaluation=True)
     out = _checked_out(options)
     class_names = None if options.labels is None else read_labels(options.labels)
@@ -222,34 +224,14 @@ def _run(options, argv):
             print(f"\n{text}")
     for warning in conversion.warnings:
         print(f"\nWarning: {warning}")
+    labels = f"{out}.labels.txt"
+    if options.labels is None and os.path.exists(labels):
+        print(
+            f"\nWarning: {labels} was there before. effnet evaluate takes it for the labels of "
+            "this model: delete it, or give it as --labels"
+        )
     print(f"\nWrote {', '.join(paths)}")
     return 0
-
-
-def _check_model_path(path):
-    """``ValueError`` for a path that is no file of a model, with the way to one."""
-    if os.path.isdir(path):
-        inside = [name for name in sorted(os.listdir(path)) if name.endswith(".keras")]
-        raise ValueError(
-            f"model {path!r} is not a file but a folder without a saved_model.pb; give "
-            + (os.path.join(path, inside[0]) if inside else "a .keras, .h5 or .tflite file")
-        )
-    if path in NETWORKS and not os.path.exists(path):
-        raise ValueError(
-            f"model {path!r} is the name of a network, not a file: give the file that "
-            f"keras_effnet.create_model({path!r}, weights='auto').save('{path}.keras') writes"
-        )
-    require_file("model", path, ".keras, .h5 or .tflite")
-    hint = {
-        ".pb": "the folder of the SavedModel",
-        ".pth": "a .keras file, which effnet port writes from it",
-        ".pt": "a .keras file, which effnet port writes from it",
-        ".safetensors": "a .keras file, which effnet port writes from it",
-    }.get(os.path.splitext(path)[1].lower())
-    if path.lower().endswith(".weights.h5"):
-        hint = "the .keras file of the whole model: this file has weights only"
-    if hint is not None:
-        raise ValueError(f"model {path!r} cannot be converted: give {hint}")
 
 
 def _checked_out(options):

@@ -31,7 +31,7 @@ def check_replaceable(path: str | os.PathLike[str], inputs: Mapping[str, object]
         ValueError: the path cannot be written, is that of an input, or has another file.
     """
     path = atomic_write.check_new(path, inputs)
-    if os.path.lexists(path) and (not os.path.isfile(path) or not _is_ours(path)):
+    if os.path.lexists(path) and not is_own(path):
         raise ValueError(
             f"{path!r} exists and is not {_kind(path)}: it is not overwritten; give another name "
             "or delete it"
@@ -53,7 +53,10 @@ def _kind(path):
     return "a .tflite file"
 
 
-def _is_ours(path):
+def is_own(path: str) -> bool:
+    """Whether there is a file, and it is of this package, by the ending of its name, or empty."""
+    if not os.path.isfile(path):
+        return False
     if not os.path.getsize(path):
         return True  # nothing is lost
     if path.endswith(_CARDS):

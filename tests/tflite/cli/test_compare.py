@@ -66,6 +66,13 @@ def test_a_keras_file_is_converted_first(files, model, capfd):
     assert content["report"]["candidate"]["top1"] is not None
 
 
+def test_a_saved_model_folder_is_converted_first(files, model):
+    model.export(files / "saved", verbose=False)
+    assert _report(files, float=files / "saved", limit=10, out=files / "r.html") == 0
+    report = _content(files / "r.json")["report"]
+    assert report["agreement"] == 1.0 or report["kl_divergence"] < 0.01
+
+
 def test_labels_in_the_file_name_the_classes(files, int8_content):
     names = [f"c{c}" for c in range(10)]
     (files / "my.tflite").write_bytes(metadata.attach(int8_content, labels=names))
@@ -131,6 +138,11 @@ def test_bad_input_prints_one_line_and_writes_nothing(files, tiny, build, int8_c
     fails("required: --float", _report(files, float=None))
     fails("required: --data", _report(files, data=None))
     fails("is not a file", _report(files, float=files / "none.keras"))
+    fails("folder without a saved_model.pb; give a .keras", _report(files, float=files / "empty"))
+    fails(
+        "is not a .keras, .h5 or .tflite file by its name",
+        _report(files, float=files / "labels.txt"),
+    )
     fails("has 5 classes and", _report(files, float=files / "five.tflite"))
     fails("has 2 names for a model with 10", _report(files, labels=files / "short.txt"))
     fails("does not exist", _report(files, data=files / "nowhere"))

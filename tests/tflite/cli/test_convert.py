@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import types
 
@@ -76,6 +77,17 @@ def _claimed(out):
     return sorted(os.path.basename(path) for path in line.removeprefix("Wrote ").split(", "))
 
 
+def test_labels_of_an_earlier_conversion_are_named(files, capfd):
+    earlier = files / "out" / "m.tflite.labels.txt"
+    flags = {"preset": "float32", "calibration": None}
+    assert _run(files, **flags, labels=files / "labels.txt") == 0
+    assert "was there before" not in capfd.readouterr().out
+    assert _run(files, **flags) == 0
+    assert f"{earlier} was there before" in capfd.readouterr().out
+    assert _run(files, **flags, labels=earlier) == 0
+    assert "was there before" not in capfd.readouterr().out
+
+
 def test_float32_needs_no_images_and_claims_no_html(files, capfd):
     assert _run(files, preset="float32", calibration=None) == 0
     written = sorted(os.listdir(files / "out"))
@@ -96,7 +108,10 @@ def test_float32_needs_no_images_and_claims_no_html(files, capfd):
         ({"out": "none/m.tflite"}, "is not a folder"),
         ({"image_size": "big"}, "invalid int value: 'big'"),
         ({"image_size": 64}, "image_size 64 does not fit"),
-        ({"calibration_images": 4}, "has 4 images and needs 16"),
+        (
+            {"calibration_images": 4},
+            "calibration_images 4 is fewer than the 16 that preset int8 needs",
+        ),
         ({"max_drop": -1}, "max_drop must be in [0, 100) percentage points, got -1.0"),
         ({"min_agreement": 97}, "min_agreement must be in (0, 1], e.g. 0.97, got 97.0"),
         ({"preset": "int8", "max_drop": 1}, "preset int8 takes no budget"),
@@ -121,6 +136,8 @@ def test_bad_flags_print_one_line_and_write_nothing(files, capfd, flags, message
         ({"preset": "int16x8", "calibration": None}, "int16x8 needs --calibration"),
         ({"preset": "float32", "calibration": None, "calibration_images": 9}, "none are given"),
         ({"calibration_images": 0}, "calibration_images must be at least 1, got 0"),
+        ({"calibration_images": 15}, "fewer than the 16 that preset int8 needs"),
+        ({"calibration": "few"}, "calibration has 15 images and needs 16"),
         ({"max_corrupt": -1}, "max_corrupt must be at least 0, got -1"),
         ({"image_size": 0}, "image_size must be a number of pixels, got 0"),
     ],
@@ -130,6 +147,11 @@ def test_contradictions_are_found_before_the_model_is_loaded(
 ):
     monkeypatch.setattr(convert, "_load_model", lambda *_: pytest.fail("loaded"))
     extra = ["--finetune"] if flags.pop("finetune", False) else []
+    if flags.get("calibration") == "few":
+        flags = {"calibration": files / "few"}
+        os.mkdir(files / "few")
+        for i in range(15):
+            shutil.copy(files / "photos" / "c0" / "0.png", files / "few" / f"{i}.png")
     assert _run(files, *extra, **flags) == 2
     assert message in capfd.readouterr().err
 
