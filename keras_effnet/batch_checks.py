@@ -69,7 +69,14 @@ def _batch(model, expected, entries, batch, found):
     if batch.size == 0:
         yield Finding("shape", f"the batch has shape {batch.shape}: it is empty")
         return
-    if any(e is not None and e != given for e, given in zip(expected[1:], batch.shape[1:])):
+    if _differs(expected[1:], batch.shape[1:]):
+        if batch.ndim == 4 and not _differs(expected[1:], (*batch.shape[2:], batch.shape[1])):
+            yield Finding(
+                "shape",
+                f"the batch is {batch.shape[1:]}, with the channels first, but {model.name} takes "
+                f"{expected[1:]}: give np.moveaxis(batch, 1, -1)",
+            )
+            return
         yield Finding(
             "shape",
             f"the batch is {batch.shape[1:]}, but {model.name} takes {expected[1:]}: prepare "
@@ -83,6 +90,10 @@ def _batch(model, expected, entries, batch, found):
         yield Finding("range", "the batch has values that are not finite")
     elif not found:
         yield from _range(model, entries, float(batch.min()), float(batch.max()))
+
+
+def _differs(expected, shape):
+    return any(e is not None and e != given for e, given in zip(expected, shape))
 
 
 def _size(model, expected, entries, batch):
@@ -145,9 +156,9 @@ def _range(model, entries, low, high):
         elif 20 < high <= 255 and 255 * pixels.scale > WIDEST:
             yield Finding(
                 "not-normalized",
-                f"{values}, as raw pixels do, but {model.name} does not normalize them: build "
-                "with include_preprocessing=True, or subtract the mean and divide by the standard "
-                "deviation that its weights expect",
+                f"{values}, as raw pixels do, but {model.name} does not normalize them: build a "
+                "model of keras_effnet with include_preprocessing=True; give others a first layer "
+                "that normalizes pixels as in their training",
             )
         else:
             continue

@@ -78,9 +78,9 @@ def create_model(
 
     The names "mobilenetv2" and "resnet50" are accepted as well; no pretrained weights exist for
     them. The other arguments are those of ``EfficientNetB0``, but `weights` defaults to None and
-    `name` to the variant's. `name_prefix` precedes the names of all layers, so that two networks
-    can be joined by their ``input`` and ``output`` in one model, where names must differ. (A
-    network called as a layer of another model needs only a `name`.)
+    `name` to the variant's. `name_prefix` precedes that name and the names of all layers, so that
+    two networks can be called, or joined by their ``input`` and ``output``, in one model, where
+    names must differ. (A network called as a layer of another model needs only a `name`.)
 
     >>> create_model("efficientnetv2-b0", classes=10, input_shape=(64, 64, 3)).output_shape
     (None, 10)
@@ -150,7 +150,7 @@ def create_model(
         classifier_activation=classifier_activation,
         include_preprocessing=include_preprocessing,
         preprocessing=preprocessing,
-        name=variant.name if name is None else name,
+        name=f"{name_prefix or ''}{variant.name}" if name is None else name,
     )
     if path is not None:
         from keras_effnet.pretrained.assign import load_pretrained

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from keras_effnet.evaluation.outcomes import ScoreKind
 from keras_effnet.image_preprocessing import INTERPOLATIONS, Preprocessing
+from keras_effnet.keras_file import load_keras_file
 from keras_effnet.label_file import read_labels
 from keras_effnet.labels import label_map
 from keras_effnet.model_input import ImageInput, image_input
@@ -265,30 +265,11 @@ def open_model(model, weights=None, labels=None):
         raise ValueError(
             f"--model={model} is not a .keras file: give one, or --model=NAME --weights={model}"
         )
-    check_zip(model)
-    import keras
-
-    try:
-        loaded = keras.saving.load_model(model, compile=False)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{model} cannot be read as a .keras file: {error}") from error
+    loaded = load_keras_file(model)
     shapes = [tuple(tensor.shape) for tensor in getattr(loaded, "outputs", None) or ()]
     if len(shapes) == 1 and len(shapes[0]) == 2:
         _check_names(labels, names, max(2, shapes[0][1]))
     return loaded, names
-
-
-def check_zip(path: str) -> None:
-    """Raises ``ValueError`` for a ``.keras`` file that is incomplete or of another kind."""
-    missing = "is not a zip archive"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            missing = "" if "config.json" in archive.namelist() else "has no config.json"
-    if missing:
-        raise ValueError(
-            f"{path} cannot be read as a .keras file: it {missing}, so it is incomplete "
-            "or of another kind. Copy it again, or give a file that model.save wrote"
-        )
 
 
 def _check_names(labels, names, classes):

@@ -289,13 +289,16 @@ def _head(name, layer, shape, loss, labels, class_names):
     if classes == 1 and activation_of(layer) not in ("sigmoid", "hard_sigmoid"):
         return  # may be regression
     low, high = labels.min(), labels.max()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        yield Finding("labels", f"labels run from {low} to {high}: some are not finite numbers")
+        return
     last = max(accepted) - 1
     if low < 0 or high > last:
         yield Finding(
             "class-count",
             f"labels run from {low} to {high}, but {name} has {last + 1} classes (0 to {last})."
             + (" They seem to start at 1: subtract 1." if low >= 1 and high == last + 1 else "")
-            + (_mapping_hint(classes, int(high) + 1) if math.isfinite(high) else ""),
+            + _mapping_hint(classes, int(high) + 1),
         )
 
 

@@ -86,7 +86,7 @@ LAYERS = {
         ("block_strings", "search_reward"),
         ("variants",),
         ("completion",),
-        ("arguments", "label_file", "native_logs", "onnx_export"),
+        ("arguments", "keras_file", "label_file", "native_logs", "onnx_export"),
         ("litert", "html_elements", "provenance"),
         ("model_graph",),
         ("suggestions", "atomic_write", "finding", "compiled_loss"),

@@ -9,28 +9,47 @@ import uuid
 import tensorflow as tf
 
 from keras_effnet.atomic_write import encoded, write_files
-from keras_effnet.datasets.file_system import FileSystem, traverse
+from keras_effnet.datasets.file_system import LOCAL, FileSystem
+
+# No lambdas: other processes get GFILE, too. Local files are read without TensorFlow, which takes
+# no names that are not UTF-8.
 
 
-def _size(path):  # not a lambda: other processes get GFILE, too
-    return tf.io.gfile.stat(path).length
+def _listdir(path):
+    return tf.io.gfile.listdir(path) if is_remote(path) else LOCAL.listdir(path)
 
 
-def _is_file(path):  # no pipe, which would block; what an object store lists are files
-    return is_remote(path) or os.path.isfile(path)
+def _exists(path):
+    return tf.io.gfile.exists(path) if is_remote(path) else LOCAL.exists(path)
+
+
+def _isdir(path):
+    return tf.io.gfile.isdir(path) if is_remote(path) else LOCAL.isdir(path)
+
+
+def _isfile(path):  # what an object store lists are files
+    return is_remote(path) or LOCAL.isfile(path)
+
+
+def _size(path):
+    return tf.io.gfile.stat(path).length if is_remote(path) else LOCAL.size(path)
+
+
+def _open(path, mode="r"):
+    return tf.io.gfile.GFile(path, mode) if is_remote(path) else LOCAL.open(path, mode)
 
 
 def _traverse(path):
-    return tf.io.gfile.walk(path) if is_remote(path) else traverse(path)
+    return tf.io.gfile.walk(path) if is_remote(path) else LOCAL.traverse(path)
 
 
 GFILE = FileSystem(
-    listdir=tf.io.gfile.listdir,
-    exists=tf.io.gfile.exists,
-    isdir=tf.io.gfile.isdir,
-    isfile=_is_file,
+    listdir=_listdir,
+    exists=_exists,
+    isdir=_isdir,
+    isfile=_isfile,
     size=_size,
-    open=tf.io.gfile.GFile,
+    open=_open,
     traverse=_traverse,
 )
 
@@ -57,14 +76,13 @@ def write_file(path: str, content: bytes | str) -> None:
 
 def read_file(path: str) -> bytes:
     """The content of a file."""
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return file.read()
+    return GFILE.read(path)
 
 
 def sha256(path: str) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with GFILE.open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

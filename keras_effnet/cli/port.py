@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import zipfile
 
 from keras_effnet.atomic_write import check_new, replacing
 from keras_effnet.image_preprocessing import INTERPOLATIONS
+from keras_effnet.keras_file import load_keras_file
 from keras_effnet.porting import PROJECTS, GivenSettings, export, port, why_not_comparable
 from keras_effnet.porting.pytorch import GENERATOR
 from keras_effnet.pretrained.hub import is_address
@@ -201,14 +201,9 @@ def _export(options):
     if used:
         raise ValueError(f"--to writes what the .keras file states: drop {', '.join(used)}")
     _check_out(options, ".safetensors")
-    import keras
-
-    if not options.path.endswith(".keras") or not zipfile.is_zipfile(options.path):
+    if not options.path.endswith(".keras"):
         raise ValueError(f"{options.path} is not a .keras file: --to takes a saved model")
-    try:
-        model = keras.saving.load_model(options.path, compile=False)  # safe mode: runs no code
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{options.path} cannot be read as a .keras file: {error}") from error
+    model = load_keras_file(options.path)
     export(model, options.out, target=options.target, name=options.model)
     return f"{options.out} written"
 

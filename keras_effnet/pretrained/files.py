@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import collections
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import h5py
 import numpy as np
 
 from keras_effnet.atomic_write import replacing
+from keras_effnet.keras_file import load_keras_file
 from keras_effnet.pretrained.input_spec import (
     ATTRIBUTE,
     InputSpec,
@@ -79,17 +79,9 @@ def write_weights(
 
 
 def _read_keras(path):
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a .keras file (truncated, or of another format)")
-    import keras  # here: the tables of weights are read without a framework
-
-    try:
-        model = keras.saving.load_model(path, compile=False)  # safe mode: no code is run
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a .keras file: {error}") from error
     return {
         layer.name: layer.get_weights()
-        for layer in model.layers
+        for layer in load_keras_file(path).layers
         if layer.weights and not is_normalization(layer.name)
     }
 

@@ -198,6 +198,10 @@ def test_networks_with_a_name_prefix_are_joined_in_one_model(keras, tiny, tmp_pa
     for model in (joined, loaded):
         have = np.asarray(model([images(32), images(32)], training=False))
         np.testing.assert_allclose(have, want, atol=1e-6)
+    pixels = keras.Input((32, 32, 3))
+    called = keras.Model(pixels, keras.layers.concatenate([left(pixels), right(pixels)]))
+    assert (left.name, right.name) == ("left_tiny", "right_tiny")
+    np.testing.assert_allclose(np.asarray(called(images(32), training=False)), want, atol=1e-6)
     with pytest.raises(ValueError, match=r"2 EfficientNets .*layers left_.*layers right_"):
         freeze(joined)
 

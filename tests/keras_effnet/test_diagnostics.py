@@ -48,6 +48,12 @@ def test_wrong_batches_are_found(mine, pixels, change, check, message):
     assert message in " ".join(map(str, findings))
 
 
+def test_a_batch_with_the_channels_first_is_one_finding(mine, pixels):
+    (finding,) = check_model(mine, np.moveaxis(pixels, 3, 1))
+    assert "with the channels first" in str(finding)
+    assert "np.moveaxis(batch, 1, -1)" in str(finding)
+
+
 def test_raw_pixels_for_a_model_without_normalization(tiny, keras, pixels):
     bare = create_model(tiny, classes=5, include_preprocessing=False)
     assert _checks(check_model(bare, pixels)) == ["not-normalized"]
@@ -180,6 +186,11 @@ def test_labels_out_of_range_are_found(mine, labels, message):
     (finding,) = check_model(mine, labels=labels)
     assert finding.check == "class-count"
     assert message in str(finding)
+
+
+def test_labels_that_are_no_numbers_are_found(mine):
+    (finding,) = check_model(mine, labels=np.array([1.0, np.nan]))
+    assert "some are not finite numbers" in str(finding)
 
 
 def test_labels_out_of_range_of_a_custom_classifier_are_found(tiny, keras):

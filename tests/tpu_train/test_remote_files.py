@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import pytest
 
@@ -37,6 +38,17 @@ def test_two_hosts_may_write_the_same_file_at_once(folder, monkeypatch):
     remote_files.write_file(path, b"same")
     assert remote_files.read_file(path) == b"same"
     assert remote_files.GFILE.listdir(folder) == ["x.bin"]
+
+
+def test_local_files_may_have_names_that_are_not_utf8(tmp_path):
+    path = os.path.join(tmp_path, os.fsdecode(b"caf\xe9"))
+    remote_files.write_file(path, b"x")
+    assert remote_files.read_file(path) == b"x"
+    assert remote_files.sha256(path) == hashlib.sha256(b"x").hexdigest()
+    assert remote_files.GFILE.isfile(path)
+    assert (remote_files.GFILE.exists(path), remote_files.GFILE.isdir(path)) == (True, False)
+    assert (remote_files.GFILE.size(path), remote_files.GFILE.read(path, 1)) == (1, b"x")
+    assert remote_files.GFILE.listdir(str(tmp_path)) == [os.path.basename(path)]
 
 
 @pytest.mark.parametrize(

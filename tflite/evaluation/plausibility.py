@@ -32,7 +32,7 @@ def pixel_range(keras_model, shape: tuple[int, int, int]) -> tuple[str, ...]:
     except (AttributeError, IndexError, TypeError, ValueError):
         return ()  # a model whose layers it does not know
     return tuple(
-        f"{finding} A .tflite gets pixels in [0, 255]: for a model that was trained on [0, 1], "
+        f"{finding}. A .tflite gets pixels in [0, 255]: for a model that was trained on [0, 1], "
         "convert keras.Sequential([keras.Input(shape), keras.layers.Rescaling(1 / 255), model])"
         for finding in found
         if finding.check in _PIXEL_CHECKS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from keras_effnet.image_classifier import check_zip
+from keras_effnet.keras_file import check_keras_file
 from keras_effnet.pretrained.resolve import resolve_weights
 from keras_effnet.scaling import scale
 from keras_effnet.variant_lookup import find_variant
@@ -60,7 +60,7 @@ def check_teacher(flag: str, path: str) -> None:
         raise ValueError(f"--{flag}={path}: there is no such file; give a .keras file")
     if not path.endswith(".keras"):
         raise ValueError(f"--{flag}={path} is not a .keras file: a teacher is a model.keras")
-    check_zip(path)
+    check_keras_file(path)
 
 
 def variant_of(recipe: Recipe) -> Variant:
@@ -74,7 +74,7 @@ def _check_file(flag, path):
     if not os.path.isfile(path):
         raise ValueError(f"--{flag}={path}: there is no such file")
     if path.endswith(".keras"):
-        check_zip(path)
+        check_keras_file(path)
     elif path.endswith(".h5"):
         import h5py  # only for such a file: the import takes a moment
 

@@ -350,7 +350,9 @@ def _first_steps(model, phases):
     for phase in reversed(phases):
         frozen = _frozen(model, phase.freeze)
         if all(id(v) in frozen for v in model.trainable_variables):
-            raise ValueError(f"freeze {phase.freeze!r} leaves nothing to train")
+            raise ValueError(
+                f"freeze {phase.freeze!r} leaves nothing to train: freeze fewer layers"
+            )
         first_steps.update({v: phase.first_step for v in first_steps if v not in frozen})
     return first_steps
 

@@ -161,7 +161,7 @@ def test_port_exports_state_dicts(keras, model, tmp_path, capsys):
     assert _run(out, "--to=timm", "--model=tf_efficientnet_b0", f"--out={out}") == 2
     (tmp_path / "half.keras").write_bytes(path.read_bytes()[:5000])
     assert _run(tmp_path / "half.keras", "--to=timm", "--model=x", f"--out={out}") == 2
-    assert "half.keras is not a .keras file" in capsys.readouterr().err
+    assert "half.keras cannot be read as a .keras file" in capsys.readouterr().err
     (tmp_path / "half.keras").unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.keras", "x.safetensors"]
 

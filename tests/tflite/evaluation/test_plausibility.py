@@ -20,6 +20,7 @@ def test_pixels_that_nothing_scales_are_found(model):
     layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)]
     (found,) = plausibility.pixel_range(keras.Sequential(layers), (8, 8, 3))
     assert "Rescaling(1 / 255)" in found
+    assert "normalizes pixels as in their training. A .tflite gets pixels" in found
     scaled = keras.Sequential([layers[0], keras.layers.Rescaling(1 / 255), layers[1]])
     assert plausibility.pixel_range(scaled, (8, 8, 3)) == ()
     assert plausibility.pixel_range(object(), (8, 8, 3)) == ()
