@@ -53,7 +53,9 @@ _BAD_LINES = """--data=/nonexistent --workdir=w
 --data=. --workdir=w --learning_rate_schedule=plateau
 --data=. --workdir=https://x.org/run
 --data=https://x.org/photos.zip --workdir=w
+--data=. --workdir={folder}/caf\udce9
 --data=tfds: --workdir=w
+--data=tfds:no_such_data_set --workdir=w
 --data={folder}/empty --workdir=w
 --data={folder}/no_rows.csv --workdir=w
 --data={folder}/half.json --workdir=w
@@ -62,6 +64,7 @@ _BAD_LINES = """--data=/nonexistent --workdir=w
 --data=. --workdir=w --weights={folder}/other.keras
 --data=. --workdir=w --model={folder}/other.keras
 --data=. --workdir=w --model={folder}/half.keras
+--data=. --workdir=w --model={folder}/changed.keras
 --data=. --workdir=w --model=keras.applications:VGG16 --weights={folder}/half.h5
 --data=. --workdir=w --class_weights=balance
 --data=. --workdir=w --class_weights=cat:-2
@@ -95,6 +98,10 @@ def test_bad_flags_and_paths_are_found_before_tensorflow_is_imported(tmp_path):
         (tmp_path / name).write_text("{")
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("document.xml", "")
+    with zipfile.ZipFile(tmp_path / "changed.keras", "w") as archive:
+        archive.writestr("config.json", "aaaa")
+    content = (tmp_path / "changed.keras").read_bytes()
+    (tmp_path / "changed.keras").write_bytes(content.replace(b"aaaa", b"aaab"))
     lines = _BAD_LINES.replace("{folder}", str(tmp_path))
     process = subprocess.run(
         [sys.executable, "-c", _WITHOUT_TENSORFLOW, lines],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shlex
@@ -84,7 +85,7 @@ def _report(argv, log):
     record_path = f"{options.model}.json"
     inputs = {"MODEL": options.model, "--float": options.float}
     out = _writable(options, _beside(options.model, "report"), record_path, inputs)
-    record = _read_record(record_path)
+    record = _read_record(record_path, model.tflite_model)
     check_model_path("--float", options.float)
     input_spec = None
     if not options.float.endswith(".tflite"):
@@ -293,8 +294,10 @@ def _image_shape(model):
     return model.height, model.width, model.channels
 
 
-def _read_record(path):
-    """The JSON that a conversion wrote; {} if it is missing or damaged."""
+def _read_record(path, tflite_model):
+    """The JSON that the conversion to `tflite_model` wrote; {} if it is missing, damaged or of
+    another one.
+    """
     if not os.path.isfile(path):
         return {}
     try:
@@ -304,6 +307,9 @@ def _read_record(path):
         record = None
     if not isinstance(record, dict):
         print(f"  {path} is not the JSON of a conversion: ignored", flush=True)
+        return {}
+    if record.get("sha256") not in (None, hashlib.sha256(tflite_model).hexdigest()):
+        print(f"  {path} is of another .tflite than the one beside it: ignored", flush=True)
         return {}
     return record
 

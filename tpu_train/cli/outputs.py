@@ -6,6 +6,8 @@ import glob
 import os
 import tempfile
 
+from keras_effnet.atomic_write import encoded
+
 PREVIEW_MARK = "effnet-train preview"  # in the picture, under "Software"
 
 
@@ -17,6 +19,11 @@ def check_folder(flag: str, path: str, data: str, data_flag: str = "data") -> No
         raise ValueError(f"--{flag} {path!r} is a URL of a web server: give a folder, or gs://...")
     if "://" in path:
         return
+    if encoded(os.path.abspath(path)) != os.fsencode(os.path.abspath(path)):
+        raise ValueError(
+            f"--{flag} {path!r} has bytes in its name that are not UTF-8, which TensorFlow cannot "
+            "write to: give another folder"
+        )
     if os.path.lexists(path) and not os.path.isdir(path):
         raise ValueError(f"--{flag} {path!r} is not a folder: give another name")
     existing = os.path.abspath(path)

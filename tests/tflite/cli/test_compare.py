@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -55,6 +56,16 @@ def test_a_report_is_written_next_to_the_model(files, capfd):
     assert content["class_names"][3] == "c3"
     assert "a plan" in (files / "my.report.html").read_text()
     assert _content(files / "my.tflite.json") == record
+
+
+def test_the_record_of_another_model_is_ignored(files, int8_content, capfd):
+    for sha256, is_used in (("0" * 64, False), (hashlib.sha256(int8_content).hexdigest(), True)):
+        record = {"preset": "int8_mixed", "sha256": sha256}
+        (files / "my.tflite.json").write_text(json.dumps(record))
+        assert _report(files) == 0
+        assert ("is of another .tflite" in capfd.readouterr().out) != is_used
+        names = _content(files / "my.report.json")["report"]["names"]
+        assert names == ["float32", "int8_mixed" if is_used else "my.tflite"]
 
 
 def test_a_keras_file_is_converted_first(files, model, capfd):
