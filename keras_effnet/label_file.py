@@ -10,6 +10,7 @@ import codecs
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from keras_effnet.atomic_write import write_files
@@ -51,6 +52,7 @@ def parse_labels(content: bytes, where: str) -> tuple[str, ...]:
         raise ValueError(f"label file {where!r} has bytes that are no text; save it as UTF-8")
     if text.lstrip()[:1] in ("[", "{") and _is_json(text):
         raise ValueError(f"label file {where!r} is JSON; write one class name per line instead")
+    text = unicodedata.normalize("NFC", text)  # as class folders are read: macOS writes others
     names = [line.strip() for line in _LINE_END.split(text)]
     while names and not names[-1]:
         names.pop()

@@ -309,6 +309,8 @@ def _check_classes(folder, images, classes):
                 f"{folder} has the class folder {name!r}, with a line break in its name, which "
                 "label files cannot have: rename it"
             )
+        if not name.strip():
+            raise ValueError(f"{folder} has the class folder {name!r}, a name of spaces: rename it")
         if encoded(name) != os.fsencode(name):
             raise ValueError(
                 f"{folder} has the class folder {encoded(name).decode()!r}, whose name is not "

@@ -49,6 +49,13 @@ def test_bad_files_are_named(content, message):
     assert "my/labels.txt" in str(error.value)
 
 
+def test_accents_are_those_of_class_folders():
+    decomposed = "cafe\N{COMBINING ACUTE ACCENT}\n"  # as macOS writes file names
+    assert parse_labels(decomposed.encode(), "labels.txt") == (
+        "caf\N{LATIN SMALL LETTER E WITH ACUTE}",
+    )
+
+
 def test_brackets_are_no_json():
     assert parse_labels(b"[cat]\n[dog]\n", "labels.txt") == ("[cat]", "[dog]")
 

@@ -67,6 +67,11 @@ def test_a_class_name_that_is_not_utf8_is_an_error():
         find_images("d", listed, _probe)
 
 
+def test_a_class_name_of_spaces_is_an_error():
+    with pytest.raises(ValueError, match="class folder ' ', a name of spaces: rename it"):
+        find_images("d", [" /0.jpg", "dog/0.jpg"], _probe)
+
+
 def test_a_class_name_with_a_line_break_is_an_error():
     with pytest.raises(ValueError, match=r"class folder 'a\\nb', with a line break.* rename it"):
         find_images("d", _files("a\nb", "cat"), _probe)
