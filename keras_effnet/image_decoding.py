@@ -137,6 +137,18 @@ def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
+def is_picture_of(path: str | os.PathLike[str], program: str) -> bool:
+    """Whether a file is an image that states `program` as its software or comment, or is empty."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            stated = [image.info.get("Software"), image.info.get("comment")]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return os.path.isfile(path) and not os.path.getsize(path)
+    return program in stated or program.encode() in stated
+
+
 def _open_image(source):
     """(Pillow's image, its name for messages); any failure to read it is a ``ValueError``."""
     from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow

@@ -12,7 +12,7 @@ from keras_effnet.cli.predict import (
     probabilities_of,
 )
 from keras_effnet.image_classifier import of_keras_model
-from keras_effnet.image_decoding import load_image
+from keras_effnet.image_decoding import is_picture_of, load_image
 from keras_effnet.label_file import class_index
 from keras_effnet.labels import class_names_for, decode_predictions
 from keras_effnet.model_input import image_input
@@ -106,21 +106,11 @@ def _check_replaceable(options):
     """``ValueError`` if --out is an input, or a picture that this command did not write."""
     inputs = {"IMAGE": options.image, "--model": options.model, "--weights": options.weights}
     path = check_new(options.out, {**inputs, "--labels": options.labels})
-    if os.path.lexists(path) and not _is_ours(path):
+    if os.path.lexists(path) and not is_picture_of(path, _MARK):
         raise ValueError(
             f"--out={options.out} exists and is not a picture of effnet explain: it is not "
             "overwritten; give another name or delete it"
         )
-
-
-def _is_ours(path):
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return _MARK in (image.info.get("Software"), image.info.get("comment", b"").decode())
-    except (OSError, ValueError):
-        return os.path.isfile(path) and not os.path.getsize(path)  # nothing is lost
 
 
 def _save(picture, path):

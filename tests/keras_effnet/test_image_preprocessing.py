@@ -1,7 +1,10 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
 from keras_effnet.constructors import create_model
 from keras_effnet.image_decoding import (
@@ -10,6 +13,7 @@ from keras_effnet.image_decoding import (
     decode_image,
     image_format,
     image_shape,
+    is_picture_of,
     load_image,
     readable_formats,
     unreadable_reason,
@@ -246,3 +250,24 @@ def test_decompression_bombs_are_refused(photo, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match=r"x\.png cannot be decoded"):
         load_image(tmp_path / "x.png")
+
+
+def test_a_picture_of_this_program_is_told_from_any_other_file(tmp_path):
+    path, png = tmp_path / "p.png", io.BytesIO()
+    for key, text, is_own in (
+        ("Software", "effnet explain", True),
+        ("comment", "effnet explain", True),
+        ("comment", "holidays", False),
+    ):
+        info = PngImagePlugin.PngInfo()
+        info.add_text(key, text)
+        Image.new("RGB", (4, 4)).save(path, pnginfo=info)
+        assert is_picture_of(path, "effnet explain") is is_own
+    Image.new("RGB", (4, 4)).save(tmp_path / "p.jpg", comment="effnet explain")
+    assert is_picture_of(tmp_path / "p.jpg", "effnet explain")
+    Image.new("RGB", (4, 4)).save(png, "PNG")
+    header = b"IHDR" + struct.pack(">II", 16000, 14000) + png.getvalue()[24:29]
+    bomb = png.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header))
+    for content, is_own in ((bomb + png.getvalue()[33:], False), (bomb[:20], False), (b"", True)):
+        path.write_bytes(content)
+        assert is_picture_of(path, "effnet explain") is is_own

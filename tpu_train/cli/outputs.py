@@ -7,6 +7,7 @@ import os
 import tempfile
 
 from keras_effnet.atomic_write import encoded
+from keras_effnet.image_decoding import is_picture_of
 
 PREVIEW_MARK = "effnet-train preview"  # in the picture, under "Software"
 
@@ -47,18 +48,8 @@ def check_folder(flag: str, path: str, data: str, data_flag: str = "data") -> No
 
 def check_picture(path: str) -> None:
     """Raises ``ValueError`` if a file is there that is no preview."""
-    if os.path.lexists(path) and not _is_preview(path):
+    if os.path.lexists(path) and not is_picture_of(path, PREVIEW_MARK):
         raise ValueError(
             f"--out {path!r} exists and is not a picture of effnet-train preview: it is not "
             "overwritten; give another name or delete it"
         )
-
-
-def _is_preview(path):
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == PREVIEW_MARK
-    except (OSError, ValueError):
-        return os.path.isfile(path) and not os.path.getsize(path)  # nothing is lost
