@@ -136,7 +136,6 @@ def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image[:, ::-1] if orientation in FLIPPED_ACROSS else image
 
 
-@contextlib.contextmanager
 def is_picture_of(path: str | os.PathLike[str], program: str) -> bool:
     """Whether a file is an image that states `program` as its software or comment, or is empty."""
     from PIL import Image
@@ -149,6 +148,7 @@ def is_picture_of(path: str | os.PathLike[str], program: str) -> bool:
     return program in stated or program.encode() in stated
 
 
+@contextlib.contextmanager
 def _open_image(source):
     """(Pillow's image, its name for messages); any failure to read it is a ``ValueError``."""
     from PIL import Image, UnidentifiedImageError  # here: tables need no Pillow
