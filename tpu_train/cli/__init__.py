@@ -12,6 +12,7 @@ import types
 from collections.abc import Sequence
 
 from keras_effnet.interruption import run_command
+from keras_effnet.suggestions import did_you_mean
 
 COMMANDS = ("prepare", "preview", "plan", "search", "pseudo-label", "noisy-student", "doctor")
 
@@ -36,6 +37,10 @@ def _run(argv):
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
     if command not in COMMANDS:
+        near = "" if command.startswith("-") else did_you_mean(command, COMMANDS)
+        if near:
+            print(f"effnet-train: {command!r} is not a command.{near}", file=sys.stderr)
+            return 2
         command = ""
     # Imported when needed: imports take long, and Ctrl-C is handled by now.
     module = command_module(command)

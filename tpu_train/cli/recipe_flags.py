@@ -112,7 +112,12 @@ def parse(
     """
     flags.DEFINE_boolean("help", False, "print this help", short_name="h", flag_values=values)
     known = [*(f"--{f}" for f in values), *(f"--no{f}" for f in values if values[f].boolean)]
-    rest = values([command, *normalize_flags(argv, known)])[1:]
+    words = normalize_flags(argv, known)
+    for word, following in zip(words, words[1:]):
+        name = word.removeprefix("--")
+        if name in values and not values[name].boolean and following.startswith("--"):
+            raise flags.Error(f"{word} has no value: write {word}=VALUE")
+    rest = values([command, *words])[1:]
     if values.help:
         print(make_parser(values, command, introduction, groups or {}).format_help())
         return False

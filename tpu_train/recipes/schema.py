@@ -289,7 +289,8 @@ def check(recipe: Recipe) -> None:
         for name in names:
             value = getattr(recipe, name)
             if not is_valid(value) or not math.isfinite(value):
-                raise ValueError(f"{name} must be {accepted}, got {value}")
+                finite = "" if math.isfinite(value) else "a finite number "
+                raise ValueError(f"{name} must be {finite}{accepted}, got {value}")
     freezes = recipe.freeze.split(",")
     if len(freezes) > recipe.phases or "" in freezes:
         raise ValueError(
@@ -315,6 +316,8 @@ def parse_class_weights(setting: str) -> dict[str, float]:
         else:
             pairs = [pair.rpartition(":") for pair in setting.split(",")]
             weights = {name.strip(): float(weight) for name, _, weight in pairs}
+            if len(weights) < len(pairs):
+                raise ValueError("a class has several weights")
     except ValueError as error:
         raise ValueError(f"class_weights {setting!r} cannot be read ({error}): {how}") from error
     for name, weight in weights.items():
