@@ -41,7 +41,6 @@ def test_show_prints_recipe_and_phases_without_training(capsys, tmp_path):
         (["--model=efficientnet-b99"], "Did you mean 'efficientnet-b"),
         (["photos"], "'photos' is not a flag"),
         (["trian"], "'trian' is not a flag"),
-        (["Prepare"], "'Prepare' is not a command. Did you mean 'prepare'?"),
         (["--data", "--workdir=w"], "--data has no value: write --data=VALUE"),
         (["--epochs=inf"], "epochs must be a finite number greater than 0, got inf"),
         (["--class_weights=a:2,a:3"], "(a class has several weights): give none"),
@@ -62,6 +61,12 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys, tmp_path
     assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelled_command_names_the_nearest(capsys):
+    assert cli.main(["Prepare", "--data=x"]) == 2
+    err = capsys.readouterr().err
+    assert err == "effnet-train: 'Prepare' is not a command. Did you mean 'prepare'?\n"
 
 
 @pytest.mark.parametrize("command", ["", *cli.COMMANDS])
