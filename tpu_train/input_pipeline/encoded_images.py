@@ -5,8 +5,8 @@ through ``tf.numpy_function``. EXIF rotation is applied to the crop, after decod
 the header tell whether an image can have one, and only then Pillow reads the header. Each graph is
 traced once in a process, not once in every pipeline that calls it.
 
-JPEG's pixels are Pillow's: TensorFlow's default inverse DCT is faster by a twentieth, and off by one
-grey level on average, so that a network was not evaluated as it was trained.
+JPEG's pixels are Pillow's. TensorFlow's default inverse DCT is faster by a twentieth, and off by
+one grey level on average: a network would not be evaluated as it was trained.
 """
 
 from __future__ import annotations
