@@ -21,7 +21,8 @@ def change_image_size(model, image_size: int | tuple[int, int] | None):
     before training. Also works on a functional or sequential model with a nested EfficientNet.
 
     Raises ``ValueError`` for a size below 32 pixels, and for a model without an EfficientNet, with
-    several inputs, or that is neither functional nor sequential.
+    several inputs, that is neither functional nor sequential, or whose layers cannot be copied or
+    have weights for one size only.
 
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0", input_shape=(64, 64, 3))
@@ -30,7 +31,13 @@ def change_image_size(model, image_size: int | tuple[int, int] | None):
     """
     stem = find_backbone(model).layers["stem_conv"]
     resized = _at_size(model, _checked(image_size), stem.data_format == "channels_last")
-    copy_weights(model, resized)
+    try:
+        copy_weights(model, resized)
+    except ValueError as error:
+        raise ValueError(
+            f"{model.name} has weights for one image size only ({error}): a layer with weights "
+            "behind Flatten, for example; build it with pooling instead of Flatten"
+        ) from error
     return exportable(resized)
 
 
@@ -70,6 +77,13 @@ def _at_size(model, size, channels_last):
         images = getattr(layer, "inputs", None) or ()
         if hasattr(layer, "layers") and len(images) == 1 and len(images[0].shape) == 4:
             return _at_size(layer, (None, None), channels_last)  # takes any size
-        return layer.__class__.from_config(layer.get_config())
+        try:
+            return layer.__class__.from_config(layer.get_config())
+        except Exception as error:  # of a Lambda, or of a class of the user
+            reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+            raise ValueError(
+                f"the layer {layer.name} of {model.name} cannot be copied ({reason}): use a stock "
+                "layer, e.g. Rescaling, or a class with get_config, in place of Lambda"
+            ) from error
 
     return keras.models.clone_model(model, input_tensors=new, clone_function=copy)

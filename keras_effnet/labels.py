@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import pathlib
 from collections.abc import Sequence
 
@@ -77,7 +78,8 @@ def decode_predictions(
     `scores` is (n, classes). For 1,000 classes [[(WordNet id, name, score), ...], ...], as
     ``decode_predictions`` of keras.applications gives. For another number, or with `class_names`,
     [[(index, name, score), ...], ...]; the names default to the indices. Raises ``ValueError`` if
-    the number of names differs from the number of classes.
+    the number of names differs from the number of classes, for scores that are not finite, and for
+    a `top` that is not a number of classes.
 
     >>> decode_predictions(np.eye(1000)[:1], top=1)
     [[('n01440764', 'tench', 1.0)]]
@@ -87,6 +89,10 @@ def decode_predictions(
     scores = np.asarray(scores)
     if scores.ndim != 2:
         raise ValueError(f"scores have shape {scores.shape}: give (images, classes)")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores are not finite: the images or the weights of the model are not")
+    if isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 0:
+        raise ValueError(f"top {top!r} is not a number of classes: give e.g. 5")
     classes = scores.shape[1]
     ids = range(classes)
     if class_names is None and classes == 1000:

@@ -122,5 +122,30 @@ def test_models_with_several_inputs_are_errors(keras, tiny):
         change_image_size(keras.Model([images, other], joined), 64)
 
 
+@pytest.mark.every_stack
+def test_layers_that_cannot_be_copied_or_resized_are_named(keras, tiny):
+    def headless(*before, pooling="avg"):
+        network = create_model(tiny, include_top=False, pooling=pooling, input_shape=(32, 32, 3))
+        return [keras.Input((32, 32, 3)), *before, network]
+
+    class Unsaved(keras.layers.Layer):
+        def __init__(self, factor):
+            super().__init__(name="unsaved")
+            self.factor = factor
+
+        def call(self, x):
+            return x * self.factor
+
+    named = keras.layers.Lambda(lambda x: x / 255.0, name="divide")
+    for layer, name in ((named, "divide"), (Unsaved(2.0), "unsaved")):
+        if layer is named and keras.__version__.startswith("2."):
+            continue  # which copies it
+        with pytest.raises(ValueError, match=f"the layer {name} of .* cannot be copied"):
+            change_image_size(keras.Sequential(headless(layer)), 64)
+    flat = [*headless(pooling=None), keras.layers.Flatten(), keras.layers.Dense(2)]
+    with pytest.raises(ValueError, match=r"weights for one image size only .* pooling instead of"):
+        change_image_size(keras.Sequential(flat), 64)
+
+
 def _outputs(model, images):
     return np.asarray(model(images, training=False))

@@ -49,6 +49,17 @@ def test_wrong_numbers_of_class_names_are_errors():
         decode_predictions(np.zeros(3))
 
 
+@pytest.mark.parametrize("top", [-1, 2.5, True, "5"])
+def test_a_top_that_is_no_number_of_classes_is_an_error(top):
+    with pytest.raises(ValueError, match=f"top {top!r} is not a number of classes"):
+        decode_predictions(np.eye(3), top=top)
+
+
+def test_scores_that_are_not_finite_are_no_predictions():
+    with pytest.raises(ValueError, match="scores are not finite"):
+        decode_predictions(np.full((1, 1000), np.nan))
+
+
 def test_the_functions_of_keras_applications_answer():
     pixels = np.zeros((1, 4, 4, 3))
     assert keras_effnet.preprocess_input(pixels) is pixels
