@@ -10,7 +10,7 @@ _LONGEST = 400  # characters of Keras's text, which may have a whole configurati
 
 
 def check_keras_file(path: str | os.PathLike[str]) -> None:
-    """Raises ``ValueError`` for a ``.keras`` file that is incomplete, damaged or of another kind.
+    """Raises ``ValueError`` for a ``.keras`` file that is incomplete, damaged or of another format.
 
     Reads all of it, and compares the checksums. Needs no Keras.
     """
@@ -25,7 +25,7 @@ def check_keras_file(path: str | os.PathLike[str]) -> None:
     if problem:
         raise ValueError(
             f"{path} cannot be read as a .keras file: it {problem}, so it is incomplete, damaged "
-            "or of another kind. Copy it again, or give a file that model.save wrote"
+            "or of another format. Copy it again, or give a file that model.save wrote"
         )
 
 
