@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -118,7 +119,7 @@ def without_exif(source: ImageSource) -> ImageSource:
 
 def of_files(name, classes, labels, paths, names):
     """An :class:`ImageSource` of image files; `names` has the name of each for messages."""
-    files = tf.constant(paths)
+    files = tf.constant([os.fsencode(path) for path in paths])  # names may be any bytes
 
     def read(i):
         return tf.io.read_file(files[i])

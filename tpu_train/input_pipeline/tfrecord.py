@@ -7,6 +7,7 @@ when they are opened, which takes as long as reading them. Framing, shard names 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ def make_reader(records: Records, image_key: str = IMAGE_KEY, scores: int = 0) -
     It costs one seek and one read and runs no Python, so readers run in parallel: a data set of one
     file that starts at the record's offset. The record's checksum is verified (``DataLossError``).
     """
-    paths = tf.constant(records.paths)
+    paths = tf.constant([os.fsencode(path) for path in records.paths])
     files = tf.constant(records.files)
     offsets = tf.constant(records.offsets)
     lengths = tf.constant(records.lengths)

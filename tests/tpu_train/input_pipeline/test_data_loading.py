@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from tpu_train.input_pipeline.data_loading import (
     open_data,
     open_test_images,
 )
+from tpu_train.input_pipeline.tfrecord_writer import WriterOptions, write_shards
 from tpu_train.recipes.phases import make_phases
 
 
@@ -32,6 +34,17 @@ def test_images_of_a_folder_are_decoded(photos, tiny_recipe):
     phase = make_phases(tiny_recipe, source.examples)[0]
     data = training_batches(source, tiny_recipe, phase, first_step=0, end_step=1, replicas=1)
     assert next(iter(data))["image"].shape == (8, 32, 32, 3)
+
+
+def test_file_names_that_are_not_utf8_are_read(photos, tmp_path, tiny_recipe):
+    for path in sorted((photos / "dog").iterdir()):
+        os.rename(path, path.with_name(os.fsdecode(b"\xe9") + path.name))
+    source = from_folder(photos)
+    phase = make_phases(tiny_recipe, source.examples)[0]
+    data = training_batches(source, tiny_recipe, phase, first_step=0, end_step=1, replicas=1)
+    assert next(iter(data))["image"].shape == (8, 32, 32, 3)
+    write_shards(photos, tmp_path / "shards", WriterOptions(shard_count=1))
+    assert opened(tmp_path / "shards")[0].classes == ("cat", "dog")
 
 
 def test_corrupt_files_are_named_and_skipped_up_to_a_limit(photos):
