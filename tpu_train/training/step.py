@@ -32,9 +32,8 @@ _GROWTH_STEPS = 2000  # without overflow, after which the float16 loss scale is 
 
 @contextlib.contextmanager
 def graph_rewriting(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Disables TensorFlow's graph optimizer on a CPU, where it costs more time than it saves.
-
-    Measured in docs/results/phase-start.md.
+    """Disables TensorFlow's graph optimizer on a CPU, where it costs more time than it saves
+    (docs/results/phase-start.md).
     """
     before = tf.config.optimizer.get_experimental_options()
     if runs_on_cpu(strategy):
@@ -350,9 +349,7 @@ def _first_steps(model, phases):
     for phase in reversed(phases):
         frozen = _frozen(model, phase.freeze)
         if all(id(v) in frozen for v in model.trainable_variables):
-            raise ValueError(
-                f"freeze {phase.freeze!r} leaves nothing to train: freeze fewer layers"
-            )
+            raise ValueError(f"freeze {phase.freeze!r} leaves nothing to train: freeze less")
         first_steps.update({v: phase.first_step for v in first_steps if v not in frozen})
     return first_steps
 
