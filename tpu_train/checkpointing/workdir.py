@@ -15,7 +15,7 @@ from keras_effnet.model_card.output_files import RUN_CARD, card_paths
 from tpu_train.remote_files import is_remote
 
 MODEL, BEST = "model.keras", "best.keras"
-RUNNING = "checkpoint.keras"  # exported while the run goes on
+RUNNING = "checkpoint.keras"  # exported while another process trains
 FILES = (
     *(MODEL, BEST, RUNNING, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
     *("tensorboard", *card_paths(RUN_CARD)),

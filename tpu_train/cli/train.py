@@ -183,7 +183,7 @@ def define() -> flags.FlagValues:
         "export",
         False,
         "write model.keras from the last checkpoint of a stopped run, without training; "
-        "checkpoint.keras while the run goes on",
+        "checkpoint.keras while it trains",
         **to_values,
     )
     flags.DEFINE_boolean(
@@ -306,7 +306,7 @@ def _train(recipe: Recipe, values: flags.FlagValues, manifest: Dataset | None) -
                 is_stopped = os.path.basename(path) == "model.keras"
                 resume = "the same command without --export resumes"
                 print(
-                    f"model {path}, of step {step}; {resume if is_stopped else 'the run goes on'}"
+                    f"model {path}, of step {step}; {resume if is_stopped else 'the run continues'}"
                 )
                 return 0
             result = train(

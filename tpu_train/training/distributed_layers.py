@@ -26,7 +26,7 @@ from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training import cpu_layers
 
-_UNNAMED = re.compile(r"dropout(?:_(\d+))?")  # as Keras names a dropout
+_UNNAMED = re.compile(r"dropout(?:_(\d+))?")  # as Keras names dropouts
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def training_clone(
 
 
 def _recounted(names):
-    """{name: name} of dropouts without a name of their own, counted from the first of these.
+    """{name: name} of dropouts that Keras has named, counted from the first of these.
 
     Keras counts them over all networks of a process: dropout_7, where another process has dropout.
 

@@ -125,7 +125,7 @@ def test_a_corrupt_checkpoint_is_skipped_for_the_previous_one(folder, file, dama
 
 
 def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
-    """By a run that goes on, whose weights are exported."""
+    """By a run that continues while its weights are exported."""
     save(folder, _checkpoint(1))
     save(folder, _checkpoint(2))
     read, lines = storage._read, []

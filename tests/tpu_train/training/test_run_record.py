@@ -73,7 +73,7 @@ def test_a_stopped_run_is_exported_and_can_be_resumed(
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_export_of_a_run_that_goes_on_is_another_file(train_conv, conv_recipe, source, tmp_path):
+def test_an_export_of_a_run_that_trains_is_another_file(train_conv, conv_recipe, source, tmp_path):
     """The run writes model.keras itself, at any moment."""
     workdir, exported = tmp_path / "run", []
 
