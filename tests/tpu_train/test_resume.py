@@ -72,7 +72,8 @@ def test_a_run_killed_while_it_saves_resumes_bit_identically(flags, tmp_path, tw
 def _start_two(flags, workdir):
     """Starts two workers on this machine."""
     flags = {**flags, "device": "multi-worker"}
-    return [kill9.Training(flags, workdir, environment=e) for e in local_workers.environments()]
+    environments = [{**e, "TMPDIR": str(workdir.parent)} for e in local_workers.environments()]
+    return [kill9.Training(flags, workdir, environment=e) for e in environments]
 
 
 def _wait_for_checkpoint(training, workdir):
