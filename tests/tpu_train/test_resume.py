@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import kill9
-from tests.tpu_train import two_workers as workers_of_this_machine
+from benchmarks import kill9, local_workers
 from tpu_train.checkpointing import storage
 from tpu_train.cli.train import main
 
@@ -73,10 +72,8 @@ def test_a_run_killed_while_it_saves_resumes_bit_identically(flags, tmp_path, tw
 def _start_two(flags, workdir):
     """Starts two workers on this machine."""
     flags = {**flags, "device": "multi-worker"}
-    return [
-        kill9.Training(flags, workdir, environment=e)
-        for e in workers_of_this_machine.environments()
-    ]
+    environments = [{**e, "TMPDIR": str(workdir.parent)} for e in local_workers.environments()]
+    return [kill9.Training(flags, workdir, environment=e) for e in environments]
 
 
 def _wait_for_checkpoint(training, workdir):
@@ -108,6 +105,7 @@ def two_workers(flags, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("workers") / "uninterrupted"
     workers = _start_two({**flags, "pages": True}, workdir)
     assert [worker.wait() for worker in workers] == [0, 0], _output(workers)
+    assert not [path for path in workdir.iterdir() if path.name.startswith(".")]
     return workdir
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.tpu_train import two_workers
+from benchmarks import local_workers
 from tests.tpu_train.noisy_student import killed_command
 from tests.tpu_train.noisy_student.conftest import write_labeled
 from tests.tpu_train.noisy_student.test_rounds import FLAGS
@@ -43,7 +43,7 @@ def run_by_two(command, device):
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment},
             cwd=ROOT,
         )
-        for environment in two_workers.environments()
+        for environment in local_workers.environments()
     ]
     ends = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
