@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import kill9
 from tests.tpu_train import two_workers as workers_of_this_machine
+from tests.tpu_train.forked_command import ForkedCommand
 from tpu_train.checkpointing import storage
 from tpu_train.cli.train import main
 
@@ -70,11 +71,16 @@ def test_a_run_killed_while_it_saves_resumes_bit_identically(flags, tmp_path, tw
     assert kill9.digests(tmp_path / "killed") == kill9.digests(two_devices)
 
 
+class _ForkedTraining(kill9.Training):
+    def start(self, words, environment):
+        return ForkedCommand(main, words, environment=environment)
+
+
 def _start_two(flags, workdir):
     """Starts two workers on this machine."""
     flags = {**flags, "device": "multi-worker"}
     return [
-        kill9.Training(flags, workdir, environment=e)
+        _ForkedTraining(flags, workdir, environment=e)
         for e in workers_of_this_machine.environments()
     ]
 
