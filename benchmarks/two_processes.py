@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batch_norm_group_size", type=int, default=0, help="0: all images")
     options = parser.parse_args()
     speeds = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,6 +57,7 @@ def make_flags(options, folder):
         "holdout": 0,
         "image_size": options.image_size,
         "batch_size": options.batch_size,
+        "batch_norm_group_size": options.batch_norm_group_size,
         "epochs": options.steps / 8,
         "phases": 1,
         "augment": "none",

@@ -36,7 +36,7 @@ def read_run(folder: str) -> dict:
         record = read_object(path)
         recipe, run = record["recipe"], record["run"]
         recipe = {k: without_folders(v) if isinstance(v, str) else v for k, v in recipe.items()}
-        network = string(recipe["model"])
+        started_from = string(recipe["model"])
         scaled = [f"{k} {recipe[k]:g}" for k in ("width", "depth") if recipe.get(k, 1) != 1]
         names = [
             optional(string, record.get(f"{split}_data")) for split in ("training", "evaluation")
@@ -45,7 +45,10 @@ def read_run(folder: str) -> dict:
         if any(phase.keys() != phases[0].keys() for phase in phases):
             raise ValueError("its phases have different fields")
         return {
-            "network": ", ".join([network, *scaled]),
+            # A file's name says nothing of its network.
+            "network": None
+            if started_from.endswith(".keras")
+            else ", ".join([started_from, *scaled]),
             "data": {
                 "training": names[0] and without_folders(names[0]),
                 "evaluation": names[1] and without_folders(names[1]),

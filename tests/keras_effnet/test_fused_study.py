@@ -7,7 +7,7 @@ from keras_effnet.model_cost import cost
 from keras_effnet.network_plan import plan
 
 
-@pytest.mark.parametrize("name", fused.FUSED_STAGES)
+@pytest.mark.parametrize("name", fused.PAPER)
 def test_fused_b4_has_the_papers_parameters_and_multiply_adds(name):
     counted = cost(fused.network(name))
     millions, billions = fused.PAPER[name][:2]
@@ -16,10 +16,12 @@ def test_fused_b4_has_the_papers_parameters_and_multiply_adds(name):
 
 
 def test_fused_stages_are_the_first_ones():
-    for name, stages in fused.FUSED_STAGES.items():
-        for block in plan(fused.network(name)).blocks:
-            assert (block.op == "fused") == (int(block.name[5]) <= stages), (name, block.name)
+    for names in fused.STUDIES.values():
+        for name, stages in names.items():
+            for block in plan(fused.network(name)).blocks:
+                assert (block.op == "fused") == (int(block.name[5]) <= stages), (name, block.name)
     assert plan(fused.network("no fused")).blocks == plan("efficientnet-b4").blocks
+    assert plan(fused.network("V2-S")).blocks == plan("efficientnetv2-s").blocks
 
 
 def _row(flops, moved, fits=True):
@@ -47,11 +49,12 @@ def test_the_table_has_ratios_of_the_same_turns():
         },
     }
     lines = fused.table(results).splitlines()
-    assert len(lines) == 2 + len(fused.FUSED_STAGES)
+    assert len(lines) == 2 + len(fused.baselines())
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     by_title = [dict(zip(cells[0], row)) for row in cells[2:]]
     assert {len(row) for row in cells} == {len(cells[0])}
-    first, early, middle, all_stages = by_title
+    first, early, middle, all_stages, *v2 = by_title
+    assert [row["paper: TPUv3"] for row in v2] == ["-"] * 3
     assert early["v3:2x2, relative"] == "0.50"
     assert early["CPU, relative (lowest to highest)"] == "1.50 (1.50 to 2.00)"
     assert early["paper: TPUv3"] == "0.72"

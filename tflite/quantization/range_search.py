@@ -13,6 +13,7 @@ from tflite.quantization.quantizer import quantize
 
 _FACTORS = (0.8, 1.25)  # tried on each end of a range
 _MIN_IMPROVEMENT = 0.01  # of the divergence; a smaller one is not kept
+_PATIENCE = 4  # tensors in a row without improvement that end the search
 _SQNR_IMAGES = 8
 _NO_SQNR = 999.0  # dB, of a tensor that could not be matched: tried last
 
@@ -34,7 +35,8 @@ def search_ranges(
         ranges: {tensor: {"min", "max"}} to start from.
         plan: the plan that the model is quantized with.
         objective: an :class:`~tflite.quantization.objective.Objective`.
-        evaluations: how many models may be evaluated; the last tensor's may exceed it.
+        evaluations: how many models may be evaluated; the last tensor's may exceed it. The search
+            ends earlier after four tensors in a row without improvement.
         tensors: names in the order in which they are tried. Default: lowest SQNR first.
         log: called with a line of text per tensor.
     """
@@ -45,16 +47,17 @@ def search_ranges(
     if tensors is None:
         names = searchable_tensors(Graph(float32_model), ranges)
         tensors = noisiest_first(float32_model, model, objective.images[:_SQNR_IMAGES], names)
+    unchanged = 0
     for name in tensors:
-        if left <= 0:
+        if left <= 0 or unchanged == _PATIENCE:
             break
-        tried += 1
+        tried, unchanged = tried + 1, unchanged + 1
         for end in ("max", "min"):
             for factor in _FACTORS:
                 moved = {**ranges, name: {**ranges[name], end: ranges[name][end] * factor}}
                 kl, left = objective(quantize(float32_model, moved, plan))[0], left - 1
                 if kl < best * (1 - _MIN_IMPROVEMENT):
-                    best, ranges = kl, moved
+                    best, ranges, unchanged = kl, moved, 0
                     break
         log(f"  {name}: KL divergence {best:.5f}")
     return ranges, tried

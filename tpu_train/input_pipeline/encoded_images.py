@@ -4,6 +4,9 @@ TensorFlow decodes JPEG (only the crop), and PNG without transparency. Pillow de
 through ``tf.numpy_function``. EXIF rotation is applied to the crop, after decoding: few bytes of
 the header tell whether an image can have one, and only then Pillow reads the header. Each graph is
 traced once in a process, not once in every pipeline that calls it.
+
+JPEG's pixels are Pillow's. TensorFlow's default inverse DCT is faster by a twentieth, and off by
+one grey level on average: a network would not be evaluated as it was trained.
 """
 
 from __future__ import annotations
@@ -87,7 +90,9 @@ def slice_window(image, window):
 def _decode_stored_crop(encoded, window):
     return tf.cond(
         _is_jpeg(encoded),
-        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3),
+        lambda: tf.image.decode_and_crop_jpeg(
+            encoded, window, channels=3, dct_method="INTEGER_ACCURATE"
+        ),
         lambda: slice_window(_decode(encoded), window),
     )
 

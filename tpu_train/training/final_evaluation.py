@@ -103,15 +103,18 @@ def _origin(recipe, source, model_file):
     now = datetime.datetime.now(datetime.timezone.utc)
     crop = f"center square of {recipe.crop_eval:.3g}" if recipe.crop_eval else "the whole image"
     size = recipe.image_size_eval
+    model, weights = recipe.model, recipe.weights
+    if model.endswith(".keras"):  # what the run started from, and did not evaluate
+        model, weights = model_file, recipe.model
     return {
-        "model": recipe.model,
+        "model": model,
         "model_sha256": file_sha256(model_file),
         "data": source.name,
         "unreadable": list(source.skipped),
         "check": None,
         "facts": {
-            "Model": f"{recipe.model}, EMA weights",
-            "Initial weights": recipe.weights,
+            "Model": f"{model}, EMA weights",
+            "Initial weights": weights,
             "Data": source.name,
             "Preprocessing": f"{crop}, {recipe.interpolation} to {size} x {size} pixels",
             "Date": now.isoformat(timespec="seconds"),

@@ -31,6 +31,17 @@ def test_every_fact_of_a_run_is_in_the_card(trained, network):
     assert (card["license"], card["datasets"]) == ("mit", ["me/photos"])
 
 
+def test_a_run_from_a_file_has_no_network_of_that_name(run1):
+    path = run1 / "recipe.json"
+    record = json.loads(path.read_text())
+    record["recipe"]["model"] = "earlier/model.keras"
+    path.write_text(json.dumps(record))
+    card = make_keras_card(run1 / "model.keras")
+    assert card["network"] is None
+    assert card["recipe"]["model"] == "earlier/model.keras"
+    assert '- "model.keras"' not in render_markdown(card)
+
+
 @pytest.mark.slow
 @pytest.mark.every_stack
 def test_parameters_are_counted_without_those_of_the_optimizer(network, tmp_path):

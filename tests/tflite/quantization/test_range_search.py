@@ -60,6 +60,26 @@ def test_search_ends_after_its_number_of_evaluations(start, photos, evaluations,
     assert found == (ranges, tried)
 
 
+def test_search_ends_after_four_tensors_in_a_row_without_improvement(start, photos):
+    model, ranges, plan = start
+
+    class Falling(Objective):
+        """Lower from the seventh model, the second of the second tensor."""
+
+        models = 0
+
+        def __call__(self, model):
+            self.models += 1
+            return 1.0 if self.models < 7 else 0.5, 1.0
+
+    names = range_search.searchable_tensors(Graph(model), ranges)[:9]
+    found, tried = range_search.search_ranges(
+        model, ranges, plan, Falling(model, photos[:2]), evaluations=99, tensors=names
+    )
+    assert tried == 2 + 4
+    assert [name for name in names if found[name] != ranges[name]] == [names[1]]
+
+
 def test_input_and_sigmoids_are_not_searched(start):
     model, ranges, _ = start
     graph = Graph(model)

@@ -84,6 +84,28 @@ def test_the_pages_of_both_splits_are_written(tmp_path):
     assert "data:image/png" in (tmp_path / "evaluation.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("start", "weights", "model", "initial"),
+    [
+        ("efficientnet-lite0", "imagenet-pypi", "efficientnet-lite0", "imagenet-pypi"),
+        ("earlier/model.keras", "", "{exported}", "earlier/model.keras"),
+    ],
+)
+def test_the_page_names_the_evaluated_model_not_the_one_before_the_run(
+    tmp_path, start, weights, model, initial
+):
+    exported = tmp_path / "model.keras"
+    exported.write_bytes(b"the model")
+    recipe = dataclasses.replace(RECIPE, model=start, weights=weights)
+    sources = {"evaluation": source()}
+    write_pages(make_strategy("cpu"), Pixel(), recipe, sources, str(exported), writes=True)
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    model = model.format(exported=exported)
+    assert record["model"] == model
+    assert record["facts"]["Model"] == f"{model}, EMA weights"
+    assert record["facts"]["Initial weights"] == initial
+
+
 def test_workers_that_do_not_write_only_take_part(tmp_path):
     sources = {"evaluation": source()}
     exported = str(tmp_path / "model.keras")
