@@ -1,4 +1,4 @@
-"""Commands in processes of their own without the import of TensorFlow (5 processor seconds).
+"""Commands in separate processes without the import of TensorFlow (5 processor seconds).
 
 A server imports TensorFlow and the trainer once, and forks for each command. It computes nothing:
 TensorFlow does not survive a fork after its first computation.
