@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -130,11 +129,9 @@ def differences(recipe, folders):
     }
 
 
-def _start(options, optimizer, device, workdir, log, config=None):
+def _start(options, optimizer, device, workdir, log, variables=None):
     environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    environment["PYTHONPATH"] = str(ROOT)
-    if config:
-        environment["TF_CONFIG"] = json.dumps(config)
+    environment.update(variables or {}, PYTHONPATH=str(ROOT))
     command = [
         *(sys.executable, __file__, f"--one={device}", f"--workdir={workdir}"),
         *(f"--optimizers={optimizer}", f"--width={options.width}", f"--depth={options.depth}"),
@@ -151,28 +148,15 @@ def _finish(*processes):
             raise RuntimeError(f"{log} ended with {process.returncode}:\n{text[-3000:]}")
 
 
-def free_addresses(count):
-    """Addresses of `count` free ports of this machine."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    for s in sockets:
-        s.close()
-    return addresses
-
-
 def _run_way(options, optimizer, way, folder):
     workdir = os.path.join(folder, way)
     if way == "processes":
-        workers = free_addresses(2)
+        from benchmarks.local_workers import environments
+
         _finish(
             *(
-                _start(
-                    *(options, optimizer, "multi-worker", workdir, f"{workdir}{i}.log"),
-                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}},
-                )
-                for i in range(2)
+                _start(options, optimizer, "multi-worker", workdir, f"{workdir}{i}.log", variables)
+                for i, variables in enumerate(environments())
             )
         )
     else:

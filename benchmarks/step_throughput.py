@@ -61,7 +61,7 @@ def trainer_step(recipe, classes, *, cached=False):
     from tpu_train.training.distribution import make_strategy
     from tpu_train.training.feature_cache import split_model
     from tpu_train.training.lr_schedule import learning_rate
-    from tpu_train.training.run import build_training
+    from tpu_train.training.run_setup import build_training
     from tpu_train.training.step import StepSpec, graph_rewriting, trace_steps
 
     examples = 100_000

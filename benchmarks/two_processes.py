@@ -16,8 +16,8 @@ import tempfile
 
 import numpy as np
 
-from benchmarks.equality import free_addresses
 from benchmarks.kill9 import Training
+from benchmarks.local_workers import environments
 
 WAYS = ("one process, two replicas", "two processes")
 
@@ -71,19 +71,8 @@ def run(way, flags, workdir):
     if way == WAYS[0]:
         trainings = [Training({**flags, "device": "cpu:2"}, workdir)]
     else:
-        cluster = {"worker": free_addresses(2)}
-        trainings = [
-            Training(
-                {**flags, "device": "multi-worker"},
-                workdir,
-                environment={
-                    "TF_CONFIG": json.dumps(
-                        {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                    )
-                },
-            )
-            for index in range(2)
-        ]
+        flags = {**flags, "device": "multi-worker"}
+        trainings = [Training(flags, workdir, environment=e) for e in environments()]
     statuses = [training.wait() for training in trainings]
     if any(statuses):
         raise SystemExit("\n".join(line for t in trainings for line in t.said[-9:]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from keras_effnet.finding import Finding, to_array
-from keras_effnet.model_graph import graph_of
-from keras_effnet.pixel_flow import NARROWEST, WIDEST
+from keras_effnet.model_graph import flat_layers, graph_of
+from keras_effnet.pixel_flow import BATCH_NORMS, NARROWEST, WIDEST, kind_of
 
 
 def check_batches(model, flow, batch, found):
@@ -94,12 +94,24 @@ def _size(model, expected, entries, batch):
         return
     if fixed == (height, width) and height != width:
         return  # no evaluation is stored for images that are not square
+    if _is_untrained(model):
+        return  # the stated size is that of the variant, not of these weights
     size = min(sizes)
     yield Finding(
         "evaluation-size",
-        f"the batch is {height} x {width} pixels, but {model.name} was "
-        f"evaluated at {size} x {size}. Prepare images with keras_effnet.preprocess, and "
-        f"change a model of another size with keras_effnet.change_image_size(model, {size})",
+        f"the batch is {height} x {width} pixels, but {model.name} states "
+        f"{size} x {size} as the size of its evaluation. Prepare images with "
+        "keras_effnet.preprocess, and change a model of another size with "
+        f"keras_effnet.change_image_size(model, {size})",
+    )
+
+
+def _is_untrained(model):
+    """Whether all batch norms have their initial moving statistics: the weights are random."""
+    layers = [layer for layer, _ in flat_layers(model) if kind_of(layer) in BATCH_NORMS]
+    statistics = [layer.get_weights()[-2:] for layer in layers]
+    return bool(statistics) and all(
+        len(values) == 2 and not values[0].any() and (values[1] == 1).all() for values in statistics
     )
 
 

@@ -58,7 +58,7 @@ class Flow:
             if self.frozen.get(id(layer)):
                 self.frozen_convolutions.add(id(layer))
             return replace(pixels, convolved=True, convolution=layer)
-        if kind in _BATCH_NORMS:
+        if kind in BATCH_NORMS:
             behind_frozen = self.frozen.get(id(pixels.convolution), False)
             if behind_frozen and not self.frozen.get(id(layer), True):
                 self.batch_norms.append(layer.name)
@@ -96,7 +96,7 @@ class Flow:
         return replace(pixels, scalings=names, scale=pixels.scale * factor)
 
 
-_BATCH_NORMS = ("BatchNormalization", "SyncBatchNormalization", "GroupedBatchNorm")
+BATCH_NORMS = ("BatchNormalization", "SyncBatchNormalization", "GroupedBatchNorm")
 _RESIZES = ("Resizing", "CenterCrop", "Cropping", "RandomCrop")
 _KEEPS = (
     *("InputLayer", "Identity", "Dropout", "SpatialDropout", "GaussianNoise", "Random", "Cast"),
@@ -119,7 +119,7 @@ def trace_pixels(model):
     flow = Flow({id(layer): frozen for layer, frozen in flat_layers(model)})
     graph = graph_of(model)
     if graph is not None:
-        flow.frozen.update((id(layer), True) for layer in inference_layers(graph, _BATCH_NORMS))
+        flow.frozen.update((id(layer), True) for layer in inference_layers(graph, BATCH_NORMS))
         start = [Pixels(frozenset([i])) for i in range(len(graph.inputs))]
         interpret(graph, start, flow.visit)
     elif any(kind.__name__ == "Sequential" for kind in type(model).__mro__):  # not built yet

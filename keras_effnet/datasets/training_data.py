@@ -5,13 +5,11 @@ from __future__ import annotations
 import collections
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from keras_effnet.datasets import tfds
-from keras_effnet.datasets.dataset import check_path, open_dataset
+from keras_effnet.datasets.dataset import Dataset, check_path, open_dataset
 from keras_effnet.datasets.duplicates import describe_duplicates
-from keras_effnet.datasets.file_system import LOCAL, FileSystem
 from keras_effnet.datasets.folders import FolderDataset, check_several_classes
 from keras_effnet.datasets.holdout import (
     check_every_class,
@@ -34,22 +32,20 @@ def open_training_data(
     seed: int,
     max_corrupt: int = 10,
     on_duplicates: str = "warn",
-    files: FileSystem = LOCAL,
-    scan: Callable | None = None,
+    dataset: Dataset | None = None,
 ) -> tuple[LabeledImages, LabeledImages]:
     """(training images, evaluation images) of any data set with labels.
 
     The evaluation images are the ``validation`` split, else ``minival``, else ``test``. If the data
     has none, the fraction `holdout` of every class is held out, a function of the seed. Up to
     `max_corrupt` image files are skipped. The same bytes in both, or in two classes, are a note, or
-    an error for `on_duplicates` "error". `files` and `scan` are those of
-    :func:`keras_effnet.datasets.dataset.open_dataset`. Raises ``ValueError`` for data that cannot
-    be trained on.
+    an error for `on_duplicates` "error". `dataset` is that of the path, if it is open; a remote one
+    must be. Raises ``ValueError`` for data that cannot be trained on.
     """
     data = os.fspath(data)
     check_holdout(holdout)
     check_path(data)
-    dataset = open_dataset(data, files, scan)
+    dataset = dataset or open_dataset(data)
     names = _used_splits(data, dataset)
     opened = dataset.open(*names)
     for images in opened:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 
 import pytest
 import tensorflow as tf
@@ -71,6 +72,7 @@ def _run(main, words, environment, kill_before, writer):
     for number, name in ((1, "stdout"), (2, "stderr")):
         setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR may have changed
     os.chdir(ROOT)
     if kill_before:
         _kill_before(kill_before)

@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_effnet.datasets import manifests
 from keras_effnet.pretrained.download import DownloadError
 from tpu_train import cli
+from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.cli.train import STOPPED, main
 from tpu_train.folder_lock import locked
 from tpu_train.recipes.schema import Recipe
@@ -115,6 +118,41 @@ def test_the_test_split_is_evaluated_at_the_end(arguments, tmp_path, capsys):
     assert f"evaluation page {tmp_path / 'w' / 'test.html'}" in out
     record = json.loads((tmp_path / "w" / "test.json").read_text())
     assert record["metrics"]["images"] == 4
+
+
+def test_a_manifest_is_read_once(arguments, tmp_path, monkeypatch):
+    for i in range(4):
+        Image.new("RGB", (9, 9), (60 * i,) * 3).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,{'ab'[i % 2]}\n" for i in range(4)]
+    (tmp_path / "m.csv").write_text("image,label\n" + "".join(rows))
+    read, read_manifest = [], manifests.read_manifest
+    monkeypatch.setattr(
+        manifests, "read_manifest", lambda path, *files: read.append(path) or read_manifest(path)
+    )
+    trained = []
+
+    def train(recipe, training, evaluation, *_, **options):
+        trained.append((training.examples, evaluation.examples, options["test"]))
+        raise StoppedError("test")
+
+    monkeypatch.setattr("tpu_train.training.run.train", train)
+    line = [*arguments, f"--data={tmp_path / 'm.csv'}", "--holdout=0.5"]
+    assert main(line) == STOPPED
+    assert trained == [(2, 2, None)]
+    assert read == [str(tmp_path / "m.csv")]
+
+
+def test_the_best_evaluation_is_printed_in_the_metric_of_the_run(arguments, capsys, monkeypatch):
+    result = types.SimpleNamespace(
+        **dict.fromkeys(("seconds", "accuracy"), 0.9),
+        **dict.fromkeys(("model_path", "curves_path", "card_path", "best_path"), "w/best.keras"),
+        **{"test_accuracy": None, "pages": {}},
+        best={"step": 1, "ema": 0.4, "loss_ema": 0.5},
+        exported={"step": 2, "ema": 0.9, "loss_ema": 0.7},
+    )
+    monkeypatch.setattr("tpu_train.training.run.train", lambda *_, **options: result)
+    assert main([*arguments, "--learning_rate_schedule=plateau", "--eval_epochs=1"]) == 0
+    assert "best evaluation loss 0.5000, after step 1: w/best.keras" in capsys.readouterr().out
 
 
 def test_an_earlier_better_evaluation_is_printed(arguments, tmp_path, capsys, monkeypatch):

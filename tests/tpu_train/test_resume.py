@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import kill9
-from tests.tpu_train import two_workers as workers_of_this_machine
+from benchmarks import kill9, local_workers
 from tests.tpu_train.forked_command import ForkedCommand
 from tpu_train.checkpointing import storage
 from tpu_train.cli.train import main
@@ -79,10 +78,8 @@ class _ForkedTraining(kill9.Training):
 def _start_two(flags, workdir):
     """Starts two workers on this machine."""
     flags = {**flags, "device": "multi-worker"}
-    return [
-        _ForkedTraining(flags, workdir, environment=e)
-        for e in workers_of_this_machine.environments()
-    ]
+    environments = [{**e, "TMPDIR": str(workdir.parent)} for e in local_workers.environments()]
+    return [_ForkedTraining(flags, workdir, environment=e) for e in environments]
 
 
 def _wait_for_checkpoint(training, workdir):
@@ -114,6 +111,7 @@ def two_workers(flags, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("workers") / "uninterrupted"
     workers = _start_two({**flags, "pages": True}, workdir)
     assert [worker.wait() for worker in workers] == [0, 0], _output(workers)
+    assert not [path for path in workdir.iterdir() if path.name.startswith(".")]
     return workdir
 
 

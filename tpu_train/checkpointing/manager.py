@@ -8,8 +8,8 @@ How a training loop uses it::
     )
     restored = manager.restore_latest(variables, log)  # None: start from scratch
     ...
-    if manager.should_save(accuracy):                  # after every host call
-        manager.save(step, variables, extra_state, accuracy)
+    if manager.should_save(is_best):                   # after every host call
+        manager.save(step, variables, extra_state, is_best=is_best)
 
 Several workers must call :meth:`restore_latest` and :meth:`save` together, at the same steps. All
 of them read the folder and one writes it, so it must be on storage that they share.
@@ -74,7 +74,7 @@ class CheckpointManager:
         self.folder, self.run, self.save_minutes = folder, run, save_minutes
         self.writes, self.gather, self.after_save = writes, gather, after_save
         self.latest_step = None  # of the newest checkpoint
-        self.best = None  # {"step", "accuracy"} of the most accurate checkpoint
+        self.best_step = None  # of the checkpoint of the best evaluation
         self._last_save = time.monotonic()
 
     def restore_latest(
@@ -95,41 +95,38 @@ class CheckpointManager:
             error = invalid
         self._check_same_for_all_workers(checkpoint, error)
         if checkpoint is None:
-            self.latest_step, self.best = None, None
+            self.latest_step, self.best_step = None, None
             return None
         storage.restore(checkpoint, variables)
-        self.latest_step, self.best = checkpoint.step, checkpoint.notes["best"]
+        self.latest_step = checkpoint.step
+        self.best_step = (checkpoint.notes["best"] or {}).get("step")
         log_version_changes(checkpoint.notes["versions"], log)
         return Restored(checkpoint.step, checkpoint.notes["extra_state"])
 
-    def should_save(self, accuracy: float | None = None) -> bool:
-        """Whether `save_minutes` are over, or `accuracy` is better than that of all checkpoints.
-
-        `accuracy` is that of an evaluation at the current step, if there was one.
-        """
-        return time.monotonic() - self._last_save > 60 * self.save_minutes or self._is_best(
-            accuracy
-        )
+    def should_save(self, is_best: bool = False) -> bool:
+        """Whether `save_minutes` are over, or the current step has the best evaluation so far."""
+        return is_best or time.monotonic() - self._last_save > 60 * self.save_minutes
 
     def save(
         self,
         step: int,
         variables: Sequence[tf.Variable],
         extra_state: Mapping,
-        accuracy: float | None = None,
+        *,
+        is_best: bool = False,
     ) -> None:
         """Writes a checkpoint: `variables`, and `extra_state`, which must be JSON.
 
-        Workers that do not write take part in reading the variables. Raises
-        :class:`NotFiniteError` if a variable has NaN or Inf, and ``OSError`` if the checkpoint
-        cannot be written; earlier checkpoints stay in both cases.
+        If it `is_best`, it is kept until a better one is saved. Workers that do not write take part
+        in reading the variables. Raises :class:`NotFiniteError` if a variable has NaN or Inf, and
+        ``OSError`` if the checkpoint cannot be written; earlier checkpoints stay in both cases.
         """
         values = [variable.numpy() for variable in variables]
         names = [storage.name_of(variable) for variable in variables]
         self._check_finite(step, names, values)
         try:
             if self.writes:
-                self._write(step, names, values, extra_state, accuracy)
+                self._write(step, names, values, extra_state, is_best)
         finally:
             self._last_save = time.monotonic()
 
@@ -139,25 +136,20 @@ class CheckpointManager:
             return "There is no earlier checkpoint: the same command starts from scratch"
         return f"The checkpoint of step {self.latest_step} is kept"
 
-    def _write(self, step, names, values, extra_state, accuracy):
-        best = {"step": step, "accuracy": accuracy} if self._is_best(accuracy) else self.best
+    def _write(self, step, names, values, extra_state, is_best):
+        best_step = step if is_best else self.best_step
         notes = {
             "step": step,
             "seed": self.run["seed"],
             "run": self.run,
             "run_sha256": hashlib.sha256(json.dumps(self.run, sort_keys=True).encode()).hexdigest(),
             "versions": software_versions(),
-            "best": best,
+            "best": None if best_step is None else {"step": best_step},
             "extra_state": extra_state,
         }
         storage.save(self.folder, storage.Checkpoint(step, names, values, notes))
-        self.latest_step, self.best = step, best
+        self.latest_step, self.best_step = step, best_step
         self.after_save()
-
-    def _is_best(self, accuracy):
-        if accuracy is None:
-            return False
-        return self.best is None or accuracy > self.best["accuracy"]
 
     def _check_finite(self, step, names, values):
         for name, value in zip(names, values):

@@ -81,26 +81,30 @@ def latest(
 ) -> Checkpoint | None:
     """The newest intact :class:`Checkpoint` of a folder, or None if there is none.
 
-    Corrupt ones are reported through `log`. Raises ``ValueError`` if all of them are corrupt, so
-    that a long run does not silently start from scratch. A checkpoint without a manifest was never
-    complete and does not count.
+    Another process may write to the folder meanwhile. Corrupt checkpoints are reported through
+    `log`. Raises ``ValueError`` if all of them are corrupt, so that a long run does not silently
+    start from scratch. A checkpoint without a manifest was never complete and does not count.
     """
-    corrupt = []
-    for step, path in reversed(_saved(folder)):
+    checkpoint, errors, saved = None, {}, _saved(folder)
+    for step, path in reversed(saved):
         try:
-            return _read(step, path)
+            checkpoint = _read(step, path)
+            break
         except FormatError:
             raise
         except _DAMAGE as error:
-            if tf.io.gfile.exists(_join(path, "manifest.json")):
-                corrupt.append(path)
-            log(f"skipping corrupt checkpoint {path}: {_message(error)}")
-    if corrupt:
+            errors[path] = error
+    if errors and _saved(folder) != saved:  # newer ones have replaced them meanwhile
+        return latest(folder, log)
+    for path, error in errors.items():
+        log(f"skipping corrupt checkpoint {path}: {_message(error)}")
+    corrupt = [path for path in errors if tf.io.gfile.exists(_join(path, "manifest.json"))]
+    if corrupt and checkpoint is None:
         raise ValueError(
             f"None of the checkpoints in {folder} can be read ({', '.join(map(_base, corrupt))}): "
             "check the disk and the network, or give --overwrite to start from scratch"
         )
-    return None
+    return checkpoint
 
 
 def restore(checkpoint: Checkpoint, variables: Sequence[tf.Variable]) -> None:

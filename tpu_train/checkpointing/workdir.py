@@ -14,9 +14,10 @@ from keras_effnet.evaluation.output_files import ENDINGS
 from keras_effnet.model_card.output_files import RUN_CARD, card_paths
 from tpu_train.remote_files import is_remote
 
-BEST = "best.keras"
+MODEL, BEST = "model.keras", "best.keras"
+RUNNING = "checkpoint.keras"  # exported while another process trains
 FILES = (
-    *("model.keras", BEST, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
+    *(MODEL, BEST, RUNNING, "labels.txt", "recipe.json", "metrics.jsonl", "curves.png"),
     *("tensorboard", *card_paths(RUN_CARD)),
     *(f"{name}{ending}" for name in ("evaluation", "test") for ending in ENDINGS),
 )
@@ -54,16 +55,17 @@ def check_not_finished(path: str) -> None:
 class Workdir:
     """The files of a run: write them to :meth:`local` paths, then :meth:`publish` them.
 
-    With several workers, only the chief (`worker` "") writes to `path` itself. The others, whose
-    names are given as `worker`, write to a hidden folder that is discarded.
+    With several workers, only the chief `writes` to `path`. What the others write is in a temporary
+    folder, and removed at the end.
     """
 
-    def __init__(self, path: str, worker: str = ""):
-        self.path = os.path.join(path, f".{worker}") if worker else path
+    def __init__(self, path: str, *, writes: bool = True):
+        self.path, self.writes = path, writes
         self.checkpoints = os.path.join(path, CHECKPOINTS)  # shared by all workers
         self._copied = {}  # {name: (size, time)} of the files that the remote folder has
-        self._local = tempfile.mkdtemp(prefix="effnet-train-") if is_remote(path) else self.path
-        tf.io.gfile.makedirs(self.path)
+        in_place = writes and not is_remote(path)
+        self._local = path if in_place else tempfile.mkdtemp(prefix="effnet-train-")
+        tf.io.gfile.makedirs(path)
 
     def local(self, name: str) -> str:
         """The local path at which to write the file `name`."""
@@ -75,13 +77,14 @@ class Workdir:
         Then makes the folder of checkpoints, which marks a run that can be resumed, before any
         other file of it.
         """
-        if not is_remote(self.path):
+        if self._local == self.path:
             remove_leftovers(self.path, FILES)
-        if not resume:
+        if not resume and self.writes:
             for name in FILES:
                 _remove(os.path.join(self.path, name))
-        elif self._local != self.path:
-            for name in ("metrics.jsonl", BEST, *self._event_files()):
+        elif resume and self._local != self.path:
+            appended = ("metrics.jsonl", *self._event_files()) if self.writes else ()
+            for name in (BEST, *appended):
                 remote = os.path.join(self.path, name)
                 if tf.io.gfile.exists(remote):
                     os.makedirs(os.path.dirname(self.local(name)), exist_ok=True)
@@ -94,8 +97,8 @@ class Workdir:
         return [f"tensorboard/{name}" for name in names if ".tfevents." in name]
 
     def publish(self) -> None:
-        """Copies changed files to the remote folder; does nothing for a local one."""
-        if self._local == self.path:
+        """Copies the chief's changed files to a remote folder; does nothing for a local one."""
+        if self._local == self.path or not self.writes:
             return
         for folder, _, names in os.walk(self._local):
             for name in names:
@@ -110,12 +113,12 @@ class Workdir:
                 self._copied[relative] = state
 
     def remove(self, name: str) -> None:
-        """Removes a file or folder of the run, both locally and remotely."""
-        for folder in {self._local, self.path}:
+        """Removes a file or folder of the run: the chief's both locally and remotely."""
+        for folder in {self._local, self.path} if self.writes else {self._local}:
             _remove(os.path.join(folder, name))
 
     def close(self):
-        """Removes what is only here for the way to a remote folder."""
+        """Removes what is not in the folder of the run itself."""
         if self._local != self.path:
             self.publish()
             shutil.rmtree(self._local, ignore_errors=True)

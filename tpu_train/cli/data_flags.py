@@ -1,5 +1,7 @@
 """Flags that select the images of a command."""
 
+from __future__ import annotations
+
 import os
 import sys
 
@@ -8,7 +10,7 @@ from absl import flags
 from keras_effnet.datasets.dataset import ACCEPTED, check_path
 from keras_effnet.datasets.holdout import check_holdout
 from keras_effnet.datasets.manifests import ENDINGS as MANIFEST_ENDINGS
-from keras_effnet.datasets.manifests import read_manifest
+from keras_effnet.datasets.manifests import ManifestDataset, open_manifest
 from keras_effnet.datasets.training_data import ON_DUPLICATES
 
 
@@ -40,8 +42,11 @@ def define(values):
     )
 
 
-def check(values, command):
-    """Raises ``ValueError`` for missing or impossible data, before TensorFlow is imported."""
+def check(values, command) -> ManifestDataset | None:
+    """Raises ``ValueError`` for missing or impossible data, before TensorFlow is imported.
+
+    Returns the data set if that reads it: a local manifest.
+    """
     if not values.data:
         raise ValueError(f"--data is missing; see {command} --help")
     check_holdout(values.holdout)
@@ -51,7 +56,8 @@ def check(values, command):
             f"data {values.data!r} has no images, it is an empty folder: give {ACCEPTED}"
         )
     if values.data.lower().endswith(MANIFEST_ENDINGS) and os.path.isfile(values.data):
-        read_manifest(values.data)
+        return open_manifest(values.data)
+    return None
 
 
 def print_notes(*sources):

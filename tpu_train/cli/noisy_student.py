@@ -63,10 +63,10 @@ def main(argv=None):
 
 def _run(values):
     recipes = _recipes(values)
-    _check(values)
+    manifest = _check(values)
     for recipe in recipes:
         check_source(recipe)
-    return command.resumable(functools.partial(_train, recipes), values)
+    return command.resumable(functools.partial(_train, recipes, manifest), values)
 
 
 def define():
@@ -118,7 +118,10 @@ def _recipes(values):
 
 
 def _check(values):
-    """Raises ``ValueError`` for flags that cannot work, before TensorFlow is imported."""
+    """Raises ``ValueError`` for flags that cannot work, before TensorFlow is imported.
+
+    Returns what :func:`tpu_train.cli.data_flags.check` does.
+    """
     for flag in ("teacher", "data", "unlabeled", "workdir"):
         if not getattr(values, flag):
             raise ValueError(f"--{flag} is missing; see effnet-train noisy-student --help")
@@ -130,7 +133,7 @@ def _check(values):
             "teacher"
         )
     rule_of(values, 0)
-    data_flags.check(values, "effnet-train noisy-student")
+    manifest = data_flags.check(values, "effnet-train noisy-student")
     check_path(values.unlabeled)
     if "://" in values.workdir:
         raise ValueError(f"--workdir={values.workdir}: rounds need a folder of this machine")
@@ -145,12 +148,13 @@ def _check(values):
         )
     if values.stop_after:
         parse_duration(values.stop_after)
+    return manifest
 
 
-def _train(recipes, values):
+def _train(recipes, manifest, values):
     # Imported here, so that --help and bad flags do not wait for TensorFlow.
     from keras_effnet.datasets.training_data import open_training_data
-    from tpu_train.input_pipeline.data_loading import open_data, open_test_images
+    from tpu_train.input_pipeline.data_loading import open_data, open_path, open_test_images
     from tpu_train.input_pipeline.tfrecord_shard import PrepareError
     from tpu_train.noisy_student.pseudo_labels import LabelingOptions
     from tpu_train.noisy_student.rounds import RoundsRequest, run_rounds
@@ -168,8 +172,11 @@ def _train(recipes, values):
     }
     try:
         with interrupts(stop_after) as stop:
+            options["dataset"] = open_path(values.data, manifest)
             training, evaluation = open_data(values.data, **options)
-            test = open_test_images(values.data, training.classes, max_corrupt=values.max_corrupt)
+            test = open_test_images(
+                options["dataset"], training.classes, max_corrupt=values.max_corrupt
+            )
             unlabeled = open_unlabeled(values.unlabeled)
             data_flags.print_notes(training, evaluation, unlabeled)
             _, evaluation_images = open_training_data(values.data, **options)

@@ -36,10 +36,10 @@ def main(argv=None):
 
 def _run(values):
     recipe = recipe_flags.chosen(values)
-    data_flags.check(values, "effnet-train preview")
+    manifest = data_flags.check(values, "effnet-train preview")
     check_picture(values.out, values.images)
     outputs.check_picture(values.out)
-    return _draw(recipe, values)
+    return _draw(recipe, values, manifest)
 
 
 def define():
@@ -54,13 +54,14 @@ def define():
     return values
 
 
-def _draw(recipe, values):
+def _draw(recipe, values, manifest):
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the input pipeline runs on the CPU, as in training
-    from tpu_train.input_pipeline.data_loading import open_data  # here: --help stays fast
+    from tpu_train.input_pipeline.data_loading import open_data, open_path  # here: fast --help
     from tpu_train.input_pipeline.preview import draw_preview
 
     training, _ = open_data(
         values.data,
+        dataset=open_path(values.data, manifest),
         holdout=values.holdout,
         seed=recipe.seed,
         max_corrupt=values.max_corrupt,

@@ -322,6 +322,7 @@ def _work(request, parent_ended, study=None):
 
 def _check_with_data(request):
     """Raises ``ValueError`` for what every worker would refuse."""
+    from keras_effnet.datasets.dataset import open_dataset
     from keras_effnet.datasets.training_data import open_training_data
     from tpu_train.remote_files import GFILE
     from tpu_train.search.study_checks import check_study
@@ -332,7 +333,7 @@ def _check_with_data(request):
         seed=request.settings.recipe.seed,
         max_corrupt=request.max_corrupt,
         on_duplicates=request.on_duplicates,
-        files=GFILE,
+        dataset=open_dataset(request.data, GFILE),
     )
     data_flags.print_notes(training)
     check_study(request.settings, training.name, training.classes, training.labels)

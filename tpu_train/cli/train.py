@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from keras_effnet.datasets.dataset import Dataset
 from tpu_train import callbacks
 from tpu_train.callbacks.records import Callback, CallbackError
 from tpu_train.checkpointing.preemption import (
@@ -87,7 +88,7 @@ def _run(values):
         return 0
     if values.teacher_weight is not None and not recipe.teacher:
         raise ValueError("--teacher_weight is that of a teacher, and there is none: give --teacher")
-    _check(values)
+    manifest = _check(values)
     check_unlabeled(recipe, values.unlabeled)
     if not values.export:
         check_eval_epochs(recipe, values.eval_epochs)
@@ -95,7 +96,7 @@ def _run(values):
     try:
         if not values.overwrite:
             check_recipe(recipe, values.workdir)
-        return _train(recipe, values)
+        return _train(recipe, values, manifest)
     except CompleteError as error:
         print(f"effnet-train: {error}")
         return 0
@@ -181,7 +182,8 @@ def define() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "export",
         False,
-        "write model.keras from the last checkpoint of a stopped run, without training",
+        "write model.keras from the last checkpoint of a stopped run, without training; "
+        "checkpoint.keras while it trains",
         **to_values,
     )
     flags.DEFINE_boolean(
@@ -199,7 +201,10 @@ def define() -> flags.FlagValues:
 
 
 def _check(values):
-    """Raises ``ValueError`` for flags that cannot work, before TensorFlow is imported."""
+    """Raises ``ValueError`` for flags that cannot work, before TensorFlow is imported.
+
+    Returns what :func:`tpu_train.cli.data_flags.check` does.
+    """
     for flag in ("data", "workdir"):
         if not getattr(values, flag):
             raise ValueError(f"--{flag} is missing; see effnet-train --help")
@@ -223,7 +228,7 @@ def _check(values):
         )
     if values.callback:
         _check_callback(values.callback)
-    data_flags.check(values, "effnet-train")
+    manifest = data_flags.check(values, "effnet-train")
     outputs.check_folder("workdir", values.workdir, values.data)
     if values.export and "://" not in values.workdir:
         if not os.path.isdir(os.path.join(values.workdir, "checkpoints")):
@@ -234,6 +239,7 @@ def _check(values):
         check_unlocked(values.workdir)
     if values.device in ("auto", "multi-worker"):
         read_cluster(os.environ.get("TF_CONFIG", ""))
+    return manifest
 
 
 def _profile(text):
@@ -259,11 +265,12 @@ def _check_callback(name):
     check_name("callback", callbacks.NAMES.get(name, name))
 
 
-def _train(recipe: Recipe, values: flags.FlagValues) -> int:
+def _train(recipe: Recipe, values: flags.FlagValues, manifest: Dataset | None) -> int:
     # Imported here, so that --show, --help and bad flags do not wait for TensorFlow.
-    from tpu_train.input_pipeline.data_loading import open_data, open_test_images
+    from tpu_train.input_pipeline.data_loading import open_data, open_path, open_test_images
     from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
     from tpu_train.training.distribution import make_strategy
+    from tpu_train.training.evaluation_history import metric_of
     from tpu_train.training.run import TrainingError, export_stopped, train
 
     gc.freeze()  # garbage collections skip the imported modules, which took 0.2 s each
@@ -277,8 +284,10 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
         callback = Callback(import_function("callback", name), values.callback)
     try:
         with interrupts(stop_after) as stop:  # the time limit starts here
+            dataset = open_path(values.data, manifest)
             training, evaluation = open_data(
                 values.data,
+                dataset=dataset,
                 holdout=values.holdout,
                 seed=recipe.seed,
                 max_corrupt=values.max_corrupt,
@@ -286,9 +295,7 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
             )
             test = None
             if values.unlabeled or (values.pages and not values.export):
-                test = open_test_images(
-                    values.data, training.classes, max_corrupt=values.max_corrupt
-                )
+                test = open_test_images(dataset, training.classes, max_corrupt=values.max_corrupt)
             if values.unlabeled:
                 held_out = [s for s in (evaluation, test) if s is not None]
                 unlabeled = open_pseudo_labels(values.unlabeled, training.classes, held_out)
@@ -296,7 +303,11 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
             data_flags.print_notes(training, evaluation, training.unlabeled)
             if values.export:
                 path, step = export_stopped(recipe, training, evaluation, values.workdir, strategy)
-                print(f"model {path}, of step {step}; the same command without --export resumes")
+                is_stopped = os.path.basename(path) == "model.keras"
+                resume = "the same command without --export resumes"
+                print(
+                    f"model {path}, of step {step}; {resume if is_stopped else 'the run continues'}"
+                )
                 return 0
             result = train(
                 recipe,
@@ -333,11 +344,10 @@ def _train(recipe: Recipe, values: flags.FlagValues) -> int:
     for page in result.pages.values():
         print(f"evaluation page {page}")
     print(f"model card {result.card_path}")
-    if result.best is not None and result.best["ema"] > result.accuracy:
-        print(
-            f"best evaluation accuracy {result.best['ema']:.2%}, after step "
-            f"{result.best['step']}: {result.best_path}"
-        )
+    if result.best != result.exported:
+        metric, best = metric_of(recipe), result.best
+        value = f"{best['ema']:.2%}" if metric == "accuracy" else f"{best['loss_ema']:.4f}"
+        print(f"best evaluation {metric} {value}, after step {best['step']}: {result.best_path}")
     return 0
 
 

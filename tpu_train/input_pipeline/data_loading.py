@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_effnet.datasets import arrays
-from keras_effnet.datasets.dataset import open_dataset
+from keras_effnet.datasets import arrays, manifests
+from keras_effnet.datasets.dataset import Dataset, check_path, open_dataset
 from keras_effnet.datasets.folders import check_several_classes, open_folder
 from keras_effnet.datasets.labeled_images import ImageArray, ImageFiles, LabeledImages
 from keras_effnet.datasets.splits import ALL, TEST, evaluation_split, some
@@ -36,6 +36,21 @@ from tpu_train.input_pipeline.tfrecord import make_reader, scan
 from tpu_train.remote_files import GFILE
 
 
+def open_path(
+    data: str | os.PathLike[str], manifest: manifests.ManifestDataset | None = None
+) -> Dataset:
+    """The data set of ``--data``, local or remote; its images are not read yet.
+
+    `manifest` is that of the path, if it is one and has been read. Raises ``ValueError`` for a path
+    that is no data set.
+    """
+    if manifest is not None:
+        return dataclasses.replace(manifest, files=GFILE)
+    data = os.fspath(data)
+    check_path(data)
+    return open_dataset(data, GFILE, scan)
+
+
 def open_data(
     data: str | os.PathLike[str],
     *,
@@ -43,10 +58,12 @@ def open_data(
     seed: int,
     max_corrupt: int = 10,
     on_duplicates: str = "warn",
+    dataset: Dataset | None = None,
 ) -> tuple[ImageSource, ImageSource]:
     """(training source, evaluation source) of ``--data``.
 
-    See :func:`keras_effnet.datasets.training_data.open_training_data`.
+    `dataset` is that of the path, if it is open. See
+    :func:`keras_effnet.datasets.training_data.open_training_data`.
     """
     training, evaluation = open_training_data(
         data,
@@ -54,8 +71,7 @@ def open_data(
         seed=seed,
         max_corrupt=max_corrupt,
         on_duplicates=on_duplicates,
-        files=GFILE,
-        scan=scan,
+        dataset=dataset or open_path(data),
     )
     source = of_images(training)
     if not isinstance(training.storage, ImageFiles):
@@ -67,15 +83,14 @@ def open_data(
 
 
 def open_test_images(
-    data: str | os.PathLike[str], classes: Sequence[str], *, max_corrupt: int = 10
+    dataset: Dataset, classes: Sequence[str], *, max_corrupt: int = 10
 ) -> ImageSource | None:
-    """The test images of ``--data``, which training does not see; None if there are none.
+    """The test images of a data set, which training does not see; None if there are none.
 
     There are none without a test split, if it has no labels, and if it is what :func:`open_data`
     evaluates on. `classes` are those of training; the test images may lack some. Raises
     ``ValueError`` for other classes, and for too many corrupt files.
     """
-    dataset = open_dataset(os.fspath(data), GFILE, scan)
     if TEST not in dataset.splits or evaluation_split(dataset.splits) == TEST:
         return None
     (images,) = dataset.open(TEST)

@@ -20,9 +20,9 @@ from keras_effnet.datasets.tfrecord import Index, read_index
 from keras_effnet.datasets.training_data import open_training_data
 from keras_effnet.label_file import format_labels, parse_labels
 from tpu_train.input_pipeline import shard_folder
+from tpu_train.input_pipeline.data_loading import open_path
 from tpu_train.input_pipeline.prepare_beam import check_beam
 from tpu_train.input_pipeline.prepare_workers import write_in_processes, write_on_runner
-from tpu_train.input_pipeline.tfrecord import scan
 from tpu_train.input_pipeline.tfrecord_shard import ShardPlan, existing_entry, file_name
 from tpu_train.remote_files import GFILE
 
@@ -91,8 +91,7 @@ def write_shards(
         seed=options.seed,
         max_corrupt=options.max_corrupt,
         on_duplicates=options.on_duplicates,
-        files=GFILE,
-        scan=scan,
+        dataset=open_path(data),
     )
     splits = _make_splits(training, evaluation, options)
     layout = _make_layout(folder, splits, options)

@@ -1,7 +1,9 @@
 """The teacher's scores of all images, in chunks: a file each, so that labeling can be resumed.
 
 A chunk is always computed in the same batches, so its scores do not depend on interruptions.
-Several hosts share the chunks: each computes every n-th, and waits for those of the others.
+Several hosts share the chunks: each computes every n-th. When all of them exist, the chief marks
+the scores as complete. They do not change any more, even if images are repaired, so that all hosts,
+and later calls, select the same images.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tpu_train.remote_files import read_file, write_file
 from tpu_train.training.teacher import TeacherFile
 
 CHUNK = 1024  # images
+COMPLETE = "scores-complete"
 _BATCH = 32  # images of a replica
 _POLL_SECONDS = 0.5
 
@@ -83,8 +86,8 @@ def score_all(
         classifier: of the teacher.
         activation: of its outputs.
         images: to score.
-        folder: for the chunks; exists. Those with unreadable images are computed again, because
-            the images may have been repaired.
+        folder: for the chunks; exists. Until the scores are complete, the chief computes those with
+            unreadable images again, because the images may have been repaired.
         hosts: that share the chunks.
         max_corrupt: images that may be unreadable in all chunks together.
         progress: called with the number of images done and of all of this host.
@@ -92,27 +95,34 @@ def score_all(
     Raises ``ValueError`` for more unreadable images, and :class:`PrepareError` for a disk that
     cannot be written and for a host that does not finish.
     """
-    chunks = -(-len(images) // CHUNK)
-    own = [n for n in range(chunks) if hosts.owns(n)]
-    total = sum(min(CHUNK, len(images) - n * CHUNK) for n in own)
-    done, loaded = 0, {}
-    for n in own:
-        count = min(CHUNK, len(images) - n * CHUNK)
-        path = _path(folder, n)
-        loaded[n] = _load(path) if tf.io.gfile.exists(path) else None
-        if loaded[n] is None or len(loaded[n]["unreadable"]):
-            part = images.take(np.arange(n * CHUNK, n * CHUNK + count))
+    paths = [_path(folder, n) for n in range(-(-len(images) // CHUNK))]
+    complete, loaded = os.path.join(folder, COMPLETE), {}
+    if not tf.io.gfile.exists(complete):
+        if hosts.is_chief:
+            loaded = {n: _load(path) for n, path in enumerate(paths) if tf.io.gfile.exists(path)}
+        damaged = {n for n, chunk in loaded.items() if len(chunk["unreadable"])}
+        missing = {n for n, path in enumerate(paths) if not tf.io.gfile.exists(path)}
+        to_score = sorted(damaged | set(filter(hosts.owns, missing)))
+        total = sum(min(CHUNK, len(images) - n * CHUNK) for n in to_score)
+        done = 0
+        for n in to_score:
+            part = images.take(np.arange(n * CHUNK, min(len(images), (n + 1) * CHUNK)))
 
             def show(i, _, done=done):
                 progress(done + i, total)
 
             loaded[n] = _score_chunk(classifier, activation, part, n * CHUNK, max_corrupt, show)
             with disk_errors(folder):
-                write_file(path, _npz(loaded[n]))
-        done += count
-        progress(done, total)
-    wait_for([_path(folder, n) for n in range(chunks)], hosts)
-    return _join([loaded.get(n) or _load(_path(folder, n)) for n in range(chunks)], max_corrupt)
+                write_file(paths[n], _npz(loaded[n]))
+            done += len(part)
+            progress(done, total)
+        wait_for(paths if hosts.is_chief else [complete], hosts)
+    scores = _join([loaded.get(n) or _load(path) for n, path in enumerate(paths)])
+    if hosts.is_chief and not tf.io.gfile.exists(complete):
+        _check_unreadable(scores, max_corrupt)
+        with disk_errors(folder):
+            write_file(complete, b"")
+    return scores
 
 
 def wait_for(paths: list[str], hosts: Hosts) -> None:
@@ -173,12 +183,15 @@ def _load(path):
         return dict(arrays)
 
 
-def _join(chunks, max_corrupt):
+def _join(chunks):
     columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     unreadable = tuple(columns["unreadable"].tolist())
-    if len(unreadable) > max_corrupt:
-        raise ValueError(
-            f"{len(unreadable)} images cannot be read: {'; '.join(unreadable[:3])}. Repair or "
-            "remove them, or raise the limit (--max_corrupt)"
-        )
     return Scores(columns["rows"], columns["values"], unreadable)
+
+
+def _check_unreadable(scores, max_corrupt):
+    if len(scores.unreadable) > max_corrupt:
+        raise ValueError(
+            f"{len(scores.unreadable)} images cannot be read: {'; '.join(scores.unreadable[:3])}. "
+            "Repair or remove them, or raise the limit (--max_corrupt)"
+        )

@@ -195,7 +195,8 @@ class Recipe:
         "stopping. The exported model is then the best one of the run"
     )
     early_stopping_metric: str = _setting(
-        "what early stopping and plateau compare: loss or accuracy of the evaluation images"
+        "what early stopping and plateau compare, and what best.keras is then the best in: loss or "
+        "accuracy of the evaluation images. Without them, best.keras has the best accuracy"
     )
     layer_decay: float = _setting(
         "learning rate of a group of layers, as a fraction of the rate of the next group; 1 for "

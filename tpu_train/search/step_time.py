@@ -19,7 +19,7 @@ from tpu_train.recipes.schema import Recipe
 from tpu_train.search.trial_record import TrialFailedError
 from tpu_train.training import distributed_layers
 from tpu_train.training.distribution import describe
-from tpu_train.training.run import build_training
+from tpu_train.training.run_setup import build_training
 from tpu_train.training.step import StepSpec, graph_rewriting, trace_steps
 
 WARMUP_STEPS = 3

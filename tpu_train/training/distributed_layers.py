@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from keras_effnet.weight_transfer import copy_weights
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training import cpu_layers
+
+_UNNAMED = re.compile(r"dropout(?:_(\d+))?")  # as Keras names dropouts
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,13 @@ class SeededDropout(keras.layers.Layer):
     """Dropout with reproducible masks; with noise shape (None, 1, 1, 1), stochastic depth.
 
     `rate` is read when a step is traced: set it before tracing. `full_rate` is the initial rate.
+    Masks are a function of `drawn_as`, by default the layer's name.
     """
 
-    def __init__(self, rate, noise_shape=None, **kwargs):
+    def __init__(self, rate, noise_shape=None, drawn_as="", **kwargs):
         super().__init__(**kwargs)
         self.rate, self.full_rate, self.noise_shape = rate, rate, noise_shape
+        self.drawn_as = drawn_as or self.name
         self.supports_masking = True
 
     def call(self, inputs, training=False):
@@ -80,7 +85,7 @@ class SeededDropout(keras.layers.Layer):
         batch = inputs.shape[0]  # static, as all shapes of a training step
         rest = self.noise_shape[1:] if self.noise_shape else [None] * (len(inputs.shape) - 1)
         shape = [inputs.shape[i + 1] if n is None else n for i, n in enumerate(rest)]
-        salt = zlib.crc32(self.name.encode()) & 0x7FFFFFFF
+        salt = zlib.crc32(self.drawn_as.encode()) & 0x7FFFFFFF
         seed = tf.random.experimental.stateless_fold_in(current.seed, salt)
         uniform = tf.random.stateless_uniform([current.rows, *shape], seed)
         local = tf.slice(uniform, [current.row] + [0] * len(shape), [batch, *shape])
@@ -92,7 +97,8 @@ class SeededDropout(keras.layers.Layer):
 
     def get_config(self):
         """The arguments of the constructor."""
-        return {**super().get_config(), "rate": self.rate, "noise_shape": self.noise_shape}
+        drawn = {"rate": self.rate, "noise_shape": self.noise_shape, "drawn_as": self.drawn_as}
+        return {**super().get_config(), **drawn}
 
 
 class GroupedBatchNorm(keras.layers.BatchNormalization):
@@ -177,6 +183,8 @@ def training_clone(
     Its weights have the same values and order, so ``get_weights`` and ``set_weights`` exchange them
     with `model`. `on_cpu` also takes the layers of :mod:`tpu_train.training.cpu_layers`.
     """
+    dropouts = [layer.name for layer in model.layers if type(layer) is keras.layers.Dropout]
+    names = _recounted(dropouts)
 
     def clone(layer):
         if on_cpu and (faster := cpu_layers.faster_layer(layer)):
@@ -184,7 +192,9 @@ def training_clone(
         config = layer.get_config()
         if type(layer) is keras.layers.Dropout:
             return SeededDropout(
-                config["rate"], config["noise_shape"], name=layer.name, dtype=config["dtype"]
+                *(config["rate"], config["noise_shape"], names.get(layer.name, "")),
+                name=layer.name,
+                dtype=config["dtype"],
             )
         if type(layer) is keras.layers.BatchNormalization:
             batch_norm = GroupedBatchNorm.from_config(config)
@@ -195,6 +205,19 @@ def training_clone(
     copy = keras.models.clone_model(model, clone_function=clone)
     copy_weights(model, copy)
     return copy
+
+
+def _recounted(names):
+    """{name: name} of dropouts that Keras has named, counted from the first of these.
+
+    Keras counts them over all networks of a process: dropout_7, where another process has dropout.
+
+    >>> _recounted(["dropout_9", "dropout_10", "top_dropout"])
+    {'dropout_9': 'dropout', 'dropout_10': 'dropout_1'}
+    """
+    numbers = {name: match[1] for name in names if (match := _UNNAMED.fullmatch(name))}
+    ordered = sorted(numbers, key=lambda name: int(numbers[name] or 0))
+    return {name: f"dropout_{i}" if i else "dropout" for i, name in enumerate(ordered)}
 
 
 def set_phase(model: keras.Model, recipe: Recipe, phase: Phase) -> None:

@@ -1,5 +1,9 @@
 """What follows from the evaluations of a run so far: the best one, early stopping, plateaus.
 
+The best evaluation is that of the highest accuracy, or, if early stopping or the plateau schedule
+compares losses (``early_stopping_metric``), of the lowest loss. ``best.keras``, the checkpoint that
+is kept and the model that early stopping exports are all those of this one evaluation.
+
 All of it is a function of the recorded evaluations, which checkpoints contain, so a resumed run
 decides as an uninterrupted one. An evaluation is a dict of the values of
 :func:`~tpu_train.training.evaluation.make_evaluation` and its "step"; those of the EMA weights
@@ -11,13 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from tpu_train.recipes.evaluation_settings import setting_by_evaluations
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
 
 
 def metric_of(recipe: Recipe) -> str:
-    """What the best model of a run is best in: early stopping's metric, if there is any."""
-    return recipe.early_stopping_metric if recipe.early_stopping_patience else "accuracy"
+    """What the best model of a run is best in: "loss" or "accuracy".
+
+    The metric of early stopping and of the plateau schedule, if the run has one of them.
+    """
+    return recipe.early_stopping_metric if setting_by_evaluations(recipe) else "accuracy"
 
 
 def is_finite(evaluation: Mapping) -> bool:
@@ -48,6 +56,17 @@ def improves(evaluations: Sequence[Mapping], new: Mapping, metric: str) -> bool:
         return False
     best = find_best(evaluations, metric)
     return best is None or _score(new, metric) > _score(best, metric)
+
+
+def is_new_best(evaluations: Sequence[Mapping], step: int, metric: str) -> bool:
+    """Whether the last evaluation was at `step`, and is better than all before.
+
+    >>> evaluations = [{"step": n, "ema": a} for n, a in ((1, 0.5), (2, 0.7), (3, 0.7))]
+    >>> is_new_best(evaluations[:2], 2, "accuracy"), is_new_best(evaluations, 3, "accuracy")
+    (True, False)
+    """
+    *earlier, last = evaluations or [{"step": None}]
+    return last["step"] == step and improves(earlier, last, metric)
 
 
 def ends_early(evaluations: Sequence[Mapping], recipe: Recipe, phase: Phase) -> bool:

@@ -14,8 +14,7 @@ from tensorflow.python.framework import ops
 def released_graphs() -> Iterator[None]:
     """A context, or a decorator, whose models and graphs are freed at its end.
 
-    At its start, Keras counts its layer names from 1 again, on which the seeds of dropout depend: a
-    resumed process gives the same weights as one that had other models before.
+    At its start, Keras counts its layer names from 1 again, as in a new process.
     """
     keras.backend.clear_session()
     try:

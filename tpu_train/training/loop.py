@@ -78,7 +78,7 @@ def _train_phase(run, phase, first_step, history):
     loss, step = math.nan, phase.end_step
     for first, end in segments(first_step, phase.end_step, history.skipped_steps):
         loss, step = _train_steps(run, phase, first, end, history, cache)
-        if step < end:
+        if _ends_early(run, phase, step, history):  # also where a skipped range begins
             break
     else:
         step = phase.end_step
@@ -162,12 +162,19 @@ def _train_steps(run, phase, first_step, end_step, history, cache):
         if step < phase.end_step:
             if run.eval_epochs and step % eval_steps == 0:
                 _evaluate(run, phase, step, history)
-                if evaluation_history.ends_early(history.evaluations, run.recipe, phase):
+                if _ends_early(run, phase, step, history):
                     break
                 _follow_plateaus(run, history)
             _checkpoint(run, phase, step, history, end_of_phase=False)
         start = time.monotonic()
     return float(loss), step
+
+
+def _ends_early(run, phase, step, history):
+    """Whether early stopping ends the phase at `step`, before its last one."""
+    return step < phase.end_step and evaluation_history.ends_early(
+        history.evaluations, run.recipe, phase
+    )
 
 
 def _follow_plateaus(run, history):
@@ -280,14 +287,15 @@ def _save_or_stop(run, step, history, *, end_of_phase):
     Raises :class:`StoppedError` if this or another worker was asked to stop.
     """
     manager, reason = run.checkpoints, run.stop()
-    accuracy = history.accuracy_at(step)
-    votes = manager.gather([bool(reason), manager.should_save(accuracy)])
+    metric = evaluation_history.metric_of(run.recipe)
+    is_best = evaluation_history.is_new_best(history.evaluations, step, metric)
+    votes = manager.gather([bool(reason), manager.should_save(is_best)])
     stopping, due = votes[:, 0].any(), votes[0, 1]  # any worker can stop the run; the chief saves
     if not (stopping or due or end_of_phase):
         return
     failure = None
     try:
-        manager.save(step, run.state.variables, history.to_json(), accuracy)
+        manager.save(step, run.state.variables, history.to_json(), is_best=is_best)
     except OSError as error:
         failure = error
         run.metrics.log(

@@ -4,8 +4,9 @@
 ``model.keras`` (EMA weights, class scores, normalization inside), ``labels.txt``, ``recipe.json``,
 ``metrics.jsonl``, ``curves.png``, ``tensorboard/``, ``evaluation.html`` with its tables, and
 ``model_card.md``; ``best.keras`` if an earlier evaluation was better (with early stopping, that one
-is ``model.keras``); and ``checkpoints/`` until it has finished. Called again after an interruption,
-it resumes and ends with the weights of an uninterrupted run.
+is ``model.keras``), in what :func:`tpu_train.training.evaluation_history.metric_of` says; and
+``checkpoints/`` until it has finished. Called again after an interruption, it resumes and ends with
+the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-import keras
 import tensorflow as tf
 
 from keras_effnet.finetuning import has_layer_groups
@@ -28,14 +28,14 @@ from tpu_train.callbacks.records import Callback, end_reported
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.checkpointing.run_identity import onednn_enabled
+from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
-from tpu_train.input_pipeline.targets import class_weights, images_of_epoch
-from tpu_train.recipes.evaluation_settings import setting_by_evaluations
+from tpu_train.input_pipeline.targets import class_weights
 from tpu_train.recipes.phases import batch_norm_warning, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.remote_files import is_remote
-from tpu_train.training import distributed_layers, model_factory, recovery, run_record
-from tpu_train.training.distribution import describe, make_gather, runs_on_cpu
+from tpu_train.training import recovery, run_record
+from tpu_train.training.distribution import describe, make_gather
 from tpu_train.training.evaluation import make_evaluation
 from tpu_train.training.evaluation_history import find_best, metric_of
 from tpu_train.training.export import make_export
@@ -47,8 +47,8 @@ from tpu_train.training.recovery import ON_NAN, TrainingError, reporting_lost_wo
 from tpu_train.training.run_checks import check_evaluations, check_run, claimed
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.run_outputs import take_best_model, write_reports
-from tpu_train.training.step import TrainState, graph_rewriting
-from tpu_train.training.teacher import make_teacher
+from tpu_train.training.run_setup import build_networks, make_plan
+from tpu_train.training.step import graph_rewriting
 
 __all__ = ["PhaseResult", "Result", "TrainingError", "train"]
 
@@ -130,103 +130,45 @@ def train(
     if on_nan not in ON_NAN:
         raise ValueError(f"Unknown on_nan {on_nan!r}: give {' or '.join(ON_NAN)}")
     check_evaluations(recipe, evaluation, eval_epochs)
-    replicas = strategy.num_replicas_in_sync
-    images, training = training, images_of_epoch(training, recipe)
-    check_run(recipe, training, evaluation, workdir, replicas, overwrite=overwrite)
+    check_run(recipe, training, evaluation, workdir, strategy, overwrite, eval_epochs)
     is_chief = strategy.extended.should_checkpoint
     with claimed(workdir, writes=is_chief, overwrite=overwrite):
-        # Build: the trained model, a clone that holds its EMA weights, and the optimizer's slots.
         record = None if overwrite else run_record.read_record(workdir)
-        planned = run_record.plan_epochs(record, recipe.epochs)
-        phases = run_record.plan_phases(recipe, training.examples, planned)
-        check_profile(profile, phases[-1].end_step)
-        classes = len(training.classes)
-        teacher = (
-            make_teacher(recipe.teacher, training.classes, strategy) if recipe.teacher else None
-        )
-        model, ema_model, state = build_training(recipe, phases, classes, strategy)
-        rate_factor = None
-        if recipe.learning_rate_schedule == "plateau":
-            with strategy.scope():
-                rate_factor = tf.Variable(1.0, trainable=False)
-
+        plan = make_plan(recipe, training, evaluation, record, eval_epochs)
+        check_profile(profile, plan.phases[-1].end_step)
+        networks = build_networks(plan, strategy)
         callback = callback if callback and is_chief else Callback()
-        files = workdirs.Workdir(workdir, "" if is_chief else _worker_name(strategy))
+        files = workdirs.Workdir(workdir, writes=is_chief)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(files))
-
-            # Restore the latest checkpoint, if there is one.
-            identity = run_record.identify(recipe, training, evaluation, planned)
-            if setting_by_evaluations(recipe):
-                identity["eval_epochs"] = eval_epochs
             checkpoints = CheckpointManager(
                 files.checkpoints,
-                identity,
+                plan.identity,
                 save_minutes,
                 writes=is_chief,
                 gather=make_gather(strategy),
                 after_save=lambda: _after_save(files, checkpoints, callback),
             )
-            messages = []
-            restored = None
-            if not overwrite:
-                restored = checkpoints.restore_latest(state.variables, messages.append)
-            elif is_chief:
-                files.remove(workdirs.CHECKPOINTS)
-            history = TrainingHistory.from_json(restored.extra_state) if restored else None
-            run_record.check_extension(planned, phases, history)
-            files.prepare(resume=restored is not None)
-
-            first_step = restored.step if restored else 0
+            restored, messages = _restore(plan, networks, checkpoints, files, overwrite)
+            first_step, history = restored or (0, None)
             # Before the first file: a callback that cannot start leaves nothing to clean up.
-            callback(
-                "run_start",
-                first_step,
-                {
-                    "workdir": workdir if is_remote(workdir) else os.path.abspath(workdir),
-                    "recipe": dataclasses.asdict(recipe),
-                    "phases": [dataclasses.asdict(phase) for phase in phases],
-                    "classes": list(training.classes),
-                    "training_images": images.examples,
-                    "evaluation_images": evaluation.examples,
-                    "devices": describe(strategy),
-                    "resumed": restored is not None,
-                },
-            )
-
-            # Report what is trained.
+            resumed = restored is not None
+            callback("run_start", first_step, _start_record(plan, workdir, strategy, resumed))
             metrics = MetricsWriter(
                 files.local(""), stream, first_step=first_step, callback=callback
             )
             stack.enter_context(contextlib.closing(metrics))
             profiler = Profiler(metrics.events, profile)
             stack.enter_context(contextlib.closing(profiler))
-            messages += _describe_run(recipe, images, evaluation, strategy)
-            if recipe.oversample:
-                messages.append(f"with oversampling, an epoch has {training.examples} images")
-            if teacher:
-                messages.append(f"the teacher is {recipe.teacher}: {teacher.note}")
-            if recipe.layer_decay != 1 and not has_layer_groups(model):
-                messages.append(
-                    f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups "
-                    "of layers; EfficientNets have"
-                )
-            if restored:
-                messages.append(f"resuming after step {restored.step}, from {checkpoints.folder}")
-            for message in messages:
+            for message in (*messages, *_describe_run(plan, networks, strategy)):
                 metrics.log(message)
-            path = files.local("recipe.json")
-            run_record.write_record(path, recipe, phases, images, evaluation, planned, identity)
+            if resumed:
+                metrics.log(f"resuming after step {first_step}, from {checkpoints.folder}")
+            _write_record(plan, files)
             stack.enter_context(end_reported(callback, lambda: metrics.step))
             stack.enter_context(reporting_lost_workers(strategy, checkpoints.folder))
-
-            # Train.
             stack.enter_context(graph_rewriting(strategy))
-            export = make_export(recipe, classes, ema_model)
-            evaluate = None
-            if evaluation.examples:
-                models = {"ema": ema_model, "non_ema": model}
-                evaluate = make_evaluation(strategy, models, evaluation, recipe)
+            export = make_export(recipe, plan.classes, networks.ema_model)
 
             def keep_best():
                 export(files.local(workdirs.BEST))
@@ -234,16 +176,16 @@ def train(
 
             run = RunContext(
                 recipe=recipe,
-                phases=phases,
-                training=training,
+                phases=plan.phases,
+                training=plan.training,
                 strategy=strategy,
-                model=model,
-                state=state,
-                class_weights=class_weights(recipe.class_weights, training),
-                teacher=teacher,
-                evaluate=evaluate,
+                model=networks.model,
+                state=networks.state,
+                class_weights=class_weights(recipe.class_weights, plan.training),
+                teacher=networks.teacher,
+                evaluate=_evaluation_of(plan, networks, strategy),
                 eval_epochs=eval_epochs,
-                rate_factor=rate_factor,
+                rate_factor=networks.rate_factor,
                 metrics=metrics,
                 profiler=profiler,
                 checkpoints=checkpoints,
@@ -251,42 +193,29 @@ def train(
                 stop=stop,
                 on_improvement=keep_best,
             )
-            history = train_phases(run, (restored.step, history) if restored else None)
-
-            # Export.
-            write_labels(files.local("labels.txt"), training.classes)
-            plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
-            last = history.evaluations[-1] if history.evaluations else None
-            best = find_best(history.evaluations, metric_of(recipe))
-            has_best = os.path.exists(files.local(workdirs.BEST))
-            exported = best if recipe.early_stopping_patience and has_best else last
-            recovery.check_exported(recipe, exported, best)
-            if exported is last:
-                export(files.local("model.keras"))
-            else:
-                take_best_model(files, ema_model)
+            history = train_phases(run, restored)
+            exported, best = _write_model(plan, networks, history, files, export)
             sources = {"evaluation": evaluation, "test": test} if pages else {}
-            evaluations = write_reports(recipe, sources, files, strategy, ema_model)
-            result = Result(
-                model_path=os.path.join(files.path, "model.keras"),
-                best_path=os.path.join(files.path, workdirs.BEST),
-                curves_path=os.path.join(files.path, "curves.png"),
-                labels_path=os.path.join(files.path, "labels.txt"),
-                card_path=os.path.join(files.path, RUN_CARD),
-                classes=training.classes,
-                phases=tuple(history.phases),
-                evaluations=tuple(history.evaluations),
-                pages={name: os.path.join(files.path, f"{name}.html") for name in evaluations},
-                test_accuracy=evaluations["test"].top1.value if "test" in evaluations else None,
-                best=best,
-                exported=exported,
-                seconds=time.monotonic() - start,
-            )
-            if last is best:  # else it is needed to finish the run again, if it is killed here
-                files.remove(workdirs.BEST)
+            evaluations = write_reports(recipe, sources, files, strategy, networks.ema_model)
+            if best is not None and best is history.evaluations[-1]:
+                files.remove(workdirs.BEST)  # not earlier: a killed run needs it to finish again
         if is_chief and not keep_checkpoints:
             files.remove(workdirs.CHECKPOINTS)  # last: until here the run could be resumed
-        return result
+        return Result(
+            model_path=os.path.join(files.path, workdirs.MODEL),
+            best_path=os.path.join(files.path, workdirs.BEST),
+            curves_path=os.path.join(files.path, "curves.png"),
+            labels_path=os.path.join(files.path, "labels.txt"),
+            card_path=os.path.join(files.path, RUN_CARD),
+            classes=training.classes,
+            phases=tuple(history.phases),
+            evaluations=tuple(history.evaluations),
+            pages={name: os.path.join(files.path, f"{name}.html") for name in evaluations},
+            test_accuracy=evaluations["test"].top1.value if "test" in evaluations else None,
+            best=best,
+            exported=exported,
+            seconds=time.monotonic() - start,
+        )
 
 
 def export_stopped(
@@ -296,47 +225,50 @@ def export_stopped(
     workdir: str | os.PathLike[str],
     strategy: tf.distribute.Strategy,
 ) -> tuple[str, int]:
-    """Writes model.keras and labels.txt from the latest checkpoint of a run: (path, its step).
+    """Writes a model and labels.txt from the latest checkpoint of a run: (path, its step).
 
-    The run can be resumed afterwards. Raises ``ValueError`` if `workdir` has no checkpoint of this
-    run.
+    The model is ``model.keras`` of a stopped run, which can be resumed afterwards. While another
+    process trains in `workdir`, which will write ``model.keras`` itself, it is
+    ``checkpoint.keras``. Raises ``ValueError`` if `workdir` has no checkpoint of this run.
     """
-    workdir, training = os.fspath(workdir), images_of_epoch(training, recipe)
-    planned = run_record.plan_epochs(run_record.read_record(workdir), recipe.epochs)
-    phases = run_record.plan_phases(recipe, training.examples, planned)
-    classes = len(training.classes)
-    files = workdirs.Workdir(workdir)
-    with contextlib.closing(files):
+    workdir = os.fspath(workdir)
+    plan = make_plan(recipe, training, evaluation, run_record.read_record(workdir))
+    is_chief = strategy.extended.should_checkpoint
+    with contextlib.ExitStack() as stack:
+        name = workdirs.MODEL
+        if is_chief:
+            try:
+                stack.enter_context(locked(workdir))
+            except ValueError:
+                name = workdirs.RUNNING
+        files = workdirs.Workdir(workdir, writes=is_chief)
+        stack.enter_context(contextlib.closing(files))
         checkpoints = CheckpointManager(
-            files.checkpoints,
-            run_record.identify(recipe, training, evaluation, planned),
-            0.0,
-            writes=False,
-            gather=make_gather(strategy),
+            files.checkpoints, plan.identity, 0.0, writes=False, gather=make_gather(strategy)
         )
-        _, ema_model, state = build_training(recipe, phases, classes, strategy)
-        restored = checkpoints.restore_latest(state.variables)
+        networks = build_networks(plan, strategy)
+        restored = checkpoints.restore_latest(networks.state.variables)
         if restored is None:
             raise ValueError(
                 f"{workdir} has no checkpoint to export: train first, without --export"
             )
         write_labels(files.local("labels.txt"), training.classes)
-        make_export(recipe, classes, ema_model)(files.local("model.keras"))
-    return os.path.join(workdir, "model.keras"), restored.step
+        make_export(recipe, plan.classes, networks.ema_model)(files.local(name))
+    return os.path.join(workdir, name), restored.step
 
 
-def build_training(recipe, phases, classes, strategy):
-    """(the trained model, a clone that holds its EMA weights, :class:`TrainState` of both)."""
-    keras.utils.set_random_seed(recipe.seed)
-    network = model_factory.training_network(recipe, classes)
-    with strategy.scope():
-        model = distributed_layers.training_clone(
-            network,
-            batch_norm_group_size=recipe.batch_norm_group_size,
-            on_cpu=runs_on_cpu(strategy),
-        )
-        ema_model = distributed_layers.training_clone(network)
-        return model, ema_model, TrainState.create(model, ema_model, recipe, phases)
+def _restore(plan, networks, checkpoints, files, overwrite):
+    """((step, history) of the latest checkpoint, or None; messages). Prepares the folder."""
+    messages, restored, history = [], None, None
+    if not overwrite:
+        restored = checkpoints.restore_latest(networks.state.variables, messages.append)
+    elif files.writes:
+        files.remove(workdirs.CHECKPOINTS)
+    if restored:
+        history = TrainingHistory.from_json(restored.extra_state)
+    run_record.check_extension(plan.planned_epochs, plan.phases, history)
+    files.prepare(resume=restored is not None)
+    return restored and (restored.step, history), messages
 
 
 def _after_save(files, checkpoints, callback):
@@ -344,20 +276,62 @@ def _after_save(files, checkpoints, callback):
     callback("checkpoint", checkpoints.latest_step, {"folder": checkpoints.folder})
 
 
-def _worker_name(strategy):
-    resolver = strategy.cluster_resolver
-    return f"{resolver.task_type}{resolver.task_id}"
+def _start_record(plan, workdir, strategy, resumed):
+    """What the callback gets at the start of a run."""
+    return {
+        "workdir": workdir if is_remote(workdir) else os.path.abspath(workdir),
+        "recipe": dataclasses.asdict(plan.recipe),
+        "phases": [dataclasses.asdict(phase) for phase in plan.phases],
+        "classes": list(plan.training.classes),
+        "training_images": plan.images.examples,
+        "evaluation_images": plan.evaluation.examples,
+        "devices": describe(strategy),
+        "resumed": resumed,
+    }
 
 
-def _describe_run(recipe, training, evaluation, strategy):
+def _write_record(plan, files):
+    run_record.write_record(
+        files.local("recipe.json"),
+        *(plan.recipe, plan.phases, plan.images, plan.evaluation),
+        *(plan.planned_epochs, plan.identity),
+    )
+
+
+def _evaluation_of(plan, networks, strategy):
+    """The function that evaluates, or None without evaluation images."""
+    if not plan.evaluation.examples:
+        return None
+    models = {"ema": networks.ema_model, "non_ema": networks.model}
+    return make_evaluation(strategy, models, plan.evaluation, plan.recipe)
+
+
+def _write_model(plan, networks, history, files, export):
+    """Writes model.keras, labels.txt and the curves: the evaluations (exported one, best one)."""
+    write_labels(files.local("labels.txt"), plan.training.classes)
+    plot_curves(files.local("metrics.jsonl"), files.local("curves.png"))
+    last = history.evaluations[-1] if history.evaluations else None
+    best = find_best(history.evaluations, metric_of(plan.recipe))
+    has_best = os.path.exists(files.local(workdirs.BEST))
+    exported = best if plan.recipe.early_stopping_patience and has_best else last
+    recovery.check_exported(plan.recipe, exported, best)
+    if exported is last:
+        export(files.local(workdirs.MODEL))
+    else:
+        take_best_model(files, networks.ema_model)
+    return exported, best
+
+
+def _describe_run(plan, networks, strategy):
     """The first log lines of a run."""
+    recipe, images = plan.recipe, plan.images
     lines = [
-        f"{recipe.model}, {training.examples} training and {evaluation.examples} evaluation "
-        f"images of {len(training.classes)} classes, {describe(strategy)}"
+        f"{recipe.model}, {images.examples} training and {plan.evaluation.examples} evaluation "
+        f"images of {plan.classes} classes, {describe(strategy)}"
     ]
-    if training.unlabeled is not None:
+    if images.unlabeled is not None:
         lines.append(
-            f"{training.unlabeled.examples} pseudo-labeled images of {training.unlabeled.name}"
+            f"{images.unlabeled.examples} pseudo-labeled images of {images.unlabeled.name}"
         )
     if onednn_enabled():
         lines.append("oneDNN is on")
@@ -366,9 +340,18 @@ def _describe_run(recipe, training, evaluation, strategy):
             "oneDNN is off; on x86 CPUs, set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is imported "
             "for faster training"
         )
-    warning = batch_norm_warning(recipe, make_phases(recipe, training.examples))
+    warning = batch_norm_warning(recipe, make_phases(recipe, images.examples))
     if warning:
         lines.append(warning)
     if recipe.augment == "keras_cv":
         lines.append("keras_cv augmentation is not reproducible: every run draws other images")
+    if recipe.oversample:
+        lines.append(f"with oversampling, an epoch has {plan.training.examples} images")
+    if networks.teacher:
+        lines.append(f"the teacher is {recipe.teacher}: {networks.teacher.note}")
+    if recipe.layer_decay != 1 and not has_layer_groups(networks.model):
+        lines.append(
+            f"layer_decay {recipe.layer_decay} is not used: {recipe.model} has no groups of "
+            "layers; EfficientNets have"
+        )
     return lines

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import tensorflow as tf
+
 from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.folder_lock import locked
 from tpu_train.input_pipeline.image_source import ImageSource
-from tpu_train.input_pipeline.targets import class_weights
+from tpu_train.input_pipeline.targets import class_weights, images_of_epoch
 from tpu_train.recipes.evaluation_settings import check_eval_epochs, setting_by_evaluations
 from tpu_train.recipes.phases import batch_size_error, make_phases
 from tpu_train.recipes.schema import Recipe, check, check_unlabeled
@@ -20,17 +22,21 @@ def check_run(
     training: ImageSource,
     evaluation: ImageSource,
     workdir: str,
-    replicas: int,
-    *,
-    overwrite: bool = False,
+    strategy: tf.distribute.Strategy,
+    overwrite: bool,
+    eval_epochs: float,
 ) -> None:
-    """Raises ``ValueError`` for a run that cannot work, before anything slow; creates `workdir`."""
-    check_settings(recipe, training, replicas)
+    """Raises ``ValueError`` for a run that cannot work, before anything slow; creates `workdir`.
+
+    `training` has every image once.
+    """
+    training = images_of_epoch(training, recipe)
+    check_settings(recipe, training, strategy.num_replicas_in_sync)
     check_unlabeled(recipe, training.unlabeled.name if training.unlabeled else "")
     if training.classes != evaluation.classes:
         raise ValueError(f"{training.name} and {evaluation.name} do not have the same classes")
     if not overwrite:
-        run_record.check_not_complete(recipe, training, evaluation, workdir)
+        run_record.check_not_complete(recipe, training, evaluation, workdir, eval_epochs)
     workdirs.create(workdir)
 
 

@@ -14,7 +14,6 @@ from tpu_train.checkpointing.manager import CheckpointManager
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.phases import Phase
 from tpu_train.recipes.schema import Recipe
-from tpu_train.training.evaluation_history import is_finite
 from tpu_train.training.metrics_writer import MetricsWriter
 from tpu_train.training.profiler import Profiler
 from tpu_train.training.step import TrainState
@@ -70,16 +69,6 @@ class TrainingHistory:
     skipped_steps: list[list[int]] = field(default_factory=list)  # [first, end), by rollback
     accumulation: int = 1  # minimum gradient-accumulation steps: raised when memory was exhausted
     training_seconds: float = 0.0  # without evaluations, saving and tracing of phases
-
-    def accuracy_at(self, step: int) -> float | None:
-        """The EMA accuracy in [0, 1] if the last evaluation was at `step`, else None.
-
-        None, too, if that evaluation gave NaN or Inf.
-        """
-        last = self.evaluations[-1] if self.evaluations else None
-        if last is None or last["step"] != step or not is_finite(last):
-            return None
-        return last["ema"]
 
     def to_json(self) -> dict:
         """The history as values that JSON represents exactly."""

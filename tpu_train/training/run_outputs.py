@@ -13,7 +13,7 @@ from keras_effnet.evaluation.summary import Evaluation
 from keras_effnet.model_card.card import make_keras_card
 from keras_effnet.model_card.output_files import RUN_CARD, write_card
 from keras_effnet.weight_transfer import set_weights
-from tpu_train.checkpointing.workdir import BEST, Workdir
+from tpu_train.checkpointing.workdir import BEST, MODEL, Workdir
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.recipes.schema import Recipe
 from tpu_train.training.final_evaluation import write_pages
@@ -22,7 +22,7 @@ from tpu_train.training.final_evaluation import write_pages
 def take_best_model(files: Workdir, ema_model: keras.Model) -> None:
     """Writes model.keras as a copy of best.keras, whose weights `ema_model` then has, too."""
     best = files.local(BEST)
-    with replacing(files.local("model.keras")) as temporary:
+    with replacing(files.local(MODEL)) as temporary:
         shutil.copyfile(best, temporary)
     set_weights(ema_model, keras.saving.load_model(best, compile=False).get_weights())
 
@@ -38,7 +38,7 @@ def write_reports(
     the model card; {name of the source: its evaluation}.
     """
     is_chief = strategy.extended.should_checkpoint
-    path = files.local("model.keras")
+    path = files.local(MODEL)
     sources = {name: source for name, source in sources.items() if source and source.examples}
     evaluations = {}
     if sources:

@@ -22,6 +22,7 @@ from tpu_train.checkpointing import workdir as workdirs
 from tpu_train.checkpointing.preemption import CompleteError
 from tpu_train.checkpointing.run_identity import identify_run
 from tpu_train.input_pipeline.image_source import ImageSource
+from tpu_train.recipes.evaluation_settings import setting_by_evaluations
 from tpu_train.recipes.phases import Phase, extend_phases, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.remote_files import read_file
@@ -106,10 +107,21 @@ def plan_phases(recipe: Recipe, examples: int, planned: Sequence[float]) -> tupl
 
 
 def identify(
-    recipe: Recipe, training: ImageSource, evaluation: ImageSource, planned: Sequence[float]
+    recipe: Recipe,
+    training: ImageSource,
+    evaluation: ImageSource,
+    planned: Sequence[float],
+    eval_epochs: float | None = None,
 ) -> dict:
-    """The identity of a run: an extension does not change it."""
-    return identify_run(dataclasses.replace(recipe, epochs=planned[0]), training, evaluation)
+    """The identity of a run: an extension does not change it.
+
+    With `eval_epochs`, the epochs between evaluations, if the recipe decides by evaluations.
+    """
+    first = dataclasses.replace(recipe, epochs=planned[0])
+    identity = identify_run(first, training, evaluation)
+    if eval_epochs is not None and setting_by_evaluations(recipe):
+        identity["eval_epochs"] = eval_epochs
+    return identity
 
 
 def check_extension(
@@ -124,7 +136,11 @@ def check_extension(
 
 
 def check_not_complete(
-    recipe: Recipe, training: ImageSource, evaluation: ImageSource, workdir: str
+    recipe: Recipe,
+    training: ImageSource,
+    evaluation: ImageSource,
+    workdir: str,
+    eval_epochs: float,
 ) -> None:
     """Raises :class:`CompleteError` if `workdir` has the finished run of this recipe and data."""
     model, record = os.path.join(workdir, "model.keras"), read_record(workdir)
@@ -133,8 +149,8 @@ def check_not_complete(
     if tf.io.gfile.isdir(os.path.join(workdir, workdirs.CHECKPOINTS)):
         return  # the run finishes from its last checkpoint
     planned = plan_epochs(record, recipe.epochs)
-    identity = json.loads(json.dumps(identify(recipe, training, evaluation, planned)))
-    if record.get("run") != identity:
+    identity = identify(recipe, training, evaluation, planned, eval_epochs)
+    if record.get("run") != json.loads(json.dumps(identity)):
         return
     if planned != record.get("planned_epochs"):
         raise ValueError(

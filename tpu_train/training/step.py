@@ -64,11 +64,7 @@ class TrainState:
 
     @classmethod
     def create(
-        cls,
-        model: keras.Model,
-        ema_model: keras.Model,
-        recipe: Recipe,
-        phases: Sequence[Phase],
+        cls, model: keras.Model, ema_model: keras.Model, recipe: Recipe, phases: Sequence[Phase]
     ) -> TrainState:
         """The variables of a model and of the clone that holds its EMA weights, and new slots.
 

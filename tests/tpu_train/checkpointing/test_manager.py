@@ -66,11 +66,8 @@ def test_a_checkpoint_is_due_after_the_minutes(new_manager, clock):
 
 def test_a_better_evaluation_is_due_at_once(new_manager):
     manager = new_manager()
-    for step, (accuracy, due) in enumerate(((0.5, True), (0.4, False), (0.5, False), (0.6, True))):
-        assert manager.should_save(accuracy) == due
-        if due:
-            manager.save(step, variables(), {}, accuracy)
-    assert saved_steps(manager) == [0, 3]
+    assert not manager.should_save()
+    assert manager.should_save(is_best=True)
 
 
 def test_a_failed_save_is_retried_after_the_minutes(new_manager, clock, monkeypatch):
@@ -89,12 +86,12 @@ def test_a_failed_save_is_retried_after_the_minutes(new_manager, clock, monkeypa
 
 def test_the_notes_record_the_run_its_versions_and_the_best(new_manager):
     manager = new_manager()
-    manager.save(9, variables(), {"phases": [1]}, accuracy=0.5)
+    manager.save(9, variables(), {"phases": [1]}, is_best=True)
     notes = storage.latest(manager.folder).notes
     assert {k: notes[k] for k in ("step", "seed", "best", "extra_state")} == {
         "step": 9,
         "seed": 3,
-        "best": {"step": 9, "accuracy": 0.5},
+        "best": {"step": 9},
         "extra_state": {"phases": [1]},
     }
     assert notes["run"]["model"] == "tiny"
@@ -159,33 +156,33 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(new_manager, monkeypatch):
 
 
 def test_the_best_checkpoint_is_kept_across_restarts(new_manager):
-    for step, accuracy in {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.9, 5: 0.8}.items():
+    for step in (1, 2, 3, 4, 5):
         manager = new_manager()
         manager.restore_latest(variables())
-        manager.save(step, variables(float(step)), {}, accuracy)
+        manager.save(step, variables(float(step)), {}, is_best=step <= 2)
     assert saved_steps(manager) == [2, 4, 5]
     manager = new_manager()
     manager.restore_latest(variables())
-    assert manager.best == {"step": 2, "accuracy": 0.9}
+    assert manager.best_step == 2
 
 
 def test_a_best_that_could_not_be_saved_is_not_the_best(new_manager, monkeypatch):
     manager = new_manager()
-    manager.save(1, variables(), {}, 0.5)
+    manager.save(1, variables(), {}, is_best=True)
     with monkeypatch.context() as patched:
         patched.setattr(storage, "save", full_disk)
         with pytest.raises(OSError, match="No space left"):
-            manager.save(2, variables(), {}, 0.9)
-    manager.save(3, variables(), {}, 0.7)
-    assert manager.best == {"step": 3, "accuracy": 0.7}
+            manager.save(2, variables(), {}, is_best=True)
+    manager.save(3, variables(), {})
+    assert manager.best_step == 1
 
 
 def test_a_rollback_also_rolls_back_the_best(new_manager):
     manager = new_manager()
-    manager.save(1, variables(), {}, 0.3)
-    manager.best = {"step": 3, "accuracy": 0.9}
+    manager.save(1, variables(), {}, is_best=True)
+    manager.best_step = 3
     manager.restore_latest(variables())
-    assert manager.best == {"step": 1, "accuracy": 0.3}
+    assert manager.best_step == 1
 
 
 # Several workers
@@ -199,7 +196,7 @@ def with_another(*rows):
 
 def test_only_the_chief_writes(new_manager):
     manager = new_manager(writes=False)
-    manager.save(1, variables(), {}, 0.5)
+    manager.save(1, variables(), {}, is_best=True)
     assert not saved_steps(manager)
     with pytest.raises(NotFiniteError):
         manager.save(2, variables(np.nan), {})

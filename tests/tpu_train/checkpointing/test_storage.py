@@ -124,6 +124,23 @@ def test_a_corrupt_checkpoint_is_skipped_for_the_previous_one(folder, file, dama
     assert lines[0].startswith(f"skipping corrupt checkpoint {folder}/step-000000002: ")
 
 
+def test_checkpoints_that_are_replaced_while_they_are_read(folder, monkeypatch):
+    """By a run that continues while its weights are exported."""
+    save(folder, _checkpoint(1))
+    save(folder, _checkpoint(2))
+    read, lines = storage._read, []
+
+    def slow_read(step, path):
+        if step == 2:
+            save(folder, _checkpoint(3))
+            save(folder, _checkpoint(4))
+        return read(step, path)
+
+    monkeypatch.setattr(storage, "_read", slow_read)
+    assert latest(folder, lines.append).step == 4
+    assert not lines
+
+
 def test_it_is_an_error_if_all_checkpoints_are_corrupt(folder):
     save(folder, _checkpoint(1))
     save(folder, _checkpoint(2))

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -18,6 +19,32 @@ def test_a_local_run_writes_in_place(tmp_path):
     files.publish()
     files.close()
     assert (tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize("where", ["ram://workers/run", "local"])
+def test_only_the_chief_changes_the_folder(where, tmp_path):
+    """The other workers know the best model of the run that they resume, and leave nothing."""
+    path = where if "://" in where else str(tmp_path / "run")
+    tf.io.gfile.makedirs(path)
+    for name in ("best.keras", "metrics.jsonl"):
+        with tf.io.gfile.GFile(f"{path}/{name}", "w") as file:
+            file.write("chief's")
+    other = workdir.Workdir(path, writes=False)
+    other.prepare(resume=False)
+    for name in ("model.keras", "metrics.jsonl"):
+        with open(other.local(name), "w") as file:
+            file.write("other's")
+    other.publish()
+    other.remove("best.keras")
+    other.prepare(resume=True)
+    with open(other.local("best.keras")) as file:
+        assert file.read() == "chief's"
+    other.close()
+    assert not os.path.exists(other.local("model.keras"))
+    names = {name.strip("/") for name in tf.io.gfile.listdir(path)}
+    assert names == {"best.keras", "metrics.jsonl", "checkpoints"}
+    with tf.io.gfile.GFile(f"{path}/metrics.jsonl") as file:
+        assert file.read() == "chief's"
 
 
 def test_changed_files_are_copied_to_a_remote_folder():

@@ -11,6 +11,7 @@ from tpu_train.input_pipeline.data_loading import (
     from_arrays,
     from_folder,
     open_data,
+    open_path,
     open_test_images,
 )
 from tpu_train.recipes.phases import make_phases
@@ -184,12 +185,12 @@ def test_test_images_get_the_numbers_of_the_training_classes(tmp_path, photos):
             (tmp_path / "all" / split / name).mkdir(parents=True)
             data = (photos / "cat" / "0.JPEG").read_bytes()
             (tmp_path / "all" / split / name / "0.jpg").write_bytes(data)
-    test = open_test_images(tmp_path / "all", ("a", "b"))
+    test = open_test_images(open_path(tmp_path / "all"), ("a", "b"))
     assert (test.classes, test.labels.tolist()) == (("a", "b"), [1])
     with pytest.raises(ValueError, match="classes that the training images lack: b"):
-        open_test_images(tmp_path / "all", ("a", "c"))
+        open_test_images(open_path(tmp_path / "all"), ("a", "c"))
     shutil.rmtree(tmp_path / "all" / "val")  # then training evaluates on them
-    assert open_test_images(tmp_path / "all", ("a", "b")) is None
+    assert open_test_images(open_path(tmp_path / "all"), ("a", "b")) is None
 
 
 @pytest.mark.parametrize(

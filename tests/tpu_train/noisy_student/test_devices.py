@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.tpu_train import two_workers
+from benchmarks import local_workers
 from tests.tpu_train.forked_command import ForkedCommand
 from tests.tpu_train.noisy_student import small_parts as parts
 from tests.tpu_train.noisy_student.conftest import write_labeled
@@ -33,7 +33,7 @@ def run_by_two(command, device):
     """Runs a command in two processes that share it."""
     processes = [
         ForkedCommand(parts.main, [*command, f"--device={device}"], environment=environment)
-        for environment in two_workers.environments()
+        for environment in local_workers.environments()
     ]
     ends = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends

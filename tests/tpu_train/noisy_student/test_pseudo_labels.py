@@ -182,22 +182,52 @@ def test_labels_follow_the_order_of_the_labeled_data(shards):
         open_pseudo_labels(shards[0], "abcx")
 
 
-def test_repaired_images_are_read_by_the_next_call(teacher, photos, shards, tmp_path):
-    def copy(name, damaged):
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = (photos / name).read_bytes()
-        path.write_bytes(content[: len(content) // 2] if damaged else content)
+def copy_photos(photos, folder, damaged=()):
+    """Copies the photos, those at the indices `damaged` only in half."""
+    for i, path in enumerate(sorted(photos.rglob("*.png"))):
+        copy, content = folder / path.relative_to(photos), path.read_bytes()
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content[: len(content) // 2] if i in damaged else content)
 
-    names = [str(path.relative_to(photos)) for path in sorted(photos.rglob("*.png"))]
-    for i, name in enumerate(names):
-        copy(name, damaged=i in (3, 20))  # of two chunks
+
+def test_hosts_select_the_same_images_if_one_is_repaired(teacher, photos, shards, tmp_path):
+    """Between the start of the host that scores it and that of another host."""
+    copy_photos(photos, tmp_path / "photos", damaged=[20])  # of the second host
+    for number, complete in ((1, False), (0, False), (1, False), (0, True)):
+        options = dataclasses.replace(QUIET, hosts=Hosts(number, 2, wait_seconds=0.0))
+        with contextlib.ExitStack() as stack:
+            if not complete:
+                stack.enter_context(pytest.raises(PrepareError, match="other hosts have not"))
+            label(teacher, tmp_path / "photos", tmp_path / "out", options)
+        copy_photos(photos, tmp_path / "photos")
+    for name in (f"unlabeled-0000{n}-of-00004" for n in range(4)):
+        assert (tmp_path / "out" / name).read_bytes() == (shards[0] / name).read_bytes()
+
+
+def test_images_are_not_selected_again_if_one_is_repaired(teacher, photos, tmp_path, monkeypatch):
+    copy_photos(photos, tmp_path / "photos", damaged=[20])
+    label(teacher, tmp_path / "photos", tmp_path / "expected")
+    write_shard, calls = pseudo_labels.write_shard, []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            pseudo_labels,
+            "write_shard",
+            lambda *args: _interrupt() if calls else calls.append(write_shard(*args)),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            label(teacher, tmp_path / "photos", tmp_path / "out")
+    copy_photos(photos, tmp_path / "photos")
+    label(teacher, tmp_path / "photos", tmp_path / "out", dataclasses.replace(QUIET, max_corrupt=0))
+    assert content(tmp_path / "out") == content(tmp_path / "expected")
+
+
+def test_repaired_images_are_read_by_the_next_call(teacher, photos, shards, tmp_path):
+    copy_photos(photos, tmp_path / "photos", damaged=[3, 20])  # of two chunks
     options = dataclasses.replace(QUIET, max_corrupt=1)
     for _ in range(2):
         with pytest.raises(ValueError, match=r"2 images cannot be read: .*Repair or remove them"):
             label(teacher, tmp_path / "photos", tmp_path / "out", options)
-    for i in (3, 20):
-        copy(names[i], damaged=False)
+    copy_photos(photos, tmp_path / "photos")
     label(teacher, tmp_path / "photos", tmp_path / "out", options)
     for name in (f"unlabeled-0000{n}-of-00004" for n in range(4)):
         assert (tmp_path / "out" / name).read_bytes() == (shards[0] / name).read_bytes()

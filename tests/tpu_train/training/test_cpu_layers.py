@@ -15,7 +15,7 @@ from tpu_train.training.cpu_layers import (
 )
 from tpu_train.training.distributed_layers import training_clone
 from tpu_train.training.distribution import make_strategy
-from tpu_train.training.run import build_training
+from tpu_train.training.run_setup import build_training
 
 pytestmark = pytest.mark.every_stack
 

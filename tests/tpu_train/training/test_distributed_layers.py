@@ -65,6 +65,23 @@ def test_half_precision_dropout_keeps_dtype_and_mask():
     np.testing.assert_array_equal(out.numpy() > 0, dropped(layer, (8, 6), 0, 8) > 0)
 
 
+def test_the_masks_of_unnamed_dropouts_are_those_of_any_process():
+    """Keras counts their names over all networks of a process."""
+
+    def network():
+        x = inputs = keras.Input((8, 8, 64))
+        for size in ("small", "large"):
+            x = keras.layers.Dropout(0.5)(x)
+            x = keras.layers.MaxPooling2D(name=f"{size}_pool")(x)
+        return keras.Model(inputs, x)
+
+    networks = [network() for _ in range(12)]  # "dropout_9" is before "dropout_10"
+    assert len({layer.name for n in networks for layer in n.layers if "drop" in layer.name}) == 24
+    results = [dropped(training_clone(n), (8, 8, 8, 64), 0, 8) for n in networks]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
 def test_dropout_is_the_identity_outside_training():
     layer = SeededDropout(0.5)
     x = tf.ones((2, 3))

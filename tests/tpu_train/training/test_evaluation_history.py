@@ -61,7 +61,9 @@ def test_early_stopping_counts_the_evaluations_of_its_phase():
 
 def test_the_best_model_is_best_in_early_stoppings_metric():
     assert metric_of(RECIPE) == "loss"
-    assert metric_of(dataclasses.replace(RECIPE, early_stopping_patience=0)) == "accuracy"
+    off = dataclasses.replace(RECIPE, early_stopping_patience=0)
+    assert metric_of(off) == "accuracy"
+    assert metric_of(dataclasses.replace(off, learning_rate_schedule="plateau")) == "loss"
     new = {"step": 9, "ema": 0.9, "loss_ema": 2.0}
     old = [{"step": 1, "ema": 0.8, "loss_ema": 1.0}]
     assert improves(old, new, "accuracy")

@@ -2,9 +2,11 @@ import dataclasses
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
+from tpu_train.callbacks.records import Callback
 from tpu_train.checkpointing.preemption import CompleteError, StoppedError
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.run import export_stopped
@@ -72,3 +74,28 @@ def test_a_stopped_run_is_exported_and_can_be_resumed(
     resumed, whole = (train_conv(w, changes=one_phase) for w in ("run", "whole"))
     for a, b in zip(exported_weights(resumed), exported_weights(whole)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_an_export_of_a_run_that_trains_is_another_file(train_conv, conv_recipe, source, tmp_path):
+    """The run writes model.keras itself, at any moment."""
+    workdir, exported = tmp_path / "run", []
+
+    def export(record):
+        if record["event"] == "checkpoint" and record["step"] == 6:
+            strategy = make_strategy("cpu")
+            exported.append(export_stopped(conv_recipe, source, source, workdir, strategy))
+            exported.append((workdir / "model.keras").exists())
+
+    train_conv(callback=Callback(export, "test"))
+    assert exported == [(str(workdir / "checkpoint.keras"), 6), False]
+    assert keras.saving.load_model(workdir / "checkpoint.keras", compile=False)
+    assert (workdir / "model.keras").exists()
+
+
+def test_a_finished_run_with_early_stopping_is_complete(train_conv):
+    options = {"changes": {"early_stopping_patience": 9, "epochs": 2}, "eval_epochs": 1}
+    train_conv(**options)
+    with pytest.raises(CompleteError, match="is complete"):
+        train_conv(**options)
+    with pytest.raises(ValueError, match="already contains a run"):
+        train_conv(**{**options, "eval_epochs": 2})
