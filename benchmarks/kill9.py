@@ -78,26 +78,26 @@ class Training:
     """A training process and the lines of its stderr."""
 
     def __init__(self, flags, workdir, *, environment=None):
-        command = [sys.executable, "-m", "tpu_train.cli.train", f"--workdir={workdir}"]
         self.workdir = pathlib.Path(workdir)
         self.began = time.time()
-        self.process = subprocess.Popen(
-            [*command, *(f"--{name}={value}" for name, value in flags.items())],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "CUDA_VISIBLE_DEVICES": "-1",
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                **(environment or {}),
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = [f"--workdir={workdir}", *(f"--{name}={value}" for name, value in flags.items())]
+        self.process = self.start(words, environment or {})
         self.said = []
         self._lines = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
+
+    def start(self, words, environment):
+        """The process, as subprocess.Popen."""
+        quiet = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "tpu_train.cli.train", *words],
+            cwd=ROOT,
+            env={**os.environ, **quiet, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def _read(self):
         for line in self.process.stderr:

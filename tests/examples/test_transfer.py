@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import importlib.util
 import io
 import json
@@ -70,7 +71,11 @@ def arguments(shards, tmp_path, monkeypatch, tiny):
 
 
 @pytest.mark.slow
-def test_scratch_and_transfer_are_compared(transfer, arguments, tmp_path, capsys):
+def test_scratch_and_transfer_are_compared(transfer, arguments, tmp_path, capsys, monkeypatch):
+    from tpu_train.recipes import table
+
+    recipe = dataclasses.replace(table.find_recipe("photos"), augment="none")
+    monkeypatch.setattr(table, "find_recipe", {"photos": recipe}.get)
     assert transfer.main([*arguments, "--pretrain_epochs=1"]) == 0
     output = capsys.readouterr().out
     assert "pretrained: " in output

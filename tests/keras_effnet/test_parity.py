@@ -23,11 +23,10 @@ SHARED = {f"efficientnet-b{i}": f"EfficientNetB{i}" for i in range(8)} | {
 SMALLEST = ("efficientnet-b0", "efficientnetv2-b0")
 BY_COST = [
     *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.every_stack]) for n in SMALLEST),
-    pytest.param("efficientnetv2-s", marks=pytest.mark.slow),  # pixels centered at 128
     *(
         pytest.param(n, marks=[pytest.mark.exhaustive, pytest.mark.every_stack])
         for n in SHARED
-        if n not in (*SMALLEST, "efficientnetv2-s")
+        if n not in SMALLEST
     ),
 ]
 ODD = (65, 97)  # keras.applications' V1 is correct at odd sizes only if built for them

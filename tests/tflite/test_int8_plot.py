@@ -1,8 +1,11 @@
+import functools
 import importlib.util
 import pathlib
 
 import numpy as np
 from PIL import Image
+
+import tflite
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "tools" / "int8_plot.py"
 
@@ -14,7 +17,9 @@ def load_script():
     return module
 
 
-def test_both_plots_are_written(model, images, tmp_path, capsys):
+def test_both_plots_are_written(model, images, tmp_path, capsys, monkeypatch):
+    quick = functools.partial(tflite.convert, search_evaluations=0)
+    monkeypatch.setattr(tflite, "convert", quick)
     folder = tmp_path / "images"
     folder.mkdir()
     for number, image in enumerate(images):

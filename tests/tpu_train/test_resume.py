@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import kill9, local_workers
+from tests.tpu_train.forked_command import ForkedCommand
 from tpu_train.checkpointing import storage
 from tpu_train.cli.train import main
 
@@ -69,11 +70,16 @@ def test_a_run_killed_while_it_saves_resumes_bit_identically(flags, tmp_path, tw
     assert kill9.digests(tmp_path / "killed") == kill9.digests(two_devices)
 
 
+class _ForkedTraining(kill9.Training):
+    def start(self, words, environment):
+        return ForkedCommand(main, words, environment=environment)
+
+
 def _start_two(flags, workdir):
     """Starts two workers on this machine."""
     flags = {**flags, "device": "multi-worker"}
     environments = [{**e, "TMPDIR": str(workdir.parent)} for e in local_workers.environments()]
-    return [kill9.Training(flags, workdir, environment=e) for e in environments]
+    return [_ForkedTraining(flags, workdir, environment=e) for e in environments]
 
 
 def _wait_for_checkpoint(training, workdir):

@@ -1,5 +1,6 @@
 """Converted models in MediaPipe's ImageClassifier, which Android apps use."""
 
+import dataclasses
 import doctest
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 import tflite
 from keras_effnet.litert import metadata, runner, runtime, writer
+from tests.conftest import TINY
 from tflite.flatbuffer import rewrite
 from tflite.images import mediapipe
 
@@ -138,15 +140,17 @@ def test_examples_in_docstrings_run():
     "variant",
     [
         pytest.param("efficientnet-b0", marks=pytest.mark.exhaustive),
-        pytest.param("efficientnetv2-b0", marks=pytest.mark.slow),
+        pytest.param("efficientnetv2-b0", marks=pytest.mark.exhaustive),
+        pytest.param(dataclasses.replace(TINY, head_filters=512), id="tiny"),
     ],
 )
-def test_published_networks_with_1000_classes(variant, classify, build):
-    """Models of megabytes: the quantizer writes their buffers behind the flatbuffer."""
+def test_large_models_with_1000_classes(variant, classify, build):
+    """From 256 KiB on, the quantizer writes their buffers behind the flatbuffer."""
     network = build(variant, classes=1000, input_shape=(64, 64, 3))
     images = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     labels = [f"name {i}" for i in range(1000)]
     conversion = tflite.convert(network, preset="int8", calibration=images, search_evaluations=0)
+    assert len(conversion.tflite_model) > 256 * 1024
     for content in (conversion.float32_model, conversion.tflite_model):
         content = metadata.attach(content, labels=labels)
         _assert_same(classify, content, _photo(64, 64), 64, 64)

@@ -1,5 +1,7 @@
 import importlib.metadata
+import re
 import socket
+import sys
 
 import pytest
 
@@ -67,10 +69,13 @@ def test_a_broken_tensorflow_breaks_only_the_child(
 
 
 @pytest.mark.slow
-def test_the_child_writes_to_a_remote_work_directory():
+def test_the_child_writes_to_a_remote_work_directory(monkeypatch, capsys):
     imported = environment._import("ram://run")
     assert imported.error == ""
     assert imported.workdir == ""
     assert imported.tpu_kernels is False
     assert imported.tensorflow == importlib.metadata.version("tensorflow")
-    assert "scheme" in environment._import("nowhere://run").workdir
+    monkeypatch.setattr(sys, "path", ["folder of the file", *sys.path])
+    environment._child("nowhere://run")
+    *_, workdir = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r'effnet-train doctor: {"workdir": ".*scheme.*"}', workdir)

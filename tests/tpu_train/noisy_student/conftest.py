@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from keras_effnet.label_file import write_labels
-from tests.tpu_train.noisy_student import killed_command
+from tests.tpu_train.noisy_student import small_parts as parts
 from tpu_train.noisy_student import pseudo_labels, score_chunks
 from tpu_train.training.distribution import make_strategy
 from tpu_train.training.teacher import open_teacher
@@ -72,6 +72,6 @@ def photos(tmp_path_factory):
 def small_parts():
     """Several chunks and shards of few images."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_chunks, "CHUNK", killed_command.CHUNK)
-        patch.setattr(pseudo_labels, "IMAGES_PER_SHARD", killed_command.IMAGES_PER_SHARD)
+        patch.setattr(score_chunks, "CHUNK", parts.CHUNK)
+        patch.setattr(pseudo_labels, "IMAGES_PER_SHARD", parts.IMAGES_PER_SHARD)
         yield

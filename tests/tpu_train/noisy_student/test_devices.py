@@ -1,16 +1,12 @@
 """One device, two devices and two processes give the same pseudo-labels and students."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 
 from benchmarks import local_workers
-from tests.tpu_train.noisy_student import killed_command
+from tests.tpu_train.forked_command import ForkedCommand
+from tests.tpu_train.noisy_student import small_parts as parts
 from tests.tpu_train.noisy_student.conftest import write_labeled
 from tests.tpu_train.noisy_student.test_rounds import FLAGS
 from tpu_train.cli import main
@@ -18,7 +14,6 @@ from tpu_train.input_pipeline.pseudo_labeled import open_pseudo_labels
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_parts")]
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 SETTINGS = {
     **{name: FLAGS[name] for name in FLAGS if name not in ("rounds", "threshold", "device")},
     **{"epochs": 1, "min_steps": 20, "steps_per_loop": 10, "pages": False},
@@ -35,17 +30,12 @@ def run_here(command, device):
 
 
 def run_by_two(command, device):
-    """Runs a command in two processes that share it. Nothing is killed: no name matches."""
+    """Runs a command in two processes that share it."""
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", killed_command.__name__, "", *command, f"--device={device}"],
-            stderr=subprocess.PIPE,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment},
-            cwd=ROOT,
-        )
+        ForkedCommand(parts.main, [*command, f"--device={device}"], environment=environment)
         for environment in local_workers.environments()
     ]
-    ends = [process.communicate(timeout=600)[1] for process in processes]
+    ends = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
 
 

@@ -1,15 +1,13 @@
 import json
-import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-from tests.tpu_train.noisy_student import killed_command
+from tests.tpu_train.forked_command import ForkedCommand
+from tests.tpu_train.noisy_student import small_parts as parts
 from tests.tpu_train.noisy_student.conftest import (
     LEVELS,
     write_labeled,
@@ -23,7 +21,6 @@ from tpu_train.noisy_student.round_report import Round, describe, write_rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_parts")]
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 FLAGS = {
     "recipe": "noisy-student-finetune",
     "model": "tests.tpu_train.networks:conv_network",
@@ -107,16 +104,9 @@ def test_rounds_killed_at_six_moments_resume_bit_identically(flags, whole, tmp_p
     killed = tmp_path / "killed"
     for moment, paths in MOMENTS.items():
         before, at = (killed / path.format(rounds.LABELS) for path in paths)
-        process = subprocess.run(
-            [
-                *(sys.executable, "-m", killed_command.__name__, str(at)),
-                *words(flags, killed),
-            ],
-            capture_output=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-            cwd=ROOT,
-        )
-        assert process.returncode == -signal.SIGKILL, (moment, process.stderr[-2000:])
+        process = ForkedCommand(parts.main, words(flags, killed), kill_before=str(at))
+        _, written = process.communicate()
+        assert process.returncode == -signal.SIGKILL, (moment, written[-2000:])
         assert before.exists(), moment
         assert not at.exists(), moment
     assert main(words(flags, killed)) == 0

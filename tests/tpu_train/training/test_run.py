@@ -137,14 +137,15 @@ def test_a_different_run_is_not_resumed(train_conv, stop_at):
 def test_a_corrupt_checkpoint_costs_only_its_steps(
     train_conv, stop_at, log, exported_weights, tmp_path
 ):
+    one_phase = {"phases": 1}
     with pytest.raises(StoppedError):  # with checkpoints after steps 3 and 6
-        train_conv("stopped", save_minutes=0, stop=stop_at(2))
+        train_conv("stopped", changes=one_phase, save_minutes=0, stop=stop_at(2))
     newest = sorted((tmp_path / "stopped" / "checkpoints").iterdir())[-1]
     (newest / "variables.npz").write_bytes(b"corrupt")
-    resumed = train_conv("stopped")
+    resumed = train_conv("stopped", changes=one_phase)
     assert "skipping corrupt checkpoint" in log()
     assert "resuming after step 3" in log()
-    expected = train_conv("uninterrupted")
+    expected = train_conv("uninterrupted", changes=one_phase)
     for a, b in zip(exported_weights(resumed), exported_weights(expected)):
         np.testing.assert_array_equal(a, b)
 
@@ -242,15 +243,10 @@ print((scores.argmax(1) == data["labels"]).mean())
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_half_precision_trains_and_exports_float32(run, precision):
-    """float16 with another width and depth."""
-    scaled = {"width": 1.5, "depth": 2} if precision == "float16" else {}
-    result = run(precision=precision, phases=1, epochs=1, augment="none", **scaled)
+    result = run(precision=precision, phases=1, epochs=1, augment="none")
     model = keras.saving.load_model(result.model_path, compile=False)
     assert all(w.dtype == np.float32 and np.isfinite(w).all() for w in model.get_weights())
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
-    if scaled:
-        assert model.get_layer("stem_conv").filters == 16  # 8 * 1.5, rounded to a multiple of 8
-        assert model.get_layer("block2b_add")
 
 
 @pytest.mark.slow
@@ -290,20 +286,20 @@ def test_an_existing_run_is_not_overwritten_by_default(run, tmp_path):
 
 
 def test_two_runs_at_once_in_a_workdir_are_an_error(train_conv, tmp_path):
-    refused = []
+    refused, short = [], {"phases": 1, "epochs": 1}
 
     def start_another(record):
         if record["event"] == "phase_end":
             for overwrite in (False, True):
                 with pytest.raises(ValueError, match="another process is writing to") as error:
-                    train_conv(overwrite=overwrite)
+                    train_conv(changes=short, overwrite=overwrite)
                 refused.append(str(error.value))
 
-    result = train_conv(callback=Callback(start_another, "test"))
-    assert len(refused) == 4
+    result = train_conv(changes=short, callback=Callback(start_another, "test"))
+    assert len(refused) == 2
     assert str(tmp_path / "run") in refused[0]
     assert result.model_path
-    train_conv(overwrite=True)  # the lock is free again
+    train_conv(changes=short, overwrite=True)  # the lock is free again
 
 
 def test_an_unwritable_workdir_is_an_error_before_anything_slow(run, tmp_path):

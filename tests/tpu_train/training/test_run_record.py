@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -26,6 +28,7 @@ def test_a_finished_run_is_extended_exactly(
 ):
     """The schedule is that of all epochs; a stopped extension resumes to the same weights."""
     first = exported_weights(train_conv("one", keep_checkpoints=True))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
     extended = train_conv("one", changes=MORE, keep_checkpoints=True)
     assert [p.steps for p in extended.phases] == [6, 6, 6]
     assert [r["step"] for r in records("one")] == [3, 6, 9, 12, 15, 18]
@@ -36,7 +39,6 @@ def test_a_finished_run_is_extended_exactly(
     assert record["planned_epochs"] == [4, 6]
     assert (record["recipe"]["epochs"], record["run"]["epochs"]) == (6, 4)
 
-    train_conv("two", keep_checkpoints=True)
     with pytest.raises(StoppedError, match="after step 15"):
         train_conv("two", changes=MORE, stop=stop_at(0))
     resumed = train_conv("two", changes=MORE)
@@ -60,15 +62,16 @@ def test_only_a_finished_run_is_extended(train_conv, stop_at):
 def test_a_stopped_run_is_exported_and_can_be_resumed(
     train_conv, conv_recipe, source, exported_weights, stop_at, tmp_path
 ):
-    workdir, strategy = tmp_path / "run", make_strategy("cpu")
+    workdir, strategy, one_phase = tmp_path / "run", make_strategy("cpu"), {"phases": 1}
+    recipe = dataclasses.replace(conv_recipe, **one_phase)
     with pytest.raises(ValueError, match="has no checkpoint to export"):
-        export_stopped(conv_recipe, source, source, workdir, strategy)
+        export_stopped(recipe, source, source, workdir, strategy)
     with pytest.raises(StoppedError):
-        train_conv(stop=stop_at(2))
-    path, step = export_stopped(conv_recipe, source, source, workdir, strategy)
+        train_conv(changes=one_phase, stop=stop_at(2))
+    path, step = export_stopped(recipe, source, source, workdir, strategy)
     assert (path, step) == (str(workdir / "model.keras"), 6)
     assert (workdir / "labels.txt").read_text().split() == list("abcd")
-    resumed, whole = train_conv(), train_conv("whole")
+    resumed, whole = (train_conv(w, changes=one_phase) for w in ("run", "whole"))
     for a, b in zip(exported_weights(resumed), exported_weights(whole)):
         np.testing.assert_array_equal(a, b)
 
