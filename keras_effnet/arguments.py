@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from keras_effnet.provenance import version_text
 from keras_effnet.suggestions import did_you_mean
 
 EXIT_STATUS = """\
@@ -44,6 +45,14 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)" if shown else text
 
 
+class _Version(argparse.Action):
+    """Prints the versions and exits."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(version_text())
+        parser.exit()
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser that raises ``ValueError`` for bad arguments instead of exiting.
 
@@ -60,6 +69,9 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", _HelpFormatter)
         kwargs.setdefault("epilog", EXIT_STATUS)
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        if " " not in self.prog:  # a program, not one of its commands
+            text = "show the versions of keras_effnet and of the packages it uses, and exit"
+            self.add_argument("--version", action=_Version, nargs=0, help=text)
 
     def add_group(self, title: str, example: str) -> argparse._ArgumentGroup:
         """A group of arguments whose help starts with a command line that uses them."""
@@ -93,7 +105,7 @@ class ArgumentParser(argparse.ArgumentParser):
             elif action.required:
                 words.append(f"{action.option_strings[-1]}={name}")
             else:
-                optional |= action.dest != "help"
+                optional |= action.dest not in ("help", "version")
         for group in self._mutually_exclusive_groups:
             if group.required:
                 flags = [

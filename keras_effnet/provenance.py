@@ -28,6 +28,15 @@ def package_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     return versions
 
 
+def version_text() -> str:
+    """The versions as one line of text.
+
+    >>> version_text().startswith(f"keras_effnet {keras_effnet.__version__}, python 3.")
+    True
+    """
+    return ", ".join(f"{name} {version}" for name, version in package_versions().items())
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str | None:
     """The SHA-256 of a file in hexadecimal; None if there is no such file (a name, a folder).
 

@@ -1,6 +1,7 @@
 """The help of every command: flags in groups, examples that work, defaults, 80 columns."""
 
 import argparse
+import contextlib
 import re
 import shlex
 
@@ -41,7 +42,7 @@ COMMANDS = pytest.mark.parametrize("command", PARSERS)
 def _groups(parser):
     """(title, example, actions) of the groups that have flags."""
     for group in parser._action_groups:
-        actions = [a for a in group._group_actions if a.dest != "help"]
+        actions = [a for a in group._group_actions if a.dest not in ("help", "version")]
         if actions and not isinstance(actions[0], argparse._SubParsersAction):
             yield group.title, group.description, actions
 
@@ -84,6 +85,14 @@ def test_help_ends_with_the_exit_statuses(command):
     end = PARSERS[command].format_help().partition("exit status:\n")[2]
     statuses = [int(line.split()[0]) for line in end.splitlines()]
     assert statuses == [0, 1, 2, INTERRUPTED, TERMINATED]
+
+
+@pytest.mark.parametrize("program", ["keras_effnet", "tpu_train", "tflite"])
+def test_each_program_shows_the_versions(program, capsys):
+    main = pytest.importorskip(f"{program}.cli").main
+    with contextlib.suppress(SystemExit):
+        main(["--version"])
+    assert re.match(r"keras_effnet \d.*, python 3.*, keras \d", capsys.readouterr().out)
 
 
 def test_recipe_flags_have_the_value_of_the_chosen_recipe(capsys):

@@ -12,6 +12,7 @@ import types
 from collections.abc import Sequence
 
 from keras_effnet.interruption import run_command
+from keras_effnet.provenance import version_text
 from keras_effnet.suggestions import did_you_mean
 
 COMMANDS = ("prepare", "preview", "plan", "search", "pseudo-label", "noisy-student", "doctor")
@@ -36,6 +37,9 @@ def _run(argv):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
+    if command == "--version":
+        print(version_text())
+        return 0
     if command not in COMMANDS:
         near = "" if command.startswith("-") else did_you_mean(command, COMMANDS)
         if near:
