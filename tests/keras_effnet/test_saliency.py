@@ -10,6 +10,7 @@ from keras_effnet.constructors import create_model
 from keras_effnet.feature_pyramid import feature_table, features
 from keras_effnet.finetuning import with_new_head
 from keras_effnet.gradients import gradient
+from keras_effnet.image_decoding import is_picture_of
 from keras_effnet.saliency import feature_maps, grad_cam, occlusion, overlay
 from keras_effnet.scaling import scale
 
@@ -327,7 +328,7 @@ def test_explain_overwrites_only_its_pictures(explain, tmp_path):
         explain(f"--out={tmp_path / 'mine.jpg'}")
     for name in ("a.png", "a.jpg"):
         explain_cli._save(np.zeros((2, 2, 3), np.uint8), tmp_path / name)
-        assert explain_cli._is_ours(tmp_path / name)
+        assert is_picture_of(tmp_path / name, explain_cli._MARK)
 
 
 @pytest.mark.slow
