@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-pytest.importorskip("wandb")
+wandb = pytest.importorskip("wandb")
 
 from tpu_train.callbacks.wandb_run import log_to_wandb
 
@@ -38,6 +38,7 @@ def test_a_resumed_run_has_one_id_and_its_steps_in_wandb(
     for records in (first_run, second_run):
         for record in records:
             log_to_wandb(record)
+    wandb.teardown()  # its process writes the rest of the files; finish() does not wait for that
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
         for record in _messages(path):
             kind = record.WhichOneof("record_type")
