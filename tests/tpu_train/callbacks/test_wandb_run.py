@@ -3,7 +3,9 @@ import struct
 
 import pytest
 
-wandb = pytest.importorskip("wandb")
+pytest.importorskip("wandb")
+
+import wandb
 
 from tpu_train.callbacks.wandb_run import log_to_wandb
 
