@@ -6,21 +6,25 @@ import os
 import zipfile
 import zlib
 
+# RuntimeError: an entry is marked as encrypted, or as compressed by an unknown method.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 _LONGEST = 400  # characters of Keras's text, which may have a whole configuration
 
 
 def check_keras_file(path: str | os.PathLike[str]) -> None:
     """Raises ``ValueError`` for a ``.keras`` file that is incomplete, damaged or of another format.
 
-    Reads all of it, and compares the checksums. Needs no Keras.
+    Reads all of it, and compares the checksums. Needs no Keras. Raises ``OSError`` for a file that
+    does not exist or must not be read.
     """
     path = os.fspath(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            missing = "" if "config.json" in archive.namelist() else "has no config.json"
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError):
-        damaged, missing = None, "is not a complete zip archive"
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+                missing = "" if "config.json" in archive.namelist() else "has no config.json"
+        except _UNREADABLE:
+            damaged, missing = None, "is not a complete zip archive"
     problem = f"has a damaged {damaged}" if damaged else missing
     if problem:
         raise ValueError(

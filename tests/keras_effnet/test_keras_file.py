@@ -21,10 +21,14 @@ def test_a_file_that_is_damaged_anywhere_is_an_error_wherever_it_is_read(saved, 
     check_keras_file(saved)
     assert load_keras_file(saved).output_shape == (None, 2)
     middle = len(content) // 2
+    encrypted = bytearray(content)  # as damaged bits may say
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[content.find(signature) + flags] |= 1
     flipped = bytes(byte ^ 255 for byte in content[middle : middle + 100])
     for damaged, what in (
         (content[:middle], "is not a complete zip archive"),
         (content[:middle] + flipped + content[middle + 100 :], "has a damaged model.weights.h5"),
+        (bytes(encrypted), "is not a complete zip archive"),
         (b"", "is not a complete zip archive"),
     ):
         saved.write_bytes(damaged)
@@ -34,6 +38,11 @@ def test_a_file_that_is_damaged_anywhere_is_an_error_wherever_it_is_read(saved, 
     flags = [f"--model={saved}", "--to=timm", f"--out={saved}.safetensors"]
     assert main(["port", str(saved), *flags]) == 2
     assert "cannot be read as a .keras file" in capsys.readouterr().err
+
+
+def test_a_file_that_does_not_exist_is_not_called_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        check_keras_file(tmp_path / "no.keras")
 
 
 def test_weights_that_end_early_inside_a_complete_archive_are_an_error(saved):

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping
 
 from keras_effnet.compiled_loss import read_loss
+from keras_effnet.keras_file import check_keras_file
 from keras_effnet.litert import runtime
 
 _MAX_CONFIG = 64 << 20  # bytes of the layers' configuration in a .keras file
@@ -29,7 +30,7 @@ def load_keras(path: str | os.PathLike, custom_objects: Mapping[str, object] | N
             ``keras.saving.register_keras_serializable`` need not be given.
 
     Raises:
-        ValueError: the file does not exist, or Keras cannot read it.
+        ValueError: the file does not exist, is damaged, or Keras cannot read it.
     """
     path = os.fspath(path)
     if os.path.isfile(os.path.join(path, "saved_model.pb")):
@@ -85,6 +86,7 @@ def _check_format(path):
                 f"model {path!r} unpacks to {total:,} bytes, far more than a network of its size: "
                 "it is damaged or harmful"
             )
+        check_keras_file(path)
 
 
 def _other_version(path, version):

@@ -30,6 +30,14 @@ def test_a_model_file_that_cannot_be_loaded_is_an_error(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match=r"broken\.keras.*truncated, or of another format"):
         tflite.load_keras(tmp_path / "broken.keras")
+    encrypted = tmp_path / "encrypted.keras"
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]).save(encrypted)
+    content = bytearray(encrypted.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.find(signature) + flags] |= 1
+    encrypted.write_bytes(content)
+    with pytest.raises(ValueError, match=r"encrypted\.keras cannot be read as a \.keras file"):
+        tflite.load_keras(encrypted)
     (tmp_path / "best.json").write_text("{}")  # of a search
     with pytest.raises(ValueError, match=r"has no weights: .* effnet-train --model=.*best\.json"):
         tflite.load_keras(tmp_path / "best.json")
