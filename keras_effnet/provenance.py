@@ -29,12 +29,15 @@ def package_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
 
 
 def version_text() -> str:
-    """The versions as one line of text.
+    """The versions as one line of text, with those of Keras's backends.
 
     >>> version_text().startswith(f"keras_effnet {keras_effnet.__version__}, python 3.")
     True
     """
-    return ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    return ", ".join(
+        f"{name} {version}"
+        for name, version in package_versions((*_PACKAGES, "jax", "torch")).items()
+    )
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str | None:

@@ -87,11 +87,17 @@ def test_help_ends_with_the_exit_statuses(command):
     assert statuses == [0, 1, 2, INTERRUPTED, TERMINATED]
 
 
-@pytest.mark.parametrize("program", ["keras_effnet", "tpu_train", "tflite"])
-def test_each_program_shows_the_versions(program, capsys):
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        *(("keras_effnet", []), ("tflite", []), ("tpu_train", [])),
+        ("tpu_train", ["--recipe=digits"]),
+    ],
+)
+def test_each_program_shows_the_versions(program, words, capsys):
     main = pytest.importorskip(f"{program}.cli").main
     with contextlib.suppress(SystemExit):
-        main(["--version"])
+        main([*words, "--version"])
     assert re.match(r"keras_effnet \d.*, python 3.*, keras \d", capsys.readouterr().out)
 
 

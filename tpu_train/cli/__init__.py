@@ -37,10 +37,10 @@ def _run(argv):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
-    if command == "--version":
-        print(version_text())
-        return 0
     if command not in COMMANDS:
+        if "--version" in argv:
+            print(version_text())
+            return 0
         near = "" if command.startswith("-") else did_you_mean(command, COMMANDS)
         if near:
             print(f"effnet-train: {command!r} is not a command.{near}", file=sys.stderr)
