@@ -47,7 +47,7 @@ from tpu_train.training.recovery import ON_NAN, TrainingError, reporting_lost_wo
 from tpu_train.training.run_checks import check_evaluations, check_run, claimed
 from tpu_train.training.run_context import PhaseResult, RunContext, TrainingHistory
 from tpu_train.training.run_outputs import take_best_model, write_reports
-from tpu_train.training.run_setup import build_networks, make_plan
+from tpu_train.training.run_setup import build_networks, build_training, make_plan
 from tpu_train.training.step import graph_rewriting
 
 __all__ = ["PhaseResult", "Result", "TrainingError", "train"]
@@ -246,14 +246,14 @@ def export_stopped(
         checkpoints = CheckpointManager(
             files.checkpoints, plan.identity, 0.0, writes=False, gather=make_gather(strategy)
         )
-        networks = build_networks(plan, strategy)
-        restored = checkpoints.restore_latest(networks.state.variables)
+        _, ema_model, state = build_training(recipe, plan.phases, plan.classes, strategy)
+        restored = checkpoints.restore_latest(state.variables)
         if restored is None:
             raise ValueError(
                 f"{workdir} has no checkpoint to export: train first, without --export"
             )
         write_labels(files.local("labels.txt"), training.classes)
-        make_export(recipe, plan.classes, networks.ema_model)(files.local(name))
+        make_export(recipe, plan.classes, ema_model)(files.local(name))
     return os.path.join(workdir, name), restored.step
 
 
