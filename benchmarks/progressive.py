@@ -58,7 +58,10 @@ def main():
     parser.add_argument("--curves", default="docs/results/progressive.csv")
     parser.add_argument("--report", action="store_true", help="only report the finished runs")
     options = parser.parse_args()
-    options.arms = options.arms or (("fixed", "progressive") if options.network else ARMS)
+    arms = ("fixed", "progressive") if options.network else ARMS
+    options.arms = options.arms or arms
+    if not set(options.arms) <= set(arms):
+        parser.error(f"with --network, --arms are {' and '.join(arms)}")
     out = pathlib.Path(options.out)
     if not options.report:
         if not options.data:
