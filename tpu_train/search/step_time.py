@@ -18,7 +18,7 @@ from tpu_train.recipes.phases import Phase, make_phases
 from tpu_train.recipes.schema import Recipe
 from tpu_train.search.trial_record import TrialFailedError
 from tpu_train.training import distributed_layers
-from tpu_train.training.distribution import describe
+from tpu_train.training.distribution import describe, distributed_dataset
 from tpu_train.training.run_setup import build_training
 from tpu_train.training.step import StepSpec, graph_rewriting, trace_steps
 
@@ -153,7 +153,7 @@ def _processor():
 
 
 def _constant_batches(phase: Phase, strategy):
-    """A distributed iterator that repeats one batch, with one image of noise for every label 0."""
+    """An iterator that repeats one batch, with one image of noise for every label 0."""
     local = dataclasses.replace(phase, mixup=0.0, cutmix=0.0)
 
     def dataset(context):
@@ -163,4 +163,4 @@ def _constant_batches(phase: Phase, strategy):
         batch = {"image": tf.cast(noise, tf.uint8), "label": tf.zeros([images], tf.int32)}
         return tf.data.Dataset.from_tensors(batch).repeat()
 
-    return iter(strategy.distribute_datasets_from_function(dataset))
+    return iter(distributed_dataset(strategy, dataset))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -99,6 +99,26 @@ def make_gather(
         return strategy.experimental_local_results(strategy.run(replica_fn, args=(numbers,)))[0]
 
     return lambda numbers: all_gather(tf.constant(numbers, tf.int64)).numpy()
+
+
+def distributed_dataset(
+    strategy: tf.distribute.Strategy,
+    dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> Iterable:
+    """The batches of all replicas; `dataset` returns the batches of one replica.
+
+    >>> strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    >>> [int(n) for n in distributed_dataset(strategy, lambda context: tf.data.Dataset.range(2))]
+    [0, 1]
+    """
+    if strategy.num_replicas_in_sync > 1 or not runs_on_cpu(strategy):
+        return strategy.distribute_datasets_from_function(dataset)
+    # A distributed dataset only adds threads on one CPU. On a busy one, it also waits for seconds
+    # when it is deleted: for tf.data's autotuning, which can miss its end (TensorFlow 2.15 to 2.21:
+    # Model::OptimizeLoop). A distributed dataset ignores that autotuning is off.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset(tf.distribute.InputContext()).with_options(options)
 
 
 def _detected_kind():

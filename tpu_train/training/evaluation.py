@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from tpu_train.input_pipeline.batches import evaluation_batches
 from tpu_train.input_pipeline.image_source import ImageSource
 from tpu_train.input_pipeline.targets import soft_targets
 from tpu_train.recipes.schema import Recipe
+from tpu_train.training.distribution import distributed_dataset
 from tpu_train.training.step import losses
 
 _TOP = 5
@@ -72,7 +73,7 @@ def evaluation_batch_size(
 
 def distributed_batches(
     strategy: tf.distribute.Strategy, source: ImageSource, recipe: Recipe, batch_size: int
-) -> Callable[[], tf.distribute.DistributedDataset]:
+) -> Callable[[], Iterable]:
     """A function that returns the evaluation batches of all replicas, from the first to the last.
 
     An element is as in :func:`tpu_train.input_pipeline.batches.evaluation_batches`.
@@ -91,7 +92,7 @@ def distributed_batches(
             hosts=context.num_input_pipelines,
         )
 
-    return lambda: strategy.distribute_datasets_from_function(batches)
+    return lambda: distributed_dataset(strategy, batches)
 
 
 def gathered_outputs(

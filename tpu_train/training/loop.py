@@ -16,6 +16,7 @@ from tpu_train.checkpointing.manager import NotFiniteError
 from tpu_train.checkpointing.preemption import StoppedError
 from tpu_train.input_pipeline.batches import training_batches
 from tpu_train.training import distributed_layers, evaluation_history, recovery
+from tpu_train.training.distribution import distributed_dataset
 from tpu_train.training.feature_cache import make_feature_cache
 from tpu_train.training.graph_memory import released_gradients
 from tpu_train.training.lr_schedule import learning_rate
@@ -212,10 +213,11 @@ def _step_spec(run, phase, cache):
 
 
 def _batches(run, phase, first_step, end_step, cache):
-    """A distributed iterator of the batches of steps [first_step, end_step)."""
+    """An iterator of the batches of steps [first_step, end_step), of all replicas."""
     host_batches = training_batches if cache is None else cache.batches
     return iter(
-        run.strategy.distribute_datasets_from_function(
+        distributed_dataset(
+            run.strategy,
             lambda context: host_batches(
                 run.training,
                 run.recipe,
@@ -225,7 +227,7 @@ def _batches(run, phase, first_step, end_step, cache):
                 replicas=run.strategy.num_replicas_in_sync,
                 host=context.input_pipeline_id,
                 hosts=context.num_input_pipelines,
-            )
+            ),
         )
     )
 

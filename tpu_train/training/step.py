@@ -214,7 +214,7 @@ def make_step(spec: StepSpec) -> Callable:
     return replica_step
 
 
-def trace_steps(spec: StepSpec, batches: tf.distribute.DistributedIterator) -> Callable:
+def trace_steps(spec: StepSpec, batches: Iterator) -> Callable:
     """A traced function (iterator, first step, steps) -> float32 [4], summed over the steps.
 
     The sums are those of :func:`make_step` (loss, correct predictions, gradient norm), and the

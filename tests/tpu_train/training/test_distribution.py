@@ -5,7 +5,13 @@ import pytest
 import tensorflow as tf
 
 from tpu_train.training import distribution
-from tpu_train.training.distribution import describe, make_gather, make_strategy, worker_count
+from tpu_train.training.distribution import (
+    describe,
+    distributed_dataset,
+    make_gather,
+    make_strategy,
+    worker_count,
+)
 
 pytestmark = pytest.mark.every_stack
 
@@ -24,6 +30,23 @@ def test_two_devices_are_mirrored():
     strategy = make_strategy("cpu:2")
     assert strategy.num_replicas_in_sync == 2
     assert describe(strategy) == "2 replicas on CPU (MirroredStrategy)"
+
+
+def test_one_cpu_reads_batches_without_autotuning():
+    """Its thread can miss the end of the iterator, which then waits for seconds."""
+
+    def batches(context):
+        return tf.data.Dataset.range(4).batch(2 // context.num_replicas_in_sync)
+
+    data = distributed_dataset(make_strategy("cpu"), batches)
+    assert data.options().autotune.enabled is False
+    assert [batch.numpy().tolist() for batch in data] == [[0, 1], [2, 3]]
+    strategy = make_strategy("cpu:2")
+    replicas = [
+        [int(v[0]) for v in strategy.experimental_local_results(batch)]
+        for batch in distributed_dataset(strategy, batches)
+    ]
+    assert replicas == [[0, 1], [2, 3]]
 
 
 def test_several_devices_have_one_strategy_per_process():
