@@ -16,6 +16,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import keras
 import numpy as np
 
 import keras_effnet
@@ -45,6 +46,7 @@ def main():
     options = parser.parse_args()
     photos = tflite.load_images(options.data, (SIZE + MARGIN, SIZE + MARGIN)).images
     images = crops(photos, options.images)
+    keras.utils.set_random_seed(0)
     model = keras_effnet.create_model(options.model, weights=options.weights)
     began = time.monotonic()
 

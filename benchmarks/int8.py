@@ -41,9 +41,8 @@ from keras_effnet.litert import classifier, ops, runner, runtime
 from tflite.evaluation import paired_statistics
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.images.mediapipe import stretch
-from tflite.quantization import equalization, range_search, weight_rounding
+from tflite.quantization import equalization, weight_rounding
 from tflite.quantization.normalization_folding import fold_normalization
-from tflite.quantization.objective import Objective
 from tflite.quantization.range_estimation import estimate_ranges
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -211,10 +210,6 @@ def ablation(truth, calibration):
     made["weight rounding"] = make(weight_rounding.round_weights(content, calibration[:64]), low)
     fixed = bias_correction.correct_biases(content, calibration, lambda c: make(c, low))
     made["bias correction"] = make(fixed, low)
-    objective = Objective(content, calibration[:128])
-    plan = tflite.make_plan(ops.read_ops(content), "int8")
-    found, _ = range_search.search_ranges(content, low, plan, objective, evaluations=120)
-    made["range search"] = make(content, found)
     return {name: truth.measured(product) for name, product in made.items()}
 
 

@@ -4,10 +4,7 @@ import pathlib
 
 PRESETS = ("int8", "int8_strict", "int8_mixed", "weight_only")
 BASELINES = ("baseline tf", "baseline aeq")
-STEPS = (
-    *("min-max", "ranges", "equalization", "weight rounding", "bias correction"),
-    *("range search", "all"),
-)
+STEPS = ("min-max", "ranges", "equalization", "weight rounding", "bias correction", "all")
 
 
 def tables(results):

@@ -4,7 +4,7 @@ the inputs of the next, so that a caller who changes a constant repeats no earli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,23 @@ class Values:
     images: tuple[Mapping[int, np.ndarray], ...]  # {tensor: value} of each image
 
 
+def run_until(
+    tflite_model: bytes, images: np.ndarray, tensors: Collection[int], *, threads: int = 1
+) -> Iterator[runner.Tensors]:
+    """As ``runner.run`` with indices of tensors; no operation after the last of them is computed.
+
+    Without tensors, it yields nothing.
+    """
+    sections = Sections(tflite_model)
+    written = [tensor for tensor in tensors if tensor in sections.writers]
+    if not written:
+        return iter(())
+    last = max(sections.writers[tensor] for tensor in written)
+    first = sections.first(images)
+    section = rewrite.section(tflite_model, 0, last, inputs=list(first.images[0]), outputs=written)
+    return runner.run_section(section, first.images, tensors, threads=threads)
+
+
 class Sections:
     """The operations of a .tflite, and which tensors they leave to one another.
 
@@ -40,10 +57,12 @@ class Sections:
         self._reads = [op.InputsAsNumpy().tolist() for op in operations]
         self._writes = [op.OutputsAsNumpy().tolist() for op in operations]
         self._input = int(graph.Inputs(0))
+        self.writers = {  # {tensor: position of the operation that writes it}
+            tensor: position for position, written in enumerate(self._writes) for tensor in written
+        }
         self._positions = {
             graph.Tensors(tensor).Name().decode(): position
-            for position, written in enumerate(self._writes)
-            for tensor in written
+            for tensor, position in self.writers.items()
         }
 
     def position(self, tensor: str) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_effnet.litert import ops, runner, runtime
+from tflite.flatbuffer.sections import run_until
 from tflite.quantization import range_estimation
 from tflite.quantization.calibration_cache import CalibrationCache
 
@@ -131,12 +132,14 @@ def accumulate_histograms(
         ValueError: values that are not finite.
     """
     tensors = ops.activations(float32_model)
-    tensors = {name: i for name, i in tensors.items() if only is None or name in only}
+    if only is None:
+        runs = runner.run(float32_model, images, tensors.values(), threads=_THREADS)
+    else:
+        tensors = {name: i for name, i in tensors.items() if name in only}
+        runs = run_until(float32_model, images, tensors.values(), threads=_THREADS)
     scratch = _Scratch()
     accumulators = {name: _Accumulator(scratch) for name in tensors}
-    for number, values in enumerate(
-        runner.run(float32_model, images, tensors.values(), threads=_THREADS), start=1
-    ):
+    for number, values in enumerate(runs, start=1):
         for name, index in tensors.items():
             accumulators[name].add(values.view(index))
         if number % _TOGETHER == 0 or number == len(images):

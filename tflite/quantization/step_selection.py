@@ -226,8 +226,6 @@ def _reason_to_stop(fit, contexts):
 def _reason_to_skip(step, fit, contexts):
     """Why a step is not worth trying, as text; "" if it is."""
     errors = fit.pooled
-    if not errors.signed and errors.agreement >= step.below:
-        return f"agreement {errors.agreement:.2%} is not below {step.below:.0%}"
     if step.limit is None or errors.signed or not np.isfinite(errors.divergences).all():
         return ""
     removable = ImageErrors.joined([step.limit(*each) for each in zip(fit.states, contexts)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from keras_effnet.litert import ops
 from tflite.evaluation import sqnr
 from tflite.flatbuffer.graph import Graph, swishes
 from tflite.presets import Preset, find_preset
-from tflite.quantization import bias_correction, equalization, range_search, weight_rounding
+from tflite.quantization import bias_correction, equalization, weight_rounding
 from tflite.quantization.calibration import (
     CalibrationImages,
     accumulate_histograms,
@@ -37,9 +36,7 @@ from tflite.quantization.state import State
 STRENGTHS = (0.5, 1.0)  # of equalization
 _OBJECTIVE_IMAGES = 256  # held-out images, at most, that a step is evaluated on
 _ROUNDING_IMAGES = 64
-_SEARCH_IMAGES = 128
 _CHECK_IMAGES = 4  # that function-preserving transforms are checked on
-_FAR = 0.95  # agreement below which single ranges are searched
 _STAGE = re.compile(r"block\d+|.+")
 
 
@@ -143,7 +140,6 @@ class Step:
     # Every choice that is kept is a step by itself, and the next starts from it. Rejected ones are
     # not reported; the number of models evaluated is limited by the options.
     cumulative: bool = False
-    below: float = math.inf  # only if the agreement is below this
     # The errors that the step removes at most.
     limit: Callable[[State, Context], ImageErrors] | None = None
 
@@ -262,20 +258,6 @@ def finetune(state: State, context: Context, _=None) -> State:
     return dataclasses.replace(state, float32_model=model, ranges=ranges)
 
 
-def search_ranges(state: State, context: Context, _=None) -> State:
-    """Ranges moved one by one, evaluated end to end."""
-    ranges, tried = range_search.search_ranges(
-        state.float32_model,
-        state.ranges,
-        context.plan(state),
-        Objective(context.float32_model, context.images[:_SEARCH_IMAGES]),
-        evaluations=context.options.search_evaluations,
-        log=context.log,
-    )
-    context.log(f"  {tried} tensors tried")
-    return dataclasses.replace(state, ranges=ranges)
-
-
 def _searches(context):
     return context.options.search_evaluations > 0
 
@@ -304,8 +286,6 @@ STEPS = (  # for int8 activations
     Step("fine-tuning", "block by block, then on the scores; no labels", finetune,
          enabled=lambda context: context.options.finetunes(context.preset)
          and context.measures == MEASURES),
-    Step("range search", "moves the ranges of the tensors with the lowest SQNR", search_ranges,
-         enabled=_searches, below=_FAR),
 )
 WEIGHT_STEPS = (  # for int8 weights with other activations
     Step("nearest rounding", "weights rounded to the nearest, the default of most converters",

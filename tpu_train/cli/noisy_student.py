@@ -17,6 +17,7 @@ import sys
 from absl import flags
 
 from keras_effnet.datasets.dataset import check_path
+from keras_effnet.keras_file import load_keras_file
 from keras_effnet.model_cost import cost
 from tpu_train.checkpointing.preemption import STOPPED, StoppedError, interrupts, parse_duration
 from tpu_train.cli import command, data_flags, outputs, recipe_flags
@@ -214,12 +215,10 @@ def _train(recipes, manifest, values):
 
 def _print_size(recipe, classes, teacher):
     """Prints a note if the student is smaller than the first teacher."""
-    import keras
-
     if model_kind(recipe.model) != "variant":
         return
     student = cost(variant_of(recipe), classes=classes).parameters
-    taught = keras.saving.load_model(teacher, compile=False).count_params()
+    taught = load_keras_file(teacher).count_params()
     if student < taught:
         print(
             f"{recipe.model} has {student:,} parameters and the teacher {taught:,}: a student is "

@@ -11,12 +11,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import keras
 import tensorflow as tf
 
 from keras_effnet.atomic_write import remove_leftovers
 from keras_effnet.datasets.labeled_images import LabeledImages
 from keras_effnet.evaluation.scoring import progress_lines
+from keras_effnet.keras_file import load_keras_file
 from tpu_train.checkpointing.preemption import CompleteError
 from tpu_train.checkpointing.run_identity import identify_run
 from tpu_train.folder_lock import locked
@@ -202,7 +202,7 @@ def _train(request, strategy, number, folder, labels):
 def _evaluate(request, number, model, folder):
     progress = stoppable(request.labeling, "evaluating", progress_lines())
     metrics = evaluate_model(model, request.evaluation_images, folder, progress)
-    loaded = keras.saving.load_model(model, compile=False)
+    loaded = load_keras_file(model)
     return Round(
         number=number,
         model=model,

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_effnet.atomic_write import replacing
 from keras_effnet.evaluation.summary import Evaluation
+from keras_effnet.keras_file import load_keras_file
 from keras_effnet.model_card.card import make_keras_card
 from keras_effnet.model_card.output_files import RUN_CARD, write_card
 from keras_effnet.weight_transfer import set_weights
@@ -24,7 +25,7 @@ def take_best_model(files: Workdir, ema_model: keras.Model) -> None:
     best = files.local(BEST)
     with replacing(files.local(MODEL)) as temporary:
         shutil.copyfile(best, temporary)
-    set_weights(ema_model, keras.saving.load_model(best, compile=False).get_weights())
+    set_weights(ema_model, load_keras_file(best).get_weights())
 
 
 def write_reports(

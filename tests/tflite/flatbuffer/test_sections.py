@@ -3,7 +3,7 @@ import pytest
 
 import tflite
 from keras_effnet.litert import ops, runner
-from tflite.flatbuffer.sections import Sections
+from tflite.flatbuffer.sections import Sections, run_until
 
 
 def _value(tensors, index):
@@ -44,3 +44,26 @@ def test_an_operation_is_repeated_with_a_changed_constant(int8_content, images):
 def test_an_unknown_tensor_has_no_position(int8_content):
     with pytest.raises(KeyError, match="nowhere"):
         Sections(int8_content).position("nowhere")
+
+
+def test_run_until_computes_tensors_in_any_order_and_the_input(trained_v1, photos):
+    activations = list(ops.activations(trained_v1).items())
+    chosen = dict([activations[40], activations[0], activations[25]])
+    wholes = runner.run(trained_v1, photos[:3], chosen.values())
+    parts = run_until(trained_v1, photos[:3], chosen.values(), threads=2)
+    for whole, part in zip(wholes, parts, strict=True):
+        for index in chosen.values():
+            np.testing.assert_allclose(part[index], whole[index], rtol=1e-4, atol=1e-4)
+
+
+def test_run_until_ends_at_the_last_tensor(trained_v1, photos):
+    activations = list(ops.activations(trained_v1).values())
+    runs = run_until(trained_v1, photos[:1], [activations[10]])
+    values = next(runs)
+    values.view(activations[10])
+    with pytest.raises((ValueError, KeyError)):
+        values.view(activations[-1])
+
+
+def test_run_until_without_tensors_runs_nothing(trained_v1, photos):
+    assert list(run_until(trained_v1, photos[:2], [])) == []

@@ -159,13 +159,6 @@ def test_step_whose_best_gain_is_below_the_noise_is_skipped():
     assert any("skipped: its best possible gain, 0.5%, is within the noise of" in x for x in lines)
 
 
-def test_steps_for_bad_agreement_are_skipped_at_a_good_one():
-    steps = [_FIRST, _step("search", 0.1, below=0.4), _step("other", 0.5, below=0.6)]
-    _, rows = step_selection.run_steps(steps, State(b""), _contexts())
-    assert [row.kept for row in rows] == [True, False, True]
-    assert "agreement 50.00% is not below 40%" in rows[1].skipped
-
-
 def _rows_of_a_certain_model(monkeypatch, agreement):
     """The rows of steps for a model with large margins, at a measured agreement."""
     contexts = _contexts()
