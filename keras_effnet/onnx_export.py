@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from keras_effnet.float32_copy import in_float32
 from keras_effnet.model_graph import require_model
 
 
@@ -22,8 +23,13 @@ def export_onnx(model, path: str | os.PathLike[str], **options) -> None:
 
     Works for any model, loaded or built around others, with ``Normalization`` layers anywhere in
     it. `options` are those of Keras's ``model.export(path, format="onnx")``, of which models of
-    this package make use here: their ``export`` method does the same. Requires Keras 3 and the
-    packages onnx and tf2onnx. Raises ``ValueError`` for anything that is not a model.
+    this package make use here: their ``export`` method does the same. A mixed-precision model is
+    written in float32: ONNX Runtime has no bfloat16 convolution. Requires Keras 3 and the packages
+    onnx and tf2onnx.
+
+    Raises:
+        ValueError: `model` is not a model, or `path` is an existing file whose name does not end in
+            ``.onnx``.
 
     >>> from keras_effnet import create_model
     >>> model = create_model("efficientnetv2-b0", input_shape=(None, None, 3))
@@ -51,10 +57,16 @@ def _export(model, path, *args, **options):
     chosen = args[0] if args else options.get("format")
     if chosen != "onnx":
         return type(model).export(model, path, *args, **options)
+    path = os.fspath(path)
+    if os.path.exists(path) and not path.endswith(".onnx"):
+        raise ValueError(
+            f"{path} exists and is not named .onnx: it would be overwritten. Give another path"
+        )
+    model = in_float32(model)
     if not getattr(model, "_called", True):  # Keras refuses a model that was never called
         model(np.zeros([n or 64 for n in (1, *model.input_shape[1:])], "float32"), training=False)
     with _constants(model):
-        return type(model).export(model, os.fspath(path), *args, **options)
+        return type(model).export(model, path, *args, **options)
 
 
 @contextlib.contextmanager

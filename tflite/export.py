@@ -14,9 +14,9 @@ import tempfile
 
 import numpy as np
 
+from keras_effnet.float32_copy import in_float32
 from keras_effnet.litert import ops, runner, runtime
 from tflite.flatbuffer import rewrite
-from tflite.keras_models.float32_copy import in_float32
 
 _TOLERANCE = 1e-4  # relative to the largest |output|, or to 1 if that is larger
 _NO_WEIGHTS = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")

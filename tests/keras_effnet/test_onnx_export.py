@@ -66,6 +66,32 @@ def test_models_made_from_others_export_with_the_image_alone(
         np.testing.assert_allclose(have, np.asarray(network(batch)), atol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_mixed_precision_model_is_exported_in_float32(keras, run, tiny, tame, images):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = create_model(tiny, classes=3)
+    tame(model)
+    batch = images(32)
+    for export in (lambda p: model.export(p, format="onnx"), lambda p: export_onnx(model, p)):
+        (have,) = run(export, batch)
+        assert have.dtype == np.float32
+        np.testing.assert_allclose(have, np.asarray(model(batch), "float32"), atol=0.02)
+
+
+@pytest.mark.every_stack
+def test_only_onnx_files_are_overwritten(keras, tiny, tmp_path):
+    if keras.__version__.startswith("2."):
+        pytest.skip("needs Keras 3")
+    path = tmp_path / "m.keras"
+    model = create_model(tiny, classes=3)
+    model.save(path)
+    content = path.read_bytes()
+    for export in (export_onnx, lambda m, p: m.export(p, format="onnx")):
+        with pytest.raises(ValueError, match=r"m\.keras exists and is not named \.onnx"):
+            export(model, path)
+    assert path.read_bytes() == content
+
+
 @pytest.mark.every_stack
 def test_an_exportable_model_saves_copies_and_exports_as_before(keras, tiny, tmp_path, images):
     model = create_model(tiny, classes=2)

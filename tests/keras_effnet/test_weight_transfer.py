@@ -68,7 +68,7 @@ def test_copies_of_every_kind_give_the_models_outputs(keras, wrapped, images, ne
 
 @pytest.mark.tensorflow_only("tpu_train and tflite run on TensorFlow")
 def test_training_and_ema_clones_and_exports_give_the_models_outputs(keras, wrapped, images):
-    from tflite.keras_models.float32_copy import in_float32
+    from keras_effnet.float32_copy import in_float32
     from tpu_train.training.distributed_layers import training_clone
 
     model = wrapped(nested=False)
