@@ -111,7 +111,6 @@ def export_float32(model, *, image_size=None) -> bytes:
         return _call(model, images)
 
     module = tf.Module()
-    module.serve = serve
     # Keras 3 wraps tf.Variables, which hides them from tf.Module.
     module.model_variables = [v if isinstance(v, tf.Variable) else v.value for v in model.variables]
     module.saved_model = getattr(model, "loaded", None)
