@@ -114,8 +114,8 @@ def distributed_dataset(
     if strategy.num_replicas_in_sync > 1 or not runs_on_cpu(strategy):
         return strategy.distribute_datasets_from_function(dataset)
     # A distributed dataset only adds threads on one CPU. On a busy one, it also waits for seconds
-    # when it is deleted: for tf.data's autotuning, which can miss its end (TensorFlow 2.15 to 2.21:
-    # Model::OptimizeLoop). A distributed dataset ignores that autotuning is off.
+    # when it is deleted: for tf.data's autotuning, which can miss its end (Model::OptimizeLoop of
+    # TensorFlow 2.21). A distributed dataset ignores that autotuning is off.
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset(tf.distribute.InputContext()).with_options(options)
