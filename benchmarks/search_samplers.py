@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import statistics
 import sys
@@ -30,7 +31,8 @@ SEARCH = {
     "parallel_trials": 1,
     "trials": TRIALS,
 }
-SHOWN = (25, 50, 100, TRIALS)  # numbers of trials
+SHOWN = (25, 50, 75, 100, TRIALS)  # numbers of trials
+FIRST = 16  # trials that TPE draws at random, too
 COLORS = {"random": "#888888", "tpe": "#1f6feb"}
 
 
@@ -60,26 +62,34 @@ def trials(out, sampler, seed):
 
 def best_so_far(rows):
     """The best reward after each trial."""
-    rewards = [float(row["reward"]) for row in rows]
-    return [max(rewards[: n + 1]) for n in range(len(rewards))]
+    return list(itertools.accumulate((float(row["reward"]) for row in rows), max))
 
 
 def show(studies):
-    """Prints a Markdown table of {(sampler, seed): rows}."""
-    print(f"| sampler | seed | {' | '.join(f'{n} trials' for n in SHOWN)} | mean of the last 50 |")
-    print(f"|---|---|{'---|' * len(SHOWN)}---|")
+    """Prints {(sampler, seed): rows} as two Markdown tables: best rewards, and the trials."""
+    print(
+        f"| sampler | seed | trials | {' | '.join(f'after {n}' for n in SHOWN)} | after as many |"
+    )
+    print(f"|---|---|---|{'---|' * len(SHOWN)}---|")
     for (sampler, seed), rows in studies.items():
+        both = min(len(found) for (_, other), found in studies.items() if other == seed)
         best = best_so_far(rows)
         cells = [f"{best[n - 1]:.4f}" if n <= len(best) else "" for n in SHOWN]
-        last = [float(row["reward"]) for row in rows[TRIALS - 50 : TRIALS]]
-        mean = f"{statistics.mean(last):.4f}" if len(last) == 50 else ""
-        print(f"| `{sampler}` | {seed} | {' | '.join(cells)} | {mean} |")
+        cells.append(f"{best[both - 1]:.4f} ({both})")
+        print(f"| `{sampler}` | {seed} | {len(rows)} | {' | '.join(cells)} |")
+    print("\n| sampler | seed | mean reward | mean accuracy | median parameters | best network |")
+    print("|---|---|---|---|---|---|")
     for (sampler, seed), rows in studies.items():
+        drawn = rows[FIRST:]
+        if not drawn:
+            continue
         best = max(rows, key=lambda row: float(row["reward"]))
+        means = [statistics.mean(float(row[k]) for row in drawn) for k in ("reward", "accuracy")]
+        parameters = statistics.median(int(row["parameters"]) for row in drawn)
         print(
-            f"{sampler} {seed}: {len(rows)} trials; best: trial {best['trial']}, accuracy "
-            f"{float(best['accuracy']):.2%}, {int(best['parameters']):,} parameters, "
-            f"{int(best['flops']) / 1e6:.2f} M multiply-adds, {best['blocks']}"
+            f"| `{sampler}` | {seed} | {means[0]:.3f} | {means[1]:.1%} | {parameters:,.0f} | trial "
+            f"{best['trial']}: {float(best['accuracy']):.1%}, {int(best['parameters']):,} "
+            f"parameters, {int(best['flops']) / 1e6:.2f} M multiply-adds |"
         )
 
 

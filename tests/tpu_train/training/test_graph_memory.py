@@ -54,3 +54,18 @@ def test_gradients_from_before_are_kept():
     with tf.GradientTape() as tape:
         y = square(x)
     np.testing.assert_allclose(tape.gradient(y, x), 6.0)
+
+
+@pytest.mark.every_stack
+def test_what_exists_before_is_not_collected_within_a_context():
+    gc.unfreeze()  # the tests exclude imported modules themselves
+    try:
+        with released_graphs():
+            assert gc.get_freeze_count() > 0
+            with released_graphs():
+                _, graph = _train_once()
+            assert graph() is None
+            assert gc.get_freeze_count() > 0  # the inner context leaves it as it was
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
