@@ -93,7 +93,8 @@ class Fit:
     def refitted(self, state: State, context: Context) -> State:
         """`state` after the applied steps, learned from the images of `context`."""
         for step, choice in self.applied:
-            context.log(f"Learning from {len(context.images):,} images: {step.name}")
+            name = f"{step.name}{choice.suffix}"
+            context.log(f"Learning from {len(context.images):,} images: {name}")
             state = step.propose(state, context, choice.argument)
         return state
 
